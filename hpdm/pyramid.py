@@ -1,0 +1,199 @@
+"""Geometry of the patch pyramid: windows, extraction, cross-level coordinates and tilings.
+
+Level `l` of a pyramid is the video on a grid of `patch * 2^l` samples (frames, rows, columns). A window of that level
+is `patch` samples large and starts at a whole number on that grid, so taking it out of the shrunken video is a slice.
+Positions are half-pixel centred: sample `i` of an axis of `n` covers `[i, i+1] / n` of it.
+
+Shapes: B batch, C channels, L levels, N tiles; starts are int64 in the order (frame, row, column).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from hpdm.errors import InputError
+
+OVERLAPS = ("none", "w", "h", "hw", "f", "fw", "fh", "fhw")
+ORDERS = ("coarse-first", "finest-first")
+SHRINKS = ("area", "stride")
+AXES = "fhw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pyramid:
+    """`levels` nested grids; each level doubles the resolution of the one below it along every axis."""
+
+    levels: int
+    # Resolution of every window, (frames, rows, columns); also the whole video's on level 0.
+    patch: tuple[int, int, int]
+
+    def __post_init__(self):
+        patch = tuple(self.patch)
+        object.__setattr__(self, "patch", patch)
+        if self.levels < 1:
+            raise InputError(f"A pyramid needs at least one level, not {self.levels}.")
+        if len(patch) != 3 or any(not isinstance(r, int) or r < 1 for r in patch):
+            raise InputError(f"The patch must be three positive whole numbers (frames, height, width), not {patch}.")
+
+    def resolution(self, level: int) -> tuple[int, int, int]:
+        """Size of the whole video on the grid of `level`, (frames, rows, columns)."""
+        return tuple(r << level for r in self.patch)
+
+    def scale(self, level: int) -> float:
+        """Fraction of the video that a window of `level` covers along each axis: s_l = 2^-l."""
+        return 2.0**-level
+
+
+def sample_windows(pyramid: Pyramid, batch: int, generator: torch.Generator, order: str = "coarse-first"):
+    """Random nested windows, one pyramid per sample: int64 [B, L, 3] starts, each on the grid of its level.
+
+    `coarse-first` draws each level uniformly inside the window of the level below: a chain, which favours the middle
+    of the video on the finest level. `finest-first` draws the finest window uniformly over the video and then, level
+    by level, one of the windows that contain it, all with equal probability; every part of the video is then seen
+    equally often on the finest level, up to its borders.
+    """
+    if order not in ORDERS:
+        raise InputError(f"Unknown order of windows {order!r}; choose one of {', '.join(ORDERS)}.")
+    patch = torch.tensor(pyramid.patch, device=generator.device)
+    zero = torch.zeros(batch, 3, dtype=torch.int64, device=generator.device)
+    if order == "coarse-first":
+        starts = [zero]
+        for _ in range(1, pyramid.levels):
+            low = 2 * starts[-1]
+            starts.append(_uniform(low, low + patch, generator))
+        return torch.stack(starts, dim=1)
+
+    starts = [_uniform(zero, zero + _last_start(pyramid, pyramid.levels - 1, patch), generator)]
+    for level in range(pyramid.levels - 2, -1, -1):
+        child = starts[-1]
+        # 2 * start <= child <= 2 * start + patch, and the window stays in the video.
+        low = ((child - patch + 1) // 2).clamp(min=0)
+        high = torch.minimum(child // 2, _last_start(pyramid, level, patch))
+        starts.append(_uniform(low, high, generator))
+    return torch.stack(starts[::-1], dim=1)
+
+
+def _last_start(pyramid, level, patch):
+    return patch * (2**level - 1)
+
+
+def _uniform(low, high, generator):
+    """Whole numbers uniform in [low, high], both ends included."""
+    u = torch.rand(low.shape, dtype=torch.float64, device=low.device, generator=generator)
+    return low + (u * (high - low + 1)).long()
+
+
+def shrink_video(video: torch.Tensor, levels: int, shrink: str = "area") -> list[torch.Tensor]:
+    """The video [B, C, T, H, W] (floating point) on the grids of all levels, coarse to fine; the last is `video`.
+
+    `area` averages 2x2x2 samples per level; `stride` keeps every second frame and averages 2x2 pixels.
+    """
+    if shrink not in SHRINKS:
+        raise InputError(f"Unknown way to shrink a video {shrink!r}; choose one of {', '.join(SHRINKS)}.")
+    size = tuple(video.shape[2:])
+    if any(n % 2 ** (levels - 1) for n in size):
+        raise InputError(
+            f"A video of {'x'.join(map(str, size))} does not halve {levels - 1} times; "
+            f"its frames, height and width must be multiples of {2 ** (levels - 1)} for {levels} levels."
+        )
+    videos = [video]
+    for _ in range(levels - 1):
+        fine = videos[-1]
+        videos.append(F.avg_pool3d(fine, 2) if shrink == "area" else F.avg_pool3d(fine[:, :, ::2], (1, 2, 2)))
+    return videos[::-1]
+
+
+def extract_patches(video: torch.Tensor, windows: torch.Tensor, shrink: str = "area") -> list[torch.Tensor]:
+    """Patches of a full-resolution video [B, C, T, H, W] at `windows` [B, L, 3] of `sample_windows`.
+
+    The video has the resolution of the last level. Returns L tensors [B, C, rf, rh, rw], coarse to fine, each a copy
+    of a slice of the shrunken video: no resampling beyond `shrink`.
+    """
+    levels = windows.shape[1]
+    videos = shrink_video(video, levels, shrink)
+    rf, rh, rw = videos[0].shape[2:]
+    patches = []
+    for level, starts in enumerate(windows.unbind(1)):
+        slices = [
+            sample[:, f : f + rf, h : h + rh, w : w + rw]
+            for sample, (f, h, w) in zip(videos[level], starts.tolist(), strict=True)
+        ]
+        patches.append(torch.stack(slices))
+    return patches
+
+
+def token_centres(start: torch.Tensor, level: int, pyramid: Pyramid, tokens: tuple[int, int, int], dtype=torch.float64):
+    """Where a window's tokens lie in the video: three tensors [B, nf], [B, nh], [B, nw], fractions in (0, 1).
+
+    `start` is int64 [B, 3] on the grid of `level`, `tokens` the number of tokens along each axis of a patch.
+    """
+    centres = []
+    for axis, (n, r) in enumerate(zip(tokens, pyramid.patch, strict=True)):
+        offset = (torch.arange(n, dtype=torch.float64, device=start.device) + 0.5) * (r / n)
+        centres.append(((start[:, axis, None] + offset) / (r << level)).to(dtype))
+    return tuple(centres)
+
+
+def parent_coordinates(
+    start: torch.Tensor,
+    level: int,
+    parent_start: torch.Tensor,
+    parent: int,
+    pyramid: Pyramid,
+    tokens: tuple[int, int, int],
+    dtype=torch.float64,
+):
+    """Where a window's tokens lie in a window of a coarser level: three tensors [B, n], fractions in [0, 1] of it.
+
+    `start` int64 [B, 3] is on the grid of `level`, `parent_start` on that of level `parent`. With c the token's centre
+    in the video and d, s the parent's offset and extent there, u = (c - d) / s; `2 * u - 1` is the coordinate that
+    `F.grid_sample(align_corners=False)` expects.
+    """
+    coordinates = []
+    for axis, centre in enumerate(token_centres(start, level, pyramid, tokens)):
+        offset = parent_start[:, axis, None].double() / (pyramid.patch[axis] << parent)
+        coordinates.append(((centre - offset) / pyramid.scale(parent)).to(dtype))
+    return tuple(coordinates)
+
+
+def tile_starts(pyramid: Pyramid, level: int, overlap: str) -> torch.Tensor:
+    """Windows that cover the whole video on `level`: int64 [N, 3], frames slowest, columns fastest.
+
+    Neighbours overlap by half a patch along the axes that `overlap` names (`hw`: rows and columns), else they touch:
+    2 * 2^l - 1 or 2^l tiles per axis.
+    """
+    return torch.cartesian_prod(*_axis_starts(pyramid, level, overlap))
+
+
+def _axis_starts(pyramid, level, overlap):
+    if overlap not in OVERLAPS:
+        raise InputError(f"Unknown overlap {overlap!r}; choose one of {', '.join(OVERLAPS)}.")
+    starts = []
+    for name, r in zip(AXES, pyramid.patch, strict=True):
+        overlapped = overlap != "none" and name in overlap
+        if overlapped and r % 2:
+            raise InputError(f"Tiles of {r} samples cannot overlap by half along axis {name}; use an even patch size.")
+        step = r // 2 if overlapped else r
+        starts.append(torch.arange(0, r * (2**level - 1) + 1, step))
+    return starts
+
+
+def parent_tiles(pyramid: Pyramid, level: int, starts: torch.Tensor, parent: int, overlap: str) -> torch.Tensor:
+    """For each tile [N, 3] of `level`, the tile of the coarser level `parent` that contains it: int64 [N, 3] starts.
+
+    Parents come from `tile_starts(pyramid, parent, overlap)`, so that a few windows serve all tiles; of those that
+    contain a tile the one is taken whose centre is nearest to the tile's, the earlier of two equally near.
+    """
+    factor = 2 ** (level - parent)
+    chosen = []
+    for axis, candidates in enumerate(_axis_starts(pyramid, parent, overlap)):
+        r = pyramid.patch[axis]
+        before = starts[:, axis, None] - factor * candidates  # [N, candidates], on the grid of `level`
+        room = (factor - 1) * r
+        contained = (before >= 0) & (before <= room)
+        if not contained.any(1).all():
+            raise ValueError(f"tiles of level {level} without a parent on level {parent} along axis {AXES[axis]}")
+        distance = (2 * before - room).abs().masked_fill(~contained, torch.iinfo(torch.int64).max)
+        chosen.append(candidates[distance.argmin(1)])
+    return torch.stack(chosen, dim=1)

@@ -1,0 +1,243 @@
+"""Weights files: which are known, whether a file is what it claims to be, and the cache they live in.
+
+Trust of a file, from best to worst:
+    package      it came with this package
+    hash         its SHA-256 (or git blob id) is the published one
+    first-use    no hash is published; it has the bytes that were seen first on this machine
+    unverified   accepted because the user insisted
+Only the first two count as verified; the others mark every record made with them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from hpdm.errors import InputError
+from hpdm.files import atomic_file, write_json
+
+PINS = "pins.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A known weights file; one entry of sources.yaml."""
+
+    file: str
+    backbone: str | None  # network it belongs to; None where it is listed only to be told apart
+    title: str
+    bytes: int | None = None
+    sha256: str | None = None
+    git_blob: str | None = None  # SHA-1 over "blob <size>\0" and the bytes, as git names them
+    urls: tuple[str, ...] = ()  # tried in this order
+    page: str | None = None  # where a person finds it when no address works
+
+    @property
+    def hash_known(self):
+        return bool(self.sha256 or self.git_blob)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    sha256: str
+    git_blob: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsInfo:
+    """The file that a backbone was loaded from. `name` is the known file's name, `source` an address or a path."""
+
+    name: str
+    path: Path
+    sha256: str
+    trust: str
+    source: str
+
+    @property
+    def verified(self):
+        return self.trust in ("package", "hash")
+
+
+def cache_dir():
+    """Folder of downloaded weights: $HPDM_EVAL_WEIGHTS, else hpdm-eval in the platform's cache folder."""
+    if chosen := os.environ.get("HPDM_EVAL_WEIGHTS"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "hpdm-eval"
+
+
+@cache
+def sources():
+    """All known files: {name: Source}, in order of preference within a backbone."""
+    entries = yaml.safe_load((resources.files("hpdm_eval.backbones") / "sources.yaml").read_text(encoding="utf-8"))
+    return {file: Source(**{"file": file, **entry, "urls": tuple(entry.get("urls", ()))})
+            for file, entry in entries.items()}
+
+
+def fingerprint(path):
+    """Both hashes and the size of a file, in one reading. Raises InputError where it cannot be read."""
+    sha256 = hashlib.sha256()
+    try:
+        size = os.path.getsize(path)
+        sha1 = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                sha256.update(block)
+                sha1.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return Fingerprint(sha256=sha256.hexdigest(), git_blob=sha1.hexdigest(), bytes=size)
+
+
+def matches(source, found):
+    """Whether the fingerprint `found` is the published one of `source`; False where none is published."""
+    if source.sha256:
+        return source.sha256 == found.sha256
+    return source.git_blob is not None and source.git_blob == found.git_blob
+
+
+def identify(found):
+    """The known Source with this fingerprint, or None."""
+    return next((source for source in sources().values() if matches(source, found)), None)
+
+
+def trust_of(source, found, folder):
+    """Trust of a file that stands in the cache as `source`, or None where it is damaged or was exchanged."""
+    if matches(source, found):
+        return "hash"
+    pin = read_pins(folder).get(source.file)
+    return pin["trust"] if pin and pin["sha256"] == found.sha256 else None
+
+
+def admit(source, found, folder, origin, unverified=False):
+    """Decide whether a file may become `source` in the cache; pins it where no published hash speaks for it.
+
+    Returns the trust; raises InputError for a file that differs from the published or pinned one.
+    """
+    if matches(source, found):
+        return "hash"
+    pins = read_pins(folder)
+    pin = pins.get(source.file)
+    if source.hash_known or (pin and pin["sha256"] != found.sha256):
+        if not unverified:
+            expected = f"SHA-256 {source.sha256}" if source.sha256 else f"git blob {source.git_blob}"
+            if not source.hash_known:
+                expected = f"SHA-256 {pin['sha256']}, seen first on {pin['date']}"
+            raise InputError(f"{origin}: not the known {source.file}: SHA-256 {found.sha256}, "
+                             f"git blob {found.git_blob}, {found.bytes} bytes; expected {expected}. Get it again, "
+                             "or pass --unverified to use it and have every record say so")
+        trust = "unverified"
+    else:
+        trust = pin["trust"] if pin else "first-use"
+    pins[source.file] = {"sha256": found.sha256, "bytes": found.bytes, "trust": trust, "origin": str(origin),
+                         "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    write_json(folder / PINS, pins)
+    return trust
+
+
+def read_pins(folder):
+    """{file: {"sha256", "bytes", "trust", "origin", "date"}} of the files without a published hash in a cache."""
+    path = folder / PINS
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged list of pinned files; delete it and add the weights again") from error
+
+
+def add(path, *, name=None, unverified=False, folder=None):
+    """Copy a file that the user has into the cache, whatever it is called now.
+
+    The file is recognised by its hash. Where that says nothing, `name` (or the file's own name) tells which known file
+    it stands for, and `unverified` is needed unless no hash of that file is published. Returns a WeightsInfo; raises
+    InputError.
+    """
+    path, folder = Path(path), folder or cache_dir()
+    found = fingerprint(path)
+    source = identify(found)
+    if source is None:
+        source = sources().get(name or path.name)
+        if source is None:
+            usable = ", ".join(file for file, known in sources().items() if known.backbone)
+            raise InputError(f"{path}: SHA-256 {found.sha256} is not a known file's; say with --as which one it stands "
+                             f"for ({usable}) and accept it with --unverified")
+    if source.backbone is None:
+        raise InputError(f"{path}: this is {source.file}, {source.title}")
+    trust = admit(source, found, folder, path, unverified)
+    target = folder / source.file
+    if not (target.exists() and os.path.samefile(path, target)):
+        with open(path, "rb") as original, atomic_file(target) as copy:
+            shutil.copyfileobj(original, copy, 1 << 20)
+    return WeightsInfo(name=source.file, path=target, sha256=found.sha256, trust=trust, source=str(path))
+
+
+def check_cached(source, folder=None):
+    """WeightsInfo of `source` in the cache, None where it is absent; raises InputError where it is damaged."""
+    folder = folder or cache_dir()
+    path = folder / source.file
+    if not path.is_file():
+        return None
+    found = fingerprint(path)
+    trust = trust_of(source, found, folder)
+    if trust is None:
+        raise InputError(f"{path}: damaged or exchanged (SHA-256 {found.sha256}); delete it and run "
+                         f"`hpdm-eval weights fetch {source.file}`")
+    origin = source.urls[0] if trust == "hash" and source.urls else str(path)
+    return WeightsInfo(name=source.file, path=path, sha256=found.sha256, trust=trust, source=origin)
+
+
+def find(backbone, *, weights=None, unverified=False, accept=None, folder=None):
+    """The weights file for `backbone`: the user's `weights`, else the first in the cache.
+
+    accept: names of known files that will do, in order of preference; None is all of the backbone's. Raises InputError
+    that says what to do where there is no such file, or where it is unknown and `unverified` is not given.
+    """
+    folder = folder or cache_dir()
+    if weights is not None:
+        return _given(Path(weights), backbone, unverified, folder)
+    wanted = [source for source in sources().values() if source.backbone == backbone]
+    if accept is not None:
+        wanted = [sources()[file] for file in accept]
+    for source in wanted:
+        if info := check_cached(source, folder):
+            return info
+    raise InputError(f"no weights for {backbone}: run `hpdm-eval weights fetch {wanted[0].file}`. "
+                     + how_to_bring(wanted[0], folder))
+
+
+def how_to_bring(source, folder):
+    """A sentence that tells a person how a file gets into the cache of a machine without network."""
+    place = source.page or (source.urls[0] if source.urls else "its authors")
+    return (f"Without a network here, get {source.file} from {place} on another machine and run "
+            f"`hpdm-eval weights add {source.file}` (it goes to {folder})")
+
+
+def _given(path, backbone, unverified, folder):
+    found = fingerprint(path)
+    source = identify(found)
+    if source is not None:
+        if source.backbone != backbone:
+            raise InputError(f"{path}: this is {source.file} ({source.title}), not weights of {backbone}")
+        return WeightsInfo(name=source.file, path=path, sha256=found.sha256, trust="hash", source=str(path))
+    pin = next((pin for file, pin in read_pins(folder).items()
+                if pin["sha256"] == found.sha256 and sources()[file].backbone == backbone), None)
+    if pin is None and not unverified:
+        raise InputError(f"{path}: SHA-256 {found.sha256} is not a known file of {backbone}; "
+                         "pass --unverified to use it and have every record say so")
+    return WeightsInfo(name=path.name, path=path, sha256=found.sha256, trust=pin["trust"] if pin else "unverified",
+                       source=str(path))

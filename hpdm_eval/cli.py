@@ -1,0 +1,37 @@
+"""The `hpdm-eval` command: a group whose subcommands live one subject a file in `hpdm_eval/commands/`."""
+
+import importlib
+
+import click
+
+from hpdm.console import Group
+
+# subcommand → (module in hpdm_eval.commands, attribute); imported only when it is called, so --help stays fast
+SUBCOMMANDS = {
+    "fvd": ("fvd", "fvd"),
+    "stats": ("stats", "stats"),
+    "features": ("features", "features"),
+    "weights": ("weights", "weights"),
+    "protocols": ("protocols", "protocols"),
+    "bench": ("bench", "bench"),
+    "quickstart": ("quickstart", "quickstart"),
+}
+
+
+class LazyGroup(Group):
+    """Imports a subcommand's module when the subcommand is looked up."""
+
+    def list_commands(self, context):
+        return list(SUBCOMMANDS)
+
+    def get_command(self, context, name):
+        if name not in SUBCOMMANDS:
+            return None
+        module, attribute = SUBCOMMANDS[name]
+        return getattr(importlib.import_module(f"hpdm_eval.commands.{module}"), attribute)
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hpdm")
+def main():
+    """Judge generated videos: every figure comes with a record of how it was made."""

@@ -1,0 +1,250 @@
+"""Videos in any of the usual forms as a stream of uint8 clips, cut as a protocol says.
+
+    T frames, H and W rows and columns: a clip is uint8 [T,H,W,3]
+
+Files are decoded, cropped and resized in worker processes, a bounded number ahead; the order of clips, which clips are
+rejected and every pixel are the same for any number of workers.
+"""
+
+import hashlib
+import os
+from collections import deque
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from hpdm.console import note
+from hpdm.errors import InputError
+from hpdm_eval import selection
+from hpdm_eval.decoding import DecodeSettings, Decoded, Job, decode
+from hpdm_eval.frames import FrameRule, parse_grid
+from hpdm_eval.listing import Listing, Scratch
+from hpdm_eval.workers import JobFailed, Workers
+
+DECODE = "hpdm_eval.decoding:decode"
+MOST_WORKERS = 16
+NOTES_OF_REJECTED = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """One clip: `video` uint8 [T,H,W,3], `digest` (hex SHA-256 over its shape and bytes), `label` (class folder).
+
+    `name` is the path below the source's root, with "#k" for the k-th clip of an array or a grid.
+    """
+
+    name: str
+    video: np.ndarray
+    digest: str
+    label: str | None
+
+
+def open_clips(path, protocol, *, role="samples", num=None, grid=None, seed=0, strict=False, workers=None, quiet=False,
+               split_lists=None):
+    """Open videos as a ClipSource, to be read as `protocol` says for its `role` ("samples" or "reference").
+
+    path: a folder of videos (mp4 avi webm mkv mov gif), of folders of png or jpg frames or of arrays (npy npz pt),
+    with or without class subfolders, a zip of such a folder, or one such file. num: at most so many clips, in place of
+    the protocol's number. grid: "RxC" or "RxC+PAD" where each video is a contact sheet. seed: fixes random starts and
+    orders. strict: the first unusable file is an InputError instead of an entry in `rejected`. workers: decoding
+    processes (None: one per core; 0: decode in this process, unprotected from decoders that crash).
+    split_lists: UCF-101's folder of official lists, for a reference with a `split`; by default `ucfTrainTestlist`
+    in `path` or beside it; without either the folder is taken to be the split. quiet: no notes on stderr.
+
+    Raises InputError for a path without anything to read.
+    """
+    reference = role == "reference"
+    grid = parse_grid(grid)
+    scratch = Scratch()
+    listing = Listing(path, scratch, grid, protocol.value_range)
+    if strict and listing.rejected:
+        raise InputError("{path}: {reason} (--strict)".format(**listing.rejected[0]))
+    if not listing.candidates:
+        raise InputError(f"no readable clip in {path}" + _first_reason(listing.rejected))
+    if listing.passed_over:
+        note(f"{path}: {len(listing.passed_over)} videos passed over for arrays of the same name", quiet)
+    candidates, split = listing.candidates, None
+    if reference and protocol.split:
+        lists = selection.find_split_lists(path, split_lists)
+        if lists is None:
+            note(f"{path}: taken to be {protocol.split}; --split-lists DIR would pick it by the official lists", quiet)
+        else:
+            candidates, split = selection.apply_split(candidates, protocol.split, lists)
+            note("{}: {present} of {listed} videos of {name}, by {}".format(path, lists, **split), quiet)
+    rule = protocol.selection if reference else protocol.samples_selection
+    return ClipSource(
+        path=path,
+        candidates=selection.order(candidates, rule, seed),
+        rejected=listing.rejected,
+        settings=_decode_settings(protocol, reference, grid, seed),
+        num=num or (protocol.num_reference if reference else protocol.num_samples),
+        strict=strict,
+        workers=workers,
+        quiet=quiet,
+        split=split,
+        scratch=scratch,
+    )
+
+
+class ClipSource:
+    """Clips of one path: iterate for `Clip` objects, as often as needed; `len()` is the most there can be.
+
+    Clips that turn out to be unusable are skipped and the next candidate takes their place. After an iteration
+    `accepted` counts the clips, `rejected` lists {"path", "reason"} of what was skipped, and `summary()` is the
+    record's entry. An iteration that ends without a single clip raises InputError.
+    """
+
+    def __init__(self, *, path, candidates, rejected, settings, num, strict, workers, quiet, split, scratch):
+        self.path, self.settings, self.rejected, self.accepted = str(path), settings, list(rejected), 0
+        self._candidates, self._listed, self._num = candidates, rejected, num
+        self._strict, self._workers, self._quiet = strict, workers, quiet
+        self._split, self._scratch = split, scratch
+        self._digests, self._complete, self._noted = [], False, False
+
+    def __len__(self):
+        return min(self._num or len(self._candidates), len(self._candidates))
+
+    def __iter__(self):
+        self.rejected, self.accepted, self._digests, self._complete = list(self._listed), 0, [], False
+        ranges = {}
+        with closing(self._decoded()) as decoded:
+            for candidate, result in decoded:
+                if result.reason is not None:
+                    self._reject(candidate.name, result.reason)
+                    continue
+                self._check_range(ranges, candidate, result)
+                self._digests.append(result.digest)
+                self.accepted += 1
+                yield Clip(name=candidate.name, video=result.video, digest=result.digest, label=candidate.label)
+                if self.accepted == self._num:
+                    break
+        self._finish()
+
+    def summary(self):
+        """The record's entry: {"path", "sha256", "clips", "rejected", "split"}, after a whole iteration.
+
+        `sha256` is over the sorted digests of the clips, one hex line each; `split` says which official list chose
+        them, None where no list was used.
+        """
+        if not self._complete:
+            raise RuntimeError("summary() needs a whole iteration first")
+        digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(self._digests)).encode())
+        return {"path": self.path, "sha256": digest.hexdigest(), "clips": self.accepted, "rejected": self.rejected,
+                "split": self._split}
+
+    def close(self):
+        """Remove what was unpacked for reading; happens by itself at the end of the program."""
+        self._scratch.remove()
+
+    def _decoded(self):
+        """(candidate, Decoded) in order, decoded a bounded number of jobs ahead."""
+        jobs = _group_jobs(self._candidates)
+        count = _worker_count(self._workers, len(self))
+        pool = Workers(DECODE, self.settings, count) if count else _Inline(self.settings)
+        pending, ahead = deque(), max(2 * count, 1)
+        with pool:
+            while True:
+                while len(pending) < ahead and (entry := next(jobs, None)):
+                    pending.append((entry[0], pool.submit(entry[1])))
+                if not pending:
+                    return
+                candidates, future = pending.popleft()
+                try:
+                    results = future.result()
+                except JobFailed as failure:
+                    results = [Decoded(reason=str(failure))] * len(candidates)
+                yield from zip(candidates, results)
+
+    def _reject(self, name, reason):
+        if self._strict:
+            raise InputError(f"{name}: {reason} (--strict)")
+        self.rejected.append({"path": name, "reason": reason})
+
+    def _check_range(self, ranges, candidate, result):
+        """Arrays that are told apart file by file must come out alike: one bright file must not be read another way."""
+        if self.settings.value_range != "auto" or result.value_range is None:
+            return
+        ranges.setdefault(result.value_range, candidate.name)
+        if len(ranges) > 1:
+            first, second = list(ranges.items())[:2]
+            raise InputError(f"{first[1]} holds values in {first[0]}, {second[1]} in {second[0]}: "
+                             "one of them is misread; say with --range which it is")
+
+    def _finish(self):
+        if not self._noted:
+            self._noted = True
+            for entry in self.rejected[:NOTES_OF_REJECTED]:
+                note("rejected {path}: {reason}".format(**entry), self._quiet)
+            if len(self.rejected) > NOTES_OF_REJECTED:
+                note(f"... and {len(self.rejected) - NOTES_OF_REJECTED} more, see the record", self._quiet)
+            if self._num and 0 < self.accepted < self._num:
+                note(f"{self.path}: {self.accepted} clips where {self._num} were asked for", self._quiet)
+        if not self.accepted:
+            raise InputError(f"no readable clip in {self.path}" + _first_reason(self.rejected))
+        self._complete = True
+
+
+class _Inline:
+    """Stands in for Workers and decodes in this process."""
+
+    def __init__(self, settings):
+        self._settings = settings
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, job):
+        future = Future()
+        future.set_result(decode(job, self._settings))
+        return future
+
+
+def _decode_settings(protocol, reference, grid, seed):
+    if reference:
+        cut = {"start": protocol.start, "stride": protocol.stride, "fps": protocol.fps}
+    else:
+        cut = {"start": protocol.samples_frames, "stride": protocol.samples_stride, "fps": protocol.samples_fps}
+    return DecodeSettings(
+        rule=FrameRule(frames=protocol.frames, short=protocol.short, **cut),
+        crop=protocol.crop,
+        resolution=protocol.resolution,
+        resize=protocol.resize,
+        antialias=protocol.antialias,
+        value_range=protocol.value_range,
+        grid=grid,
+        seed=seed,
+    )
+
+
+def _group_jobs(candidates):
+    """(candidates, Job) pairs; neighbours that are cells of one sheet share a job, so the sheet is decoded once."""
+    numbered = enumerate(candidates)
+    for _, group in groupby(numbered, key=lambda pair: _sheet(pair[1]) or pair[0]):
+        members = [candidate for _, candidate in group]
+        first = members[0]
+        parts = tuple((member.name, member.cell) for member in members)
+        yield members, Job(path=first.path, kind=first.kind, parts=parts, index=first.index,
+                           value_range=first.value_range)
+
+
+def _sheet(candidate):
+    return None if candidate.cell is None else (candidate.path, candidate.index)
+
+
+def _worker_count(workers, clips):
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        workers = min(cores, MOST_WORKERS)
+    return min(workers, clips)
+
+
+def _first_reason(rejected):
+    if not rejected:
+        return ": looked for videos, folders of frames, arrays and zip archives of them"
+    return f": {len(rejected)} rejected, the first is {rejected[0]['path']}: {rejected[0]['reason']}"

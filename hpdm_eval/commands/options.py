@@ -1,0 +1,151 @@
+"""Options that the metric commands share, and their translation into a protocol and into arguments of `open_clips`.
+
+A command takes them as keywords and hands them on:
+
+    @click.command(cls=Command)
+    @metric_options()
+    @common_options
+    def fvd(**options):
+        protocol = take_protocol(options)
+        samples = open_clips(path, protocol, role="samples", **take_reading(options, "samples"))
+"""
+
+import re
+
+import click
+
+from hpdm_eval.protocols import CHOICES, DEFAULT, load_protocol
+
+
+class _Number(click.ParamType):
+    """A number, or a word that stands for null."""
+
+    def __init__(self, word, kind=int):
+        self.name, self._word, self._kind = f"number|{word}", word, kind
+
+    def convert(self, value, parameter, context):
+        if value == self._word:
+            return "null"
+        try:
+            return self._kind(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor {self._word!r}", parameter, context)
+
+
+class _Resolution(click.ParamType):
+    name = "size|native"
+
+    def convert(self, value, parameter, context):
+        if value == "native":
+            return "null"
+        match = re.fullmatch("([0-9]+)(?:[xX]([0-9]+))?", value)
+        if not match:
+            self.fail(f"{value!r}: write 256, or height x width as in 144x256, or native", parameter, context)
+        return int(match[1]), int(match[2] or match[1])
+
+
+def _choice(key):
+    return click.Choice(CHOICES[key])
+
+
+# option, field of Protocol, type, help; None as the type makes an on/off pair
+_OVERRIDES = (
+    ("--num-samples", "num_samples", _Number("all"), "Generated clips to use."),
+    ("--num-reference", "num_reference", _Number("all"), "Reference clips to use."),
+    ("--frames", "frames", _Number("all"), "Frames per clip."),
+    ("--resolution", "resolution", _Resolution(), "Size of a clip in pixels: 256, or height x width."),
+    ("--start", "start", _choice("start"), "Where clips start, of samples and reference alike."),
+    ("--stride", "stride", int, "Take every so many frames, of samples and reference alike."),
+    ("--fps", "fps", _Number("native", float), "Resample to this frame rate, samples and reference alike."),
+    ("--samples-frames", "samples_frames", _choice("samples_frames"), "Which frames of generated clips, over --start."),
+    ("--samples-stride", "samples_stride", int, "Stride in generated clips, over --stride."),
+    ("--samples-fps", "samples_fps", _Number("native", float), "Frame rate of generated clips, over --fps."),
+    ("--short", "short", _choice("short"), "What happens to videos with too few frames."),
+    ("--crop", "crop", _choice("crop"), "Crop before resizing."),
+    ("--resize", "resize", _choice("resize"), "Method of resizing."),
+    ("--antialias", "antialias", None, "Whether shrinking widens the filter."),
+    ("--range", "value_range", _choice("value_range"), "Range of float arrays."),
+    ("--selection", "selection", _choice("selection"), "Order in which reference clips are taken."),
+    ("--samples-selection", "samples_selection", _choice("samples_selection"), "The same for generated clips."),
+    ("--split", "split", str, "Official list that the reference is, such as ucf101-train-01, or none."),
+    ("--numerics", "numerics", _choice("numerics"), "exact, or legacy: the arithmetic of the published code."),
+)
+# overrides of both roles: field of the reference → field of the samples
+_BOTH = {"start": "samples_frames", "stride": "samples_stride", "fps": "samples_fps"}
+
+
+def protocol_options(default=DEFAULT):
+    """Add `--protocol` and an option for every setting that a command line may override."""
+    def decorate(function):
+        for flag, key, kind, text in reversed(_OVERRIDES):
+            names = (f"{flag}/--no-{flag[2:]}",) if kind is None else (flag,)
+            function = click.option(*names, key, type=kind, default=None, help=text + " [protocol's]")(function)
+        return click.option("--protocol", default=default, show_default=True, metavar="NAME|FILE.yaml",
+                            help="How clips are cut and compared; `hpdm-eval protocols` lists them.")(function)
+    return decorate
+
+
+def reading_options(function):
+    """Add the options of `open_clips` that are no part of a protocol."""
+    for option in (
+        click.option("--split-lists", type=click.Path(exists=True, file_okay=False), metavar="DIR",
+                     help="UCF-101's folder of official lists (ucfTrainTestlist)."),
+        click.option("--workers", type=click.IntRange(min=0), help="Decoding processes. [one per core]"),
+        click.option("--strict", is_flag=True, help="Stop at the first unusable file instead of listing it."),
+        click.option("--reference-grid", metavar="RxC[+PAD]", help="As --grid, for the reference."),
+        click.option("--grid", metavar="RxC[+PAD]",
+                     help="Samples are contact sheets: rows x columns of clips, PAD pixels around and between."),
+    ):
+        function = option(function)
+    return function
+
+
+def backbone_options(function):
+    """Add `--backbone`, `--weights`, `--unverified`, `--precision` and `--batch`."""
+    for option in (
+        click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
+                     help="Clips per forward pass."),
+        click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
+                     help="Arithmetic of the backbone."),
+        click.option("--unverified", is_flag=True, help="Accept weights whose checksum is not known; records say so."),
+        click.option("--weights", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+                     help="Weights file, in place of the cached one."),
+        click.option("--backbone", metavar="NAME",
+                     help="Network whose features are compared: i3d, shapes3d. [protocol's]"),
+    ):
+        function = option(function)
+    return function
+
+
+def metric_options(default=DEFAULT):
+    """All of the above."""
+    def decorate(function):
+        return protocol_options(default)(backbone_options(reading_options(function)))
+    return decorate
+
+
+def take_protocol(options):
+    """Remove the protocol's options from `options` and return the resolved Protocol; overrides are noted in it.
+
+    `--start`, `--stride` and `--fps` apply to samples as well, unless their own options say otherwise. `--backbone`, if
+    it is among the options, stays there with its value filled in. Raises InputError.
+    """
+    name = options.pop("protocol")
+    given = {key: options.pop(key) for _, key, _, _ in _OVERRIDES}
+    given["backbone"] = options.get("backbone")
+    overrides = {key: value for key, value in given.items() if value is not None}
+    for reference, samples in _BOTH.items():
+        if reference in overrides:
+            overrides.setdefault(samples, overrides[reference])
+    if overrides.get("split") == "none":
+        overrides["split"] = None
+    protocol = load_protocol(name, **{key: None if value == "null" else value for key, value in overrides.items()})
+    if "backbone" in options:
+        options["backbone"] = protocol.backbone
+    return protocol
+
+
+def take_reading(options, role):
+    """Keywords for `open_clips` from `options` (which stay there, since samples and reference both need them)."""
+    reading = {key: options[key] for key in ("strict", "workers", "split_lists", "seed", "quiet") if key in options}
+    return {**reading, "grid": options["grid" if role == "samples" else "reference_grid"]}

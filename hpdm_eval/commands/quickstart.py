@@ -1,0 +1,96 @@
+"""`hpdm-eval quickstart`: the whole way from video files to a table, offline, in a minute or two.
+
+Clips are uint8 [T, H, W, 3].
+"""
+
+import shlex
+from pathlib import Path
+
+import click
+import torch
+import torch.nn.functional as F
+
+from hpdm.console import Command, common_options, note, progress
+from hpdm.data.procedural import CLASS_NAMES, procedural_clip
+from hpdm.data.video_writer import write_video
+from hpdm.errors import InputError
+from hpdm.files import atomic_file, atomic_folder
+from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.commands.stats import stats
+from hpdm_eval.tables import markdown_table, text_table
+
+FRAMES, SIZE = 16, 64
+FIRST_SEED = 7_000_000  # far from the seeds that the backbone and the models are trained on
+BLUR = 7  # pixels
+FEW_CLASSES = 3
+MARKER = ".made-by-hpdm-eval-quickstart"
+
+
+def reference_clip(seed, index):
+    """A real clip; every twelve in a row hold each class once."""
+    return procedural_clip(seed, index, FRAMES, SIZE, SIZE)[0]
+
+
+def blurred_clip(seed, index):
+    """A real clip under a box blur over rows and columns: its content is right, its detail is gone."""
+    frames = torch.from_numpy(reference_clip(seed, index)).permute(0, 3, 1, 2).float()
+    frames = F.avg_pool2d(frames, BLUR, stride=1, padding=BLUR // 2, count_include_pad=False)
+    return frames.permute(0, 2, 3, 1).round().to(torch.uint8).numpy()
+
+
+def few_classes_clip(seed, index):
+    """A real clip of one of the first few classes: each clip is perfect, the set lacks variety."""
+    return procedural_clip(seed, index, FRAMES, SIZE, SIZE, label=index % FEW_CLASSES)[0]
+
+
+# folder → (clip of (seed, index), the table's words for it)
+SETS = {
+    "reference": (reference_clip, None),
+    "real": (reference_clip, "other real clips"),
+    "few-classes": (few_classes_clip, f"{FEW_CLASSES} of {len(CLASS_NAMES)} classes"),
+    "blurred": (blurred_clip, f"blurred over {BLUR} px"),
+}
+
+
+@click.command(cls=Command)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="hpdm-quickstart", show_default=True,
+              help="Folder to fill; one that an earlier quickstart made is used again.")
+@click.option("--clips", type=click.IntRange(min=2), default=240, show_default=True,
+              help="Clips per set; under 129 the distance is mostly sampling bias.")
+@common_options
+def quickstart(out, clips, device, seed, quiet):
+    """Make videos, judge them, and write records and a table: a first look that needs no data and no network.
+
+    Four sets of drawn videos are written as mp4 files: a reference, other clips like it, clips of fewer classes, and
+    blurred ones. The distance to the reference is near 0 for the first and grows for the others.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
+        raise InputError(f"{out} holds files that no quickstart made; name another folder with --out")
+    with atomic_file(out / MARKER, "w"):
+        pass
+    for number, (name, (draw, _)) in enumerate(SETS.items()):
+        with atomic_folder(out / name) as folder:
+            for index in progress(range(clips), description=f"drawing {name}", unit="clip", quiet=quiet):
+                write_video(folder / f"{index:04d}.mp4", draw(FIRST_SEED + seed * len(SETS) + number, index))
+
+    common = ["--backbone", "shapes3d", "--protocol", "native", "--device", device, "--seed", str(seed)]
+    common += ["--quiet"] if quiet else []
+    reference, records = out / "reference.npz", {}
+    _run(stats, ["--data", out / "reference", "--out", reference, *common], quiet)
+    for name, (_, words) in SETS.items():
+        if words:
+            paths = ["--samples", out / name, "--reference", reference, "--record", out / "records"]
+            records[words] = _run(fvd, [*paths, *common], quiet)
+
+    values = list(records.values())
+    with atomic_file(out / "table.md", "w") as file:
+        file.write(markdown_table(values, names=list(records)))
+    click.echo("\n" + text_table(values, names=list(records)))
+    click.echo(f"\nvideos, records and table.md are in {out}")
+
+
+def _run(command, arguments, quiet):
+    """Run a command as the shell would, showing what to type for it; returns what it returns."""
+    words = list(map(str, arguments))
+    note("\n$ " + shlex.join(["hpdm-eval", command.name, *words]), quiet)
+    return command.main(words, prog_name=f"hpdm-eval {command.name}", standalone_mode=False)

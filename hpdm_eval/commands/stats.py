@@ -1,0 +1,58 @@
+"""`hpdm-eval stats`: statistics of real clips, to be used as a reference again and again."""
+
+import click
+import numpy as np
+
+from hpdm.console import common_options, note
+from hpdm.environment import choose_device, git_revision, package_versions
+from hpdm.errors import InputError
+from hpdm_eval.clips import open_clips
+from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
+from hpdm_eval.features import iterate_features
+from hpdm_eval.judge import open_backbone
+from hpdm_eval.metrics.frechet import Moments
+from hpdm_eval.records import RecordedCommand, command_line, utc_now
+from hpdm_eval.statistics import Statistics
+
+
+@click.command(cls=RecordedCommand)
+@click.option("--data", required=True, type=click.Path(), metavar="DIR|FILE",
+              help="Real clips: videos, folders of frames, arrays, or a zip of them.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), metavar="STATS.npz", help="File to write.")
+@click.option("--keep-features", is_flag=True, help="Store every clip's features too, for metrics that need them.")
+@metric_options()
+@common_options
+def stats(data, out, keep_features, **options):
+    """Write mean and covariance of the features of real clips, for `--reference` of a metric.
+
+    The file holds a manifest of the protocol, the network and the clips; a metric refuses it where those differ from
+    its own.
+    """
+    protocol = take_protocol(options)
+    source = open_clips(data, protocol, role="reference", **take_reading(options, "samples"))
+    backbone = open_backbone(protocol, options, choose_device(options["device"]))
+    moments, kept = Moments(backbone.feature_dim), []
+    for _, features, _ in iterate_features(source, backbone, batch=options["batch"], quiet=options["quiet"]):
+        moments.update(features)
+        if keep_features:
+            kept.append(features)
+    if moments.n < 2:
+        raise InputError(f"{data}: statistics need at least 2 clips, got {moments.n}")
+    if moments.n <= moments.dimension:
+        note(f"warning: {moments.n} clips for {moments.dimension} features: a distance from these statistics "
+             "will be mostly sampling bias", options["quiet"])
+    statistics = Statistics(
+        moments=moments,
+        features=np.concatenate(kept) if keep_features else None,
+        protocol={**protocol.to_dict(), "hash": protocol.hash()},
+        backbone=backbone.describe(),
+        source=source.summary(),
+        seed=options["seed"],
+        made={"command": command_line(), "versions": package_versions(), "git": git_revision(), "created": utc_now()},
+    )
+    statistics.save(out)
+    click.echo(f"{out}: {moments.n} clips, {backbone.name}, {protocol.label}")
+
+
+# The only clips are --data, read with --grid.
+stats.params = [parameter for parameter in stats.params if parameter.name != "reference_grid"]

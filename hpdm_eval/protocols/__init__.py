@@ -1,0 +1,240 @@
+"""Named protocols: everything about how clips are cut, resized, counted and turned into a figure, as YAML files.
+
+`load_protocol("hpdm-16f", num_samples=2048)` resolves a name (or a YAML file of one's own) and overrides into a
+`Protocol`, whose hash stands beside every figure made with it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from hpdm.errors import InputError
+from hpdm_eval.arrays import RANGES
+from hpdm_eval.resize import METHODS
+from hpdm_eval.selection import RULES, check_split
+
+DEFAULT = "hpdm-16f"
+
+# Fields that say what a protocol is, not what it does.
+DESCRIPTION = ("name", "title", "citation", "notes", "overrides")
+# Fields that concern the samples or the last step of a metric: statistics of a reference do not depend on them.
+SAMPLES_ONLY = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps", "numerics",
+                "ddof", "root")
+
+CHOICES = {
+    "start": ("first", "random", "center"),
+    "short": ("reject", "loop"),
+    "crop": ("none", "center"),
+    "resize": METHODS,
+    "value_range": RANGES,
+    "selection": RULES,
+    "samples_selection": RULES,
+    "samples_frames": ("first", "random", "center", "subsampled"),
+    "backbone_resize": ("bilinear", "bilinear-antialias", "short-side", "tf1-bilinear"),
+    "numerics": ("exact", "legacy"),
+    "root": ("qr-nuclear", "scipy-sqrtm", "fp32-svd", "fp64-svd"),
+}
+
+
+def _setting(help, default):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A fully resolved protocol. Raises InputError for values that no field of that name can have."""
+
+    name: str = _setting("what it is called", "unnamed")
+    title: str = _setting("one line", "")
+    citation: str = _setting("whose protocol it is", "")
+    notes: str = _setting("what was published, and what had to be chosen", "")
+    overrides: tuple[str, ...] = _setting("settings that differ from the named protocol", ())
+
+    frames: int | None = _setting("frames per clip; null is all", 16)
+    start: str = _setting("where a reference clip starts: first, random (one seeded start per video), center", "first")
+    stride: int = _setting("every so many frames of a reference video, after resampling to fps", 1)
+    fps: float | None = _setting("frames per second that reference videos are resampled to; null is as they come", None)
+    short: str = _setting("videos with too few frames: reject, or loop from their beginning", "reject")
+    crop: str = _setting("none, or center: the largest centred window with the aspect of the resolution", "none")
+    resolution: tuple[int, int] | None = _setting("[height, width] after cropping; null leaves the size", None)
+    resize: str = _setting("bilinear, bicubic, area or lanczos (half-pixel centres)", "bilinear")
+    antialias: bool = _setting("whether shrinking widens the filter", False)
+    value_range: str = _setting("range of float arrays: auto, 0..1, -1..1 or 0..255", "auto")
+
+    selection: str = _setting("order in which reference clips are taken: sorted, shuffled or class-balanced", "sorted")
+    split: str | None = _setting("official list that the reference is, such as ucf101-train-01", None)
+    num_reference: int | None = _setting("reference clips; null is all", None)
+    num_samples: int | None = _setting("generated clips; null is all", None)
+    samples_selection: str = _setting("order in which generated clips are taken", "sorted")
+    samples_frames: str = _setting("which frames of a generated clip: first, random, center or subsampled", "first")
+    samples_stride: int = _setting("every so many frames of a generated clip", 1)
+    samples_fps: float | None = _setting("frames per second that generated clips are resampled to", None)
+
+    backbone: str = _setting("network whose features are compared", "i3d")
+    backbone_resize: str = _setting("how a clip reaches the network's size: bilinear, bilinear-antialias or "
+                                    "tf1-bilinear of the whole frame, or short-side and centre crop", "bilinear")
+    bn_epsilon: float | None = _setting("BatchNorm epsilon of the network; null is the network's own", None)
+    numerics: str = _setting("exact, or legacy: the arithmetic of the published code", "exact")
+    ddof: int = _setting("covariances divide by N - ddof", 1)
+    root: str = _setting("how the trace of the matrix square root is computed", "qr-nuclear")
+
+    def __post_init__(self):
+        if isinstance(self.resolution, list):
+            object.__setattr__(self, "resolution", tuple(self.resolution))
+        object.__setattr__(self, "overrides", tuple(self.overrides))
+        for key in ("fps", "samples_fps", "bn_epsilon"):  # 25 and 25.0 must hash alike
+            if type(getattr(self, key)) is int:
+                object.__setattr__(self, key, float(getattr(self, key)))
+        for item in fields(self):
+            _check(self.name, item.name, getattr(self, item.name))
+        if self.split is not None:
+            check_split(self.split)
+        if self.resize == "lanczos" and not self.antialias:
+            raise InputError(f"protocol {self.name}: resize lanczos needs antialias true; it has no other form")
+        if self.samples_frames == "subsampled" and (self.frames is None or self.samples_stride != 1):
+            raise InputError(f"protocol {self.name}: samples_frames subsampled needs a number of frames and "
+                             "samples_stride 1; it spreads the frames over the whole clip by itself")
+
+    @property
+    def label(self):
+        """Name for tables: with its overrides and its hash."""
+        return " ".join([self.name, *(f"+{override}" for override in self.overrides), f"[{self.hash()}]"])
+
+    def to_dict(self):
+        """All fields as JSON types."""
+        values = asdict(self)
+        values["overrides"] = list(self.overrides)
+        values["resolution"] = self.resolution and list(self.resolution)
+        return values
+
+    @classmethod
+    def from_dict(cls, values):
+        """The protocol that `to_dict` wrote; raises InputError for unknown fields."""
+        _check_keys(values.get("name", "unnamed"), values)
+        return cls(**values)
+
+    def settings(self):
+        """The fields that move a figure, as JSON types."""
+        return {key: value for key, value in self.to_dict().items() if key not in DESCRIPTION}
+
+    def hash(self):
+        """First 12 hex digits of the SHA-256 of the settings as canonical JSON (sorted keys, no spaces)."""
+        text = json.dumps(self.settings(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def differences(self, other, role=None):
+        """Settings that differ, as {field: (mine, theirs)}; role="reference" leaves out those of samples alone."""
+        theirs = other.settings()
+        ignored = SAMPLES_ONLY if role == "reference" else ()
+        return {key: (mine, theirs[key]) for key, mine in self.settings().items()
+                if mine != theirs[key] and key not in ignored}
+
+
+def load_protocol(name_or_path, **overrides):
+    """Resolve a named protocol, or a YAML file of one's own, with some settings overridden.
+
+    A YAML file holds fields of `Protocol`; `extends: NAME` starts from another named protocol, and `legacy:` holds what
+    `numerics: legacy` changes. Raises InputError for unknown names, fields and values.
+    """
+    values, legacy = _read(str(name_or_path))
+    _check_keys(values["name"], overrides)
+    named = values.get("numerics", "exact")
+    numerics = overrides.get("numerics", named)
+    if numerics == "legacy":
+        if not legacy:
+            raise InputError(f"protocol {values['name']} knows no legacy numerics; use exact")
+        values.update(legacy)
+    values["numerics"] = numerics
+    base = Protocol(**values)
+    protocol = replace(base, **overrides)
+    changed = [f"{key}={_short(theirs)}" for key, (_, theirs) in base.differences(protocol).items()]
+    if numerics != named:
+        changed.append(f"numerics={numerics}")
+    return replace(protocol, overrides=tuple(changed))
+
+
+def list_protocols():
+    """All protocols that come with the package, by name."""
+    return [load_protocol(name) for name in _names()]
+
+
+def _names():
+    return sorted(file.name[:-5] for file in resources.files(__name__).iterdir() if file.name.endswith(".yaml"))
+
+
+def _read(name, seen=()):
+    """(fields, legacy fields) of a protocol, with those it extends filled in."""
+    if name in seen:
+        raise InputError(f"protocol {name} extends itself")
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"protocol {name}: no such file")
+        own = path.stem
+    elif name in _names():
+        path, own = resources.files(__name__) / f"{name}.yaml", name
+    else:
+        raise InputError(f"unknown protocol {name!r}: known are {', '.join(_names())}, or a .yaml file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"protocol {name} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"protocol {name}: expected fields and values, such as `frames: 16`")
+    base, base_legacy = {}, {}
+    if "extends" in values:
+        base, base_legacy = _read(str(values.pop("extends")), (*seen, name))
+    legacy = values.pop("legacy", None) or {}
+    for part in (values, legacy):
+        _check_keys(own, part)
+    return {**base, "name": own, **values}, {**base_legacy, **legacy}
+
+
+def _check_keys(name, values):
+    known = [item.name for item in fields(Protocol)]
+    unknown = sorted(str(key) for key in set(values) - set(known))
+    if unknown:
+        raise InputError(f"protocol {name}: unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
+
+
+def _check(protocol, key, value):
+    wanted = _wanted(key, value)
+    if wanted is not None:
+        raise InputError(f"protocol {protocol}: {key} is {value!r}, expected {wanted}")
+
+
+def _wanted(key, value):
+    """What `key` should have been, None where `value` is fine."""
+    if key in CHOICES:
+        return None if value in CHOICES[key] else "one of " + ", ".join(CHOICES[key])
+    if key in ("name", "title", "citation", "notes", "backbone"):
+        return None if isinstance(value, str) else "text"
+    if key == "split":
+        return None if value is None or isinstance(value, str) else "the name of a split, or null"
+    if key == "overrides":
+        return None
+    if key == "antialias":
+        return None if isinstance(value, bool) else "true or false"
+    if key == "ddof":
+        return None if value in (0, 1) and not isinstance(value, bool) else "0 or 1"
+    if key == "resolution":
+        good = value is None or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value)))
+        return None if good else "[height, width], or null"
+    if key in ("stride", "samples_stride"):
+        return None if _is_count(value) else "a whole number from 1"
+    if key in ("fps", "samples_fps", "bn_epsilon"):
+        good = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e6)
+        return None if good else "a positive number, or null"
+    return None if value is None or _is_count(value) else "a whole number from 1, or null"
+
+
+def _is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _short(value):
+    return "x".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')

@@ -1,0 +1,107 @@
+"""Reference statistics: mean and covariance of features in one .npz, with the manifest that says what they are of.
+
+Keys of the file: `mean` float64 [D], `cov` float64 [D, D] (over N - 1), `n`, `manifest` (JSON text), and optionally
+`features` float32 [N, D].
+"""
+
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hpdm.errors import InputError
+from hpdm.files import atomic_file
+from hpdm_eval.metrics.frechet import Moments
+from hpdm_eval.protocols import Protocol
+
+SCHEMA = 1
+
+# What decides the features of a backbone; its file's name and place do not.
+OF_BACKBONE = ("name", "sha256", "epsilon", "precision")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Statistics:
+    """Moments of one set of clips under one protocol and backbone."""
+
+    moments: Moments
+    protocol: dict  # resolved settings
+    backbone: dict  # as `Backbone.describe()`
+    source: dict  # the clips: {"path", "sha256", "clips", "rejected"}, as `ClipSource.summary()`
+    seed: int  # of the protocol's random starts and selection
+    features: np.ndarray | None = None  # float32 [N, D]
+    made: dict = field(default_factory=dict)  # command, versions, created
+
+    def save(self, path):
+        """Write the .npz atomically; the same statistics give the same bytes."""
+        manifest = {"schema": SCHEMA, "protocol": self.protocol, "backbone": self.backbone, "source": self.source,
+                    "seed": self.seed, "cov_ddof": 1, "made": self.made}
+        arrays = self.moments.to_arrays()
+        if self.features is not None:
+            arrays["features"] = self.features.astype(np.float32)
+        with atomic_file(path) as file:
+            np.savez(file, **arrays, manifest=np.array(json.dumps(manifest)))
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote; raises InputError for any other file."""
+        arrays = _read(path)
+        missing = [key for key in ("mean", "cov", "n", "manifest") if key not in arrays]
+        if missing:
+            raise InputError(f"{path}: not reference statistics, it lacks {', '.join(missing)}; "
+                             "`hpdm-eval stats` makes such a file")
+        mean, cov, n = arrays["mean"], arrays["cov"], arrays["n"]
+        if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or n.shape != () or n < 2:
+            raise InputError(f"{path}: damaged statistics (mean {list(mean.shape)}, cov {list(cov.shape)}, n {n})")
+        if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+            raise InputError(f"{path}: damaged statistics, they hold values that are not finite")
+        features = arrays.get("features")
+        if features is not None and features.shape != (int(n), len(mean)):
+            raise InputError(f"{path}: damaged statistics, features are {list(features.shape)} for n = {n} and "
+                             f"{len(mean)} dimensions")
+        try:
+            manifest = json.loads(str(arrays["manifest"]))
+            if manifest["schema"] != SCHEMA:
+                raise InputError(f"{path}: statistics of schema {manifest['schema']}, this version reads {SCHEMA}")
+            parts = {key: manifest[key] for key in ("protocol", "backbone", "source", "seed", "made")}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: the statistics' manifest is damaged ({error})") from error
+        return cls(moments=Moments.from_arrays(mean, cov, n), features=features, **parts)
+
+    def check_match(self, protocol, backbone, where):
+        """Raise InputError naming every setting in which these statistics differ from the samples' side.
+
+        protocol: Protocol; backbone: dict as `Backbone.describe()`; where: the statistics' path. Settings that only
+        concern the samples, or the distance itself, need not agree.
+        """
+        made = Protocol.from_dict({key: value for key, value in self.protocol.items() if key != "hash"})
+        differences = [f"{key} is {theirs} there and {mine} here"
+                       for key, (theirs, mine) in made.differences(protocol, role="reference").items()]
+        differences += [
+            f"the backbone's {key} is {self.backbone.get(key)} there and {backbone.get(key)} here"
+            for key in OF_BACKBONE if self.backbone.get(key) != backbone.get(key)
+        ]
+        if differences:
+            raise InputError(f"{where} does not fit the samples: {'; '.join(differences)}. Make the statistics again "
+                             "with `hpdm-eval stats` and the same options, or give the options they were made with")
+
+
+def is_statistics(path):
+    """Whether `path` is a .npz with a mean and a covariance, as opposed to one that holds clips."""
+    if Path(path).suffix.lower() != ".npz" or not Path(path).is_file():
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"mean.npy", "cov.npy"} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _read(path):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"{path}: not a readable .npz file ({error})") from error

@@ -1,0 +1,97 @@
+"""Records as tables: aligned text for the terminal, markdown for files.
+
+A row names its metric together with the backbone, and its protocol together with the hash of the settings. Marks
+point to notes below the table: settings changed from the named protocol, weights of unknown origin, warnings.
+"""
+
+COLUMNS = ("metric", "value", "protocol", "samples", "reference", "seed")
+RIGHT_ALIGNED = ("value", "samples", "reference", "seed")
+
+
+def metric_label(record):
+    """`fvd[i3d-kinetics400]`: the metric and the network behind it; the bare metric where there is none."""
+    return f"{record.metric}[{record.backbone['name']}]" if record.backbone else record.metric
+
+
+def protocol_label(record):
+    """`hpdm-16f@0123456789ab`: the protocol's name and the hash of its settings."""
+    name, digest = record.protocol["name"], record.protocol.get("hash")
+    return f"{name}@{digest}" if digest else name
+
+
+def format_value(value):
+    """Two decimals from 1 up, three significant digits below."""
+    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+
+
+def text_table(records, names=None):
+    """Table of the records for a terminal, with its notes, without a final newline.
+
+    `names` adds a first column, one entry per record.
+    """
+    header, rows, notes = _cells(records, names)
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    lines = [
+        "  ".join(cell.rjust(width) if name in RIGHT_ALIGNED else cell.ljust(width)
+                  for name, cell, width in zip(header, row, widths)).rstrip()
+        for row in [header, ["-" * width for width in widths], *rows]
+    ]
+    return "\n".join(lines + [f"{mark} {text}" for mark, text in notes])
+
+
+def markdown_table(records, names=None):
+    """The same as markdown, with a final newline; the notes are a paragraph below the table."""
+    header, rows, notes = _cells(records, names)
+    lines = ["| " + " | ".join(header) + " |",
+             "|" + "|".join("---:" if name in RIGHT_ALIGNED else "---" for name in header) + "|"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    if notes:
+        lines += ["", "  \n".join(f"{mark} {text}" for mark, text in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(records, names):
+    """Header, rows of text, and notes [(mark, text)]; equal notes share a mark."""
+    notes = {}
+    rows = []
+    for index, record in enumerate(records):
+        row = {
+            "metric": metric_label(record),
+            "value": format_value(record.value) + _interval(record),
+            "protocol": protocol_label(record),
+            "samples": str(record.num_samples),
+            "reference": "-" if record.num_reference is None else str(record.num_reference),
+            "seed": str(record.seed),
+        }
+        marks = {}
+        for column, text in _remarks(record):
+            mark = notes.setdefault(text, f"[{len(notes) + 1}]")
+            marks[column] = marks.get(column, " ") + mark
+        row = {column: text + marks.get(column, "") for column, text in row.items()}
+        rows.append(([names[index]] if names else []) + [row[column] for column in COLUMNS])
+    header = ([""] if names else []) + list(COLUMNS)
+    return header, rows, [(mark, text) for text, mark in notes.items()]
+
+
+def _interval(record):
+    if record.ci95 is None:
+        return ""
+    low, high = map(format_value, record.ci95)
+    return f" [{low}, {high}]"
+
+
+def _remarks(record):
+    """(column, note) of everything a reader must know beside the figure."""
+    if record.backbone and not record.backbone.get("verified", True):
+        trust = record.backbone.get("trust", "unverified")
+        yield "metric", f"weights not verified ({trust}), SHA-256 {record.backbone['sha256'][:12]}..."
+    if record.protocol.get("overrides"):
+        yield "protocol", f"{record.protocol['name']} with {', '.join(record.protocol['overrides'])}"
+    for warning in record.warnings:
+        yield "value", warning
+    for column, source in (("samples", record.samples), ("reference", record.reference)):
+        wanted = record.protocol.get(f"num_{column}")
+        if source and wanted and source["clips"] < wanted:
+            yield column, f"the protocol wants {wanted}"
+        if source and source["rejected"]:
+            yield column, f"{len(source['rejected'])} of the {column} rejected; the record lists them with reasons"

@@ -1,0 +1,158 @@
+"""A small pool of processes in which a job that kills its process costs that job and nothing else.
+
+Each process belongs to one thread of the parent, so it is always known which job it died of; it is then started again.
+Processes are plain `python -m` children that talk over pipes: nothing is forked (decoders keep threads that do not
+survive that), the caller's main module is not imported again, and a child starts in a fifth of a second because it
+imports only the module that holds its function.
+"""
+
+import importlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+READY = "ready"
+
+
+class JobFailed(Exception):
+    """The job's process died or was ended for taking too long; the message says which."""
+
+
+class Workers:
+    """Runs `function(job, settings)` in up to `count` processes; use as a context manager.
+
+    function: "package.module:name". Jobs, settings and answers are pickled. `timeout`: seconds after which a job's
+    process is killed. Exceptions that the function raises are raised by the future.
+    """
+
+    def __init__(self, function, settings, count, timeout=300.0):
+        self._start_message = (function, settings)
+        self._timeout = timeout
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
+        self._mine = threading.local()
+        self._lock = threading.Lock()
+        self._processes = set()
+        self._closed = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def submit(self, job):
+        """Future of the job's answer; JobFailed where its process did not live to give one."""
+        return self._threads.submit(self._run, job)
+
+    def close(self):
+        """End all processes, also those at work."""
+        with self._lock:
+            self._closed = True
+            processes = list(self._processes)
+        for process in processes:
+            process.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for process in list(self._processes):
+            self._release(process)
+
+    def _release(self, process):
+        with self._lock:
+            self._processes.discard(process)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            try:
+                pipe.close()
+            except OSError:  # a half-written job that no one reads any more
+                pass
+
+    def _run(self, job):
+        process = getattr(self._mine, "process", None) or self._start()
+        late = threading.Event()
+        timer = threading.Timer(self._timeout, lambda: (late.set(), process.kill()))
+        timer.start()
+        try:
+            _send(process.stdin, job)
+            answer, error = pickle.load(process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError) as broken:
+            self._mine.process = None
+            process.kill()
+            self._release(process)
+            raise JobFailed(_cause_of_death(process.returncode, late.is_set(), self._timeout)) from broken
+        finally:
+            timer.cancel()
+        if error is not None:
+            raise error
+        return answer
+
+    def _start(self):
+        search = [str(Path(__file__).resolve().parent.parent), *filter(None, sys.path)]
+        environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(search))
+        with self._lock:
+            if self._closed:
+                raise JobFailed("the pool is closed")
+            process = subprocess.Popen([sys.executable, "-P", "-m", "hpdm_eval.workers"], env=environment,
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._processes.add(process)
+        try:
+            _send(process.stdin, self._start_message)
+            greeting = pickle.load(process.stdout)
+        except (EOFError, OSError) as broken:
+            process.wait()
+            raise RuntimeError("a worker process did not start; its own message stands above") from broken
+        assert greeting == READY
+        self._mine.process = process
+        return process
+
+
+def serve():
+    """The child's loop: read a job from stdin, answer on stdout, until stdin ends (the parent closed it or died)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not end up among the answers
+    jobs = sys.stdin.buffer
+    name, settings = pickle.load(jobs)
+    module, attribute = name.split(":")
+    function = getattr(importlib.import_module(module), attribute)
+    _send(answers, READY)
+    # Decoders complain on stderr about every damaged file; the reasons go back to the parent instead.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    while True:
+        try:
+            job = pickle.load(jobs)
+        except EOFError:
+            return
+        try:
+            message = (function(job, settings), None)
+        except Exception as error:
+            message = (None, RuntimeError(f"{type(error).__name__}: {error}") if not _pickles(error) else error)
+        _send(answers, message)
+
+
+def _send(file, message):
+    pickle.dump(message, file, protocol=5)
+    file.flush()
+
+
+def _pickles(error):
+    try:
+        pickle.loads(pickle.dumps(error))
+        return True
+    except Exception:  # exceptions of C libraries often cannot be rebuilt from their arguments
+        return False
+
+
+def _cause_of_death(code, late, timeout):
+    if late:
+        return f"decoding took more than {timeout:.0f} s and was stopped"
+    if code < 0:
+        return f"decoding it killed the process ({signal.Signals(-code).name})"
+    return f"decoding it ended the process (exit code {code})"
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,25 @@
+"""Fixtures shared by the tests, and the limits that keep them honest on small machines."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, max_examples=50)
+settings.load_profile("default")
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Folder of real clips and reference values that lies beside a developer's checkout; a user has none."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the developers' folder of real clips and reference vectors")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)

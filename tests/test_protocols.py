@@ -1,0 +1,115 @@
+import hashlib
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from hpdm.errors import InputError
+from hpdm_eval.protocols import DESCRIPTION, Protocol, list_protocols, load_protocol
+
+NAMES = {"hpdm-16f", "hpdm-16f-2048", "hpdm-16f-subsampled", "hpdm-64f", "hpdm-64f-2048", "styleganv-16f", "pvdm-16f",
+         "native"}
+
+
+def test_all_protocols_load_and_have_hashes_of_their_own():
+    protocols = list_protocols()
+    assert NAMES <= {protocol.name for protocol in protocols}
+    assert len({protocol.hash() for protocol in protocols}) == len(protocols)
+    for protocol in protocols:
+        assert protocol.title and protocol.notes and protocol.overrides == () and protocol.numerics == "exact"
+        assert Protocol.from_dict(json.loads(json.dumps(protocol.to_dict()))) == protocol
+
+
+def test_published_settings():
+    hpdm, styleganv, pvdm = (load_protocol(name) for name in ("hpdm-16f", "styleganv-16f", "pvdm-16f"))
+    assert (hpdm.frames, hpdm.num_samples, hpdm.num_reference, hpdm.split) == (16, 10000, None, "ucf101-train-01")
+    assert (hpdm.resolution, hpdm.crop, hpdm.fps, hpdm.samples_frames) == ((256, 256), "center", 25, "first")
+    assert load_protocol("hpdm-64f-2048").differences(hpdm) == {"frames": (64, 16), "num_samples": (2048, 10000)}
+    assert (styleganv.selection, styleganv.num_reference, styleganv.start) == ("sorted", 2048, "random")
+    assert (pvdm.split, pvdm.backbone_resize, pvdm.num_reference) == ("ucf101-train-01", "short-side", 2048)
+    assert load_protocol("native").frames is None and load_protocol("native").resolution is None
+
+
+@pytest.mark.parametrize("name, ddof, root, epsilon", [
+    ("styleganv-16f", 0, "scipy-sqrtm", 1e-3), ("pvdm-16f", 1, "fp32-svd", 1e-5),
+    ("hpdm-64f-2048", 0, "scipy-sqrtm", 1e-3),
+])
+def test_legacy_numerics(name, ddof, root, epsilon):
+    exact, legacy = load_protocol(name), load_protocol(name, numerics="legacy")
+    assert (exact.ddof, exact.root, exact.bn_epsilon) == (1, "qr-nuclear", None)
+    assert (legacy.ddof, legacy.root, legacy.bn_epsilon) == (ddof, root, epsilon)
+    assert legacy.overrides == ("numerics=legacy",) and legacy.hash() != exact.hash()
+    assert load_protocol(name, numerics="legacy", ddof=1 - ddof).ddof == 1 - ddof
+    with pytest.raises(InputError, match="no legacy numerics"):
+        load_protocol("native", numerics="legacy")
+
+
+def test_hash_is_of_the_settings_and_of_them_alone():
+    protocol = load_protocol("hpdm-16f")
+    values = {key: value for key, value in protocol.to_dict().items()
+              if key not in ("name", "title", "citation", "notes", "overrides")}
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    assert protocol.hash() == hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    assert replace(protocol, name="x", title="x", citation="x", notes="x", overrides=("x",)).hash() == protocol.hash()
+    others = {"frames": 8, "start": "first", "stride": 2, "fps": 30, "short": "loop", "crop": "none", "resize": "area",
+              "resolution": [64, 64], "antialias": False, "value_range": "0..1", "selection": "shuffled", "split": None,
+              "num_reference": 9, "num_samples": 9, "samples_selection": "shuffled", "samples_frames": "center",
+              "samples_stride": 2, "samples_fps": 8, "backbone": "x", "backbone_resize": "short-side", "bn_epsilon": 1,
+              "numerics": "legacy", "ddof": 0, "root": "fp32-svd"}
+    assert set(others) == {item.name for item in fields(Protocol)} - set(DESCRIPTION)
+    bilinear = load_protocol("hpdm-16f", resize="bilinear")
+    hashes = {replace(bilinear, **{key: value}).hash() for key, value in others.items()}
+    assert len(hashes) == len(others) and bilinear.hash() not in hashes
+    assert load_protocol("hpdm-16f", fps=25.0).hash() == protocol.hash() == load_protocol("hpdm-16f", fps=25).hash()
+
+
+def test_overrides_are_noted_where_they_change_something():
+    protocol = load_protocol("hpdm-16f", num_samples=64, resolution=[64, 48], frames=16, fps=None, antialias=True)
+    assert set(protocol.overrides) == {"num_samples=64", "resolution=64x48", "fps=null"}
+    assert protocol.label == "hpdm-16f +fps=null +resolution=64x48 +num_samples=64 [" + protocol.hash() + "]"
+    assert protocol.hash() != load_protocol("hpdm-16f").hash()
+
+
+def test_differences_by_role():
+    one = load_protocol("pvdm-16f")
+    two = load_protocol("pvdm-16f", num_samples=7, numerics="legacy", stride=3, samples_stride=2)
+    assert one.differences(two)["stride"] == (1, 3)
+    assert set(one.differences(two, role="reference")) == {"stride", "bn_epsilon"}
+    assert one.differences(one) == {}
+
+
+def test_yaml_files_of_ones_own(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: pvdm-16f\nframes: 32\nlegacy: {ddof: 0}\n")
+    mine = load_protocol(path)
+    assert mine.name == "mine" and mine.differences(load_protocol("pvdm-16f")) == {"frames": (32, 16)}
+    legacy = load_protocol(path, numerics="legacy")
+    assert (legacy.ddof, legacy.root) == (0, "fp32-svd")
+    path.write_text("extends: " + str(path))
+    with pytest.raises(InputError, match="extends itself"):
+        load_protocol(path)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("frame: 16", "unknown setting frame; known are"), ("frames: many", "frames is 'many', expected a whole number"),
+    ("frames: 0", "whole number from 1"), ("frames: true", "whole number"), ("start: middle", "one of first, random"),
+    ("resolution: 256", "height, width"), ("resolution: [256]", "height, width"), ("fps: -1", "positive number"),
+    ("antialias: 1", "true or false"), ("split: ucf101-train-04", "unknown split"), ("ddof: 2", "0 or 1"),
+    ("resize: lanczos", "needs antialias"), ("samples_frames: subsampled\nsamples_stride: 2", "samples_stride 1"),
+    ("- 1", "fields and values"), ("a: [", "not valid YAML"), ("legacy: {x: 1}", "unknown setting x"),
+    ("extends: nothing", "unknown protocol 'nothing'"),
+])
+def test_mistakes_are_named(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_protocol(path)
+
+
+def test_unknown_names_and_overrides():
+    with pytest.raises(InputError, match="unknown protocol 'fvd'.*hpdm-16f"):
+        load_protocol("fvd")
+    with pytest.raises(InputError, match="no such file"):
+        load_protocol("nowhere.yaml")
+    with pytest.raises(InputError, match="unknown setting frame"):
+        load_protocol("native", frame=3)

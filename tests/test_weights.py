@@ -1,0 +1,245 @@
+"""The cache of weights files: hashes, trust, downloading with resume; a loopback server stands for the network."""
+
+import hashlib
+import http.server
+import json
+import subprocess
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hpdm.errors import InputError
+from hpdm_eval.backbones import download
+from hpdm_eval.backbones import weights as files
+from hpdm_eval.backbones.weights import Source
+from hpdm_eval.commands.weights import weights as command
+
+CONTENT = bytes(range(256)) * 1500
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("HPDM_EVAL_WEIGHTS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Replace the table of known files; returns a function that sets it."""
+    def install(*sources):
+        monkeypatch.setattr(files, "sources", lambda: {source.file: source for source in sources})
+        return sources[0]
+    return install
+
+
+def source(**fields):
+    return Source(**{"file": "net.pt", "backbone": "i3d-kinetics400", "title": "a test file", **fields})
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        wanted = self.headers.get("Range")
+        server.ranges.append(wanted)
+        start = int(wanted[len("bytes="):-1]) if wanted and server.resumable else 0
+        if start >= len(server.content) and wanted:
+            self.send_error(416)
+            return
+        body = server.content[start:]
+        self.send_response(206 if wanted and server.resumable else 200)
+        if wanted and server.resumable:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:server.stop_after])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.content, httpd.stop_after, httpd.resumable, httpd.ranges = CONTENT, None, True, []
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    httpd.url = f"http://127.0.0.1:{httpd.server_port}/net.pt"
+    yield httpd
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def fetch(item):
+    return download.fetch(item, opener=lambda request: urllib.request.urlopen(request, timeout=5), quiet=True)
+
+
+def test_table_of_known_files():
+    table = files.sources()
+    assert list(table)[:2] == ["i3d_torchscript.pt", "i3d_pretrained_400.pt"]
+    assert table["i3d_torchscript.pt"].sha256.startswith("bec6519f66ea")
+    for item in table.values():
+        assert all(url.startswith("https://") for url in item.urls)
+        assert item.sha256 is None or len(item.sha256) == 64
+        assert item.git_blob is None or len(item.git_blob) == 40
+
+
+def test_fingerprint_agrees_with_git(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    found = files.fingerprint(path)
+    assert found.git_blob == subprocess.check_output(["git", "hash-object", str(path)], text=True).strip()
+    assert (found.sha256, found.bytes) == (sha256(CONTENT), len(CONTENT))
+
+
+def test_cache_folder_follows_the_platform(monkeypatch, tmp_path):
+    monkeypatch.delenv("HPDM_EVAL_WEIGHTS")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert files.cache_dir() == tmp_path / "hpdm-eval"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert files.cache_dir() == Path.home() / ".cache" / "hpdm-eval"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert files.cache_dir() == Path.home() / "Library" / "Caches" / "hpdm-eval"
+
+
+def test_fetch_downloads_once(known, server, cache):
+    item = known(source(sha256=sha256(CONTENT), urls=(server.url,)))
+    info = fetch(item)
+    assert info.verified and info.trust == "hash" and info.path.read_bytes() == CONTENT
+    assert fetch(item).path == info.path and len(server.ranges) == 1
+    assert [path.name for path in cache.iterdir()] == ["net.pt"]
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_fetch_resumes_where_the_connection_broke(known, server, cache, resumable):
+    item = known(source(git_blob=hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest(), urls=(server.url,)))
+    server.stop_after = 100_000
+    with pytest.raises(InputError, match="broke off after 100000 of 384000 bytes"):
+        fetch(item)
+    assert not (cache / "net.pt").exists()
+    server.stop_after, server.resumable = None, resumable
+    assert fetch(item).path.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=100000-"]
+
+
+def test_a_finished_part_is_taken_without_its_bytes_coming_again(known, server, cache):
+    item = known(source(sha256=sha256(CONTENT), urls=(server.url,)))
+    cache.mkdir()
+    (cache / "net.pt.part").write_bytes(CONTENT)
+    assert fetch(item).trust == "hash"
+
+
+def test_fetch_refuses_a_wrong_file_and_tries_the_next_address(known, server, cache):
+    item = known(source(sha256=sha256(CONTENT), urls=(server.url, server.url)))
+    server.content = b"<html>this link has expired</html>"
+    with pytest.raises(InputError, match="not the known net.pt") as caught:
+        fetch(item)
+    assert len(server.ranges) == 2 and list(cache.iterdir()) == []
+    assert "hpdm-eval weights add net.pt" in str(caught.value) and str(cache) in str(caught.value)
+
+
+def test_offline_message_says_what_to_do(known, cache):
+    item = known(source(sha256=sha256(CONTENT), urls=("http://127.0.0.1:1/net.pt",), page="https://example.org/page"))
+    with pytest.raises(InputError, match="get net.pt from https://example.org/page on another machine and run "
+                                         "`hpdm-eval weights add net.pt`"):
+        fetch(item)
+
+
+def test_only_https_is_spoken(known, server):
+    item = known(source(sha256=sha256(CONTENT), urls=(server.url,)))
+    with pytest.raises(InputError, match="is not https"):
+        download.fetch(item, quiet=True)
+    assert server.ranges == []
+    handler = download._HttpsRedirects()
+    with pytest.raises(OSError, match="not https"):
+        handler.redirect_request(urllib.request.Request("https://a.example/x"), None, 302, "", {}, "http://b.example/x")
+
+
+def test_unknown_hash_is_pinned_at_first_use(known, server, cache):
+    item = known(source(urls=(server.url,)))
+    info = fetch(item)
+    assert info.trust == "first-use" and not info.verified
+    assert json.loads((cache / "pins.json").read_text())["net.pt"]["sha256"] == sha256(CONTENT)
+    info.path.unlink()
+    server.content = CONTENT + b"!"
+    with pytest.raises(InputError, match="seen first on"):
+        fetch(item)
+
+
+def test_damage_in_the_cache_is_found(known, server, cache):
+    item = known(source(sha256=sha256(CONTENT), urls=(server.url,)))
+    path = fetch(item).path
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(InputError, match="damaged or exchanged"):
+        files.find("i3d-kinetics400")
+    with pytest.raises(InputError, match="damaged or exchanged"):
+        fetch(item)
+
+
+def test_add_recognises_a_file_under_any_name(known, tmp_path, cache):
+    known(source(sha256=sha256(CONTENT)))
+    path = tmp_path / "download(1).bin"
+    path.write_bytes(CONTENT)
+    assert files.add(path).path == cache / "net.pt"
+    assert files.find("i3d-kinetics400").verified
+
+
+def test_add_of_an_unknown_file_needs_unverified_and_marks_it(known, tmp_path, cache):
+    known(source(sha256=sha256(CONTENT)))
+    path = tmp_path / "net.pt"
+    path.write_bytes(b"other")
+    with pytest.raises(InputError, match="--unverified"):
+        files.add(path)
+    assert not cache.exists()
+    assert files.add(path, unverified=True).trust == "unverified"
+    assert not files.find("i3d-kinetics400").verified
+    path.write_bytes(CONTENT)
+    assert files.add(path).trust == "hash" and files.find("i3d-kinetics400").verified
+
+
+def test_add_says_what_a_foreign_file_is(known, tmp_path):
+    known(source(), source(file="other.pt", backbone=None, title="not the one", sha256=sha256(CONTENT)))
+    path = tmp_path / "x.pt"
+    path.write_bytes(CONTENT)
+    with pytest.raises(InputError, match="this is other.pt, not the one"):
+        files.add(path)
+    path.write_bytes(b"?")
+    with pytest.raises(InputError, match="say with --as"):
+        files.add(path)
+
+
+def test_given_file_of_another_backbone_is_refused(known, tmp_path):
+    known(source(), source(file="c3d.pt", backbone="c3d", sha256=sha256(CONTENT)))
+    path = tmp_path / "x.pt"
+    path.write_bytes(CONTENT)
+    with pytest.raises(InputError, match="this is c3d.pt"):
+        files.find("i3d-kinetics400", weights=path, unverified=True)
+    assert files.find("c3d", weights=path).verified
+
+
+def test_commands(tmp_path, cache):
+    def run(*words):
+        return CliRunner().invoke(command, words)
+
+    listing = run("list")
+    assert listing.exit_code == 0 and "bec6519f66ea" in listing.stdout and str(cache) in listing.stdout
+    rows = json.loads(run("list", "--json").stdout)
+    assert {row["state"] for row in rows} == {"absent"}
+    assert run("verify").exit_code == 0
+    assert run("verify", "i3d_torchscript.pt").exit_code == 2
+    assert run("fetch", "nonsense.pt").exit_code == 2
+    path = tmp_path / "mine.pt"
+    path.write_bytes(b"mine")
+    refused = run("add", str(path), "--as", "i3d_pretrained_400.pt")
+    assert refused.exit_code == 2 and "--unverified" in refused.stderr
+    assert run("add", str(path), "--as", "i3d_pretrained_400.pt", "--unverified").exit_code == 0
+    assert "i3d_pretrained_400.pt: unverified" in run("verify").stdout
+    (cache / "i3d_pretrained_400.pt").write_bytes(b"changed")
+    assert run("verify").exit_code == 2
