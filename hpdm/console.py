@@ -66,9 +66,13 @@ def common_options(function):
 
 
 def progress(iterable=None, *, total=None, unit="it", description="", quiet=False, initial=0):
-    """A progress bar on stderr with rate and time left (a tqdm object); `quiet` silences it."""
+    """A progress bar on stderr with rate and time left (a tqdm object); `quiet` silences it.
+
+    Where stderr is not a terminal, a line every half minute is enough.
+    """
+    interval = 0.5 if sys.stderr.isatty() else 30
     return tqdm(iterable, total=total, unit=unit, desc=description, disable=quiet, initial=initial,
-                file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=False)
+                file=sys.stderr, dynamic_ncols=True, mininterval=interval, maxinterval=2 * interval, leave=False)
 
 
 def note(message, quiet=False):

@@ -1,0 +1,241 @@
+"""Configurations: what each field means, the named sizes, overrides, and their way to and from YAML.
+
+A size is a YAML file in `hpdm/configs/`; a file says only what differs from the defaults of the dataclasses.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from hpdm.data.loader import DataConfig
+from hpdm.diffusion import DiffusionConfig
+from hpdm.errors import InputError
+from hpdm.files import atomic_file
+from hpdm.pyramid import Pyramid
+from hpdm.sampling.config import SamplingConfig
+from hpdm.training.config import TrainingConfig
+
+FUSION_MODES = ("deep", "shallow", "detached", "no-coordinates", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Widths and depths; the defaults are HPDM-L's (table 8 of the paper)."""
+
+    token: tuple[int, int, int] = (1, 4, 4)  # pixels of one data token, (frames, rows, columns)
+    token_width: int = 1024  # channels d of a data token
+    latent_width: int = 1024  # channels D of a latent
+    num_latents: int = 768  # learned latents M, the same for every level
+    levels_per_block: tuple[int, ...] = (1, 1, 2, 2, 3, 3)  # how many levels, coarsest first, each block works on
+    compute_layers: int = 4  # latent self-attention layers per block
+    io_heads: int = 16  # heads of the attentions between latents, tokens and condition
+    io_head_width: int = 64
+    compute_heads: int = 24  # heads of the latent self-attention
+    compute_head_width: int = 128
+    latent_expansion: int = 4  # hidden width of the feed-forwards on latents, over D
+    token_expansion: int = 2  # hidden width of the feed-forward on data tokens, over d
+    dropout: float = 0.1  # in the feed-forwards of the latent self-attention layers
+    condition_width: int = 1024  # channels of a condition token
+    noise_frequencies: int = 256  # sinusoids (sine and cosine) of the noise level's embedding
+    num_classes: int = 101
+    channels: int = 3
+    fusion: str = "deep"  # deep, shallow, detached, no-coordinates or none: see hpdm/fusion.py
+    self_conditioning: bool = True  # start the latents from those of an earlier estimate
+
+    def __post_init__(self):
+        if self.fusion not in FUSION_MODES:
+            raise InputError(f"network.fusion must be one of {', '.join(FUSION_MODES)}; got {self.fusion!r}")
+        levels = self.levels_per_block
+        if not levels or min(levels) < 1 or list(levels) != sorted(levels):
+            # A coarse level has to run every block that a finer one runs: its block input is the finer one's context.
+            raise InputError(f"network.levels_per_block must not be empty, start at 1 or more and never fall; got {levels}")
+        for name in ("token_width", "latent_width", "num_latents", "io_heads", "compute_heads", "num_classes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"network.{name} must be at least 1; got {getattr(self, name)}")
+        if self.compute_layers < 0 or not 0 <= self.dropout < 1 or min(self.token) < 1:
+            raise InputError("network needs compute_layers >= 0, 0 <= dropout < 1 and positive token sizes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that makes a model: a checkpoint carries it, and sampling needs the checkpoint alone."""
+
+    size: str
+    pyramid: Pyramid
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self):
+        self.diffusion.check_levels(self.pyramid.levels)
+        check_geometry(self.network, self.pyramid)
+
+
+def check_geometry(network: NetworkConfig, pyramid: Pyramid):
+    """Raises InputError where a network cannot work on a pyramid: levels that no block hosts, patches that do not
+    divide into tokens."""
+    if max(network.levels_per_block) != pyramid.levels:
+        raise InputError(
+            f"network.levels_per_block {list(network.levels_per_block)} must reach "
+            f"pyramid.levels = {pyramid.levels}, and no more"
+        )
+    if any(r % t for r, t in zip(pyramid.patch, network.token, strict=True)):
+        raise InputError(f"pyramid.patch {pyramid.patch} is not a multiple of network.token {network.token}")
+
+
+def sizes() -> list[str]:
+    """Names of the sizes that ship with the package."""
+    folder = resources.files("hpdm") / "configs"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(size, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a named size or of a YAML file, with `section.key=value` overrides applied in order.
+
+    A key without its section is accepted where only one section has it. Raises InputError for unknown sizes, files,
+    sections and keys, for values of the wrong kind and for settings that contradict each other.
+    """
+    if str(size) in sizes():
+        text = (resources.files("hpdm") / "configs" / f"{size}.yaml").read_text(encoding="utf-8")
+    elif Path(size).suffix in (".yaml", ".yml"):
+        try:
+            text = Path(size).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot read the configuration {size}: {error.strerror}") from error
+    else:
+        raise InputError(f"unknown size {size!r}; choose one of {', '.join(sizes())}, or name a .yaml file")
+    return config_from_dict(_with_overrides(_parse(text, str(size)), overrides), where=str(size))
+
+
+def config_to_dict(config: Config) -> dict:
+    """Plain dictionaries, lists and scalars, every field included."""
+    return _plain(dataclasses.asdict(config))
+
+
+def config_from_dict(values: dict, where: str = "configuration") -> Config:
+    """The inverse of `config_to_dict`; absent fields take their defaults, unknown ones raise InputError."""
+    return _build(Config, values, where)
+
+
+def save_config(config: Config, path):
+    """Write as YAML, atomically."""
+    with atomic_file(path, "w") as file:
+        yaml.safe_dump(config_to_dict(config), file, sort_keys=False)
+
+
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """A copy of `config` with `section.key=value` overrides applied."""
+    return config_from_dict(_with_overrides(config_to_dict(config), overrides))
+
+
+def _parse(text, where):
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{where} must hold sections such as pyramid and network, not {type(values).__name__}")
+    return values
+
+
+def _with_overrides(values, overrides):
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for text in overrides:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise InputError(f"--set takes key=value, such as training.lr=0.002; got {text!r}")
+        section, key = _locate(name.strip())
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {text}: the value is not valid YAML") from error
+        values.setdefault(section, {})[key] = parsed
+    return values
+
+
+def _sections():
+    return {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+
+
+def _locate(name):
+    """Section and key of an override's name."""
+    owners = {section: [f.name for f in dataclasses.fields(kind)] for section, kind in _sections().items()}
+    section, dot, key = name.partition(".")
+    if dot:
+        if key not in owners.get(section, ()):
+            raise InputError(f"unknown key {name!r}; {_known(section, owners)}")
+        return section, key
+    found = [owner for owner, keys in owners.items() if name in keys]
+    if len(found) != 1:
+        hint = f"it stands in {' and '.join(found)}: name one" if found else "see --dry-run for all keys"
+        raise InputError(f"unknown key {name!r}; {hint}")
+    return found[0], name
+
+
+def _known(section, owners):
+    return f"{section} has {', '.join(owners[section])}" if section in owners else f"sections are {', '.join(owners)}"
+
+
+def _build(kind, values, where):
+    if not isinstance(values, dict):
+        raise InputError(f"{where} must be a section with keys, not {values!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = [key for key in values if key not in hints]
+    if unknown:
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(hints)}")
+    arguments = {}
+    for key, value in values.items():
+        hint = hints[key]
+        arguments[key] = (
+            _build(hint, value, f"{where}: {key}") if dataclasses.is_dataclass(hint) else _cast(hint, value, f"{where}: {key}")
+        )
+    missing = [
+        f.name for f in dataclasses.fields(kind)
+        if f.name not in arguments and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{where}: {missing[0]} is missing")
+    return kind(**arguments)
+
+
+def _cast(hint, value, where):
+    """`value` as the annotated type says, with YAML's habits forgiven: lists for tuples, whole numbers for floats."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        origin = typing.get_origin(option)
+        if option is type(None) and value is None:
+            return None
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if origin is tuple and isinstance(value, list | tuple):
+            kinds = typing.get_args(option)
+            repeated = kinds[0] if len(kinds) == 2 and kinds[1] is Ellipsis else None
+            if repeated is None and len(kinds) != len(value):
+                continue
+            return tuple(_cast(repeated or kind, item, where) for kind, item in zip(kinds if not repeated else value, value))
+        if isinstance(option, type) and origin is None and type(value) is option:
+            return value
+    # YAML 1.1 reads 1e-3 as text.
+    if isinstance(value, str) and float in options:
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    expected = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    raise InputError(f"{where} must be {expected}, not {value!r}")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

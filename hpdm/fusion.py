@@ -1,0 +1,178 @@
+"""Context fusion: how a level of the pyramid learns what the coarser levels have worked out.
+
+Deep context fusion (Eq. 7-9 of the paper) resamples the block inputs of all coarser levels at the places of a level's
+tokens, averages them and puts them through a linear layer together with the tokens and their position in the video.
+Windows are axis-aligned, so trilinear resampling is three products with small banded matrices, one per axis: the same
+numbers as `F.grid_sample(align_corners=False, padding_mode="border")` for a fraction of the work.
+
+The linear layer on the concatenation is written as a sum, W_a a + (W_ctx ctx + W_c coords + bias). The bracket depends
+on coarser levels alone: `constant` computes it, so that sampling needs it once per tile and not once per step.
+
+B batch, L levels, N = F*H*W tokens of a patch, d token width.
+"""
+
+import torch
+from torch import nn
+
+from hpdm.pyramid import Pyramid, parent_coordinates, token_centres
+
+
+def interpolation_matrix(u: torch.Tensor, size: int) -> torch.Tensor:
+    """Linear interpolation along an axis as a matrix: [B, n] places in [0, 1] → [B, n, size], rows sum to 1.
+
+    Sample `i` lies at (i + 0.5) / size; places nearer to the border than half a sample take the border's value.
+    """
+    position = (u * size - 0.5).clamp(0, size - 1)
+    grid = torch.arange(size, dtype=u.dtype, device=u.device)
+    return (1 - (position[..., None] - grid).abs()).clamp(min=0)
+
+
+def resample(tokens: torch.Tensor, matrices) -> torch.Tensor:
+    """Trilinear resampling of [B, F, H, W, d] by the matrices of its three axes: [B, F', H', W', d].
+
+    `matrices` are [B, F', F], [B, H', H], [B, W', W], as made by `interpolation_matrix`.
+    """
+    frames, rows, columns = matrices
+    b, f, h, w, d = tokens.shape
+    tokens = torch.bmm(frames, tokens.reshape(b, f, h * w * d))  # [B, F', H W d]
+    f = frames.shape[1]
+    tokens = torch.matmul(rows[:, None], tokens.view(b, f, h, w * d))  # [B, F', H', W d]
+    h = rows.shape[1]
+    tokens = torch.matmul(columns[:, None], tokens.view(b, f * h, w, d))  # [B, F' H', W', d]
+    return tokens.view(b, f, h, columns.shape[1], d)
+
+
+class Geometry:
+    """Where the tokens of a batch of pyramids lie, and how each level's tokens are read out of the coarser levels'.
+
+    `starts` are the windows, int64 [B, 3] for each level given, on the grid of that level; `levels` says which levels
+    they are (by default 0, 1, 2, ...). Made once for a forward pass and used by every block.
+    """
+
+    def __init__(self, pyramid: Pyramid, starts, tokens: tuple[int, int, int], dtype=torch.float32, levels=None):
+        levels = range(len(starts)) if levels is None else levels
+        self.tokens = tokens
+        self._start = dict(zip(levels, starts, strict=True))
+        self._pyramid, self._dtype = pyramid, dtype
+        self._matrices = {}
+
+    @property
+    def levels(self):
+        return sorted(self._start)
+
+    def coordinates(self, level: int) -> torch.Tensor:
+        """Position of each token's centre in the video, scaled to [-1, 1]: [B, N, 3] as (frame, row, column)."""
+        axes = token_centres(self._start[level], level, self._pyramid, self.tokens)
+        f, h, w = (2 * axis - 1 for axis in axes)
+        shape = (len(f), *self.tokens)
+        grid = (f[:, :, None, None].expand(shape), h[:, None, :, None].expand(shape), w[:, None, None, :].expand(shape))
+        return torch.stack(grid, dim=-1).flatten(1, 3).to(self._dtype)
+
+    def resample(self, tokens: torch.Tensor, level: int, parent: int) -> torch.Tensor:
+        """Tokens [B, N, d] of the window of level `parent` at the places of the tokens of `level`: [B, N, d]."""
+        return self.resample_grid(tokens.unflatten(1, self.tokens), level, parent, self.tokens).flatten(1, 3)
+
+    def resample_grid(self, grid, level: int, parent: int, size):
+        """A grid [B, F, H, W, d] that fills the window of level `parent`, at `size` places in the window of `level`."""
+        key = (level, parent, tuple(grid.shape[1:4]), size)
+        if key not in self._matrices:
+            places = parent_coordinates(self._start[level], level, self._start[parent], parent, self._pyramid, size)
+            self._matrices[key] = tuple(
+                interpolation_matrix(u, n).to(self._dtype) for u, n in zip(places, grid.shape[1:4], strict=True)
+            )
+        return resample(grid, self._matrices[key])
+
+
+class DeepFusion(nn.Module):
+    """Deep context fusion: every coarser level's block inputs, and coordinates; gradients flow into the context."""
+
+    uses_context = True
+    uses_coordinates = True
+    detaches_context = False
+    concatenates_rgb = False  # whether the tokenizer also sees the previous level's pixels
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.tokens = nn.Linear(width, width)
+        self.context = nn.Linear(width, width, bias=False) if self.uses_context else None
+        self.coordinates = nn.Linear(3, width, bias=False) if self.uses_coordinates else None
+
+    def reset(self):
+        """Start as the identity on tokens, so that adding the layer changes no level that has no context."""
+        nn.init.eye_(self.tokens.weight)
+        nn.init.zeros_(self.tokens.bias)
+        if self.context is not None:
+            nn.init.xavier_uniform_(self.context.weight)
+        if self.coordinates is not None:
+            nn.init.zeros_(self.coordinates.weight)
+
+    def gather(self, parents: list[torch.Tensor], level: int, geometry: Geometry) -> torch.Tensor | None:
+        """Context of a level: the mean over coarser levels 0, 1, ... of their block inputs [B, N, d], resampled."""
+        if not parents or not self.uses_context:
+            return None
+        if self.detaches_context:
+            parents = [tokens.detach() for tokens in parents]
+        resampled = [geometry.resample(tokens, level, parent) for parent, tokens in enumerate(parents)]
+        return torch.stack(resampled).mean(0) if len(resampled) > 1 else resampled[0]
+
+    def constant(self, context: torch.Tensor | None, coordinates: torch.Tensor) -> torch.Tensor:
+        """W_ctx ctx + W_c coords + bias for one level, [B, N, d] ([d] where there is neither)."""
+        total = self.tokens.bias
+        if self.coordinates is not None:
+            total = total + self.coordinates(coordinates)
+        if context is not None:
+            total = total + self.context(context)
+        return total
+
+    def forward(self, tokens: torch.Tensor, constant: torch.Tensor) -> torch.Tensor:
+        """[..., N, d] tokens and their `constant` → fused tokens of the same shape."""
+        return nn.functional.linear(tokens, self.tokens.weight) + constant
+
+
+class DetachedFusion(DeepFusion):
+    """Deep fusion whose context carries no gradient: a fine level's loss does not teach the coarse ones."""
+
+    detaches_context = True
+
+
+class FusionWithoutCoordinates(DeepFusion):
+    """Deep fusion that is not told where in the video its tokens lie."""
+
+    uses_coordinates = False
+
+
+class ShallowFusion(DeepFusion):
+    """The previous level's pixels, resampled and concatenated to the network's input; blocks get coordinates only."""
+
+    uses_context = False
+    concatenates_rgb = True
+
+
+class NoFusion(nn.Module):
+    """Levels know nothing of each other, nor where they are: for single-level networks and as a lower bound."""
+
+    concatenates_rgb = False
+
+    def __init__(self, width: int):
+        super().__init__()
+
+    def reset(self):
+        """Nothing to draw."""
+
+    def gather(self, parents, level, geometry):
+        return None
+
+    def constant(self, context, coordinates):
+        return coordinates.new_zeros(())
+
+    def forward(self, tokens, constant):
+        return tokens
+
+
+FUSIONS = {
+    "deep": DeepFusion,
+    "shallow": ShallowFusion,
+    "detached": DetachedFusion,
+    "no-coordinates": FusionWithoutCoordinates,
+    "none": NoFusion,
+}

@@ -1,0 +1,144 @@
+"""Parts of a Recurrent Interface Network (Jabri et al. 2022, arXiv 2212.11972) with Snap Video's widths.
+
+A few latents do the computing and read from and write to many data tokens. The widths of the attentions do not follow
+the widths of what they connect; the paper's parameter counts come out only so (table 8).
+
+B batch, N data tokens of width d, M latents of width D, K condition tokens.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Attention(nn.Module):
+    """Residual attention with LayerNorm on both sides; attends to itself where no context is given.
+
+    `width` = heads x head width of queries, keys and values; input and output have `inputs` channels, the context
+    `context` channels.
+    """
+
+    def __init__(self, inputs: int, width: int, heads: int, context: int | None = None):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(inputs)
+        self.norm_context = nn.LayerNorm(context) if context else None
+        self.query = nn.Linear(inputs, width)
+        self.key_value = nn.Linear(context or inputs, 2 * width)
+        self.out = nn.Linear(width, inputs)
+
+    def forward(self, x, context=None):
+        """[B, n, inputs] and optionally [B, m, context] → [B, n, inputs]."""
+        normed = self.norm(x)
+        source = normed if self.norm_context is None else self.norm_context(context)
+        query = self._split(self.query(normed))
+        key, value = (self._split(t) for t in self.key_value(source).chunk(2, dim=-1))
+        attended = F.scaled_dot_product_attention(query, key, value)  # [B, heads, n, head width]
+        return x + self.out(attended.transpose(1, 2).flatten(2))
+
+    def _split(self, x):
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Residual two-layer perceptron behind a LayerNorm; `expansion` is its hidden width over its input's."""
+
+    def __init__(self, width: int, expansion: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, expansion * width)
+        self.out = nn.Linear(expansion * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        return x + self.out(self.dropout(F.gelu(self.hidden(self.norm(x)))))
+
+
+class RINBlock(nn.Module):
+    """Latents read the condition, then the data tokens, compute among themselves, and write back to the tokens."""
+
+    def __init__(self, config):
+        super().__init__()
+        d, D, c = config.token_width, config.latent_width, config.condition_width
+        io = {"width": config.io_heads * config.io_head_width, "heads": config.io_heads}
+        compute = {"width": config.compute_heads * config.compute_head_width, "heads": config.compute_heads}
+        self.condition = nn.ModuleList([Attention(D, context=c, **io), FeedForward(D, config.latent_expansion)])
+        self.read = nn.ModuleList([Attention(D, context=d, **io), FeedForward(D, config.latent_expansion)])
+        self.compute = nn.ModuleList()
+        for _ in range(config.compute_layers):
+            self.compute += [Attention(D, **compute), FeedForward(D, config.latent_expansion, config.dropout)]
+        self.write = nn.ModuleList([Attention(d, context=D, **io), FeedForward(d, config.token_expansion)])
+
+    def forward(self, tokens, latents, condition):
+        """tokens [B, N, d], latents [B, M, D], condition [B, K, c] → (tokens, latents) of the same shapes."""
+        for (attention, feed_forward), context in ((self.condition, condition), (self.read, tokens)):
+            latents = feed_forward(attention(latents, context))
+        for layer in self.compute:
+            latents = layer(latents)
+        attention, feed_forward = self.write
+        return feed_forward(attention(tokens, latents)), latents
+
+
+class Tokenizer(nn.Module):
+    """Cuts a patch into tokens, projects them linearly and adds a learned position per frame, row and column."""
+
+    def __init__(self, channels: int, token: tuple[int, int, int], grid: tuple[int, int, int], width: int):
+        super().__init__()
+        self.token = token
+        self.project = nn.Linear(channels * math.prod(token), width)
+        self.norm = nn.LayerNorm(width)
+        self.positions = nn.ParameterList([nn.Parameter(torch.empty(n, width)) for n in grid])
+
+    def forward(self, patch):
+        """[B, C, T, H, W] → [B, N, d], tokens in the order frame, row, column."""
+        tokens = self.norm(self.project(tokens_of(patch, self.token)))
+        frames, rows, columns = self.positions
+        positions = frames[:, None, None] + rows[:, None] + columns
+        return tokens + positions.flatten(0, 2)
+
+
+class Detokenizer(nn.Module):
+    """LayerNorm and a linear layer from tokens back to the pixels of a patch."""
+
+    def __init__(self, channels: int, token: tuple[int, int, int], grid: tuple[int, int, int], width: int):
+        super().__init__()
+        self.token, self.grid = token, grid
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, channels * math.prod(token))
+
+    def forward(self, tokens):
+        """[B, N, d] → [B, C, T, H, W]."""
+        return patch_of(self.project(self.norm(tokens)), self.token, self.grid)
+
+
+def tokens_of(patch, token):
+    """[B, C, T, H, W] → [B, N, C * prod(token)]."""
+    (b, c, t, h, w), (tt, th, tw) = patch.shape, token
+    patch = patch.reshape(b, c, t // tt, tt, h // th, th, w // tw, tw)
+    return patch.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, -1, c * tt * th * tw)
+
+
+def patch_of(tokens, token, grid):
+    """The inverse of `tokens_of` for a token grid (F, H, W)."""
+    (f, h, w), (tt, th, tw) = grid, token
+    tokens = tokens.unflatten(2, (-1, tt, th, tw)).unflatten(1, (f, h, w))  # [B, F, H, W, C, tt, th, tw]
+    tokens = tokens.permute(0, 4, 1, 5, 2, 6, 3, 7)
+    return tokens.reshape(*tokens.shape[:2], f * tt, h * th, w * tw)
+
+
+class NoiseLevelEmbedding(nn.Module):
+    """Sinusoids of c_noise through a two-layer perceptron: [B] → [B, width]."""
+
+    def __init__(self, frequencies: int, width: int):
+        super().__init__()
+        # c_noise = ln(sigma) / 4 spans about [-2, 1]: from half a period over that range to a sixtieth of it.
+        scale = torch.exp(torch.linspace(0, math.log(64), frequencies // 2)) * math.pi / 2
+        self.register_buffer("scale", scale, persistent=False)
+        self.hidden = nn.Linear(frequencies, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, c_noise):
+        angles = c_noise[:, None] * self.scale
+        return self.out(F.silu(self.hidden(torch.cat([angles.sin(), angles.cos()], dim=-1))))

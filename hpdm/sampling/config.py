@@ -1,0 +1,39 @@
+"""Settings of tiled sampling that decide what a sample looks like; how fast it is made is the sampler's business."""
+
+from dataclasses import dataclass
+
+from hpdm.diffusion import SamplerConfig
+from hpdm.errors import InputError
+from hpdm.pyramid import OVERLAPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(SamplerConfig):
+    """Tiles, steps and guidance; the inherited fields are the stochasticity of the coarse levels' solver."""
+
+    # Steps of each level, coarse to fine; levels beyond those sampled are ignored.
+    steps: tuple[int, ...] = (128, 64, 32)
+    # Axes along which neighbouring tiles overlap by half a patch: none, w, h, hw, f, fw, fh or fhw.
+    overlap: str = "hw"
+    # The coarsest levels that EDM's stochastic second-order solver samples; the others get Euler's.
+    heun_levels: int = 1
+    # Noise level at which finished levels enter as context; smaller ones were hardly seen in training.
+    sigma_context: float = 0.05
+    # Classifier-free guidance: 1 is off and costs nothing, anything else doubles the work.
+    guidance: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "steps", tuple(self.steps))
+        if not self.steps or min(self.steps) < 1:
+            raise InputError(f"sampling.steps must be whole numbers of at least 1, one per level; got {self.steps}")
+        if self.overlap not in OVERLAPS:
+            raise InputError(f"sampling.overlap must be one of {', '.join(OVERLAPS)}; got {self.overlap!r}")
+        if self.heun_levels < 0 or self.sigma_context <= 0:
+            raise InputError("sampling needs heun_levels >= 0 and sigma_context > 0")
+
+    def level_steps(self, levels: int) -> tuple[int, ...]:
+        """Steps of the `levels` coarsest levels; raises InputError where fewer are configured."""
+        if len(self.steps) < levels:
+            raise InputError(f"{levels} levels need {levels} numbers of steps; got {','.join(map(str, self.steps))}")
+        return self.steps[:levels]

@@ -1,0 +1,94 @@
+"""Tiles that go through the network together, and the network behind its preconditioning with a count of its work.
+
+T tiles of a call, B samples of a batch, C channels; a branch is a run of the network with the label or without.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from hpdm.diffusion import denoise, preconditioning
+
+
+@dataclass
+class TileGroup:
+    """T tiles of one level, of one or several samples; those from `real` on repeat the last one to fill the call."""
+
+    level: int
+    patch: tuple[int, int, int]
+    samples: list[int]  # place in the batch, per tile
+    branches: list[int]
+    starts: torch.Tensor  # int64 [T, 3] on the CPU, on the grid of the level
+    labels: torch.Tensor  # int64 [T]
+    real: int
+    latents: torch.Tensor | None = None  # [T, M, D] after the latest step
+
+    @property
+    def keys(self):
+        """(sample, branch, start) of each tile."""
+        return list(zip(self.samples, self.branches, map(tuple, self.starts.tolist()), strict=True))
+
+    def take(self, canvas, starts=None):
+        """Patches [T, C, rf, rh, rw] of a canvas [B, C, ...] at the tiles' places, or at other starts [T, 3]."""
+        rf, rh, rw = self.patch
+        places = (self.starts if starts is None else starts).tolist()
+        return torch.stack([
+            canvas[sample, :, f:f + rf, h:h + rh, w:w + rw]
+            for sample, (f, h, w) in zip(self.samples, places, strict=True)
+        ])
+
+    def add(self, totals, patches):
+        """Add patches [T, C, rf, rh, rw] to canvases [branches, B, C, ...] at the tiles' places."""
+        rf, rh, rw = self.patch
+        for sample, branch, (f, h, w), patch in zip(*self._real(), patches, strict=False):
+            totals[branch, sample, :, f:f + rf, h:h + rh, w:w + rw] += patch
+
+    def _real(self):
+        return self.samples[: self.real], self.branches[: self.real], self.starts[: self.real].tolist()
+
+
+def make_groups(level, patch, starts, labels, split):
+    """All tiles of a level in groups: for every sample, every branch and every start, in this order.
+
+    starts: int64 [N, 3]; labels: int64 [branches, B]; split: how many tiles → (size, real) per group.
+    """
+    branches, batch = labels.shape
+    tiles = [(sample, branch, n) for sample in range(batch) for branch in range(branches) for n in range(len(starts))]
+    groups, first = [], 0
+    for size, real in split(len(tiles)):
+        chosen = tiles[first : first + real]
+        chosen += chosen[-1:] * (size - real)
+        first += real
+        samples, of_branch, order = map(list, zip(*chosen, strict=True))
+        groups.append(
+            TileGroup(level, patch, samples, of_branch, starts[order], labels[of_branch, samples], real)
+        )
+    return groups
+
+
+class Evaluator:
+    """Runs one level of the network on noisy patches and counts block evaluations: tiles times blocks."""
+
+    def __init__(self, network, diffusion):
+        self.network, self.diffusion = network, diffusion
+        levels_per_block = network.config.levels_per_block
+        self.blocks = [sum(hosted > level for hosted in levels_per_block) for level in range(network.pyramid.levels)]
+        self.block_evaluations = 0
+        self.padding = 0  # block evaluations of tiles that only fill a call
+
+    def __call__(self, level, noisy, sigma, labels, fixed, latents, real, keep_activations=False):
+        """Estimates of x for noisy patches y [T, C, rf, rh, rw] at noise level `sigma`, and the network's LevelOutput.
+
+        fixed: the tiles' (constants, previous_rgb).
+        """
+        sigma = torch.as_tensor(sigma, dtype=torch.float64).expand(len(noisy))
+        s_in = self.diffusion.scale_in(level)
+        c_in, _, _, c_noise = preconditioning(sigma, s_in)
+        constants, previous_rgb = fixed
+        out = self.network.forward_level(
+            level, c_in.to(noisy)[:, None, None, None, None] * noisy, c_noise.to(noisy), labels, constants,
+            latents=latents, previous_rgb=previous_rgb, keep_activations=keep_activations,
+        )
+        self.block_evaluations += real * self.blocks[level]
+        self.padding += (len(noisy) - real) * self.blocks[level]
+        return denoise(out.output, noisy, sigma, s_in), out

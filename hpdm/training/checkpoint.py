@@ -1,0 +1,164 @@
+"""Checkpoints: a folder per saved step, whole whoever wrote it, and `latest`, a link to the newest.
+
+    step-00001000/model.safetensors    weights
+                  ema.safetensors      their average: what one samples from
+                  training.pt          optimizer, position in the run, figures of the log line in progress
+                  config.yaml          the configuration of the run
+
+Tensors are stored unsharded under the network's parameter names, so one process, DDP and FSDP read each other's. A
+weights file carries configuration and step in its header and is enough to sample from.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from hpdm.config import config_from_dict, config_to_dict, save_config
+from hpdm.errors import InputError
+from hpdm.files import atomic_folder
+
+LATEST = "latest"
+HEADER = "hpdm"  # one key: the order of several in a safetensors header changes from run to run
+MODEL_FILE, EMA_FILE, STATE_FILE, CONFIG_FILE = "model.safetensors", "ema.safetensors", "training.pt", "config.yaml"
+
+
+def step_folder(run, step: int) -> Path:
+    return Path(run) / f"step-{step:08d}"
+
+
+def latest_checkpoint(run) -> Path | None:
+    """The folder that `latest` points to; None where the run has no checkpoint."""
+    link = Path(run) / LATEST
+    return link.resolve() if link.is_dir() else None
+
+
+def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, first=True, keep=None) -> Path:
+    """Write the state after `step` steps, point `latest` to it and delete all but the newest `keep` checkpoints.
+
+    Every process must call this; the one with `first` writes. `progress` is a dictionary of tensors, numbers and
+    texts that `load_training_state` gives back. A reader never sees an incomplete folder, whenever the run is killed.
+    """
+    model = _whole(network.named_parameters(), first)
+    average = _whole(ema.named_averages(), first)
+    state = _optimizer_state(network, optimizer, first) | {"step": step, "progress": progress}
+    folder = step_folder(run, step)
+    if not first:
+        return folder
+    with atomic_folder(folder) as temporary:
+        for file, weights, kind in ((MODEL_FILE, model, "model"), (EMA_FILE, average, "ema")):
+            header = {"config": config_to_dict(config), "step": step, "weights": kind}
+            save_file(weights, temporary / file, metadata={HEADER: json.dumps(header)})
+        torch.save(state, temporary / STATE_FILE)
+        save_config(config, temporary / CONFIG_FILE)
+        for file in (MODEL_FILE, EMA_FILE, STATE_FILE):
+            _flush(temporary / file)
+    _point(Path(run) / LATEST, folder.name)
+    if keep:
+        for old in sorted(Path(run).glob("step-*"))[:-keep]:
+            if old != folder:
+                shutil.rmtree(old)
+    return folder
+
+
+def remove_leftovers(run):
+    """Delete what a killed process had not finished writing."""
+    for folder in Path(run).glob(".step-*.part"):
+        shutil.rmtree(folder)
+
+
+def read_weights(file):
+    """(name → tensor on the CPU, Config, step) of a weights file; raises InputError where it is not one of ours."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = json.loads((opened.metadata() or {})[HEADER])
+            return {name: opened.get_tensor(name) for name in opened.keys()}, config_from_dict(header["config"]), header["step"]  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} is not a weights file of this program: {error}") from error
+
+
+def load_training_state(folder, *, network, ema, optimizer) -> dict:
+    """Put a checkpoint into network, average and optimizer, sharded or not, in place.
+
+    Every process must call this. Returns {"step": ..., "progress": ...} as saved. Raises InputError for damaged files
+    and for weights of another shape.
+    """
+    folder = Path(folder)
+    model, _, _ = read_weights(folder / MODEL_FILE)
+    average, _, _ = read_weights(folder / EMA_FILE)
+    try:
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{folder / STATE_FILE} cannot be read: {error}") from error
+    _copy_into(network.named_parameters(), model, folder / MODEL_FILE)
+    _copy_into(ema.named_averages(), average, folder / EMA_FILE)
+    for name, parameter in network.named_parameters():
+        optimizer.state[parameter] = {
+            key: _like(value, parameter) if value.shape == parameter.shape else value
+            for key, value in state["optimizer"].get(name, {}).items()
+        }
+    for group, count in zip(optimizer.param_groups, state["group_steps"], strict=True):
+        if count is not None:
+            group["step"] = count
+    return {"step": state["step"], "progress": state["progress"]}
+
+
+def _whole(named, keep):
+    """name → unsharded CPU tensor, empty unless `keep`; sharded ones are gathered one at a time."""
+    result = {}
+    for name, tensor in named:
+        tensor = _unsharded(tensor)
+        if keep:
+            result[name] = tensor.cpu().contiguous()
+    return result
+
+
+def _unsharded(tensor):
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _optimizer_state(network, optimizer, keep):
+    """State of every parameter by its name, and the step counters that some optimizers keep per group."""
+    states = {}
+    for name, parameter in network.named_parameters():
+        state = {key: _unsharded(value) for key, value in optimizer.state.get(parameter, {}).items()}
+        if keep and state:
+            states[name] = {key: value.cpu() for key, value in state.items()}
+    return {"optimizer": states, "group_steps": [group.get("step") for group in optimizer.param_groups]}
+
+
+def _like(value, parameter):
+    """A CPU tensor on the parameter's device, sharded as the parameter is."""
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value.to(parameter.device)
+
+
+@torch.no_grad()
+def _copy_into(named, values, file):
+    named = dict(named)
+    if unlike := sorted(named.keys() ^ values.keys()):
+        raise InputError(f"{file} does not belong to this network: {unlike[0]} is in one and not in the other")
+    for name, tensor in named.items():
+        if tensor.shape != values[name].shape:
+            raise InputError(f"{file}: {name} is {list(values[name].shape)}, the network has {list(tensor.shape)}")
+        tensor.copy_(_like(values[name], tensor))
+
+
+def _point(link, target):
+    """Make `link` a symbolic link to `target`, replacing an older one in one step."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target, target_is_directory=True)
+    os.replace(temporary, link)
+
+
+def _flush(path):
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,112 @@
+"""What can be set about a training run; the defaults are those of HPDM on UCF-101 (table 8 of the paper)."""
+
+from dataclasses import dataclass
+
+from hpdm.errors import InputError
+
+OPTIMIZERS = ("lamb", "adamw")
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("fp32", "bf16")
+PARALLEL = ("ddp", "fsdp")
+WINDOW_ORDERS = ("coarse-first", "finest-first")
+SHRINKS = ("area", "stride")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """One run: how long, on how many samples, with which optimizer, and what it leaves behind."""
+
+    steps: int = 40_000  # optimisation steps of the whole schedule
+    batch: int = 768  # samples per step, over all processes together
+    micro_batch: int | None = None  # samples that one process holds in memory at once; None: its whole share of a step
+    seed: int = 0  # every random number of the run follows from it
+
+    optimizer: str = "lamb"  # "lamb" or "adamw"
+    lr: float = 0.005  # peak learning rate
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-6  # added to the root of the second moment
+    weight_decay: float = 0.01  # on weight matrices only; not on biases, norms and embeddings
+    warmup: int = 10_000  # steps over which the learning rate rises linearly to its peak
+    schedule: str = "cosine"  # after the warm-up: "cosine" falls to 0 at the last step, "constant" stays
+    clip_norm: float | None = 1.0  # largest norm of the gradient of all parameters together; None: no limit
+
+    ema_half_life: float = 6_000.0  # steps after which old weights count half in the average
+    ema_ramp_up: float = 0.05  # the half-life is at most this fraction of the steps made so far
+
+    label_dropout: float = 0.1  # share of samples that are trained without their class
+    self_conditioning_rate: float = 0.9  # share of samples whose latents start from those of a first estimate
+    window_order: str = "coarse-first"  # how nested windows are drawn: see hpdm.pyramid.sample_windows
+    shrink: str = "area"  # how coarse levels are made: see hpdm.pyramid.shrink_video
+
+    precision: str = "fp32"  # "fp32", or "bf16" for autocast (weights, optimizer and average stay fp32)
+    tf32: bool = True  # allow TF32 in matrix products of a GPU
+    activation_checkpointing: bool = False  # recompute each block in the backward pass: less memory, more time
+    compile: bool = False  # torch.compile of the blocks
+    parallel: str = "ddp"  # several processes: "ddp" keeps whole copies, "fsdp" shards weights and optimizer
+
+    max_nonfinite: int = 20  # steps with a loss or gradient that is not finite (they are skipped) before giving up
+    log_every: int = 50  # steps per line of the log
+    checkpoint_every: int = 1_000
+    keep: int = 2  # newest checkpoints that stay
+    sheet_every: int = 1_000  # steps between pictures of what the averaged network denoises; 0: none
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("parallel", PARALLEL),
+            ("window_order", WINDOW_ORDERS), ("shrink", SHRINKS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"training.{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        for name, least in (
+            ("steps", 1), ("batch", 1), ("seed", 0), ("warmup", 0), ("max_nonfinite", 1), ("log_every", 1),
+            ("checkpoint_every", 1), ("keep", 1), ("sheet_every", 0), ("lr", 0), ("weight_decay", 0), ("ema_ramp_up", 0),
+        ):
+            if getattr(self, name) < least:
+                raise InputError(f"training.{name} must be at least {least}; got {getattr(self, name)}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise InputError(f"training.micro_batch must be at least 1; got {self.micro_batch}")
+        for name in ("eps", "ema_half_life", "clip_norm"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise InputError(f"training.{name} must be positive; got {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"training.betas must lie in [0, 1); got {list(self.betas)}")
+        for name in ("label_dropout", "self_conditioning_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"training.{name} must lie in [0, 1]; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How one step's samples fall to processes and to passes through the network."""
+
+    batch: int  # samples per step
+    world_size: int  # processes
+    micro_batch: int  # samples per pass of one process
+
+    @property
+    def per_process(self) -> int:
+        return self.batch // self.world_size
+
+    @property
+    def passes(self) -> int:
+        """Passes of one process per step; their gradients are accumulated."""
+        return self.per_process // self.micro_batch
+
+    def positions(self, rank: int, index: int) -> range:
+        """Places in the global batch of the samples of pass `index` of process `rank`."""
+        first = rank * self.per_process + index * self.micro_batch
+        return range(first, first + self.micro_batch)
+
+
+def plan_batch(config: TrainingConfig, world_size: int) -> BatchPlan:
+    """Raises InputError where the batch does not divide into processes and passes."""
+    if config.batch % world_size:
+        raise InputError(f"training.batch of {config.batch} cannot be shared equally by {world_size} processes")
+    own = config.batch // world_size
+    micro_batch = min(config.micro_batch or own, own)
+    if own % micro_batch:
+        raise InputError(
+            f"training.micro_batch={micro_batch} does not divide the {own} samples of one process "
+            f"(batch {config.batch} over {world_size})"
+        )
+    return BatchPlan(batch=config.batch, world_size=world_size, micro_batch=micro_batch)

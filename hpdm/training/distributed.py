@@ -1,0 +1,94 @@
+"""Several processes on one run, as `torchrun` starts them: DDP or FSDP2, gloo on CPUs and nccl on GPUs."""
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from hpdm.environment import choose_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """This process' place among those of the run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` averaged over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def wait(self):
+        """Return when all processes have come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    @contextmanager
+    def first_goes_first(self):
+        """The block runs on the first process, then on the others: what it caches on disk is there for them."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+
+@contextmanager
+def processes(device_name: str):
+    """Join the processes that `torchrun` started, if it did, for the length of the block; yields `Processes`."""
+    device = choose_device(device_name)
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size == 1:
+        yield Processes(rank=0, world_size=1, device=device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank=dist.get_rank(), world_size=world_size, device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(network, processes: Processes):
+    """Shard an HPDM's weights over all processes in place (FSDP2), block by block."""
+    mesh = init_device_mesh(processes.device.type, (processes.world_size,))
+    for block in network.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+def replicate(network, processes: Processes):
+    """What to call in training so that gradients are averaged over processes: the network, or its DDP wrapper."""
+    if processes.world_size == 1 or isinstance(network, FSDPModule):
+        return network
+    # There is nothing in the buffers but constants.
+    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+@contextmanager
+def gradient_sync(model, enabled: bool):
+    """Average gradients over processes in backward passes within the block, or only accumulate them."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(enabled)
+        yield
+    elif isinstance(model, DistributedDataParallel) and not enabled:
+        with model.no_sync():
+            yield
+    else:
+        yield

@@ -1,0 +1,104 @@
+"""The training loss: v-prediction on all levels of a patch pyramid at once, with latent self-conditioning.
+
+Random draws belong to places in the global batch, not to processes: the same (seed, step, position) gives the same
+windows, noise levels, noise and masks however the batch is split.
+
+B samples of the global batch, b of them here, L levels, C channels, patches of rf x rh x rw, M latents of width D.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpdm.data.ranges import to_model_range
+from hpdm.diffusion import add_noise, preconditioning, sample_sigma, v_target
+from hpdm.pyramid import extract_patches, sample_windows
+
+SMALL_DRAWS, NOISE, DROPOUT = 0, 1, 2  # streams of random numbers that must not meet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """Everything random about b training samples but their clips."""
+
+    windows: torch.Tensor  # int64 [b, L, 3] on the CPU
+    sigma: torch.Tensor  # float32 [b, L]
+    eps: torch.Tensor  # float32 [b, L, C, rf, rh, rw]
+    no_label: torch.Tensor  # bool [b]: trained without its class
+    self_condition: torch.Tensor  # bool [b]: latents start from a first estimate
+
+
+def draw(config, *, step: int, positions: range, device="cpu") -> Draws:
+    """The draws of the samples at `positions` of the global batch of `step`; `config` is a whole `Config`.
+
+    Noise comes from `device`'s generator: CPU and GPU runs differ, runs on one kind of device agree.
+    """
+    training, pyramid = config.training, config.pyramid
+    chosen = slice(positions.start, positions.stop)
+    seed = _seeds(training.seed, step, SMALL_DRAWS)[0]
+    generator = torch.Generator().manual_seed(seed)
+    windows = sample_windows(pyramid, training.batch, generator, training.window_order)[chosen]
+    sigma = torch.stack(
+        [sample_sigma(config.diffusion, level, training.batch, generator) for level in range(pyramid.levels)], dim=1
+    )
+    chances = torch.rand(2, training.batch, generator=generator)[:, chosen]
+
+    generator = torch.Generator(device)
+    eps = torch.empty(len(positions), pyramid.levels, config.network.channels, *pyramid.patch, device=device)
+    for sample, seed in zip(eps, _seeds(training.seed, step, NOISE, count=training.batch)[chosen], strict=True):
+        torch.randn(sample.shape, generator=generator.manual_seed(seed), device=device, out=sample)
+    return Draws(
+        windows=windows,
+        sigma=sigma[chosen].to(device),
+        eps=eps,
+        no_label=(chances[0] < training.label_dropout).to(device),
+        self_condition=(chances[1] < training.self_conditioning_rate).to(device),
+    )
+
+
+def seed_dropout(seed: int, step: int, positions: range):
+    """Seed torch's global generators for a pass over `positions`: its dropout masks follow from them alone."""
+    torch.manual_seed(_seeds(seed, step, DROPOUT, positions.start)[0])
+
+
+def joint_loss(network, video: torch.Tensor, labels: torch.Tensor, draws: Draws, config) -> torch.Tensor:
+    """v-MSE of every sample and level: float32 [b, L]; the loss to minimise is its mean.
+
+    video: uint8 [b, C, T, H, W] at the resolution of the last level; labels: int64 [b], -1 for none. `network` is an
+    HPDM or its DDP wrapper. Where the network is self-conditioned, a first pass without gradient makes latents; the
+    samples that go without start from zeros instead, and so does the first pass.
+    """
+    levels = range(config.pyramid.levels)
+    patches = extract_patches(to_model_range(video), draws.windows, config.training.shrink)
+    inputs, targets, c_noise = [], [], []
+    for level in levels:
+        s_in, sigma, eps = config.diffusion.scale_in(level), draws.sigma[:, level], draws.eps[:, level]
+        c_in, _, _, noise_level = preconditioning(sigma, s_in)
+        inputs.append(c_in.view(-1, 1, 1, 1, 1) * add_noise(patches[level], eps, sigma, s_in))
+        targets.append(v_target(patches[level], eps, sigma))
+        c_noise.append(noise_level)
+    arguments = (
+        inputs,
+        torch.stack(c_noise, dim=1),
+        draws.windows.to(video.device),
+        torch.where(draws.no_label | (labels < 0), config.network.num_classes, labels),
+    )
+
+    latents = None
+    if config.network.self_conditioning:
+        zeros = torch.zeros((), device=video.device).expand(len(video), config.network.num_latents, config.network.latent_width)
+        latents = [zeros for _ in levels]
+        if config.training.self_conditioning_rate > 0:
+            with torch.no_grad():
+                _, estimate = network(*arguments, latents)
+            latents = [torch.where(draws.self_condition.view(-1, 1, 1), z.float(), 0.0) for z in estimate]
+
+    outputs, _ = network(*arguments, latents)
+    losses = [(F.float() - v).square().flatten(1).mean(1) for F, v in zip(outputs, targets, strict=True)]
+    return torch.stack(losses, dim=1)
+
+
+def _seeds(*path, count=1):
+    """Independent seeds that follow from a path of whole numbers."""
+    return (np.random.SeedSequence(path).generate_state(count, np.uint64) >> 1).tolist()

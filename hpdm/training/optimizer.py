@@ -1,0 +1,56 @@
+"""LAMB or AdamW over two groups of parameters, and the learning rate of each step.
+
+The rule: biases, norms and embeddings (learned latents, positions, class table) have neither weight decay nor LAMB's trust
+ratio; everything else, the weight matrices, has both.
+"""
+
+import math
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from hpdm.torchvision_compat import import_torchvision
+
+
+def parameter_groups(network, weight_decay: float) -> list[dict]:
+    """Two groups for an optimizer, named "decay" and "no decay"; `network` is an HPDM, sharded or not."""
+    exempt = network.no_decay_parameters()
+    named = list(network.named_parameters())
+    return [
+        {"name": "decay", "params": [p for n, p in named if n not in exempt], "weight_decay": weight_decay},
+        {"name": "no decay", "params": [p for n, p in named if n in exempt], "weight_decay": 0.0},
+    ]
+
+
+def describe_groups(groups) -> str:
+    """One line with the number of tensors and of parameters of each group."""
+    return "; ".join(
+        f"{group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} parameters"
+        for group in groups
+    )
+
+
+def make_optimizer(network, config) -> torch.optim.Optimizer:
+    """The optimizer that a `TrainingConfig` names, over all parameters of `network`."""
+    groups = parameter_groups(network, config.weight_decay)
+    sharded = any(isinstance(p, DTensor) for p in network.parameters())
+    settings = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **settings, foreach=not sharded)
+    import_torchvision()  # timm imports it
+    from timm.optim.lamb import Lamb
+
+    for group in groups:
+        group["always_adapt"] = group["name"] == "decay"
+    # Its own clipping is off: the gradient is clipped before, and its norm logged.
+    return Lamb(groups, **settings, max_grad_norm=None, foreach=None if sharded else True)
+
+
+def learning_rate(config, step: int) -> float:
+    """Learning rate of step 0, 1, ... of a `TrainingConfig`: linear warm-up, then its schedule."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
