@@ -21,6 +21,7 @@ import torch
 from hpdm.errors import InputError
 
 INPUT_SCALES = ("scale-sqrt-frames", "double")
+PER_LEVEL = ("input_scale", "p_mean", "p_std", "sigma_min", "sigma_max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +36,14 @@ class DiffusionConfig:
     # ln(sigma) ~ N(p_mean, p_std^2) in training; one number for all levels, or one per level.
     p_mean: float | tuple[float, ...] = -1.2
     p_std: float | tuple[float, ...] = 1.2
-    # Sampling starts at sigma_max; its last step goes from sigma_min to 0; rho bends the steps between.
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    # Sampling starts at sigma_max; its last step goes from sigma_min to 0; rho bends the steps between. The range is
+    # one for all levels, or one number per level: where p_mean differs by level, so do the levels a network has seen.
+    sigma_min: float | tuple[float, ...] = 0.002
+    sigma_max: float | tuple[float, ...] = 80.0
     rho: float = 7.0
 
     def __post_init__(self):
-        for name in ("input_scale", "p_mean", "p_std"):
+        for name in PER_LEVEL:
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.input_scale, str) and self.input_scale not in INPUT_SCALES:
@@ -51,7 +53,7 @@ class DiffusionConfig:
         scales = (self.input_scale_base,) if isinstance(self.input_scale, str) else _as_tuple(self.input_scale)
         if min(scales) <= 0 or min(_as_tuple(self.p_std)) <= 0:
             raise InputError("The input scales and p_std must be positive.")
-        if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
+        if not 0 < max(_as_tuple(self.sigma_min)) < min(_as_tuple(self.sigma_max)) or self.rho <= 0:
             raise InputError(
                 f"Noise levels need 0 < sigma_min < sigma_max and rho > 0, "
                 f"not sigma_min={self.sigma_min}, sigma_max={self.sigma_max}, rho={self.rho}."
@@ -59,7 +61,7 @@ class DiffusionConfig:
 
     def check_levels(self, levels: int):
         """Raises InputError where a setting that is given per level does not have one number for each of `levels`."""
-        for name in ("input_scale", "p_mean", "p_std"):
+        for name in PER_LEVEL:
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != levels:
                 raise InputError(f"{name} has {len(value)} numbers, but the pyramid has {levels} levels.")
@@ -71,6 +73,10 @@ class DiffusionConfig:
         if self.input_scale == "double":
             return self.input_scale_base * 2.0**level
         return float(_at_level(self.input_scale, level))
+
+    def noise_levels(self, level: int, steps: int) -> torch.Tensor:
+        """Noise levels of a run of `steps` steps on a level: float64 [steps + 1], ending in 0 (`edm_sigmas`)."""
+        return edm_sigmas(steps, _at_level(self.sigma_min, level), _at_level(self.sigma_max, level), self.rho)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ B samples of a batch, C channels, L levels, T tiles of a call.
 import numpy as np
 import torch
 
-from hpdm.diffusion import PerSampleNoise, edm_sigmas, euler, heun_stochastic
+from hpdm.diffusion import PerSampleNoise, euler, heun_stochastic
 from hpdm.pyramid import tile_starts
 from hpdm.sampling.cache import ContextCache, ContextRecomputation
 from hpdm.sampling.calls import CallSizes
@@ -106,8 +106,8 @@ class TiledSampler:
             return totals[1] + self.sampling.guidance * (totals[0] - totals[1])
 
         d = self.diffusion
-        sigmas = edm_sigmas(steps, d.sigma_min, d.sigma_max, d.rho)
-        y = d.sigma_max * noise[START](shape)
+        sigmas = d.noise_levels(level, steps)
+        y = sigmas[0].float() * noise[START](shape)
         s_in = d.scale_in(level)
         if not second_order:
             return euler(denoiser, y, sigmas, s_in)

@@ -15,11 +15,12 @@ import shutil
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from hpdm.config import config_from_dict, config_to_dict, save_config
+from hpdm.config import Config, config_from_dict, config_to_dict, save_config
 from hpdm.errors import InputError
 from hpdm.files import atomic_folder
 
@@ -56,7 +57,9 @@ def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, fir
             save_file(weights, temporary / file, metadata={HEADER: json.dumps(header)})
         torch.save(state, temporary / STATE_FILE)
         save_config(config, temporary / CONFIG_FILE)
+        mode = (temporary / CONFIG_FILE).stat().st_mode
         for file in (MODEL_FILE, EMA_FILE, STATE_FILE):
+            os.chmod(temporary / file, mode)  # safetensors writes for the owner alone
             _flush(temporary / file)
     _point(Path(run) / LATEST, folder.name)
     if keep:
@@ -64,6 +67,14 @@ def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, fir
             if old != folder:
                 shutil.rmtree(old)
     return folder
+
+
+def read_config(file) -> Config:
+    """The configuration saved in a run or a checkpoint; raises InputError for one that cannot be used."""
+    try:
+        return config_from_dict(yaml.safe_load(Path(file).read_text(encoding="utf-8")), where=str(file))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
 
 
 def remove_leftovers(run):
@@ -77,9 +88,10 @@ def read_weights(file):
     try:
         with safe_open(file, framework="pt") as opened:
             header = json.loads((opened.metadata() or {})[HEADER])
-            return {name: opened.get_tensor(name) for name in opened.keys()}, config_from_dict(header["config"]), header["step"]  # noqa: SIM118
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a dictionary
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise InputError(f"{file} is not a weights file of this program: {error}") from error
+    return weights, config_from_dict(header["config"], where=str(file)), header["step"]
 
 
 def load_training_state(folder, *, network, ema, optimizer) -> dict:

@@ -85,18 +85,23 @@ def joint_loss(network, video: torch.Tensor, labels: torch.Tensor, draws: Draws,
         torch.where(draws.no_label | (labels < 0), config.network.num_classes, labels),
     )
 
-    latents = None
-    if config.network.self_conditioning:
-        zeros = torch.zeros((), device=video.device).expand(len(video), config.network.num_latents, config.network.latent_width)
-        latents = [zeros for _ in levels]
-        if config.training.self_conditioning_rate > 0:
-            with torch.no_grad():
-                _, estimate = network(*arguments, latents)
-            latents = [torch.where(draws.self_condition.view(-1, 1, 1), z.float(), 0.0) for z in estimate]
+    latents = zero_latents(config, len(video), video.device)
+    if latents is not None and config.training.self_conditioning_rate > 0:
+        with torch.no_grad():
+            _, estimate = network(*arguments, latents)
+        latents = [torch.where(draws.self_condition.view(-1, 1, 1), z.float(), 0.0) for z in estimate]
 
     outputs, _ = network(*arguments, latents)
     losses = [(F.float() - v).square().flatten(1).mean(1) for F, v in zip(outputs, targets, strict=True)]
     return torch.stack(losses, dim=1)
+
+
+def zero_latents(config, batch: int, device):
+    """What a self-conditioned network takes for "no earlier estimate": L zero tensors [B, M, D]; else None."""
+    if not config.network.self_conditioning:
+        return None
+    zeros = torch.zeros((), device=device).expand(batch, config.network.num_latents, config.network.latent_width)
+    return [zeros] * config.pyramid.levels
 
 
 def _seeds(*path, count=1):

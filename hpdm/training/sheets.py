@@ -16,6 +16,7 @@ from hpdm.data.ranges import to_model_range, to_uint8
 from hpdm.diffusion import add_noise, denoise, preconditioning
 from hpdm.files import atomic_file
 from hpdm.pyramid import extract_patches, sample_windows
+from hpdm.training.loss import zero_latents
 
 SIGMAS = (0.05, 0.2, 0.6, 2.0)
 CLIPS = 4
@@ -42,17 +43,10 @@ def draw_sheet(network, video, labels, config) -> np.ndarray:
         coefficients = [preconditioning(sigma, s_in) for s_in in scales]
         inputs = [c_in.view(-1, 1, 1, 1, 1) * y for (c_in, *_), y in zip(coefficients, noisy, strict=True)]
         c_noise = torch.stack([c for *_, c in coefficients], dim=1)
-        outputs, _ = network(inputs, c_noise, windows.to(video.device), labels, zero_latents(config, len(video), video.device))
+        latents = zero_latents(config, len(video), video.device)
+        outputs, _ = network(inputs, c_noise, windows.to(video.device), labels, latents)
         columns.append([denoise(F, y, sigma, s_in) for F, y, s_in in zip(outputs, noisy, scales, strict=True)])
     return _grid(columns)
-
-
-def zero_latents(config, batch, device):
-    """What self-conditioning takes for "no earlier estimate": L zero tensors [B, M, D]; None without it."""
-    if not config.network.self_conditioning:
-        return None
-    zeros = torch.zeros((), device=device).expand(batch, config.network.num_latents, config.network.latent_width)
-    return [zeros] * config.pyramid.levels
 
 
 def save_picture(path, picture):

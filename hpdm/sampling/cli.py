@@ -1,0 +1,276 @@
+"""`hpdm-sample`: videos from a checkpoint."""
+
+import dataclasses
+import os
+import shlex
+import signal
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+
+from hpdm.console import Command, common_options, note, progress
+from hpdm.data.ranges import to_uint8
+from hpdm.data.video_writer import DEFAULT_CRF
+from hpdm.environment import choose_device, hardware
+from hpdm.errors import InputError
+from hpdm.pyramid import OVERLAPS
+from hpdm.sampling.calls import find_call_sizes, reference_size
+from hpdm.sampling.load import load_checkpoint
+from hpdm.sampling.memory import SHARE, choose_tile_batch, estimate_memory, free_memory
+from hpdm.sampling.tiled import TiledSampler
+from hpdm.sampling.writer import FORMATS, SamplesFolder
+
+PRECISIONS = ("tf32", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """This process' share of a run that `torchrun` may have split."""
+
+    rank: int
+    world_size: int
+
+    @classmethod
+    def current(cls):
+        return cls(rank=int(os.environ.get("RANK", 0)), world_size=int(os.environ.get("WORLD_SIZE", 1)))
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--checkpoint", required=True, metavar="RUN|FILE|nano",
+              help="A run's folder, a step's folder, a .safetensors file, or the weights that ship with hpdm.")
+@click.option("--num", type=click.IntRange(min=1), required=True, help="How many videos the folder shall hold.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the samples.")
+@click.option("--classes", default="all", metavar="0,3,7|all|none",
+              help="Sample i gets the i-th of these in turn; none samples without class.")
+@click.option("--overlap", type=click.Choice(OVERLAPS), help="Axes along which tiles overlap by half. [default: the checkpoint's]")
+@click.option("--steps", metavar="128,64,32", help="Steps per level, coarse to fine. [default: the checkpoint's]")
+@click.option("--levels", type=click.IntRange(min=1), help="Stop after this many levels, at their resolution. [default: all]")
+@click.option("--size", metavar="F,H,W", help="Size that is expected of the videos; refused where the model makes another.")
+@click.option("--guidance", type=float, help="Classifier-free guidance scale; 1 is off. [default: the checkpoint's]")
+@click.option("--heun-levels", type=click.IntRange(min=0), help="Coarsest levels that get the stochastic second-order solver.")
+@click.option("--s-churn", type=float, help="Noise added anew over the steps of those levels.")
+@click.option("--s-min", type=float, help="Lowest noise level at which noise is added.")
+@click.option("--s-max", type=float, help="Highest noise level at which noise is added.")
+@click.option("--s-noise", type=float, help="Standard deviation of added noise.")
+@click.option("--sigma-min", type=float, help="Noise level of the last step.")
+@click.option("--sigma-max", type=float, help="Noise level of the first step.")
+@click.option("--rho", type=float, help="How steps spread over noise levels.")
+@click.option("--sigma-context", type=float, help="Noise level at which finished levels enter finer ones.")
+@click.option("--batch", type=click.IntRange(min=1), help="Videos made at once. [default: as fits]")
+@click.option("--tile-batch", type=click.IntRange(min=1), help="Most tiles per call of the network. [default: as fits]")
+@click.option("--no-cache", is_flag=True, help="Recompute all context at every step: slow, for comparison.")
+@click.option("--offload", is_flag=True, help="Keep the context cache in host memory.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="tf32", help="Matrix products on a GPU.")
+@click.option("--raw-weights", is_flag=True, help="The weights as trained, not their average.")
+@click.option("--format", "file_format", type=click.Choice(FORMATS), default="mp4",
+              help="mp4, or exact uint8 arrays [T, H, W, 3].")
+@click.option("--fps", type=float, default=25, help="Frames per second of mp4 files.")
+@click.option("--crf", type=click.IntRange(0, 51), default=DEFAULT_CRF, help="H.264 quality; 0 is best.")
+@click.option("--sheet", is_flag=True,
+              help="Also write contact sheets beside the folder: OUT-sheet.mp4/.png and OUT-pyramid.mp4/.png.")
+@common_options
+def sample(checkpoint, num, out, classes, levels, size, batch, tile_batch, no_cache, offload, precision, raw_weights,
+           file_format, fps, crf, sheet, device, seed, quiet, **chosen):
+    """Sample videos from a checkpoint, level by level and tile by tile.
+
+    Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json. Sample i depends on the seed, i, its class and the
+    settings, not on batch sizes or the number of processes. The same command again continues where it stopped; under
+    torchrun the videos are shared out among the processes.
+    """
+    device = choose_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    process = Process.current()
+    quiet = quiet or process.rank > 0
+    loaded = load_checkpoint(checkpoint, raw_weights, device)
+    network, config = loaded.network, loaded.config
+    sampling, diffusion = _override(config, chosen)
+    levels = _check_levels(config, sampling, levels, size)
+    labels = _parse_classes(classes, config.network.num_classes)
+    settings = {
+        "checkpoint": loaded.sha256, "seed": seed, "classes": labels, "levels": levels,
+        **dataclasses.asdict(sampling), "steps": sampling.level_steps(levels),
+        "sigma_min": diffusion.sigma_min, "sigma_max": diffusion.sigma_max, "rho": diffusion.rho,
+        "precision": precision if device.type == "cuda" else "fp32",
+        "format": file_format, **({"fps": fps, "crf": crf} if file_format == "mp4" else {}),
+    }
+    about = {
+        "source": loaded.describe(), "weights": "raw" if raw_weights else "ema",
+        "resolution": config.pyramid.resolution(levels - 1), "hardware": hardware(device),
+        "command": shlex.join(["hpdm-sample", *sys.argv[1:]]),
+    }
+    folder = SamplesFolder(out, settings, about, fps=fps, crf=crf)
+    note(f"{loaded.file} at step {loaded.step}, {about['weights']} weights, "
+         f"{'x'.join(map(str, about['resolution']))} videos", quiet)
+
+    plan = {"levels": levels, "use_cache": not no_cache, "offload": offload}
+    batch = min(batch or _fitting_batch(network, sampling, plan, device), num)
+    tile_batch = tile_batch or choose_tile_batch(
+        network, sampling, batch=batch, device=device, at_least=_reference(network), **plan
+    )
+    _check_memory(network, sampling, plan, batch, tile_batch, device, quiet)
+    sampler = TiledSampler(
+        network, diffusion, sampling, device=device, call_sizes=find_call_sizes(network, tile_batch, device),
+        use_cache=not no_cache, offload=offload,
+    )
+    run = _Run(sampler, folder, labels, seed, levels)
+    with _terminated_as_interrupted():
+        run.make(range(process.rank, num, process.world_size), batch, quiet)
+    if sheet and process.rank == 0:
+        _write_sheets(run, folder, fps, quiet)
+    done = len(folder.finished())
+    note(f"{done} of {num} videos in {out}, {run.made} made now; "
+         f"{sampler.evaluator.block_evaluations:,} block evaluations", quiet)
+
+
+class _Run:
+    """Makes the samples that a folder lacks."""
+
+    def __init__(self, sampler, folder, labels, seed, levels):
+        self.sampler, self.folder = sampler, folder
+        self.labels, self.seed, self.levels = labels, seed, levels
+        self.made = 0
+
+    def label(self, index):
+        return self.labels[index % len(self.labels)]
+
+    def make(self, indices, batch, quiet):
+        """Sample the missing ones of `indices`; whatever stops it, the folder is left valid."""
+        missing = [index for index in indices if not self.folder.has(index, self.label(index))]
+        self.folder.write_manifest()
+        bar = progress(total=len(indices), initial=len(indices) - len(missing), unit="video", quiet=quiet)
+        self.sampler.on_step = lambda level, done, total: bar.set_postfix_str(f"level {level}, {done}/{total}", refresh=False)
+        try:
+            for first in range(0, len(missing), batch):
+                chosen = missing[first : first + batch]
+                clips = to_clips(self.videos(chosen)[-1])
+                for index, clip in zip(chosen, clips, strict=True):
+                    self.folder.write(index, self.label(index), clip)
+                    self.made += 1
+                    bar.update()
+        finally:
+            bar.close()
+            self.folder.write_manifest()
+
+    def videos(self, indices):
+        """All levels of the given samples, as `TiledSampler.sample` returns them."""
+        return self.sampler.sample(indices, [self.label(index) for index in indices], self.seed, self.levels)
+
+
+def to_clips(videos):
+    """Float [B, C, T, H, W] in [-1, 1] → uint8 array [B, T, H, W, 3]."""
+    return to_uint8(videos).permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+def _override(config, chosen):
+    """The checkpoint's sampling and diffusion settings with those given on the command line."""
+    given = {key: value for key, value in chosen.items() if value is not None}
+    renamed = {"s_churn": "S_churn", "s_min": "S_min", "s_max": "S_max", "s_noise": "S_noise"}
+    given = {renamed.get(key, key): value for key, value in given.items()}
+    if "steps" in given:
+        try:
+            given["steps"] = tuple(int(number) for number in given["steps"].split(","))
+        except ValueError as error:
+            raise InputError(f"--steps takes whole numbers such as 128,64,32; got {given['steps']!r}") from error
+    of_diffusion = {key: given.pop(key) for key in ("sigma_min", "sigma_max", "rho") if key in given}
+    return dataclasses.replace(config.sampling, **given), dataclasses.replace(config.diffusion, **of_diffusion)
+
+
+def _check_levels(config, sampling, levels, size):
+    most = config.pyramid.levels
+    if levels is not None and levels > most:
+        raise InputError(f"--levels {levels}: this model has {most} levels")
+    levels = levels or most
+    sampling.level_steps(levels)
+    if size is not None:
+        made = config.pyramid.resolution(levels - 1)
+        try:
+            wanted = tuple(int(number) for number in size.replace("x", ",").split(","))
+        except ValueError as error:
+            raise InputError(f"--size takes frames, height and width, such as 64,256,256; got {size!r}") from error
+        if wanted != made:
+            known = ", ".join("x".join(map(str, config.pyramid.resolution(level))) for level in range(most))
+            raise InputError(
+                f"--size {size}: with {levels} levels this model makes {'x'.join(map(str, made))} videos; it was trained "
+                f"for {known} and nothing larger or longer (choose among these with --levels)"
+            )
+    return levels
+
+
+def _parse_classes(text, num_classes):
+    if text == "all":
+        return list(range(num_classes))
+    if text == "none":
+        return [num_classes]
+    try:
+        labels = [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--classes takes numbers such as 0,3,7, all or none; got {text!r}") from error
+    if min(labels) < 0 or max(labels) >= num_classes:
+        raise InputError(f"--classes {text}: this model has the classes 0 to {num_classes - 1}")
+    return labels
+
+
+def _reference(network):
+    frames, rows, columns = network.token_grid
+    return reference_size(frames * rows * columns)
+
+
+def _fitting_batch(network, sampling, plan, device):
+    """Enough videos to fill a call on level 0, halved until they fit."""
+    batch = _reference(network)
+    room = SHARE * free_memory(device)
+    while batch > 1 and estimate_memory(network, sampling, batch=batch, tile_batch=1, **plan).needed > room:
+        batch //= 2
+    return batch
+
+
+def _check_memory(network, sampling, plan, batch, tile_batch, device, quiet):
+    estimate = estimate_memory(network, sampling, batch=batch, tile_batch=tile_batch, **plan)
+    free = free_memory(device)
+    note(f"memory for {batch} videos at once, {tile_batch} tiles per call: about {estimate}; "
+         f"{free / 2**30:.2f} GiB free", quiet)
+    advice = []
+    if estimate.needed > free:
+        advice += ["--batch 1"] * (batch > 1) + ["a smaller --tile-batch"] * (tile_batch > 1)
+        advice += ["--offload"] * (estimate.cache > 0 and device.type == "cuda" and not plan["offload"])
+        advice += ["less --overlap"] * (sampling.overlap != "none") + ["--no-cache"] * plan["use_cache"] + ["fewer --levels"]
+    elif estimate.host > free_memory("cpu"):
+        advice = ["a run without --offload", "--batch 1", "less --overlap"]
+    if advice:
+        raise InputError(f"sampling would not fit into memory: about {estimate} needed, {free / 2**30:.2f} GiB free; "
+                         f"what helps: {', '.join(advice)}")
+
+
+@contextmanager
+def _terminated_as_interrupted():
+    """Within the block SIGTERM ends the run the way Ctrl-C does."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: nobody sends us signals there
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_sheets(run, folder, fps, quiet):
+    from hpdm.sampling.sheet import write_pyramid, write_sheet  # matplotlib takes a second to import
+
+    stem = folder.folder.parent / folder.folder.name
+    written = write_sheet(f"{stem}-sheet", folder, fps=fps)
+    written += write_pyramid(f"{stem}-pyramid", run.videos([0]), fps=fps)
+    note("wrote " + ", ".join(map(str, written)), quiet)
+
+
+if __name__ == "__main__":
+    sample()

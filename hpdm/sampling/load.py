@@ -1,0 +1,80 @@
+"""From what `--checkpoint` names to a network with its configuration.
+
+A checkpoint is a run's folder (its `latest` is taken), one of its `step-...` folders, a weights file, or the name of
+weights that ship with the package. A weights file carries its configuration. Only safetensors are read: loading a
+checkpoint never runs code from it.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from hpdm.config import Config
+from hpdm.errors import InputError
+from hpdm.files import sha256_file
+from hpdm.network import HPDM
+from hpdm.training.checkpoint import EMA_FILE, LATEST, MODEL_FILE, latest_checkpoint, read_weights
+
+SHIPPED = ("nano",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A network in eval mode, float32, with the configuration it was trained with and where it came from."""
+
+    network: HPDM
+    config: Config
+    file: Path
+    step: int
+    sha256: str
+
+    def describe(self) -> dict:
+        """What identifies the weights, whatever path they were loaded by."""
+        return {"file": self.file.name, "step": self.step, "sha256": self.sha256}
+
+
+def find_weights(name, raw: bool = False) -> Path:
+    """The weights file that a run, a step folder, a file or a shipped name stands for.
+
+    `raw` takes a run's weights as trained instead of their average. Raises InputError where there are none.
+    """
+    path = Path(name)
+    if str(name) in SHIPPED and not path.exists():
+        path = Path(str(resources.files("hpdm") / "weights" / f"{name}.safetensors"))
+        if not path.is_file():
+            raise InputError(f"the weights of {name} are missing from this installation of hpdm")
+        return path
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise InputError(f"{path}: only .safetensors files are read; name a run's folder or such a file")
+        return path
+    if not path.is_dir():
+        raise InputError(f"{name}: no such checkpoint; name a run's folder, a .safetensors file or {', '.join(SHIPPED)}")
+    file = MODEL_FILE if raw else EMA_FILE
+    folder = latest_checkpoint(path) or path
+    if not (folder / file).is_file():
+        raise InputError(f"{name} holds no checkpoint: there is neither {LATEST} nor {file} in it")
+    return folder / file
+
+
+def load_checkpoint(name, raw: bool = False, device="cpu") -> Checkpoint:
+    """Load what `name` stands for (see `find_weights`) to `device`.
+
+    Raises InputError where there is no such checkpoint, it is damaged, or it fits no network of this version.
+    """
+    file = find_weights(name, raw)
+    weights, config, step = read_weights(file)
+    network = HPDM(config.network, config.pyramid)
+    expected = {key: tuple(value.shape) for key, value in network.named_parameters()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    if expected != found:
+        key = min(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        raise InputError(
+            f"{file}: {key} is {found.get(key, 'absent')} where the network of its configuration has "
+            f"{expected.get(key, 'none')}; it was made by another version"
+        )
+    network.load_state_dict({key: value.to(torch.float32) for key, value in weights.items()})
+    network = network.eval().requires_grad_(False).to(device)
+    return Checkpoint(network=network, config=config, file=file, step=step, sha256=sha256_file(file))

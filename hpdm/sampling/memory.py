@@ -1,0 +1,125 @@
+"""What sampling needs in memory, before it starts, and what there is.
+
+T tiles of a call, N data tokens of width d, M latents of width D.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hpdm.fusion import FUSIONS
+from hpdm.pyramid import tile_starts
+
+GIB = 2**30
+CANVASES = 6  # of the finest level that live at once: y, its next value, two slopes, the average, noise
+SHARE = 0.9  # of free memory that a run may plan with
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes by what they are for; `host` is beside the rest where the cache is offloaded from a GPU."""
+
+    weights: int  # already in use when sampling starts
+    canvas: int
+    cache: int
+    call: int
+    host: int
+
+    @property
+    def needed(self) -> int:
+        """What has to be free on the device."""
+        return self.canvas + self.cache + self.call
+
+    def __str__(self):
+        parts = {"canvas": self.canvas, "cache": self.cache, "network calls": self.call, "host": self.host}
+        listed = ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items() if value)
+        return f"{self.needed / GIB:.2f} GiB ({listed})"
+
+
+def estimate_memory(network, sampling, *, levels, batch, tile_batch, use_cache=True, offload=False) -> MemoryEstimate:
+    """Estimate for sampling `batch` videos at once with at most `tile_batch` tiles per call."""
+    config, pyramid = network.config, network.pyramid
+    tokens = math.prod(network.token_grid)
+    branches = 1 if sampling.guidance == 1 else 2
+    copies = batch * branches
+    video = batch * config.channels * math.prod(pyramid.resolution(levels - 1))
+    canvas = (CANVASES + branches) * video
+    # The finished coarser levels and their noisy versions: less than 2 / 7 of the finest together.
+    canvas += math.ceil(video * 2 / 7)
+
+    tiles = [len(tile_starts(pyramid, level, sampling.overlap)) for level in range(levels)]
+    latents = copies * sum(tiles) * config.num_latents * config.latent_width
+    held = 0
+    uses_context = getattr(FUSIONS[config.fusion], "uses_context", False)
+    if use_cache and uses_context:
+        block_inputs = [
+            count * sum(hosted > level + 1 for hosted in config.levels_per_block) for level, count in enumerate(tiles[:-1])
+        ]
+        fused = [
+            count * sum(hosted > max(level, 1) for hosted in config.levels_per_block) for level, count in enumerate(tiles)
+        ]
+        finest = max(range(levels), key=lambda level: sum(block_inputs[:level]) + fused[level])
+        held = copies * (sum(block_inputs[:finest]) + fused[finest]) * tokens * config.token_width
+    on_host = held if offload else 0
+    return MemoryEstimate(
+        weights=4 * sum(p.numel() for p in network.parameters()),
+        canvas=4 * canvas,
+        cache=4 * (latents + held - on_host),
+        call=tile_batch * tile_bytes(network, levels, use_cache, offload),
+        host=4 * on_host,
+    )
+
+
+def tile_bytes(network, levels, use_cache=True, offload=False) -> int:
+    """What one tile of a call takes while the network works on it."""
+    config = network.config
+    tokens = math.prod(network.token_grid)
+    d, D = config.token_width, config.latent_width
+    io = config.io_heads * config.io_head_width
+    compute = config.compute_heads * config.compute_head_width
+    # The largest step is a feed-forward on tokens or an attention's keys and values, beside what is carried on.
+    on_tokens = tokens * (3 * d + max(2 * config.token_expansion * d, 3 * io))
+    on_latents = config.num_latents * (3 * D + max(2 * config.latent_expansion * D, 5 * compute))
+    constants = 0
+    if not use_cache or offload:
+        # Block inputs of every coarser level, or the constants of this call and the next.
+        constants = max(2, levels) * len(config.levels_per_block) * tokens * d
+    return 4 * (on_tokens + on_latents + constants)
+
+
+def free_memory(device) -> int:
+    """Bytes free on the device; on a processor, what the system can give without swapping."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 2**63 - 1  # unknown: nothing to refuse a run on
+    return min(available, _group_limit())
+
+
+def _group_limit():
+    """What is left of a container's own limit, which the system's figures do not show."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return 2**63 - 1
+    return 2**63 - 1 if limit == "max" else max(0, int(limit) - used)
+
+
+def choose_tile_batch(network, sampling, *, levels, batch, device, use_cache, offload, at_least) -> int:
+    """Tiles per call that fit into free memory beside canvas and cache: a power of two, `at_least` or more.
+
+    On a processor larger calls gain nothing, so there it is `at_least`.
+    """
+    if torch.device(device).type == "cpu":
+        return at_least
+    options = {"levels": levels, "batch": batch, "use_cache": use_cache, "offload": offload}
+    room = SHARE * free_memory(device) - estimate_memory(network, sampling, tile_batch=0, **options).needed
+    fitting = int(room // tile_bytes(network, levels, use_cache, offload))
+    return max(at_least, 2 ** min(8, max(fitting, 1).bit_length() - 1))

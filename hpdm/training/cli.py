@@ -1,0 +1,67 @@
+"""The `hpdm-train` command. Heavy imports wait until it runs, so that --help is quick."""
+
+import json
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from hpdm.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, common_options
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml", help="Size of the network and its defaults.")
+@click.option("--data", metavar="DIR|procedural",
+              help="A folder of videos with a subfolder per class, UCF-101 as it comes, or clips drawn on the fly.  "
+                   "[default: procedural]")
+@click.option("--out", "run", type=click.Path(path_type=Path), metavar="RUN",
+              help="Folder of the run: checkpoints, log, sheets. Required but for --dry-run and --profile-data.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of the whole schedule.  [default: the size's]")
+@click.option("--stop-after", type=click.IntRange(min=1), metavar="STEP",
+              help="Save and end when STEP steps in all are made; the schedule stays that of --steps.")
+@click.option("--batch", type=click.IntRange(min=1), help="Samples per step, over all processes together.")
+@click.option("--resume", is_flag=True,
+              help="Insist on continuing: fail where RUN has no checkpoint. Without it a run continues if it has one.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="Change a setting, such as training.lr=0.002 or parallel=fsdp; may be repeated. --dry-run lists all.")
+@click.option("--dry-run", is_flag=True, help="Print settings, parameters, FLOPs, memory and batch arithmetic; write nothing.")
+@click.option("--profile-data", is_flag=True, help="Compare the speed of the data with that of the steps; write nothing.")
+@common_options
+@click.pass_context
+def train(context, size, data, run, steps, stop_after, batch, resume, overrides, dry_run, profile_data, device, seed, quiet):
+    """Train an HPDM.
+
+    The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;
+    a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training, with the same options.
+    """
+    if run is None and not (dry_run or profile_data):
+        raise click.UsageError("--out RUN is missing: the folder for checkpoints and log")
+
+    from hpdm.config import load_config
+
+    settings = {"data.path": data, "training.steps": steps, "training.batch": batch}
+    if context.get_parameter_source("seed") is not ParameterSource.DEFAULT:
+        settings["training.seed"] = seed
+    options = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
+    config = load_config(size, [*options, *overrides])
+
+    if dry_run:
+        from hpdm.training.plan import describe_run
+
+        click.echo(describe_run(config))
+        return 0
+    if profile_data:
+        from hpdm.training.profile import profile_run
+
+        click.echo(profile_run(config, device=device, quiet=quiet))
+        return 0
+
+    from hpdm.training.loop import NonFiniteLoss
+    from hpdm.training.loop import train as train_run
+
+    try:
+        outcome = train_run(config, run, device=device, resume=resume, stop_after=stop_after, quiet=quiet)
+    except NonFiniteLoss as error:
+        click.echo(f"error: {error}", err=True)
+        return EXIT_FAILURE
+    return EXIT_INTERRUPTED if outcome.interrupted else 0

@@ -1,0 +1,245 @@
+"""The training loop, top to bottom: set up, resume, step, log, save."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hpdm.config import Config, config_to_dict, save_config
+from hpdm.console import note, progress
+from hpdm.data.loader import make_loader, open_clips
+from hpdm.errors import InputError
+from hpdm.network import HPDM
+from hpdm.training.checkpoint import (
+    CONFIG_FILE,
+    latest_checkpoint,
+    load_training_state,
+    read_config,
+    remove_leftovers,
+    save_checkpoint,
+)
+from hpdm.training.config import plan_batch
+from hpdm.training.distributed import gradient_sync, processes, replicate, shard
+from hpdm.training.ema import EMA
+from hpdm.training.log import RunLog
+from hpdm.training.loss import draw, joint_loss, seed_dropout
+from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer
+from hpdm.training.sheets import CLIPS, draw_sheet, save_picture
+from hpdm.training.signals import stop_on_signals
+
+# Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
+FREE_TO_CHANGE = {
+    "training": {
+        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "max_nonfinite", "log_every",
+        "checkpoint_every", "keep", "sheet_every",
+    },
+    "data": {"num_workers", "steps_ahead", "start_method"},
+}
+
+
+class NonFiniteLoss(Exception):
+    """Too many steps had a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How `train` ended."""
+
+    step: int  # steps made since the run began
+    interrupted: bool  # by a signal
+
+
+def train(config: Config, run, *, device="auto", resume=False, stop_after=None, quiet=False) -> Outcome:
+    """Train `config` in the folder `run`, or continue what is there; every process of a `torchrun` calls this.
+
+    Saves when `stop_after` steps in all are made, on SIGTERM and on Ctrl-C, and then returns. `resume` insists on a
+    checkpoint to continue from. Raises InputError, before anything is written, for data, sizes or a folder that do not
+    fit, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
+    """
+    settings, pyramid = config.training, config.pyramid
+    with processes(device) as here, stop_on_signals() as stop:
+        quiet = quiet or not here.first
+        device = here.device
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
+
+        # Everything that can be wrong with the input is found before the folder is touched.
+        batches = plan_batch(settings, here.world_size)
+        checkpoint = find_checkpoint(run, config, resume)
+        frames, height, width = pyramid.resolution(pyramid.levels - 1)
+        with here.first_goes_first():
+            clips = open_clips(
+                config.data, frames=frames, height=height, width=width, seed=settings.seed,
+                num_classes=config.network.num_classes, quiet=quiet,
+            )
+        torch.manual_seed(settings.seed)
+        network = HPDM(config.network, pyramid)
+        network.checkpoint_blocks = settings.activation_checkpointing
+        if here.world_size > 1 and settings.parallel == "fsdp":
+            shard(network, here)
+        network.to(device)
+        if settings.compile:
+            for block in network.blocks:
+                block.rin.compile()
+        model = replicate(network, here)
+        parameters = list(network.parameters())
+        ema = EMA(network, settings.ema_half_life, settings.ema_ramp_up)
+        optimizer = make_optimizer(network, settings)
+        note(describe_groups(optimizer.param_groups), quiet)
+
+        # Figures summed over the steps since the last line of the log: loss per level, gradient norm, counted steps.
+        sums, start, nonfinite = torch.zeros(pyramid.levels + 2, dtype=torch.float64), 0, 0
+        if checkpoint is not None:
+            state = load_training_state(checkpoint, network=network, ema=ema, optimizer=optimizer)
+            start, sums, nonfinite = state["step"], state["progress"]["sums"], state["progress"]["nonfinite"]
+            note(f"continuing from {checkpoint} after {start} of {settings.steps} steps", quiet)
+        end = min(settings.steps, stop_after or settings.steps)
+        if start >= end:
+            note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
+            return Outcome(step=start, interrupted=False)
+        log = None
+        if here.first:
+            Path(run).mkdir(parents=True, exist_ok=True)
+            remove_leftovers(run)
+            save_config(config, Path(run) / CONFIG_FILE)
+            log = RunLog(run, start)
+        loader = make_loader(
+            config.data, frames=frames, height=height, width=width, batch=settings.batch, seed=settings.seed,
+            rank=here.rank, world_size=here.world_size, start_step=start, micro_batch=batches.micro_batch, clips=clips,
+            pin_memory=device.type == "cuda",
+        )
+        bf16 = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
+        bar = progress(total=settings.steps, initial=start, unit="step", description=Path(run).name, quiet=quiet)
+        began = line_began = time.perf_counter()
+        line_start = start
+
+        network.train()
+        for step in range(start, end):
+            done = step + 1
+            rate = learning_rate(settings, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+            losses = torch.zeros(pyramid.levels, device=device)
+            for index in range(batches.passes):
+                positions = batches.positions(here.rank, index)
+                video, labels = (tensor.to(device, non_blocking=True) for tensor in next(loader))
+                draws = draw(config, step=step, positions=positions, device=device)
+                seed_dropout(settings.seed, step, positions)
+                with gradient_sync(model, index == batches.passes - 1):
+                    with bf16:
+                        level_losses = joint_loss(model, video, labels, draws, config).mean(0) / batches.passes
+                    level_losses.mean().backward()
+                losses += level_losses.detach()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
+
+            # All processes learn the same figures, and whether one of them was told to stop, in one exchange.
+            asked = torch.full((1,), float(stop.requested), device=device)
+            figures = here.mean(torch.cat([losses, asked]))
+            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+            *figures, asked, norm = torch.cat([figures, norm.reshape(1)]).cpu()
+            step_figures = torch.stack([*figures, norm]).double()
+            interrupted = bool(asked > 0)
+            if step_figures.isfinite().all():
+                optimizer.step()
+                ema.update(done)
+                sums[:-1] += step_figures
+                sums[-1] += 1
+            else:
+                nonfinite += 1
+                note(f"step {done}: loss or gradient is not finite; step skipped, {nonfinite} so far", quiet)
+                if nonfinite >= settings.max_nonfinite:
+                    raise NonFiniteLoss(
+                        f"stopped at step {done}: {nonfinite} steps had a loss or gradient that is not finite "
+                        f"(training.max_nonfinite); try a lower training.lr, a longer training.warmup or fp32"
+                    )
+            optimizer.zero_grad()
+            bar.update()
+
+            last = done == end or interrupted
+            if here.first and (done % settings.log_every == 0 or done == settings.steps) and sums[-1] > 0:
+                now = time.perf_counter()
+                *level_means, mean_norm = (sums[:-1] / sums[-1]).tolist()
+                speed = (done - line_start) * settings.batch / (now - line_began)
+                log.write({
+                    "step": done,
+                    "samples": done * settings.batch,
+                    "loss": sum(level_means) / pyramid.levels,
+                    "loss_per_level": level_means,
+                    "gradient_norm": mean_norm,
+                    "lr": rate,
+                    "nonfinite": nonfinite,
+                    "samples_per_second": speed,
+                    "seconds_left": (settings.steps - done) * (now - began) / (done - start),
+                })
+                levels = " ".join(f"{value:.4f}" for value in level_means)
+                bar.set_postfix_str(f"loss {levels}, norm {mean_norm:.3g}, lr {rate:.2g}, {speed:.1f} samples/s")
+                line_began, line_start = now, done
+            if done % settings.log_every == 0:
+                sums.zero_()
+            if settings.sheet_every and (done % settings.sheet_every == 0 or done == settings.steps):
+                network.eval()
+                with ema.applied():
+                    picture = draw_sheet(network, *sheet_clips(clips, device), config)
+                network.train()
+                if here.first:
+                    save_picture(Path(run) / "sheets" / f"step-{done:08d}.png", picture)
+                    log.picture(picture, done)
+            if done % settings.checkpoint_every == 0 or last:
+                save_checkpoint(
+                    run, step=done, network=network, ema=ema, optimizer=optimizer, config=config,
+                    progress={"sums": sums, "nonfinite": nonfinite}, first=here.first, keep=settings.keep,
+                )
+            if interrupted:
+                break
+
+        bar.close()
+        loader.close()
+        if log:
+            log.close()
+        note(f"{done} of {settings.steps} steps are made; the last checkpoint is in {run}", quiet)
+        return Outcome(step=done, interrupted=interrupted)
+
+
+def find_checkpoint(run, config: Config, resume: bool) -> Path | None:
+    """The checkpoint to continue from; None for a new run.
+
+    Raises InputError for a folder of something else, for one that was trained with other settings, and, with `resume`,
+    for one without a checkpoint.
+    """
+    run = Path(run)
+    if run.exists() and not run.is_dir():
+        raise InputError(f"--out {run} is a file; name a folder")
+    checkpoint = latest_checkpoint(run)
+    if checkpoint is None:
+        if resume:
+            raise InputError(f"--resume: {run} has no checkpoint to continue from")
+        if run.is_dir() and any(run.iterdir()) and not (run / CONFIG_FILE).exists():
+            raise InputError(f"--out {run} is not empty and holds no training run; name a new folder")
+        return None
+    if changes := differences(read_config(checkpoint / CONFIG_FILE), config):
+        listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
+        raise InputError(f"{run} was trained with other settings: {listed}; use the same, or a new --out folder")
+    return checkpoint
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple]:
+    """"section.key" → (old, new) of all settings that a resumed run must not change."""
+    before, after = config_to_dict(old), config_to_dict(new)
+    changed = {}
+    for section in after:
+        if section == "sampling":
+            continue
+        if not isinstance(after[section], dict):
+            before[section], after[section] = {"": before[section]}, {"": after[section]}
+        for key, value in after[section].items():
+            if value != before[section].get(key) and key not in FREE_TO_CHANGE.get(section, ()):
+                changed[f"{section}.{key}".rstrip(".")] = (before[section].get(key), value)
+    return changed
+
+
+def sheet_clips(clips, device):
+    """(uint8 [B, C, T, H, W], int64 [B]) of the first clips of the run, which the sheets always show."""
+    videos, labels = zip(*(clips[number] for number in range(CLIPS)), strict=True)
+    return torch.stack(videos).to(device), torch.tensor(labels, device=device)

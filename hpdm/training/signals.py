@@ -1,0 +1,43 @@
+"""Ending a run from outside: SIGTERM and Ctrl-C ask it to finish its step and save; a second Ctrl-C ends it at once."""
+
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+
+from hpdm.console import EXIT_INTERRUPTED, note
+
+# torchrun passes Ctrl-C on to processes that the terminal has already told: within this time it is the same one.
+SAME_PRESS_SECONDS = 2.0
+
+
+class StopRequest:
+    """Whether the run shall stop; set by the signal handlers."""
+
+    def __init__(self):
+        self.requested = False
+        self._pressed = None  # when Ctrl-C first came
+
+    def receive(self, number, frame):
+        grace = SAME_PRESS_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        if number == signal.SIGINT and self._pressed is not None and time.monotonic() - self._pressed >= grace:
+            print("stopped at once: nothing saved since the last checkpoint", file=sys.stderr, flush=True)
+            os._exit(EXIT_INTERRUPTED)
+        if number == signal.SIGINT and self._pressed is None:
+            self._pressed = time.monotonic()
+        if not self.requested:
+            note("stopping after this step; Ctrl-C again to stop at once, without saving")
+        self.requested = True
+
+
+@contextmanager
+def stop_on_signals():
+    """Handle SIGTERM and SIGINT within the block; yields the `StopRequest`."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
