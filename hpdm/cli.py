@@ -1,5 +1,11 @@
-"""The commands `hpdm-train`, `hpdm-sample` and `hpdm-info`; each lives with its subject."""
+"""The commands `hpdm-train`, `hpdm-sample` and `hpdm-info`; each lives with its subject and is imported when called."""
 
-from hpdm.training.cli import train
+import importlib
 
-__all__ = ["train"]
+COMMANDS = {"train": "hpdm.training.cli", "sample": "hpdm.sampling.cli", "info": "hpdm.training.info"}
+
+
+def __getattr__(name):
+    if name not in COMMANDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(COMMANDS[name]), name)

@@ -103,6 +103,7 @@ class ClipSource:
         self._strict, self._workers, self._quiet = strict, workers, quiet
         self._split, self._scratch = split, scratch
         self._digests, self._complete, self._noted = [], False, False
+        self.min_frames = 1  # shorter clips are rejected; set it to what the backbone needs
 
     def __len__(self):
         return min(self._num or len(self._candidates), len(self._candidates))
@@ -114,6 +115,9 @@ class ClipSource:
             for candidate, result in decoded:
                 if result.reason is not None:
                     self._reject(candidate.name, result.reason)
+                    continue
+                if len(result.video) < self.min_frames:
+                    self._reject(candidate.name, f"{len(result.video)} frames, needs at least {self.min_frames}")
                     continue
                 self._check_range(ranges, candidate, result)
                 self._digests.append(result.digest)

@@ -141,6 +141,7 @@ def read_side(source, backbone, options):
     if isinstance(source, Statistics):
         return Side(moments=source.moments, features=source.features, probabilities=None,
                     summary={**source.source, "statistics": options["reference"]})
+    source.min_frames = backbone.min_frames
     extracted = extract_features(source, backbone, batch=options["batch"], quiet=options["quiet"])
     return Side(moments=Moments.of(extracted.features), features=extracted.features,
                 probabilities=extracted.probabilities, summary=source.summary())

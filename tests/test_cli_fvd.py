@@ -188,7 +188,7 @@ def test_a_process_keeps_stdout_for_the_record(clips, random_network):
 
 def test_quickstart_moves_the_number_the_right_way(tmp_path):
     out = tmp_path / "quick"
-    result = CliRunner().invoke(main, ["quickstart", "--out", str(out), "--clips", "24", "--device", "cpu", "--quiet"])
+    result = CliRunner().invoke(main, ["quickstart", "--out", str(out), "--clips", "48", "--device", "cpu", "--quiet"])
     assert result.exit_code == 0, result.output
     records = [load_record(path) for path in (out / "records").iterdir()]
     records = {Path(record.samples["path"]).name: record for record in records}
@@ -206,3 +206,15 @@ def test_quickstart_leaves_other_folders_alone(tmp_path):
     result = CliRunner().invoke(main, ["quickstart", "--out", str(tmp_path)])
     assert result.exit_code == 2 and "--out" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_clips_too_short_for_the_network_are_rejected_with_the_reason(run, clips, tmp_path):
+    mixed = tmp_path / "mixed"
+    for index in range(3):
+        write_video(mixed / f"{index}.mp4", procedural_clip(0, index, 3 if index == 1 else 8, 32, 32)[0])
+    result = run("fvd", "--samples", mixed, "--reference", clips / "b", "--json")
+    assert result.exit_code == 0, result.output
+    samples = json.loads(result.stdout)["samples"]
+    assert samples["clips"] == 2
+    assert samples["rejected"] == [{"path": "1.mp4", "reason": "3 frames, needs at least 4"}]
+    assert "rejected 1.mp4: 3 frames" in result.stderr

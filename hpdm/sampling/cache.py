@@ -146,7 +146,7 @@ class ContextRecomputation(_Contexts):
                 for sample, branch, start in zip(group.samples, group.branches, starts.tolist(), strict=True)
             ]
             latents = None
-            if finished.groups[0].latents is not None:
+            if group.latents is not None:
                 latents = torch.stack([finished.groups[i].latents[j] for i, j in places])
             known[key] = self._block_inputs(level, group, starts, fixed, latents)
         return known[key]

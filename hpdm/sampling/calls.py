@@ -88,11 +88,12 @@ class _Trial:
         start = torch.zeros(size, 3, dtype=torch.int64, device=self.device)
         labels = torch.zeros(size, dtype=torch.int64, device=self.device)
         c_noise = torch.full((size,), -0.3, device=self.device)
-        results, latents = [], None
+        results = []
+        latents = torch.zeros(size, network.config.num_latents, network.config.latent_width, device=self.device)
         parents = [(start, [repeat(tokens)] * blocks) for tokens in self.parents]
         results += network.level_constants(len(parents), start, parents)
         constants = network.level_constants(0, start, [])
-        for _ in range(2):  # without latents to carry on, then with
+        for _ in range(2):
             out = network.forward_level(
                 0, repeat(self.patch), c_noise, labels, constants, latents=latents, previous_rgb=repeat(self.rgb)
             )

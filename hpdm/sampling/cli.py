@@ -98,7 +98,7 @@ def sample(checkpoint, num, out, classes, levels, size, batch, tile_batch, no_ca
         "format": file_format, **({"fps": fps, "crf": crf} if file_format == "mp4" else {}),
     }
     about = {
-        "source": loaded.describe(), "weights": "raw" if raw_weights else "ema",
+        "checkpoint": loaded.describe(), "weights": "raw" if raw_weights else "ema",
         "resolution": config.pyramid.resolution(levels - 1), "hardware": hardware(device),
         "command": shlex.join(["hpdm-sample", *sys.argv[1:]]),
     }

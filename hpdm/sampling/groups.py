@@ -21,7 +21,7 @@ class TileGroup:
     starts: torch.Tensor  # int64 [T, 3] on the CPU, on the grid of the level
     labels: torch.Tensor  # int64 [T]
     real: int
-    latents: torch.Tensor | None = None  # [T, M, D] after the latest step
+    latents: torch.Tensor | None = None  # [T, M, D] after the latest step; None without self-conditioning
 
     @property
     def keys(self):
@@ -47,11 +47,14 @@ class TileGroup:
         return self.samples[: self.real], self.branches[: self.real], self.starts[: self.real].tolist()
 
 
-def make_groups(level, patch, starts, labels, split):
+def make_groups(level, network, starts, labels, split):
     """All tiles of a level in groups: for every sample, every branch and every start, in this order.
 
-    starts: int64 [N, 3]; labels: int64 [branches, B]; split: how many tiles → (size, real) per group.
+    starts: int64 [N, 3]; labels: int64 [branches, B]; split: how many tiles → (size, real) per group. A self-conditioned
+    network starts from zeros, which is what it takes for "no earlier estimate" in training.
     """
+    config = network.config
+    nothing = torch.zeros(1, config.num_latents, config.latent_width, device=labels.device)
     branches, batch = labels.shape
     tiles = [(sample, branch, n) for sample in range(batch) for branch in range(branches) for n in range(len(starts))]
     groups, first = [], 0
@@ -60,9 +63,10 @@ def make_groups(level, patch, starts, labels, split):
         chosen += chosen[-1:] * (size - real)
         first += real
         samples, of_branch, order = map(list, zip(*chosen, strict=True))
-        groups.append(
-            TileGroup(level, patch, samples, of_branch, starts[order], labels[of_branch, samples], real)
-        )
+        latents = nothing.expand(size, -1, -1) if config.self_conditioning else None
+        groups.append(TileGroup(
+            level, network.pyramid.patch, samples, of_branch, starts[order], labels[of_branch, samples], real, latents
+        ))
     return groups
 
 

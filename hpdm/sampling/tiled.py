@@ -73,7 +73,7 @@ class TiledSampler:
                 for stream in (START, CHURN, CONTEXT)
             }
             starts = tile_starts(self.pyramid, level, self.sampling.overlap)
-            groups = make_groups(level, self.pyramid.patch, starts, labels, self.call_sizes.split)
+            groups = make_groups(level, self.network, starts, labels, self.call_sizes.split)
             contexts.begin(level, groups)
             x = self._solve(level, steps[level], groups, contexts, noise, shape, len(labels))
             last = level + 1 == levels
@@ -95,7 +95,8 @@ class TiledSampler:
                 estimate, out = self.evaluator(
                     level, group.take(y), sigma, group.labels, fixed, group.latents, group.real
                 )
-                group.latents = out.latents
+                if group.latents is not None:
+                    group.latents = out.latents
                 group.add(totals, estimate)
             totals *= weight
             done += 1

@@ -1,6 +1,7 @@
 """The `hpdm-train` command. Heavy imports wait until it runs, so that --help is quick."""
 
 import json
+import signal
 from pathlib import Path
 
 import click
@@ -34,6 +35,7 @@ def train(context, size, data, run, steps, stop_after, batch, resume, overrides,
     The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;
     a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training, with the same options.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     if run is None and not (dry_run or profile_data):
         raise click.UsageError("--out RUN is missing: the folder for checkpoints and log")
 
@@ -65,3 +67,8 @@ def train(context, size, data, run, steps, stop_after, batch, resume, overrides,
         click.echo(f"error: {error}", err=True)
         return EXIT_FAILURE
     return EXIT_INTERRUPTED if outcome.interrupted else 0
+
+
+def _interrupt(number, frame):
+    """SIGTERM before the loop handles it: nothing to save yet."""
+    raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Sample sheets: what the averaged network makes of clips under fixed noise, as one picture per checkpointed stage.
+"""Sample sheets: what the averaged network makes of clips under fixed noise, as one picture.
 
 Each row is one clip and level: a frame of the clean patch, then the estimate of it from rising noise levels, in one
 step. It shows at a glance what is learnt on each level; it is not a sample.
@@ -18,7 +18,7 @@ from hpdm.files import atomic_file
 from hpdm.pyramid import extract_patches, sample_windows
 from hpdm.training.loss import zero_latents
 
-SIGMAS = (0.05, 0.2, 0.6, 2.0)
+NOISE_RATIOS = (0.2, 0.8, 2.4, 8.0)  # standard deviation of the noise over that of the scaled signal
 CLIPS = 4
 CELL = 64  # pixels a patch is enlarged to, by a whole factor
 MARGIN = 2
@@ -36,16 +36,16 @@ def draw_sheet(network, video, labels, config) -> np.ndarray:
     noise = torch.randn(pyramid.levels, *clean[0].shape, generator=generator).to(video.device)
     labels = torch.where(labels < 0, config.network.num_classes, labels)
     columns = [clean]
-    for value in SIGMAS:
-        sigma = torch.full((len(video),), value, device=video.device)
-        scales = [config.diffusion.scale_in(level) for level in range(pyramid.levels)]
-        noisy = [add_noise(x, eps, sigma, s_in) for x, eps, s_in in zip(clean, noise, scales, strict=True)]
-        coefficients = [preconditioning(sigma, s_in) for s_in in scales]
+    scales = [config.diffusion.scale_in(level) for level in range(pyramid.levels)]
+    for ratio in NOISE_RATIOS:
+        sigmas = [torch.full((len(video),), ratio / s_in, device=video.device) for s_in in scales]
+        noisy = [add_noise(*arguments) for arguments in zip(clean, noise, sigmas, scales, strict=True)]
+        coefficients = [preconditioning(sigma, s_in) for sigma, s_in in zip(sigmas, scales, strict=True)]
         inputs = [c_in.view(-1, 1, 1, 1, 1) * y for (c_in, *_), y in zip(coefficients, noisy, strict=True)]
         c_noise = torch.stack([c for *_, c in coefficients], dim=1)
         latents = zero_latents(config, len(video), video.device)
         outputs, _ = network(inputs, c_noise, windows.to(video.device), labels, latents)
-        columns.append([denoise(F, y, sigma, s_in) for F, y, s_in in zip(outputs, noisy, scales, strict=True)])
+        columns.append([denoise(*arguments) for arguments in zip(outputs, noisy, sigmas, scales, strict=True)])
     return _grid(columns)
 
 

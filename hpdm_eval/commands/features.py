@@ -31,6 +31,7 @@ def features(samples, out, as_json, **options):
     device = choose_device(options["device"])
     source = open_clips(samples, protocol, role="samples", **take_reading(options, "samples"))
     backbone = open_backbone(protocol, options, device)
+    source.min_frames = backbone.min_frames
     extracted = extract_features(source, backbone, batch=options["batch"], quiet=options["quiet"])
     manifest = {
         **extracted.manifest,

@@ -31,6 +31,7 @@ def stats(data, out, keep_features, **options):
     protocol = take_protocol(options)
     source = open_clips(data, protocol, role="reference", **take_reading(options, "samples"))
     backbone = open_backbone(protocol, options, choose_device(options["device"]))
+    source.min_frames = backbone.min_frames
     moments, kept = Moments(backbone.feature_dim), []
     for _, features, _ in iterate_features(source, backbone, batch=options["batch"], quiet=options["quiet"]):
         moments.update(features)

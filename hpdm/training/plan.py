@@ -1,0 +1,200 @@
+"""What a run will cost, before it starts: parameters, FLOPs, memory and batch arithmetic, without computing anything.
+
+FLOPs count a multiply-add as two, matrix products only (attention included). B batch, L levels, N tokens of width d.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import yaml
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from hpdm.config import config_to_dict
+from hpdm.fusion import Geometry
+from hpdm.network import HPDM
+from hpdm.training.config import plan_batch
+from hpdm.training.loss import zero_latents
+from hpdm.training.optimizer import describe_groups, parameter_groups
+
+GIB = 2**30
+BYTES_PER_PARAMETER = {"weights": 4, "gradients": 4, "optimizer": 8, "average": 4}  # all fp32, two moments
+EXAMPLE_TFLOPS = 100  # a rate to express the cost of a run in days
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The figures of one configuration; as a dictionary it is what `hpdm-info --json` prints."""
+
+    size: str
+    parameters: int
+    parameters_by_part: dict[str, int]
+    parameter_groups: str
+    levels: list[dict]  # per level: video and patch size, tokens, blocks that work on it
+    flops: list[dict]  # {"block", "level", "flops"} of one sample, forward
+    flops_outside_blocks: int  # tokenizer, condition, start of the latents, detokenizer: all levels
+    flops_per_sample: int  # forward over all levels, as in one training pass
+    flops_per_training_sample: int  # with backward, the first pass of self-conditioning, and recomputation
+    memory: dict[str, int]  # bytes of one process
+    batch: dict[str, int]
+    training_flops: float  # of the whole schedule
+
+
+def make_plan(config, world_size: int = 1) -> Plan:
+    """Figures of a `Config` on `world_size` processes; raises InputError where the batch does not divide."""
+    training, network_config, pyramid = config.training, config.network, config.pyramid
+    batches = plan_batch(training, world_size)
+    with torch.device("meta"):
+        network = HPDM(network_config, pyramid).train()
+    flops = [
+        {"block": index, "level": level, "flops": _block_flops(network, index, level)}
+        for index, block in enumerate(network.blocks)
+        for level in range(block.levels)
+    ]
+    with FlopCounterMode(display=False) as counter:
+        network(*_arguments(config, "meta"))
+    forward = counter.get_total_flops()
+    in_blocks = sum(entry["flops"] for entry in flops)
+    first_pass = network_config.self_conditioning and training.self_conditioning_rate > 0
+    per_training_sample = forward * (3 + first_pass) + (in_blocks if training.activation_checkpointing else 0)
+
+    parameters = sum(p.numel() for p in network.parameters())
+    shards = world_size if training.parallel == "fsdp" else 1
+    memory = {name: count * parameters // shards for name, count in BYTES_PER_PARAMETER.items()}
+    memory["activations"] = _activation_bytes(config) * batches.micro_batch
+    memory["total"] = sum(memory.values())
+    tokens = torch.Size(network.token_grid).numel()
+    return Plan(
+        size=config.size,
+        parameters=parameters,
+        parameters_by_part=network.parameters_by_part(),
+        parameter_groups=describe_groups(parameter_groups(network, training.weight_decay)),
+        levels=[
+            {
+                "level": level, "video": list(pyramid.resolution(level)), "patch": list(pyramid.patch), "tokens": tokens,
+                "blocks": sum(block.levels > level for block in network.blocks), "s_in": config.diffusion.scale_in(level),
+            }
+            for level in range(pyramid.levels)
+        ],
+        flops=flops,
+        flops_outside_blocks=forward - in_blocks,
+        flops_per_sample=forward,
+        flops_per_training_sample=per_training_sample,
+        memory=memory,
+        batch={
+            "batch": batches.batch, "processes": world_size, "per_process": batches.per_process,
+            "micro_batch": batches.micro_batch, "passes_per_step": batches.passes, "steps": training.steps,
+            "samples": training.steps * batches.batch,
+        },
+        training_flops=float(per_training_sample) * training.steps * batches.batch,
+    )
+
+
+def describe_plan(plan: Plan) -> str:
+    """The plan as text for people."""
+    batch, levels = plan.batch, [entry["level"] for entry in plan.levels]
+    lines = [f"{plan.size}: {plan.parameters:,} parameters"]
+    lines += [f"  {part:<12} {count:>15,}" for part, count in plan.parameters_by_part.items()]
+    lines += [f"  {plan.parameter_groups}", "", "level  video          patch        tokens  blocks   s_in"]
+    for entry in plan.levels:
+        video, patch = ("x".join(map(str, entry[key])) for key in ("video", "patch"))
+        lines.append(
+            f"{entry['level']:>5}  {video:<13}  {patch:<11}  {entry['tokens']:>6}  {entry['blocks']:>6}  {entry['s_in']:>5.1f}"
+        )
+    lines += ["", "GFLOP of one sample, forward (a multiply-add is two)", "block  " + "".join(f"{f'level {n}':>12}" for n in levels)]
+    table = {(entry["block"], entry["level"]): entry["flops"] for entry in plan.flops}
+    for block in range(max(block for block, _ in table) + 1):
+        cells = [f"{table[block, n] / 1e9:>12.4g}" if (block, n) in table else f"{'-':>12}" for n in levels]
+        lines.append(f"{block:>5}  " + "".join(cells))
+    totals = [sum(entry["flops"] for entry in plan.flops if entry["level"] == n) for n in levels]
+    lines += [
+        "total  " + "".join(f"{total / 1e9:>12.4g}" for total in totals),
+        f"outside the blocks {plan.flops_outside_blocks / 1e9:.4g}, forward {plan.flops_per_sample / 1e9:.4g}, "
+        f"one training sample {plan.flops_per_training_sample / 1e9:.4g}",
+        "",
+        "memory of one process, estimated: " + ", ".join(f"{k} {v / GIB:.3g} GiB" for k, v in plan.memory.items()),
+        f"batch {batch['batch']} = {batch['processes']} processes x {batch['passes_per_step']} passes x "
+        f"{batch['micro_batch']} samples; {batch['steps']:,} steps = {batch['samples']:,} samples",
+        f"whole schedule {plan.training_flops / 1e15:.4g} PFLOP: "
+        f"{plan.training_flops / (EXAMPLE_TFLOPS * 1e12) / 86400:.3g} days at {EXAMPLE_TFLOPS} TFLOP/s",
+    ]
+    return "\n".join(lines)
+
+
+def describe_run(config) -> str:
+    """All settings and the plan, as `hpdm-train --dry-run` prints them."""
+    plan = make_plan(config, int(os.environ.get("WORLD_SIZE", 1)))
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False) + "\n" + describe_plan(plan)
+
+
+def _arguments(config, device, batch=1):
+    """Arguments of `HPDM.forward` for one batch, of zeros."""
+    pyramid = config.pyramid
+    patches = [torch.zeros(batch, config.network.channels, *pyramid.patch, device=device) for _ in range(pyramid.levels)]
+    return (
+        patches,
+        torch.zeros(batch, pyramid.levels, device=device),
+        torch.zeros(batch, pyramid.levels, 3, dtype=torch.int64, device=device),
+        torch.zeros(batch, dtype=torch.int64, device=device),
+        zero_latents(config, batch, device),
+    )
+
+
+def _block_arguments(network, device):
+    """Tokens, latents and condition of one sample on one level."""
+    config, tokens = network.config, torch.Size(network.token_grid).numel()
+    return (
+        torch.zeros(1, tokens, config.token_width, device=device),
+        torch.zeros(1, config.num_latents, config.latent_width, device=device),
+        torch.zeros(1, 2, config.condition_width, device=device),
+    )
+
+
+def _block_flops(network, index, level):
+    """FLOPs of one sample of `level` in one block of a network on the meta device: fusion with its context, RIN."""
+    block = network.blocks[index]
+    tokens, latents, condition = _block_arguments(network, "meta")
+    starts = [torch.zeros(1, 3, dtype=torch.int64, device="meta")] * (level + 1)
+    with FlopCounterMode(display=False) as counter:
+        constant = None
+        if block.fusion is not None:
+            geometry = Geometry(network.pyramid, starts, network.token_grid)
+            context = block.fusion.gather([tokens] * level, level, geometry)
+            constant = block.fusion.constant(context, geometry.coordinates(level))
+        block.forward_level(tokens, latents, condition, constant)
+    return counter.get_total_flops()
+
+
+def _activation_bytes(config):
+    """What one sample's forward pass keeps for the backward pass, on tensors without data.
+
+    With activation checkpointing: the inputs of all blocks, and everything within the largest one.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network = HPDM(config.network, config.pyramid).train()
+        if not config.training.activation_checkpointing:
+            return _kept(network, lambda: network(*_arguments(config, "cpu")))
+        tokens, latents, condition = _block_arguments(network, "cpu")
+        inputs = sum(t.nbytes for t in (tokens, latents, condition)) * sum(config.network.levels_per_block)
+        widest = network.blocks[-1]
+        arguments = [t.repeat(widest.levels, 1, 1).requires_grad_() for t in (tokens, latents, condition)]
+        windows = torch.zeros(1, widest.levels, 3, dtype=torch.int64)
+        geometry = Geometry(network.pyramid, windows.unbind(1), network.token_grid)
+        return inputs + _kept(network, lambda: widest(*arguments, geometry))
+
+
+def _kept(network, forward):
+    """Bytes of all tensors that autograd saves in `forward()`, weights excluded, each storage once."""
+    weights = {p.untyped_storage()._cdata for p in network.parameters()}
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            storages[storage._cdata] = storage  # kept alive, or its address would be used again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for storage in storages.values())

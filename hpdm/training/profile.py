@@ -1,0 +1,61 @@
+"""Whether the data keep up with the steps: clips per second of both, measured one after the other."""
+
+import time
+
+import torch
+
+from hpdm.config import Config
+from hpdm.console import note
+from hpdm.data.loader import make_loader, open_clips, profile_loader
+from hpdm.environment import choose_device, hardware
+from hpdm.network import HPDM
+from hpdm.training.config import plan_batch
+from hpdm.training.loss import draw, joint_loss
+from hpdm.training.optimizer import make_optimizer
+
+DELIVERIES = 8
+STEPS = 3
+
+
+def profile_run(config: Config, *, device="auto", quiet=False) -> str:
+    """Measure loader and step of one process and say which is the slower; nothing is written."""
+    settings, pyramid, device = config.training, config.pyramid, choose_device(device)
+    micro_batch = plan_batch(settings, 1).micro_batch
+    frames, height, width = pyramid.resolution(pyramid.levels - 1)
+    clips = open_clips(config.data, frames=frames, height=height, width=width, seed=settings.seed,
+                       num_classes=config.network.num_classes, quiet=quiet)
+    loader = make_loader(config.data, frames=frames, height=height, width=width, batch=micro_batch, seed=settings.seed,
+                         clips=clips, pin_memory=device.type == "cuda")
+    note(f"measuring {DELIVERIES} deliveries of {micro_batch} clips", quiet)
+    data_rate = profile_loader(loader, DELIVERIES)
+
+    torch.manual_seed(settings.seed)
+    network = HPDM(config.network, pyramid).to(device).train()
+    network.checkpoint_blocks = settings.activation_checkpointing
+    optimizer = make_optimizer(network, settings)
+    video, labels = (tensor.to(device) for tensor in next(loader))
+    loader.close()
+    note(f"measuring {STEPS} passes and steps of {micro_batch} samples", quiet)
+    for step in range(STEPS + 1):
+        if step == 1:  # the first one warms up
+            _synchronize(device)
+            began = time.perf_counter()
+        draws = draw(config, step=0, positions=range(micro_batch), device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = joint_loss(network, video, labels, draws, config).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    _synchronize(device)
+    step_rate = STEPS * micro_batch / (time.perf_counter() - began)
+    verdict = "the data keep up" if data_rate >= step_rate else "the data are the bottleneck: raise data.num_workers"
+    return (
+        f"data: {data_rate:.1f} clips/s from {loader.num_workers} workers\n"
+        f"steps: {step_rate:.1f} samples/s on {hardware(device)}\n"
+        f"data / steps: {data_rate / step_rate:.2f}; {verdict}"
+    )
+
+
+def _synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
