@@ -8,14 +8,12 @@ from small_training import small_config
 
 from hpdm.training.loop import train
 
-# run's folder → (settings, stop_after); a run named "from-..." continues what one process saved after two steps
+# run's folder → (settings, stop_after); "one-then-..." continues what one process saved after two steps
 SCENARIOS = {
-    "ddp": (("parallel=ddp",), None),
-    "fsdp": (("parallel=fsdp",), None),
-    "ddp-passes": (("parallel=ddp", "micro_batch=1", "training.batch=8"), None),
-    "fsdp-passes": (("parallel=fsdp", "micro_batch=1", "training.batch=8"), None),
-    "one-then-ddp": (("parallel=ddp",), None),
-    "one-then-fsdp": (("parallel=fsdp",), None),
+    "ddp": (("parallel=ddp", "checkpoint_every=1"), None),
+    "fsdp": (("parallel=fsdp", "checkpoint_every=1"), None),
+    "one-then-ddp": (("parallel=ddp",), 4),
+    "one-then-fsdp": (("parallel=fsdp",), 4),
     "ddp-then-one": (("parallel=ddp",), 2),
     "fsdp-then-one": (("parallel=fsdp",), 2),
     "fsdp-adamw": (("parallel=fsdp", "optimizer=adamw", "sheet_every=2"), None),

@@ -10,11 +10,11 @@ SMALL = {
     "network": {
         "token": [1, 2, 2], "token_width": 16, "latent_width": 16, "num_latents": 4, "levels_per_block": [1, 2],
         "compute_layers": 1, "io_heads": 2, "io_head_width": 8, "compute_heads": 2, "compute_head_width": 8,
-        "condition_width": 16, "noise_frequencies": 8, "num_classes": 12, "dropout": 0.0,
+        "condition_width": 16, "noise_frequencies": 8, "num_classes": 12, "dropout": 0.1,
     },
     "training": {
-        "steps": 6, "batch": 4, "warmup": 2, "lr": 0.003, "ema_half_life": 20, "log_every": 1, "checkpoint_every": 2,
-        "keep": 10, "sheet_every": 0,
+        "steps": 6, "batch": 8, "micro_batch": 2, "warmup": 2, "lr": 0.003, "ema_half_life": 0.5, "ema_ramp_up": 0.2,
+        "log_every": 1, "checkpoint_every": 100, "keep": 10, "sheet_every": 0,
     },
     "data": {"procedural_videos": 100, "num_workers": 0},
 }

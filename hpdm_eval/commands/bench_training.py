@@ -1,0 +1,157 @@
+"""`hpdm-eval bench fusion` and `bench training`: the parts of a training step that the design makes cheap.
+
+B batch, d token width; a token grid is frames x rows x columns.
+"""
+
+import json
+import re
+from dataclasses import replace
+
+import click
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from hpdm.config import load_config
+from hpdm.console import Command, common_options
+from hpdm.environment import choose_device, hardware, package_versions
+from hpdm.errors import InputError
+from hpdm.fusion import interpolation_matrix, resample
+from hpdm.network import HPDM
+from hpdm.training.loss import draw, joint_loss, seed_dropout
+from hpdm_eval.timing import median_rates, peak_rss_mib
+
+
+def bench_options(function):
+    """`--rounds`, `--json` and the common options."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the table."),
+        click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
+                     help="Each alternative is timed so often, in turn; the median counts."),
+    ):
+        function = option(function)
+    return common_options(function)
+
+
+@click.command(cls=Command)
+@click.option("--width", type=click.IntRange(min=1), default=1024, show_default=True, help="Channels of a token.")
+@click.option("--tokens", default="16x16x16", show_default=True, metavar="FxHxW", help="Token grid of a patch.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@bench_options
+def fusion(width, tokens, batch, rounds, as_json, device, seed, quiet):
+    """Resampling of a coarse level's tokens, forward and backward: three small matrices against F.grid_sample."""
+    grid = _parse_grid(tokens)
+    device = choose_device(device)
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randn(batch, *grid, width, generator=generator).to(device).requires_grad_()
+    # A window of the next level: half of its parent along every axis, somewhere inside it.
+    places = []
+    for n in grid:
+        start = torch.rand(batch, 1, generator=generator) / 2
+        places.append((start + (torch.arange(n) + 0.5) / (2 * n)).to(device))
+
+    def by_matrices():
+        return resample(source, [interpolation_matrix(u, n) for u, n in zip(places, grid, strict=True)])
+
+    def by_grid_sample():
+        f, h, w = (2 * u - 1 for u in places)
+        shape = (batch, *grid)
+        where = torch.stack([w[:, None, None].expand(shape), h[:, None, :, None].expand(shape),
+                             f[:, :, None, None].expand(shape)], dim=-1)
+        sampled = F.grid_sample(source.movedim(-1, 1), where, align_corners=False, padding_mode="border")
+        return sampled.movedim(1, -1)
+
+    gradient = torch.randn(source.shape, generator=generator).to(device)
+
+    def with_backward(run):
+        return batch, lambda: torch.autograd.grad(run(), source, gradient)
+
+    error = (by_matrices() - by_grid_sample()).abs().max().item()
+    stages = {"grid_sample": with_backward(by_grid_sample), "matrices": with_backward(by_matrices)}
+    rates = median_rates(stages, rounds, quiet, device)
+    result = {
+        "bench": "fusion", "width": width, "tokens": list(grid), "batch": batch, "rounds": rounds, "seed": seed,
+        "milliseconds": {name: 1e3 * batch / rate for name, rate in rates.items()},
+        "ratio": rates["matrices"] / rates["grid_sample"], "largest_difference": error,
+        "hardware": hardware(device), "versions": package_versions(),
+    }
+    lines = [f"{batch}x{width}x{tokens}, forward and backward, {result['hardware']}"]
+    lines += [f"{name:<14}{ms:>10.2f} ms" for name, ms in result["milliseconds"].items()]
+    lines += [f"ratio {result['ratio']:.1f}, largest difference {error:.1e}"]
+    click.echo(json.dumps(result) if as_json else "\n".join(lines))
+
+
+@click.command(cls=Command)
+@click.option("--size", default="S", show_default=True, help="Size of the network, or a file of settings.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per pass.")
+@bench_options
+def training(size, overrides, batch, rounds, as_json, device, seed, quiet):
+    """Forward and backward of a training sample: with and without adaptive computation, and matrix products alone.
+
+    Without adaptive computation every level runs every block. The yardstick of efficiency is the time that the step's
+    matrix products would take at the rate of large ones, measured in the same run. Latent self-conditioning is left
+    out: its first pass would blur what is compared.
+    """
+    device = choose_device(device)
+    config = load_config(size, [*overrides, "training.self_conditioning_rate=0", f"training.batch={batch}",
+                                f"training.seed={seed}"])
+    full = replace(config.network, levels_per_block=(config.pyramid.levels,) * len(config.network.levels_per_block))
+    torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
+    variants = {"adaptive": config, "not adaptive": replace(config, network=full)}
+    stages, flops = {}, {}
+    for name, variant in variants.items():
+        step = _step(variant, batch, device)
+        with FlopCounterMode(display=False) as counter:
+            step()
+        flops[name] = counter.get_total_flops() / batch
+        stages[name] = batch, step
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = torch.randn(2, side, side, device=device)
+    stages["matrix products"] = 2 * side**3 / 1e9, lambda: a @ b
+    rates = median_rates(stages, rounds, quiet, device)
+    gemm = rates.pop("matrix products")  # GFLOP/s
+    result = {
+        "bench": "training", "size": config.size, "batch": batch, "rounds": rounds, "seed": seed,
+        "overrides": list(overrides), "precision": config.training.precision,
+        "activation_checkpointing": config.training.activation_checkpointing,
+        "samples_per_second": rates, "adaptive_speedup": rates["adaptive"] / rates["not adaptive"],
+        "gflop_per_sample": {name: value / 1e9 for name, value in flops.items()}, "gemm_gflop_per_second": gemm,
+        "time_over_matrix_products": {name: gemm / (rates[name] * flops[name] / 1e9) for name in rates},
+        "peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_rss_mib(),
+        "hardware": hardware(device), "versions": package_versions(),
+    }
+    lines = [f"{config.size}, batch {batch}, forward and backward, {result['precision']}, {result['hardware']}",
+             f"{'':<16}{'samples/s':>12}{'s/sample':>10}{'GFLOP':>10}{'of GEMM time':>14}"]
+    for name, rate in rates.items():
+        lines.append(f"{name:<16}{rate:>12.4g}{1 / rate:>10.4g}{flops[name] / 1e9:>10.4g}"
+                     f"{result['time_over_matrix_products'][name]:>13.2f}x")
+    lines += [f"adaptive computation: {result['adaptive_speedup']:.2f}x; matrix products of {side}: {gemm:.0f} GFLOP/s; "
+              f"peak memory {result['peak_memory_mib']:.0f} MiB"]
+    click.echo(json.dumps(result) if as_json else "\n".join(lines))
+
+
+def _step(config, batch, device):
+    """A function that runs forward and backward on random videos."""
+    torch.manual_seed(config.training.seed)
+    network = HPDM(config.network, config.pyramid).to(device).train()
+    network.checkpoint_blocks = config.training.activation_checkpointing
+    size = config.pyramid.resolution(config.pyramid.levels - 1)
+    video = torch.randint(0, 256, (batch, config.network.channels, *size), dtype=torch.uint8, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    draws = draw(config, step=0, positions=range(batch), device=device)
+
+    def step():
+        network.zero_grad(set_to_none=True)
+        seed_dropout(config.training.seed, 0, range(batch))
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16"):
+            joint_loss(network, video, labels, draws, config).mean().backward()
+
+    return step
+
+
+def _parse_grid(text):
+    match = re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)", text)
+    if not match:
+        raise InputError(f"--tokens {text}: write frames x rows x columns, such as 16x16x16")
+    return tuple(map(int, match.groups()))
