@@ -2,8 +2,9 @@
 
 Deep context fusion (Eq. 7-9 of the paper) resamples the block inputs of all coarser levels at the places of a level's
 tokens, averages them and puts them through a linear layer together with the tokens and their position in the video.
-Windows are axis-aligned, so trilinear resampling is three products with small banded matrices, one per axis: the same
-numbers as `F.grid_sample(align_corners=False, padding_mode="border")` for a fraction of the work.
+Windows are axis-aligned, so trilinear resampling is three products with small matrices, one per axis, on the part of
+the coarse window that the fine one covers: the same numbers as `F.grid_sample(align_corners=False,
+padding_mode="border")` for a fraction of the work.
 
 The linear layer on the concatenation is written as a sum, W_a a + (W_ctx ctx + W_c coords + bias). The bracket depends
 on coarser levels alone: `constant` computes it, so that sampling needs it once per tile and not once per step.
@@ -11,35 +12,62 @@ on coarser levels alone: `constant` computes it, so that sampling needs it once 
 B batch, L levels, N = F*H*W tokens of a patch, d token width.
 """
 
+import math
+
 import torch
 from torch import nn
 
 from hpdm.pyramid import Pyramid, parent_coordinates, token_centres
 
 
-def interpolation_matrix(u: torch.Tensor, size: int) -> torch.Tensor:
-    """Linear interpolation along an axis as a matrix: [B, n] places in [0, 1] → [B, n, size], rows sum to 1.
+def interpolation_matrix(u: torch.Tensor, size: int, band: int | None = None):
+    """Linear interpolation along an axis as a matrix: [B, n] places in [0, 1] → (first [B], matrix [B, n, band]).
 
-    Sample `i` lies at (i + 0.5) / size; places nearer to the border than half a sample take the border's value.
+    Sample `i` of the axis lies at (i + 0.5) / size; places nearer to the border than half a sample take the border's
+    value. The matrix's columns are the samples from `first` on; `band` must be enough for all of a row's places (None:
+    all samples). Rows sum to 1.
     """
     position = (u * size - 0.5).clamp(0, size - 1)
-    grid = torch.arange(size, dtype=u.dtype, device=u.device)
-    return (1 - (position[..., None] - grid).abs()).clamp(min=0)
+    band = size if band is None else min(band, size)
+    first = position[:, :1].floor().clamp(max=size - band)
+    grid = torch.arange(band, dtype=u.dtype, device=u.device)
+    return first[:, 0].long(), (1 - (position - first)[..., None].sub(grid).abs()).clamp(min=0)
 
 
-def resample(tokens: torch.Tensor, matrices) -> torch.Tensor:
-    """Trilinear resampling of [B, F, H, W, d] by the matrices of its three axes: [B, F', H', W', d].
+def band_width(places: int, size: int, gap: int) -> int:
+    """Samples of an axis of `size` that interpolation at `places` can touch, where they span 2^-gap of the axis."""
+    return math.ceil((places - 1) / places * size / 2**gap) + 2
 
-    `matrices` are [B, F', F], [B, H', H], [B, W', W], as made by `interpolation_matrix`.
+
+def resample(tokens: torch.Tensor, axes) -> torch.Tensor:
+    """Trilinear resampling of [B, F, H, W, d]: [B, F', H', W', d].
+
+    `axes` are three pairs of `interpolation_matrix`, for frames, rows and columns.
     """
-    frames, rows, columns = matrices
-    b, f, h, w, d = tokens.shape
+    b, *size, d = tokens.shape
+    (_, frames), (_, rows), (_, columns) = axes
+    if [matrix.shape[2] for _, matrix in axes] != size:
+        tokens = _cut(tokens, [(first, matrix.shape[2]) for first, matrix in axes])
+    f, h, w = tokens.shape[1:4]
     tokens = torch.bmm(frames, tokens.reshape(b, f, h * w * d))  # [B, F', H W d]
     f = frames.shape[1]
     tokens = torch.matmul(rows[:, None], tokens.view(b, f, h, w * d))  # [B, F', H', W d]
     h = rows.shape[1]
     tokens = torch.matmul(columns[:, None], tokens.view(b, f * h, w, d))  # [B, F' H', W', d]
     return tokens.view(b, f, h, columns.shape[1], d)
+
+
+def _cut(tokens, ranges):
+    """[B, F, H, W, d] → the block of each sample that starts at `first` [B] and is `count` long, per axis.
+
+    By `index_select` rather than slices: no waiting for the device, and a backward pass that touches the block alone.
+    """
+    b, *size, d = tokens.shape
+    index = torch.arange(b, device=tokens.device)[:, None, None, None]
+    for axis, ((first, count), n) in enumerate(zip(ranges, size, strict=True)):
+        place = first[:, None] + torch.arange(count, device=tokens.device)
+        index = index * n + place.view(b, *[-1 if other == axis else 1 for other in range(3)])
+    return tokens.reshape(-1, d).index_select(0, index.flatten()).view(*index.shape, d)
 
 
 class Geometry:
@@ -54,7 +82,7 @@ class Geometry:
         self.tokens = tokens
         self._start = dict(zip(levels, starts, strict=True))
         self._pyramid, self._dtype = pyramid, dtype
-        self._matrices = {}
+        self._axes = {}
 
     @property
     def levels(self):
@@ -75,12 +103,16 @@ class Geometry:
     def resample_grid(self, grid, level: int, parent: int, size):
         """A grid [B, F, H, W, d] that fills the window of level `parent`, at `size` places in the window of `level`."""
         key = (level, parent, tuple(grid.shape[1:4]), size)
-        if key not in self._matrices:
+        if key not in self._axes:
             places = parent_coordinates(self._start[level], level, self._start[parent], parent, self._pyramid, size)
-            self._matrices[key] = tuple(
-                interpolation_matrix(u, n).to(self._dtype) for u, n in zip(places, grid.shape[1:4], strict=True)
-            )
-        return resample(grid, self._matrices[key])
+            self._axes[key] = [
+                (first, matrix.to(self._dtype))
+                for first, matrix in (
+                    interpolation_matrix(u, n, band_width(u.shape[1], n, level - parent))
+                    for u, n in zip(places, grid.shape[1:4], strict=True)
+                )
+            ]
+        return resample(grid, self._axes[key])
 
 
 class DeepFusion(nn.Module):
@@ -112,8 +144,7 @@ class DeepFusion(nn.Module):
             return None
         if self.detaches_context:
             parents = [tokens.detach() for tokens in parents]
-        resampled = [geometry.resample(tokens, level, parent) for parent, tokens in enumerate(parents)]
-        return torch.stack(resampled).mean(0) if len(resampled) > 1 else resampled[0]
+        return sum(geometry.resample(tokens, level, parent) for parent, tokens in enumerate(parents)) / len(parents)
 
     def constant(self, context: torch.Tensor | None, coordinates: torch.Tensor) -> torch.Tensor:
         """W_ctx ctx + W_c coords + bias for one level, [B, N, d] ([d] where there is neither)."""

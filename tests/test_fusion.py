@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpdm.fusion import FUSIONS, Geometry, interpolation_matrix, resample
-from hpdm.pyramid import Pyramid, sample_windows
+from hpdm.fusion import FUSIONS, Geometry, band_width, interpolation_matrix, resample
+from hpdm.pyramid import Pyramid, parent_coordinates, sample_windows
 
-GRID = (3, 4, 5)
-PYRAMID = Pyramid(levels=3, patch=(6, 8, 10))
+GRID = (4, 4, 5)
+PYRAMID = Pyramid(levels=3, patch=(8, 8, 10))
 
 
 def grid_sample(tokens, u):
@@ -39,6 +39,34 @@ def test_resampling_is_grid_sample_forward_and_backward(seed, size, places):
     torch.testing.assert_close(our_gradient, their_gradient, atol=1e-10, rtol=0)
 
 
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2))
+def test_band_holds_all_that_a_window_touches(seed, size, places, gap):
+    u = torch.rand(3, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * (1 - 2**-gap)
+    u = u + (torch.arange(places) + 0.5) / places / 2**gap
+    first, matrix = interpolation_matrix(u, size, band_width(places, size, gap))
+    _, whole = interpolation_matrix(u, size)
+    for sample in range(3):
+        padded = torch.zeros_like(whole[sample])
+        padded[:, first[sample] : first[sample] + matrix.shape[2]] = matrix[sample]
+        torch.testing.assert_close(padded, whole[sample], atol=1e-12, rtol=0)
+
+
+def test_resampling_a_band_is_resampling_the_whole_forward_and_backward():
+    windows = sample_windows(PYRAMID, 4, torch.Generator().manual_seed(5))
+    places = parent_coordinates(windows[:, 2], 2, windows[:, 1], 1, PYRAMID, PYRAMID.patch)
+    tokens = torch.randn(4, *PYRAMID.patch, 3, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(4, *PYRAMID.patch, 3, dtype=torch.float64)
+    results = []
+    for gap in (1, None):
+        axes = [interpolation_matrix(u, n, gap and band_width(n, n, gap)) for u, n in zip(places, PYRAMID.patch)]
+        if gap:
+            assert all(matrix.shape[2] < n for (_, matrix), n in zip(axes, PYRAMID.patch))
+        output = resample(tokens, axes)
+        results.append((output, *torch.autograd.grad((output * weights).sum(), tokens)))
+    for cut, whole in zip(*results):
+        torch.testing.assert_close(cut, whole, atol=1e-12, rtol=0)
+
+
 def test_geometry_reads_a_parents_coordinates_at_the_childs_places():
     windows = sample_windows(PYRAMID, 16, torch.Generator().manual_seed(3))
     geometry = Geometry(PYRAMID, windows.unbind(1), GRID, dtype=torch.float64)
@@ -62,7 +90,7 @@ def test_coordinates_span_the_video_in_token_order():
 def test_context_is_the_mean_over_coarser_levels():
     windows = sample_windows(PYRAMID, 2, torch.Generator().manual_seed(0))
     geometry = Geometry(PYRAMID, windows.unbind(1), GRID)
-    a, b = torch.randn(2, 2, 60, 7)
+    a, b = torch.randn(2, 2, 80, 7)
     context = FUSIONS["deep"](7).gather([a, b], 2, geometry)
     torch.testing.assert_close(context, (geometry.resample(a, 2, 0) + geometry.resample(b, 2, 1)) / 2)
 

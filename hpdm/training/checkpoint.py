@@ -11,6 +11,7 @@ weights file carries configuration and step in its header and is enough to sampl
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -105,8 +106,8 @@ def load_training_state(folder, *, network, ema, optimizer) -> dict:
     average, _, _ = read_weights(folder / EMA_FILE)
     try:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{folder / STATE_FILE} cannot be read: {error}") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{folder / STATE_FILE} cannot be read: {str(error).splitlines()[0]}") from error
     _copy_into(network.named_parameters(), model, folder / MODEL_FILE)
     _copy_into(ema.named_averages(), average, folder / EMA_FILE)
     for name, parameter in network.named_parameters():

@@ -16,7 +16,7 @@ from hpdm.config import load_config
 from hpdm.console import Command, common_options
 from hpdm.environment import choose_device, hardware, package_versions
 from hpdm.errors import InputError
-from hpdm.fusion import interpolation_matrix, resample
+from hpdm.fusion import band_width, interpolation_matrix, resample
 from hpdm.network import HPDM
 from hpdm.training.loss import draw, joint_loss, seed_dropout
 from hpdm_eval.timing import median_rates, peak_rss_mib
@@ -51,7 +51,9 @@ def fusion(width, tokens, batch, rounds, as_json, device, seed, quiet):
         places.append((start + (torch.arange(n) + 0.5) / (2 * n)).to(device))
 
     def by_matrices():
-        return resample(source, [interpolation_matrix(u, n) for u, n in zip(places, grid, strict=True)])
+        return resample(source, [
+            interpolation_matrix(u, n, band_width(n, n, 1)) for u, n in zip(places, grid, strict=True)
+        ])
 
     def by_grid_sample():
         f, h, w = (2 * u - 1 for u in places)
