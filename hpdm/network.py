@@ -192,10 +192,15 @@ class HPDM(nn.Module):
         return self._resample_pixels(parent_patch, level, geometry)
 
     def start_latents(self, count: int, previous=None):
-        """Latents a level starts from: learned, plus what an earlier estimate left (latent self-conditioning)."""
+        """Latents a level starts from: learned, plus what an earlier estimate left (latent self-conditioning).
+
+        `previous` None, no earlier estimate, is the same as zeros.
+        """
         latents = self.latents.expand(count, -1, -1)
-        if previous is None or self.previous is None:
+        if self.previous is None:
             return latents
+        if previous is None:
+            previous = latents.new_zeros(1, 1, latents.shape[-1])
         return latents + self.previous_norm(self.previous(previous))
 
     def parameters_by_part(self) -> dict[str, int]:

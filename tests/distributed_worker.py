@@ -1,4 +1,4 @@
-"""What each of the two processes of test_distributed.py runs: `python distributed_worker.py FOLDER RANK PORT PORT ...`."""
+"""What each of the two processes of test_distributed.py runs, with arguments FOLDER RANK PORT PORT ..."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""`hpdm-train` and `hpdm-info`: exit codes, stopping by signals, resuming bit for bit, and writing nothing on bad input."""
+"""`hpdm-train` and `hpdm-info`: exit codes, stopping by signals, resuming bit for bit, bad input."""
 
 import json
 import os

@@ -98,7 +98,7 @@ def test_average_of_every_parameter_follows_the_saved_weights(runs, run):
         averages = load_file(step_folder(runs / run, step) / "ema.safetensors")
         assert averages.keys() == expected.keys()
         for name, average in averages.items():
-            torch.testing.assert_close(average.double(), expected[name], rtol=1e-5, atol=1e-7, msg=f"{name}, step {step}")
+            torch.testing.assert_close(average.double(), expected[name], rtol=1e-5, atol=1e-7, msg=f"{name}, {step}")
 
 
 def test_sheets_do_not_disturb_sharded_weights(runs):

@@ -20,7 +20,8 @@ def test_follows_the_recursion_in_float64():
                 p.add_(torch.randn_like(p))
         ema.update(update)
         decay = 0.5 ** (1 / min(4.0, 0.5 * update))
-        expected = [decay * e + (1 - decay) * p.detach().double() for e, p in zip(expected, net.parameters(), strict=True)]
+        weights = [p.detach().double() for p in net.parameters()]
+        expected = [decay * e + (1 - decay) * w for e, w in zip(expected, weights, strict=True)]
     averages = dict(ema.named_averages())
     assert list(averages) == [name for name, _ in net.named_parameters()]
     for average, e in zip(averages.values(), expected, strict=True):

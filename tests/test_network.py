@@ -175,6 +175,13 @@ def test_untrained_network_predicts_zero_and_ignores_carried_latents():
     assert torch.equal(network.start_latents(2, torch.randn(2, 5, 12)), network.start_latents(2))
 
 
+def test_no_earlier_estimate_is_an_estimate_of_zeros():
+    network = small_network()
+    zeros = torch.zeros(2, 5, 12, dtype=torch.float64)
+    torch.testing.assert_close(network.start_latents(2), network.start_latents(2, zeros))
+    assert not torch.allclose(network.start_latents(2), network.start_latents(2, zeros + torch.randn(12)))
+
+
 def test_tokens_and_back():
     patch = torch.randn(2, 3, 2, 4, 8)
     tokens = tokens_of(patch, (1, 2, 4))

@@ -53,8 +53,10 @@ def test_draws_differ_between_samples_levels_steps_and_seeds():
 
 def test_draws_have_the_configured_distributions():
     count = 4000
-    config = small_config(f"training.batch={count}", "micro_batch=null", "label_dropout=0.1", "self_conditioning_rate=0.9",
-                          "diffusion.p_mean=[-1, 0.5]", "diffusion.p_std=1.2")
+    config = small_config(
+        f"training.batch={count}", "micro_batch=null", "label_dropout=0.1", "self_conditioning_rate=0.9",
+        "diffusion.p_mean=[-1, 0.5]", "diffusion.p_std=1.2",
+    )
     draws = draw(config, step=0, positions=range(count))
     log_sigma = draws.sigma.log()
     for level, mean in enumerate((-1, 0.5)):
@@ -108,9 +110,8 @@ def test_loss_asks_and_scores_by_the_formulas():
         np.testing.assert_allclose(asked.double(), expected, atol=2e-6)
     np.testing.assert_allclose(second[1], draws.sigma.log() / 4, rtol=1e-6)
     assert torch.equal(second[2], draws.windows)
-    assert second[3].tolist() == [
-        12 if dropped or label < 0 else label for dropped, label in zip(draws.no_label.tolist(), labels.tolist(), strict=True)
-    ]
+    pairs = zip(draws.no_label.tolist(), labels.tolist(), strict=True)
+    assert second[3].tolist() == [12 if dropped or label < 0 else label for dropped, label in pairs]
     assert 0 < draws.self_condition.sum() < 8
     for start, given, estimate in zip(first[4], second[4], latents, strict=True):
         assert not start.any()
@@ -141,7 +142,8 @@ def test_activation_checkpointing_and_bf16_train_the_same_network(tmp_path):
     np.testing.assert_allclose(recomputed, plain, rtol=1e-6)
     np.testing.assert_allclose(bf16, plain, rtol=2e-2)
     assert bf16 != plain
-    assert all(p.dtype == torch.float32 for p in load_file(latest_checkpoint(tmp_path / "bf16") / "model.safetensors").values())
+    saved = load_file(latest_checkpoint(tmp_path / "bf16") / "model.safetensors")
+    assert all(p.dtype == torch.float32 for p in saved.values())
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
@@ -233,7 +235,9 @@ def test_nothing_is_written_where_batch_and_processes_do_not_fit(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("setting", ["lr=-1", "optimizer=sgd", "warmup=-1", "betas=[0.9, 1.0]", "ema_half_life=0", "keep=0"])
+@pytest.mark.parametrize(
+    "setting", ["lr=-1", "optimizer=sgd", "warmup=-1", "betas=[0.9, 1.0]", "ema_half_life=0", "keep=0"]
+)
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(InputError, match=setting.split("=", maxsplit=1)[0]):
         small_config(f"training.{setting}")
@@ -279,8 +283,9 @@ def test_plan_adds_up():
     assert plan.flops[0]["flops"] == rin_flops(config.network, tokens=8)
     all_levels = make_plan(small_config("levels_per_block=[2, 2]"))
     assert all_levels.flops_per_sample > plan.flops_per_sample
-    assert plan.batch == {"batch": 8, "processes": 1, "per_process": 8, "micro_batch": 2, "passes_per_step": 4, "steps": 6,
-                          "samples": 48}
+    assert plan.batch == {
+        "batch": 8, "processes": 1, "per_process": 8, "micro_batch": 2, "passes_per_step": 4, "steps": 6, "samples": 48
+    }
     recomputed = make_plan(small_config("activation_checkpointing=true"))
     assert 0 < recomputed.memory["activations"] < plan.memory["activations"]
     sharded = make_plan(small_config("parallel=fsdp"), world_size=2)

@@ -54,8 +54,7 @@ def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, fir
         return folder
     with atomic_folder(folder) as temporary:
         for file, weights, kind in ((MODEL_FILE, model, "model"), (EMA_FILE, average, "ema")):
-            header = {"config": config_to_dict(config), "step": step, "weights": kind}
-            save_file(weights, temporary / file, metadata={HEADER: json.dumps(header)})
+            write_weights(temporary / file, weights, config=config, step=step, kind=kind)
         torch.save(state, temporary / STATE_FILE)
         save_config(config, temporary / CONFIG_FILE)
         mode = (temporary / CONFIG_FILE).stat().st_mode
@@ -82,6 +81,12 @@ def remove_leftovers(run):
     """Delete what a killed process had not finished writing."""
     for folder in Path(run).glob(".step-*.part"):
         shutil.rmtree(folder)
+
+
+def write_weights(file, weights: dict[str, torch.Tensor], *, config: Config, step: int, kind: str):
+    """Write name → tensor as a weights file that `read_weights` reads; `kind` is "model" or "ema". Not atomic."""
+    header = {"config": config_to_dict(config), "step": step, "weights": kind}
+    save_file(weights, file, metadata={HEADER: json.dumps(header)})
 
 
 def read_weights(file):

@@ -24,12 +24,15 @@ from hpdm.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, common_options
 @click.option("--resume", is_flag=True,
               help="Insist on continuing: fail where RUN has no checkpoint. Without it a run continues if it has one.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Change a setting, such as training.lr=0.002 or parallel=fsdp; may be repeated. --dry-run lists all.")
-@click.option("--dry-run", is_flag=True, help="Print settings, parameters, FLOPs, memory and batch arithmetic; write nothing.")
-@click.option("--profile-data", is_flag=True, help="Compare the speed of the data with that of the steps; write nothing.")
+              help="Change a setting, such as training.lr=0.002 or parallel=fsdp; repeatable. --dry-run lists all.")
+@click.option("--dry-run", is_flag=True,
+              help="Print settings, parameters, FLOPs, memory and batch arithmetic; write nothing.")
+@click.option("--profile-data", is_flag=True,
+              help="Compare the speed of the data with that of the steps; write nothing.")
 @common_options
 @click.pass_context
-def train(context, size, data, run, steps, stop_after, batch, resume, overrides, dry_run, profile_data, device, seed, quiet):
+def train(context, size, data, run, steps, stop_after, batch, resume, overrides, dry_run, profile_data,
+          device, seed, quiet):
     """Train an HPDM.
 
     The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;

@@ -59,7 +59,8 @@ class TrainingConfig:
                 raise InputError(f"training.{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         for name, least in (
             ("steps", 1), ("batch", 1), ("seed", 0), ("warmup", 0), ("max_nonfinite", 1), ("log_every", 1),
-            ("checkpoint_every", 1), ("keep", 1), ("sheet_every", 0), ("lr", 0), ("weight_decay", 0), ("ema_ramp_up", 0),
+            ("checkpoint_every", 1), ("keep", 1), ("sheet_every", 0), ("lr", 0), ("weight_decay", 0),
+            ("ema_ramp_up", 0),
         ):
             if getattr(self, name) < least:
                 raise InputError(f"training.{name} must be at least {least}; got {getattr(self, name)}")

@@ -1,6 +1,7 @@
 """An exponential moving average of all weights, in fp32.
 
-Half-life with ramp-up as in EDM (Karras et al. 2022): early on the average forgets faster, so that starting values leave it.
+Half-life with ramp-up as in EDM (Karras et al. 2022, arXiv 2206.00364): early on the average forgets faster, so that
+starting values leave it.
 """
 
 from contextlib import contextmanager

@@ -9,7 +9,8 @@ from hpdm.console import Command, common_options
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml", help="Size of the network, or a file of settings.")
+@click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml",
+              help="Size of the network, or a file of settings.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @common_options

@@ -1,7 +1,7 @@
 """LAMB or AdamW over two groups of parameters, and the learning rate of each step.
 
-The rule: biases, norms and embeddings (learned latents, positions, class table) have neither weight decay nor LAMB's trust
-ratio; everything else, the weight matrices, has both.
+The rule: biases, norms and embeddings (learned latents, positions, class table) have neither weight decay nor LAMB's
+trust ratio; everything else, the weight matrices, has both.
 """
 
 import math

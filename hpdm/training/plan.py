@@ -72,8 +72,12 @@ def make_plan(config, world_size: int = 1) -> Plan:
         parameter_groups=describe_groups(parameter_groups(network, training.weight_decay)),
         levels=[
             {
-                "level": level, "video": list(pyramid.resolution(level)), "patch": list(pyramid.patch), "tokens": tokens,
-                "blocks": sum(block.levels > level for block in network.blocks), "s_in": config.diffusion.scale_in(level),
+                "level": level,
+                "video": list(pyramid.resolution(level)),
+                "patch": list(pyramid.patch),
+                "tokens": tokens,
+                "blocks": sum(block.levels > level for block in network.blocks),
+                "s_in": config.diffusion.scale_in(level),
             }
             for level in range(pyramid.levels)
         ],
@@ -100,9 +104,11 @@ def describe_plan(plan: Plan) -> str:
     for entry in plan.levels:
         video, patch = ("x".join(map(str, entry[key])) for key in ("video", "patch"))
         lines.append(
-            f"{entry['level']:>5}  {video:<13}  {patch:<11}  {entry['tokens']:>6}  {entry['blocks']:>6}  {entry['s_in']:>5.1f}"
+            f"{entry['level']:>5}  {video:<13}  {patch:<11}  "
+            f"{entry['tokens']:>6}  {entry['blocks']:>6}  {entry['s_in']:>5.1f}"
         )
-    lines += ["", "GFLOP of one sample, forward (a multiply-add is two)", "block  " + "".join(f"{f'level {n}':>12}" for n in levels)]
+    lines += ["", "GFLOP of one sample, forward (a multiply-add is two)"]
+    lines.append("block  " + "".join(f"{f'level {n}':>12}" for n in levels))
     table = {(entry["block"], entry["level"]): entry["flops"] for entry in plan.flops}
     for block in range(max(block for block, _ in table) + 1):
         cells = [f"{table[block, n] / 1e9:>12.4g}" if (block, n) in table else f"{'-':>12}" for n in levels]
@@ -131,9 +137,9 @@ def describe_run(config) -> str:
 def _arguments(config, device, batch=1):
     """Arguments of `HPDM.forward` for one batch, of zeros."""
     pyramid = config.pyramid
-    patches = [torch.zeros(batch, config.network.channels, *pyramid.patch, device=device) for _ in range(pyramid.levels)]
+    patch = torch.zeros(batch, config.network.channels, *pyramid.patch, device=device)
     return (
-        patches,
+        [patch] * pyramid.levels,
         torch.zeros(batch, pyramid.levels, device=device),
         torch.zeros(batch, pyramid.levels, 3, dtype=torch.int64, device=device),
         torch.zeros(batch, dtype=torch.int64, device=device),
