@@ -32,13 +32,14 @@ setup(
         "click>=8.1",
         "pyyaml>=6",
         "safetensors>=0.4",
-        "timm>=1.0",
+        "timm>=1.0.31",
         "tqdm>=4.65",
         "av>=12",
         'decord>=0.6; platform_machine=="x86_64" and sys_platform=="linux"',
     ],
     extras_require={
         "tb": ["tensorboard>=2.15"],
+        "video": ["transformers>=4.53"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "mpmath>=1.3"],
     },
     entry_points={

@@ -60,14 +60,29 @@ def resample(tokens: torch.Tensor, axes) -> torch.Tensor:
 def _cut(tokens, ranges):
     """[B, F, H, W, d] → the block of each sample that starts at `first` [B] and is `count` long, per axis.
 
-    By `index_select` rather than slices: no waiting for the device, and a backward pass that touches the block alone.
+    By index rather than slices, whose bounds would have to come back from the device first.
     """
     b, *size, d = tokens.shape
     index = torch.arange(b, device=tokens.device)[:, None, None, None]
     for axis, ((first, count), n) in enumerate(zip(ranges, size, strict=True)):
         place = first[:, None] + torch.arange(count, device=tokens.device)
         index = index * n + place.view(b, *[-1 if other == axis else 1 for other in range(3)])
-    return tokens.reshape(-1, d).index_select(0, index.flatten()).view(*index.shape, d)
+    return _DistinctRows.apply(tokens.reshape(-1, d), index.flatten()).view(*index.shape, d)
+
+
+class _DistinctRows(torch.autograd.Function):
+    """Rows [n, d] of [N, d], each taken once: the backward pass copies where `index_select`'s has to add."""
+
+    @staticmethod
+    def forward(ctx, rows, index):
+        ctx.save_for_backward(index)
+        ctx.count = len(rows)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (index,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.count, gradient.shape[1]).index_copy_(0, index, gradient), None
 
 
 class Geometry:

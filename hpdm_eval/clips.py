@@ -20,6 +20,7 @@ from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm_eval import selection
 from hpdm_eval.decoding import DecodeSettings, Decoded, Job, decode
+from hpdm_eval.distributed import gather, rank_and_size, share
 from hpdm_eval.frames import FrameRule, parse_grid
 from hpdm_eval.listing import Listing, Scratch
 from hpdm_eval.workers import JobFailed, Workers
@@ -40,6 +41,7 @@ class Clip:
     video: np.ndarray
     digest: str
     label: str | None
+    position: int = 0  # among all candidates; puts in order what several processes have read
 
 
 def open_clips(path, protocol, *, role="samples", num=None, grid=None, seed=0, strict=False, workers=None, quiet=False,
@@ -95,6 +97,9 @@ class ClipSource:
     Clips that turn out to be unusable are skipped and the next candidate takes their place. After an iteration
     `accepted` counts the clips, `rejected` lists {"path", "reason"} of what was skipped, and `summary()` is the
     record's entry. An iteration that ends without a single clip raises InputError.
+
+    Where `shared` is set and there are several processes, which must then all iterate, each gets its share of the
+    clips; counts, lists and the entry after an iteration are those of all, and the same as of one process alone.
     """
 
     def __init__(self, *, path, candidates, rejected, settings, num, strict, workers, quiet, split, scratch):
@@ -103,6 +108,7 @@ class ClipSource:
         self._strict, self._workers, self._quiet = strict, workers, quiet
         self._split, self._scratch = split, scratch
         self._digests, self._complete, self._noted = [], False, False
+        self.shared = False
         self.min_frames = 1  # shorter clips are rejected; set it to what the backbone needs
 
     def __len__(self):
@@ -111,20 +117,17 @@ class ClipSource:
     def __iter__(self):
         self.rejected, self.accepted, self._digests, self._complete = list(self._listed), 0, [], False
         ranges = {}
-        with closing(self._decoded()) as decoded:
-            for candidate, result in decoded:
-                if result.reason is not None:
-                    self._reject(candidate.name, result.reason)
-                    continue
-                if len(result.video) < self.min_frames:
-                    self._reject(candidate.name, f"{len(result.video)} frames, needs at least {self.min_frames}")
-                    continue
-                self._check_range(ranges, candidate, result)
-                self._digests.append(result.digest)
-                self.accepted += 1
-                yield Clip(name=candidate.name, video=result.video, digest=result.digest, label=candidate.label)
-                if self.accepted == self._num:
-                    break
+        rank, size = rank_and_size() if self.shared else (0, 1)
+        start, wanted = 0, self._num or len(self._candidates)
+        while start < len(self._candidates) and self.accepted < wanted:
+            # One process goes on until it has enough. Several can only tell after each has read its share.
+            stop = len(self._candidates) if size == 1 else start + wanted - self.accepted
+            positions = share(range(start, min(stop, len(self._candidates))), rank, size)
+            before = len(self.rejected), len(self._digests)
+            yield from self._read(positions, wanted if size == 1 else None, ranges)
+            if size > 1:
+                self._gather(before, ranges)
+            start = stop
         self._finish()
 
     def summary(self):
@@ -143,10 +146,40 @@ class ClipSource:
         """Remove what was unpacked for reading; happens by itself at the end of the program."""
         self._scratch.remove()
 
-    def _decoded(self):
+    def _read(self, positions, wanted, ranges):
+        """The usable ones among candidates at `positions`, until `wanted` have been accepted."""
+        with closing(self._decoded([self._candidates[position] for position in positions])) as decoded:
+            for position, (candidate, result) in zip(positions, decoded):
+                reason = result.reason
+                if reason is None and len(result.video) < self.min_frames:
+                    reason = f"{len(result.video)} frames, needs at least {self.min_frames}"
+                if reason is not None:
+                    self._reject(candidate.name, reason)
+                    continue
+                self._check_range(ranges, candidate, result)
+                self._digests.append(result.digest)
+                self.accepted += 1
+                yield Clip(name=candidate.name, video=result.video, digest=result.digest, label=candidate.label,
+                           position=position)
+                if self.accepted == wanted:
+                    return
+
+    def _gather(self, before, ranges):
+        """Put what all processes have rejected and accepted since `before` in place of what this one has."""
+        rejected, accepted = before
+        parts = gather((self.rejected[rejected:], self._digests[accepted:], ranges))
+        self.rejected[rejected:] = [entry for part in parts for entry in part[0]]
+        self._digests[accepted:] = [digest for part in parts for digest in part[1]]
+        self.accepted = len(self._digests)
+        for _, _, found in parts:
+            for value_range, name in found.items():
+                ranges.setdefault(value_range, name)
+        _check_ranges(ranges)
+
+    def _decoded(self, candidates):
         """(candidate, Decoded) in order, decoded a bounded number of jobs ahead."""
-        jobs = _group_jobs(self._candidates)
-        count = _worker_count(self._workers, len(self))
+        jobs = _group_jobs(candidates)
+        count = _worker_count(self._workers, min(len(self), len(candidates)))
         pool = Workers(DECODE, self.settings, count) if count else _Inline(self.settings)
         pending, ahead = deque(), max(2 * count, 1)
         with pool:
@@ -172,10 +205,7 @@ class ClipSource:
         if self.settings.value_range != "auto" or result.value_range is None:
             return
         ranges.setdefault(result.value_range, candidate.name)
-        if len(ranges) > 1:
-            first, second = list(ranges.items())[:2]
-            raise InputError(f"{first[1]} holds values in {first[0]}, {second[1]} in {second[0]}: "
-                             "one of them is misread; say with --range which it is")
+        _check_ranges(ranges)
 
     def _finish(self):
         if not self._noted:
@@ -246,6 +276,14 @@ def _worker_count(workers, clips):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         workers = min(cores, MOST_WORKERS)
     return min(workers, clips)
+
+
+def _check_ranges(ranges):
+    """Raise InputError where files were told to be of several ranges; ranges: {range: first file of it}."""
+    if len(ranges) > 1:
+        first, second = list(ranges.items())[:2]
+        raise InputError(f"{first[1]} holds values in {first[0]}, {second[1]} in {second[0]}: "
+                         "one of them is misread; say with --range which it is")
 
 
 def _first_reason(rejected):

@@ -14,6 +14,9 @@ import torch
 from hpdm.console import progress
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
+from hpdm_eval.backbones.backbone import check_frames
+from hpdm_eval.distributed import failing_together, gather, rank_and_size
+from hpdm_eval.metrics.frechet import Moments
 
 FRAMES_PER_CLIP = 16  # a forward pass takes `batch` clips of this length, or as many frames in longer ones
 
@@ -54,41 +57,77 @@ class FeatureSet:
         return cls(features=features, names=names, probabilities=arrays.get("probabilities"), manifest=manifest)
 
 
-def iterate_features(source, backbone, batch=8, quiet=False):
+def iterate_features(source, backbone, batch=8, quiet=False, cache=None):
     """Yield (names, features float32 [B, D], probabilities float32 [B, K]) in the order of `source`.
 
     source: a ClipSource, or any iterable of clips with a length. Memory does not grow with the number of clips. Clips
-    of different length or size go through the network apart. Raises InputError for a clip that is too short for it.
+    of different length or size go through the network apart. Raises InputError for a clip that is too short or too long
+    for it. cache: a FeatureCache.
     """
-    with progress(total=len(source), unit="clip", description=backbone.name, quiet=quiet) as bar:
-        for clips in _batched(source, batch):
-            features, probabilities = _extract(clips, backbone, batch)
-            yield [clip.name for clip in clips], features, probabilities
-            bar.update(len(clips))
+    for clips, results in _iterate(source, backbone, batch, quiet, cache):
+        yield [clip.name for clip in clips], *map(np.stack, zip(*results))
 
 
-def extract_features(source, backbone, *, batch=8, quiet=False, on_batch=None):
+def extract_features(source, backbone, *, batch=8, quiet=False, on_batch=None, cache=None):
     """Features of all clips as a FeatureSet, whose manifest holds the backbone.
 
-    on_batch: called with (names, features, probabilities) after every batch.
+    on_batch: called with (names, features, probabilities) after every batch. cache: a FeatureCache. Where the source is
+    shared among processes, which must then all call this, each runs its share and all get everything.
     """
-    names, features, probabilities = [], [], []
-    for part in iterate_features(source, backbone, batch, quiet):
-        if on_batch is not None:
-            on_batch(*part)
-        names += part[0]
-        features.append(part[1])
-        probabilities.append(part[2])
-    return FeatureSet(features=np.concatenate(features), names=names, probabilities=np.concatenate(probabilities),
+    rows = []
+    with failing_together():
+        for clips, results in _iterate(source, backbone, batch, quiet, cache):
+            if on_batch is not None:
+                on_batch([clip.name for clip in clips], *map(np.stack, zip(*results)))
+            rows += [(clip.position, clip.name, *result) for clip, result in zip(clips, results)]
+        if _processes(source) > 1:
+            rows = sorted((row for part in gather(rows) for row in part), key=lambda row: row[0])
+    _, names, features, probabilities = zip(*rows)
+    return FeatureSet(features=np.stack(features), names=list(names), probabilities=np.stack(probabilities),
                       manifest={"backbone": backbone.describe()})
 
 
+def extract_moments(source, backbone, *, batch=8, quiet=False, cache=None):
+    """`Moments` of the features of all clips, or of all their frames under a `PerFrame` backbone; flat in memory.
+
+    Where the source is shared among processes, they work as in `extract_features`.
+    """
+    moments = Moments(backbone.feature_dim)
+    with failing_together():
+        for _, results in _iterate(source, backbone, batch, quiet, cache):
+            moments.update(np.concatenate([features.reshape(-1, backbone.feature_dim) for features, _ in results]))
+        if _processes(source) == 1:
+            return moments
+        first, *others = gather(moments)
+    for other in others:
+        first.merge(other)
+    return first
+
+
+def _processes(source):
+    """How many processes share a source."""
+    return rank_and_size()[1] if getattr(source, "shared", False) else 1
+
+
+def _iterate(source, backbone, batch, quiet, cache):
+    """(clips, [(features, probabilities) of each]) batch by batch."""
+    total = -(-len(source) // _processes(source))
+    with progress(total=total, unit="clip", description=backbone.name, quiet=quiet) as bar:
+        for clips in _batched(source, batch):
+            for clip in clips:
+                check_frames(backbone, len(clip.video), clip.name)
+            results = [cache and cache.get(clip.digest) for clip in clips]
+            missing = [index for index, result in enumerate(results) if result is None]
+            for index, result in zip(missing, _extract([clips[index] for index in missing], backbone, batch)):
+                results[index] = result
+                if cache is not None:
+                    cache.put(clips[index].digest, *result)
+            yield clips, results
+            bar.update(len(clips))
+
+
 def _extract(clips, backbone, batch):
-    """Features and probabilities of at most `batch` clips, in their order."""
-    for clip in clips:
-        if len(clip.video) < backbone.min_frames:
-            raise InputError(f"{clip.name}: {len(clip.video)} frames; {backbone.name} needs at least "
-                             f"{backbone.min_frames}")
+    """(features, probabilities) as arrays for each of at most `batch` clips, in their order."""
     results = [None] * len(clips)
     by_shape = sorted(range(len(clips)), key=lambda index: clips[index].video.shape)
     for shape, group in groupby(by_shape, key=lambda index: clips[index].video.shape):
@@ -96,9 +135,8 @@ def _extract(clips, backbone, batch):
         for indices in _batched(group, at_once):
             videos = torch.from_numpy(np.stack([clips[index].video for index in indices]))
             for index, *result in zip(indices, *backbone.extract(videos)):
-                results[index] = result
-    features, probabilities = zip(*results)
-    return torch.stack(features).numpy(), torch.stack(probabilities).numpy()
+                results[index] = [values.numpy() for values in result]
+    return results
 
 
 def _batched(items, size):

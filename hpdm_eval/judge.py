@@ -17,12 +17,16 @@ import numpy as np
 from hpdm.console import common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
-from hpdm_eval.backbones import backbone_name, load_backbone
+from hpdm_eval.backbones import Backbone, PerFrame, backbone_name, load_backbone
+from hpdm_eval.backbones.backbone import check_frames
+from hpdm_eval.backbones.loading import KINDS
+from hpdm_eval.cache import FeatureCache
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
-from hpdm_eval.features import extract_features
+from hpdm_eval.distributed import rank_and_size
+from hpdm_eval.features import extract_features, extract_moments
 from hpdm_eval.metrics.frechet import Moments
-from hpdm_eval.protocols import DEFAULT
+from hpdm_eval.protocols import DEFAULT, Protocol
 from hpdm_eval.records import make_record, save_record
 from hpdm_eval.statistics import Statistics, is_statistics
 from hpdm_eval.tables import text_table
@@ -33,7 +37,7 @@ class Side:
     """One side of a comparison, as a metric sees it."""
 
     moments: Moments
-    features: np.ndarray | None  # float32 [N, D]; None for statistics that were stored without
+    features: np.ndarray | None  # float32 [N, D]; None for statistics that were stored without, and for frames
     probabilities: np.ndarray | None  # float32 [N, K] of a classifier
     summary: dict  # the record's entry: {"path", "sha256", "clips", "rejected"}
 
@@ -46,9 +50,54 @@ class Side:
         """Features [N, D] where there are any, else `Moments`."""
         return self.moments if self.features is None else self.features
 
+    def need_features(self, metric):
+        """Features [N, D]; InputError for statistics that were stored without."""
+        if self.features is None:
+            raise InputError(f"{self.summary['statistics']} holds no features of single clips, and {metric} needs "
+                             "them; make it again with `hpdm-eval stats --keep-features`, or give the clips")
+        return self.features
 
-def judging_options(protocol=DEFAULT, reference=True):
-    """Options of a metric command: --samples, --reference, how to read and compare them, where the result goes."""
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """Both sides of a comparison, read; what is left is arithmetic."""
+
+    started: float  # time.time()
+    device: object
+    protocol: Protocol
+    backbone: Backbone | PerFrame
+    samples: Side
+    reference: Side | None
+    seed: int
+
+    def record(self, metric, measure, *, higher_is_better, unit=None):
+        """The Record of one metric; what its `measure` warns of is in it."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            figures = measure(self.samples, self.reference, self.protocol)
+        return make_record(
+            started=self.started,
+            device=self.device,
+            metric=metric,
+            unit=unit,
+            higher_is_better=higher_is_better,
+            protocol={**self.protocol.to_dict(), "hash": self.protocol.hash()},
+            num_samples=self.samples.count,
+            num_reference=self.reference and self.reference.count,
+            samples=self.samples.summary,
+            reference=self.reference and self.reference.summary,
+            backbone=self.backbone.describe(),
+            seed=self.seed,
+            warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+            **figures,
+        )
+
+
+def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=None):
+    """Options of a metric command: --samples, --reference, how to read and compare them, where the result goes.
+
+    several: --samples may be given more than once and comes as a tuple. backbone: default in place of the protocol's.
+    """
     def decorate(function):
         for option in (
             click.option("--record", "folder", type=click.Path(file_okay=False), metavar="DIR",
@@ -56,59 +105,62 @@ def judging_options(protocol=DEFAULT, reference=True):
             click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
         ):
             function = option(function)
-        function = metric_options(protocol)(common_options(function))
+        function = metric_options(protocol, backbone)(common_options(function))
         if reference:
             function = click.option("--reference", required=True, type=click.Path(), metavar="DIR|STATS.npz",
                                     help="Real clips, or their statistics from `hpdm-eval stats`.")(function)
-        return click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE",
-                            help="Clips to judge: videos, folders of frames, arrays, or a zip of them.")(function)
+        text = "Clips to judge: videos, folders of frames, arrays, or a zip of them."
+        return click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE", multiple=several,
+                            help=text + " Give it once per set." * several)(function)
     return decorate
 
 
-def judge(metric, measure, options, *, higher_is_better, unit=None):
-    """Run one metric as `options` (those of `judging_options`, by name) say; show and return its Record.
+def judge(metric, measure, options, *, higher_is_better, unit=None, per_frame=False):
+    """Run one metric as `options` (those of `judging_options`, by name) say; show and return its Record."""
+    comparison = compare(options, per_frame=per_frame)
+    record = comparison.record(metric, measure, higher_is_better=higher_is_better, unit=unit)
+    announce([record], options)
+    click.echo(json.dumps(record.to_dict(), ensure_ascii=False) if options["as_json"] else text_table([record]))
+    return record
 
-    Everything that can be found wrong without running the network is, before it runs.
+
+def announce(records, options):
+    """Say on stderr what records warn of, and save them where `options` say so."""
+    for message in dict.fromkeys(message for record in records for message in record.warnings):
+        note(f"warning: {message}", options["quiet"])
+    if options["folder"] and rank_and_size()[0] == 0:
+        for record in records:
+            note(f"record: {save_record(record, options['folder'])}", options["quiet"])
+
+
+def evaluate(metric, measure, options, *, higher_is_better, unit=None, reference=None):
+    """The Record of one metric; shows and saves nothing.
+
+    reference: the `Side` that an earlier call with the same options handed to its `measure`, to save reading it again.
+    """
+    comparison = compare(options, reference=reference)
+    return comparison.record(metric, measure, higher_is_better=higher_is_better, unit=unit)
+
+
+def compare(options, *, reference=None, per_frame=False):
+    """Read both sides as `options` say; returns a Comparison. `reference` as in `evaluate`.
+
+    per_frame: single frames are what is compared. Everything that can be found wrong without running the network is,
+    before it runs.
     """
     started = time.time()
     options = dict(options)
-    quiet, device = options["quiet"], choose_device(options["device"])
+    device = choose_device(options["device"])
     protocol = take_protocol(options)
-    sources = {role: open_source(role, protocol, options) for role in ("samples", "reference") if role in options}
-    backbone = open_backbone(protocol, options, device)
+    roles = [role for role in ("samples", "reference") if role in options and not (role == "reference" and reference)]
+    sources = {role: open_source(role, protocol, options) for role in roles}
+    backbone = open_backbone(protocol, options, device, per_frame)
     stored = sources.get("reference")
     if isinstance(stored, Statistics):
         stored.check_match(protocol, backbone.describe(), options["reference"])
     sides = {role: read_side(source, backbone, options) for role, source in sources.items()}
-    samples, reference = sides["samples"], sides.get("reference")
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        figures = measure(samples, reference, protocol)
-    messages = tuple(dict.fromkeys(str(warning.message) for warning in caught))
-
-    record = make_record(
-        started=started,
-        device=device,
-        metric=metric,
-        unit=unit,
-        higher_is_better=higher_is_better,
-        protocol={**protocol.to_dict(), "hash": protocol.hash()},
-        num_samples=samples.count,
-        num_reference=reference and reference.count,
-        samples=samples.summary,
-        reference=reference and reference.summary,
-        backbone=backbone.describe(),
-        seed=options["seed"],
-        warnings=messages,
-        **figures,
-    )
-    for message in messages:
-        note(f"warning: {message}", quiet)
-    click.echo(json.dumps(record.to_dict(), ensure_ascii=False) if options["as_json"] else text_table([record]))
-    if options["folder"]:
-        note(f"record: {save_record(record, options['folder'])}", quiet)
-    return record
+    return Comparison(started=started, device=device, protocol=protocol, backbone=backbone, samples=sides["samples"],
+                      reference=reference or sides.get("reference"), seed=options["seed"])
 
 
 def open_source(role, protocol, options):
@@ -118,21 +170,27 @@ def open_source(role, protocol, options):
     return open_clips(options[role], protocol, role=role, **take_reading(options, role))
 
 
-def open_backbone(protocol, options, device):
-    """The backbone that the protocol and the options name; InputError where the protocol cuts too few frames."""
+def open_backbone(protocol, options, device, per_frame=False):
+    """The backbone that the protocol and the options name; InputError where it cannot see the protocol's clips."""
+    name = backbone_name(protocol.backbone)
+    where = f"protocol {protocol.label}"
+    if name in KINDS and protocol.frames is not None and not per_frame:
+        check_frames(KINDS[name], protocol.frames, where)  # before the weights are missed
     backbone = load_backbone(
-        protocol.backbone,
+        name,
         weights=options["weights"],
         unverified=options["unverified"],
         device=device,
         precision=options["precision"],
         # a protocol states the epsilon of the network it was published with, which is always I3D
-        bn_epsilon=protocol.bn_epsilon if backbone_name(protocol.backbone) == "i3d-kinetics400" else None,
+        bn_epsilon=protocol.bn_epsilon if name == "i3d-kinetics400" else None,
         resize_rule=protocol.backbone_resize,
+        c3d_mean=options["c3d_mean"],
     )
-    if protocol.frames is not None and protocol.frames < backbone.min_frames:
-        raise InputError(f"{backbone.name} needs at least {backbone.min_frames} frames a clip, and these settings "
-                         f"(protocol {protocol.label}) cut {protocol.frames}; give --frames")
+    if per_frame:
+        return PerFrame(backbone)
+    if protocol.frames is not None:
+        check_frames(backbone, protocol.frames, where)
     return backbone
 
 
@@ -141,7 +199,12 @@ def read_side(source, backbone, options):
     if isinstance(source, Statistics):
         return Side(moments=source.moments, features=source.features, probabilities=None,
                     summary={**source.source, "statistics": options["reference"]})
-    source.min_frames = backbone.min_frames
-    extracted = extract_features(source, backbone, batch=options["batch"], quiet=options["quiet"])
+    source.min_frames, source.shared = backbone.min_frames, True
+    reading = {"batch": options["batch"], "quiet": options["quiet"],
+               "cache": FeatureCache(backbone) if options["cache"] else None}
+    if isinstance(backbone, PerFrame):
+        return Side(moments=extract_moments(source, backbone, **reading), features=None, probabilities=None,
+                    summary=source.summary())
+    extracted = extract_features(source, backbone, **reading)
     return Side(moments=Moments.of(extracted.features), features=extracted.features,
                 probabilities=extracted.probabilities, summary=source.summary())

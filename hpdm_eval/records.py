@@ -17,6 +17,7 @@ from hpdm.console import Command
 from hpdm.environment import git_revision, hardware, package_versions
 from hpdm.errors import InputError
 from hpdm.files import write_json
+from hpdm_eval.distributed import joined_processes, rank_and_size
 
 SCHEMA = 1
 
@@ -81,13 +82,25 @@ def make_record(*, started, device="cpu", command=None, **values):
 
 
 class RecordedCommand(Command):
-    """A command that remembers its own words for the record, also where it is called from Python."""
+    """A command that remembers its own words for the record, also where it is called from Python.
+
+    Under `torchrun` its processes work together and the first one speaks.
+    """
 
     def make_context(self, info_name, args, parent=None, **extra):
-        words = ["hpdm-eval", self.name, *args]  # parsing empties args
+        groups, above = [], parent
+        while above is not None and above.parent is not None:  # the outermost is hpdm-eval itself
+            groups, above = [above.info_name, *groups], above.parent
+        words = ["hpdm-eval", *groups, self.name, *args]  # parsing empties args
         context = super().make_context(info_name, args, parent, **extra)
         context.meta[__name__] = shlex.join(words)
         return context
+
+    def invoke(self, context):
+        with joined_processes():
+            if rank_and_size()[0] > 0:
+                context.params["quiet"] = True
+            return super().invoke(context)
 
 
 def command_line():

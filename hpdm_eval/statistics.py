@@ -19,7 +19,7 @@ from hpdm_eval.protocols import Protocol
 SCHEMA = 1
 
 # What decides the features of a backbone; its file's name and place do not.
-OF_BACKBONE = ("name", "sha256", "epsilon", "precision")
+OF_BACKBONE = ("name", "sha256", "epsilon", "precision", "mean_sha256", "per_frame")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

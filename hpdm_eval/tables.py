@@ -30,23 +30,33 @@ def text_table(records, names=None):
     `names` adds a first column, one entry per record.
     """
     header, rows, notes = _cells(records, names)
+    return "\n".join([aligned(header, rows, RIGHT_ALIGNED), *(f"{mark} {text}" for mark, text in notes)])
+
+
+def aligned(header, rows, right=()):
+    """Rows of text under a header, columns aligned for a terminal; those named in `right` to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
-    lines = [
-        "  ".join(cell.rjust(width) if name in RIGHT_ALIGNED else cell.ljust(width)
+    return "\n".join(
+        "  ".join(cell.rjust(width) if name in right else cell.ljust(width)
                   for name, cell, width in zip(header, row, widths)).rstrip()
         for row in [header, ["-" * width for width in widths], *rows]
-    ]
-    return "\n".join(lines + [f"{mark} {text}" for mark, text in notes])
+    )
 
 
 def markdown_table(records, names=None):
     """The same as markdown, with a final newline; the notes are a paragraph below the table."""
     header, rows, notes = _cells(records, names)
-    lines = ["| " + " | ".join(header) + " |",
-             "|" + "|".join("---:" if name in RIGHT_ALIGNED else "---" for name in header) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    table = piped(header, rows, RIGHT_ALIGNED)
     if notes:
-        lines += ["", "  \n".join(f"{mark} {text}" for mark, text in notes)]
+        table += "\n" + "  \n".join(f"{mark} {text}" for mark, text in notes) + "\n"
+    return table
+
+
+def piped(header, rows, right=()):
+    """Rows of text under a header as a markdown table, with a final newline."""
+    lines = ["| " + " | ".join(header) + " |",
+             "|" + "|".join("---:" if name in right else "---" for name in header) + "|"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -21,5 +21,11 @@ def shared():
 
 
 @pytest.fixture(autouse=True)
+def own_feature_cache(tmp_path, monkeypatch):
+    """Tests neither read nor fill the user's cache of features."""
+    monkeypatch.setenv("HPDM_EVAL_CACHE", str(tmp_path / "feature-cache"))
+
+
+@pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from hpdm_eval.features import FeatureSet, extract_features, iterate_features
 class Means:
     """A backbone whose features are the mean of each channel and the number of frames."""
 
-    name, feature_dim, min_frames = "means", 4, 2
+    name, feature_dim, min_frames, max_frames = "means", 4, 2, None
 
     def __init__(self):
         self.shapes = []
@@ -36,7 +36,7 @@ class Means:
 
 def clips(sizes, seed=0):
     random = np.random.default_rng(seed)
-    return [SimpleNamespace(name=f"clip{index}", video=random.integers(0, 256, (*size, 3), np.uint8))
+    return [SimpleNamespace(name=f"clip{index}", position=index, video=random.integers(0, 256, (*size, 3), np.uint8))
             for index, size in enumerate(sizes)]
 
 

@@ -6,10 +6,10 @@ B batch, T frames, H rows, W columns, D feature dimensions, K classes.
 import torch
 
 from hpdm.errors import InputError
-from hpdm_eval.backbones import i3d, shapes3d
+from hpdm_eval.backbones import c3d, i3d, shapes3d
 from hpdm_eval.backbones.preprocess import resize, to_unit_range
 
-I3D, SHAPES3D = "i3d-kinetics400", "shapes3d"
+I3D, SHAPES3D, C3D, INCEPTION = "i3d-kinetics400", "shapes3d", "c3d-ucf101", "inception-v3"
 
 
 class Backbone:
@@ -21,6 +21,7 @@ class Backbone:
     name: str
     feature_dim: int
     min_frames: int
+    max_frames: int | None = None  # of a network that is not convolutional over time
     resolution: tuple[int, int]
 
     def __init__(self, network, weights, *, epsilon, precision, device, resize_rule):
@@ -43,12 +44,11 @@ class Backbone:
     def extract(self, clips):
         """uint8 [B, T, H, W, 3] → (features float32 [B, D], probabilities float32 [B, K]), both on the CPU.
 
-        Raises InputError for clips with fewer than `min_frames` frames.
+        Raises InputError for clips with fewer frames than `min_frames` or more than `max_frames`.
         """
         if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[-1] != 3:
             raise ValueError(f"expected uint8 [B, T, H, W, 3], got {clips.dtype} {list(clips.shape)}")
-        if clips.shape[1] < self.min_frames:
-            raise InputError(f"{self.name} needs clips of at least {self.min_frames} frames, got {clips.shape[1]}")
+        check_frames(self, clips.shape[1], "clips")
         return self.forward(self.prepare(clips))
 
     @torch.inference_mode()
@@ -67,6 +67,17 @@ class Backbone:
     def run(self, video):
         """Network input → (features [B, D], logits [B, K])."""
         raise NotImplementedError
+
+
+def check_frames(backbone, frames, where):
+    """Raise InputError, with the reason, unless `backbone` takes clips of `frames` frames; `where` names them."""
+    if frames < backbone.min_frames:
+        raise InputError(f"{where}: {frames} frames; {backbone.name} needs at least {backbone.min_frames} frames "
+                         "a clip; give --frames")
+    if backbone.max_frames is not None and frames > backbone.max_frames:
+        raise InputError(f"{where}: {frames} frames; {backbone.name} takes {backbone.max_frames}: its layers fit no "
+                         "other number, and no published figure says how to judge longer clips with it; "
+                         f"give --frames {backbone.max_frames}")
 
 
 class I3DBackbone(Backbone):
@@ -109,3 +120,81 @@ class Shapes3DBackbone(Backbone):
         dtype = next(self.network.trunk.parameters()).dtype
         features = self.network.trunk(video.to(dtype)).float().mean(dim=(2, 3, 4))
         return features, self.network.head(features)
+
+
+class C3DBackbone(Backbone):
+    """Our own C3D for UCF-101; its logits are the feature. It resizes and subtracts the mean by itself."""
+
+    name, feature_dim = C3D, c3d.CLASSES
+    min_frames = max_frames = c3d.FRAMES
+    resolution = c3d.RESOLUTION
+
+    def __init__(self, network, weights, *, mean_sha256=None, **settings):
+        super().__init__(network, weights, **settings)
+        self.mean_sha256 = mean_sha256
+
+    def describe(self):
+        """As of any backbone, with the SHA-256 of the mean video's file."""
+        return {**super().describe(), "mean_sha256": self.mean_sha256}
+
+    @torch.inference_mode()
+    def prepare(self, clips):
+        return to_unit_range(clips.to(self.device))
+
+    def run(self, video):
+        logits = self.network(video)
+        return logits, logits
+
+
+class ScriptedC3DBackbone(C3DBackbone):
+    """The TorchScript file of StyleGAN-V, run as it is: frames as 0..255 go in and probabilities come out.
+
+    Their logarithms, which are the logits up to a constant of each clip, are the feature.
+    """
+
+    @torch.inference_mode()
+    def prepare(self, clips):
+        return clips.to(self.device).permute(0, 4, 1, 2, 3).contiguous()
+
+    @torch.inference_mode()
+    def forward(self, video):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            probabilities = self.network(video).float().cpu()
+        return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log(), probabilities
+
+
+class InceptionBackbone(Backbone):
+    """TensorFlow's Inception-v3 as torch-fidelity runs it, for single frames; the feature is its 2048-channel pool."""
+
+    name, feature_dim = INCEPTION, 2048
+    min_frames = max_frames = 1
+    resolution = (299, 299)
+
+    @torch.inference_mode()
+    def prepare(self, clips):
+        return clips[:, 0].to(self.device).permute(0, 3, 1, 2)
+
+    def run(self, images):
+        return self.network(images)
+
+
+class PerFrame:
+    """A backbone that sees the frames of a clip one by one: its features are [B, T, D].
+
+    A network of clips gets each frame as a still clip of `min_frames` frames.
+    """
+
+    min_frames, max_frames = 1, None
+
+    def __init__(self, backbone):
+        self.backbone, self.name, self.weights = backbone, backbone.name, backbone.weights
+        self.feature_dim, self.device = backbone.feature_dim, backbone.device
+
+    def describe(self):
+        """The backbone's own entry, marked as per frame."""
+        return {**self.backbone.describe(), "per_frame": True}
+
+    def extract(self, clips):
+        """uint8 [B, T, H, W, 3] → (features float32 [B, T, D], probabilities float32 [B, T, K])."""
+        stills = clips.flatten(0, 1)[:, None].expand(-1, self.backbone.min_frames, -1, -1, -1)
+        return tuple(values.unflatten(0, clips.shape[:2]) for values in self.backbone.extract(stills))

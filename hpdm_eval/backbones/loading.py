@@ -10,33 +10,51 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hpdm.errors import InputError
-from hpdm_eval.backbones import i3d
-from hpdm_eval.backbones.backbone import I3D, SHAPES3D, I3DBackbone, ScriptedI3DBackbone, Shapes3DBackbone
+from hpdm.torchvision_compat import import_torchvision
+from hpdm_eval.backbones import c3d, i3d
+from hpdm_eval.backbones.backbone import (
+    C3D,
+    I3D,
+    INCEPTION,
+    SHAPES3D,
+    C3DBackbone,
+    I3DBackbone,
+    InceptionBackbone,
+    ScriptedC3DBackbone,
+    ScriptedI3DBackbone,
+    Shapes3DBackbone,
+)
 from hpdm_eval.backbones.preprocess import RULES
 from hpdm_eval.backbones.shapes3d import Shapes3D
+from hpdm_eval.backbones.transformers import is_transformers_name, load_transformers
 from hpdm_eval.backbones.weights import WeightsInfo, find, fingerprint
 
-SHORT_NAMES = {"i3d": I3D}
-BACKBONES = (I3D, SHAPES3D)
+SHORT_NAMES = {"i3d": I3D, "c3d": C3D, "inception": INCEPTION}
+KINDS = {I3D: I3DBackbone, SHAPES3D: Shapes3DBackbone, C3D: C3DBackbone, INCEPTION: InceptionBackbone}
+BACKBONES = tuple(KINDS)
+KNOWN = ("i3d", "shapes3d", "c3d", "inception", "videomae:WHERE", "vjepa:WHERE")  # as a person calls them
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def backbone_name(name):
     """Full name of a backbone given by its full or short name; raises InputError for an unknown one."""
     full = SHORT_NAMES.get(name, name)
-    if full not in BACKBONES:
-        raise InputError(f"unknown backbone {name!r}; choose i3d or shapes3d")
+    if full not in BACKBONES and not is_transformers_name(full):
+        raise InputError(f"unknown backbone {name!r}; choose one of {', '.join(KNOWN)}")
     return full
 
 
 def load_backbone(name, *, weights=None, unverified=False, device="cpu", precision="fp32", bn_epsilon=None,
-                  resize_rule="bilinear", optimize=True):
+                  resize_rule="bilinear", c3d_mean=None, optimize=True):
     """Load a network for evaluation; returns a Backbone. Raises InputError for files and settings that do not fit.
 
-    name: "i3d" or "shapes3d". weights: a file in place of the cached or shipped one; one whose hash is not known needs
-    `unverified`. precision: "bf16" runs all but the head in bfloat16. bn_epsilon: of the BatchNorms; None is the
-    network's own (I3D: 1e-3, its TensorFlow original's). resize_rule: how clips get to the network's size, see
-    `preprocess.resize`. optimize=False runs the network as written instead of folded and rearranged.
+    name: "i3d", "shapes3d", "c3d", "inception", or "videomae:WHERE" and "vjepa:WHERE" with a folder or an id on the
+    hub, which take no `weights`. weights: a file in place of the cached or shipped one; one whose hash
+    is not known needs `unverified`. precision: "bf16" runs all but the head in bfloat16. bn_epsilon: of the BatchNorms;
+    None is the network's own (I3D: 1e-3, its TensorFlow original's). resize_rule: how clips get to the network's size,
+    see `preprocess.resize`; c3d and inception have their own way. c3d_mean: the mean video of c3d, an .npz with the key
+    `mean`, in place of the cached one; a TorchScript file brings its own. optimize=False runs the network as written
+    instead of folded and rearranged.
     """
     name = backbone_name(name)
     if precision not in PRECISIONS:
@@ -49,7 +67,19 @@ def load_backbone(name, *, weights=None, unverified=False, device="cpu", precisi
     settings = {"precision": precision, "device": torch.device(device), "resize_rule": resize_rule}
     if name == I3D:
         return _load_i3d(weights, unverified, bn_epsilon, dtype, optimize, settings)
-    return _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings)
+    if name == SHAPES3D:
+        return _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings)
+    if is_transformers_name(name):
+        if weights is not None:
+            raise InputError(f"{name}: --weights is not for this backbone; name its folder after the colon")
+        return load_transformers(name, dtype=dtype, **settings)
+    if dtype != torch.float32:
+        raise InputError(f"{name} runs in fp32 only")
+    if bn_epsilon is not None:
+        raise InputError(f"bn_epsilon is a setting of i3d; leave it null for {name}")
+    if name == C3D:
+        return _load_c3d(weights, unverified, c3d_mean, settings)
+    return _load_inception(weights, unverified, settings)
 
 
 def _load_i3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
@@ -64,13 +94,7 @@ def _load_i3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
                              f"for {epsilon:g} use {state_dict}")
         if dtype != torch.float32 or not optimize:
             raise InputError(f"{info.path}: a TorchScript file runs as it is, in fp32; use {state_dict}")
-        # Loading a TorchScript file and calling it executes the program inside. We come here only with a file whose
-        # hash is the published one or that the user accepted with --unverified: `find` raises for all others.
-        try:
-            network = torch.jit.load(str(info.path), map_location="cpu")
-        except RuntimeError as error:
-            raise InputError(f"{info.path}: not a readable TorchScript file ({_first_line(error)})") from error
-        return ScriptedI3DBackbone(network, info, epsilon=epsilon, **settings)
+        return ScriptedI3DBackbone(_load_torchscript(info), info, epsilon=epsilon, **settings)
     network = i3d.load_state(i3d.InceptionI3D(epsilon), _read_tensors(info.path), info.path)
     if optimize:
         network = i3d.FoldedI3D(network, dtype)
@@ -106,6 +130,49 @@ def _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
     if settings["resize_rule"] == "bilinear":  # made for I3D's 256 to 224; to 64 pixels it would skip most of a frame
         settings = {**settings, "resize_rule": "bilinear-antialias"}
     return Shapes3DBackbone(network, info, epsilon=epsilon, **settings)
+
+
+def _load_c3d(weights, unverified, mean, settings):
+    info = find(C3D, weights=weights, unverified=unverified, accept=("c3d_ucf101.pt", "conv3d_deepnetA_ucf.npz"))
+    if is_torchscript(info.path):
+        if mean is not None:
+            raise InputError(f"{info.path}: a TorchScript file brings its own mean video; leave out --c3d-mean")
+        return ScriptedC3DBackbone(_load_torchscript(info), info, epsilon=None, **{**settings, "resize_rule": "own"})
+    try:
+        mean_info = find(C3D, weights=mean, unverified=unverified, accept=("mean2.npz",))
+    except InputError as error:
+        raise InputError(f"the mean video that c3d subtracts: {error}. Or give --c3d-mean FILE.npz") from error
+    state = c3d.read_npz(info.path) if info.path.suffix == ".npz" else _read_tensors(info.path)
+    network = c3d.build(state, c3d.read_mean(mean_info.path), info.path)
+    return C3DBackbone(network, info, mean_sha256=mean_info.sha256, epsilon=None,
+                       **{**settings, "resize_rule": "bilinear-align-corners"})
+
+
+def _load_inception(weights, unverified, settings):
+    info = find(INCEPTION, weights=weights, unverified=unverified)
+    # torch-fidelity reads the file by pickle without restrictions; what gets through here holds nothing but tensors
+    _read_tensors(info.path)
+    import_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    try:
+        network = FeatureExtractorInceptionV3(INCEPTION, ["2048", "logits"], str(info.path))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"{info.path}: not torch-fidelity's Inception-v3 ({_first_line(error)})") from error
+    return InceptionBackbone(network, info, epsilon=network.Conv2d_1a_3x3.bn.eps,
+                             **{**settings, "resize_rule": "tf1-bilinear"})
+
+
+def _load_torchscript(info):
+    """Load the program of a TorchScript file.
+
+    Loading and calling it executes what is inside. We come here only with a file whose hash is the published or pinned
+    one, or that the user accepted with --unverified: `find` raises for all others.
+    """
+    try:
+        return torch.jit.load(str(info.path), map_location="cpu")
+    except RuntimeError as error:
+        raise InputError(f"{info.path}: not a readable TorchScript file ({_first_line(error)})") from error
 
 
 def is_torchscript(path):

@@ -71,6 +71,11 @@ def cache_dir():
     """Folder of downloaded weights: $HPDM_EVAL_WEIGHTS, else hpdm-eval in the platform's cache folder."""
     if chosen := os.environ.get("HPDM_EVAL_WEIGHTS"):
         return Path(chosen).expanduser()
+    return user_cache()
+
+
+def user_cache():
+    """hpdm-eval in the platform's cache folder."""
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     elif sys.platform == "win32":

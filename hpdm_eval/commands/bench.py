@@ -2,7 +2,8 @@
 
 import click
 
-from hpdm.console import Group
+from hpdm.console import Command, Group
+from hpdm_eval.benchmarks import write_page
 from hpdm_eval.commands.bench_extract import extract
 from hpdm_eval.commands.bench_training import fusion, training
 
@@ -12,5 +13,13 @@ def bench():
     """Measure throughput and memory on this machine. Run it alone: another process on the cores spoils every figure."""
 
 
-for command in (extract, fusion, training):
+@click.command(cls=Command)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option("--out", type=click.Path(dir_okay=False), required=True, metavar="FILE.md", help="Page to write.")
+def page(folder, out):
+    """Write a markdown page with all results that --record saved in FOLDER."""
+    write_page(folder, out)
+
+
+for command in (extract, fusion, training, page):
     bench.add_command(command)

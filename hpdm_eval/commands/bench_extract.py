@@ -11,22 +11,24 @@ import click
 import numpy as np
 import torch
 
-from hpdm.console import Command, common_options, note
+from hpdm.console import common_options, note
 from hpdm.data.procedural import procedural_clip
 from hpdm.data.video_writer import write_video
-from hpdm.environment import choose_device, hardware, package_versions
+from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm_eval.backbones import WeightsInfo, load_backbone
 from hpdm_eval.backbones.backbone import I3DBackbone
 from hpdm_eval.backbones.i3d import TENSORFLOW_EPSILON, FoldedI3D, random_network
+from hpdm_eval.benchmarks import finish, result_options
 from hpdm_eval.clips import open_clips
 from hpdm_eval.features import extract_features
 from hpdm_eval.metrics.frechet import FewSamplesWarning, frechet_from_features
 from hpdm_eval.protocols import load_protocol
+from hpdm_eval.records import RecordedCommand
 from hpdm_eval.timing import median_rates, peak_rss_mib
 
 
-@click.command(cls=Command)
+@click.command(cls=RecordedCommand)
 @click.option("--clips", type=click.IntRange(min=4), default=32, show_default=True, help="Videos to make and read.")
 @click.option("--frames", type=click.IntRange(min=9), default=16, show_default=True, help="Frames per clip.")
 @click.option("--size", type=click.IntRange(min=16), default=256, show_default=True, help="Height and width (even).")
@@ -40,10 +42,10 @@ from hpdm_eval.timing import median_rates, peak_rss_mib
               help="I3D state dict; random weights otherwise, which cost the same time.")
 @click.option("--unverified", is_flag=True, help="Accept weights whose checksum is not known.")
 @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes.  [default: one per core]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the table.")
+@result_options
 @common_options
-def extract(clips, frames, size, batch, rounds, memory, bf16, weights, unverified, workers, as_json, device, seed,
-            quiet):
+def extract(clips, frames, size, batch, rounds, memory, bf16, weights, unverified, workers, as_json, record, device,
+            seed, quiet):
     """Feature extraction with I3D: decoding, resizing, network and all of it together, in clips per second.
 
     The yardstick is the network as public code runs it (float32, contiguous, BatchNorm unfolded, explicit padding),
@@ -79,7 +81,7 @@ def extract(clips, frames, size, batch, rounds, memory, bf16, weights, unverifie
         rates = median_rates(stages, rounds, quiet)
         result = {
             "bench": "extract", "clips": clips, "frames": frames, "size": size, "batch": batch, "rounds": rounds,
-            "weights": fast.weights.name, "hardware": hardware(device), "versions": package_versions(), "seed": seed,
+            "weights": fast.weights.name, "seed": seed,
             "clips_per_second": rates,
             "relative_to_plain": {name: rate / rates["plain network"] for name, rate in rates.items()},
             "feature_error": _relative_error(fast.forward(video)[0], plain.forward(video)[0]),
@@ -88,7 +90,7 @@ def extract(clips, frames, size, batch, rounds, memory, bf16, weights, unverifie
             result["bf16"] = _drift(source, fast, half, batch)
         result["memory"] = [_memory(folder, count, weights, unverified, device, seed, batch, workers, quiet)
                             for count in counts]
-    click.echo(json.dumps(result) if as_json else _table(result))
+    finish(result, _table(result), device=device, as_json=as_json, record=record)
 
 
 def _backbone(weights, unverified, device, seed, precision="fp32", optimize=True):
@@ -173,7 +175,7 @@ def _parse_counts(text):
 
 def _table(result):
     lines = [f"{result['clips']} clips of {result['frames']}x{result['size']}x{result['size']}, "
-             f"batch {result['batch']}, weights {result['weights']}, {result['hardware']}", "",
+             f"batch {result['batch']}, weights {result['weights']}", "",
              f"{'stage':<16}{'clips/s':>10}{'of plain':>10}", f"{'-' * 14:<16}{'-' * 7:>10}{'-' * 8:>10}"]
     for name, rate in result["clips_per_second"].items():
         lines.append(f"{name:<16}{rate:>10.2f}{result['relative_to_plain'][name]:>9.2f}x")
@@ -183,4 +185,4 @@ def _table(result):
                      "{distance_bf16:.4f} (drift {drift:+.4f}); same clips, both precisions: "
                      "{distance_between_precisions:.4f}".format(**result["bf16"]))
     lines += [f"peak memory with {row['clips']} clips: {row['peak_rss_mib']:.0f} MiB" for row in result["memory"]]
-    return "\n".join(lines)
+    return lines

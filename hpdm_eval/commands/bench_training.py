@@ -3,7 +3,6 @@
 B batch, d token width; a token grid is frames x rows x columns.
 """
 
-import json
 import re
 from dataclasses import replace
 
@@ -13,32 +12,30 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpdm.config import load_config
-from hpdm.console import Command, common_options
-from hpdm.environment import choose_device, hardware, package_versions
+from hpdm.console import common_options
+from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.fusion import band_width, interpolation_matrix, resample
 from hpdm.network import HPDM
 from hpdm.training.loss import draw, joint_loss, seed_dropout
+from hpdm_eval.benchmarks import finish, result_options
+from hpdm_eval.records import RecordedCommand
 from hpdm_eval.timing import median_rates, peak_rss_mib
 
 
 def bench_options(function):
-    """`--rounds`, `--json` and the common options."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the table."),
-        click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
-                     help="Each alternative is timed so often, in turn; the median counts."),
-    ):
-        function = option(function)
-    return common_options(function)
+    """`--rounds`, the options of the result and the common ones."""
+    rounds = click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
+                          help="Each alternative is timed so often, in turn; the median counts.")
+    return rounds(result_options(common_options(function)))
 
 
-@click.command(cls=Command)
+@click.command(cls=RecordedCommand)
 @click.option("--width", type=click.IntRange(min=1), default=1024, show_default=True, help="Channels of a token.")
 @click.option("--tokens", default="16x16x16", show_default=True, metavar="FxHxW", help="Token grid of a patch.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
 @bench_options
-def fusion(width, tokens, batch, rounds, as_json, device, seed, quiet):
+def fusion(width, tokens, batch, rounds, as_json, record, device, seed, quiet):
     """Resampling of a coarse level's tokens, forward and backward: three small matrices against F.grid_sample."""
     grid = _parse_grid(tokens)
     device = choose_device(device)
@@ -75,20 +72,19 @@ def fusion(width, tokens, batch, rounds, as_json, device, seed, quiet):
         "bench": "fusion", "width": width, "tokens": list(grid), "batch": batch, "rounds": rounds, "seed": seed,
         "milliseconds": {name: 1e3 * batch / rate for name, rate in rates.items()},
         "ratio": rates["matrices"] / rates["grid_sample"], "largest_difference": error,
-        "hardware": hardware(device), "versions": package_versions(),
     }
-    lines = [f"{batch}x{width}x{tokens}, forward and backward, {result['hardware']}"]
+    lines = [f"{batch}x{width}x{tokens}, forward and backward"]
     lines += [f"{name:<14}{ms:>10.2f} ms" for name, ms in result["milliseconds"].items()]
     lines += [f"ratio {result['ratio']:.1f}, largest difference {error:.1e}"]
-    click.echo(json.dumps(result) if as_json else "\n".join(lines))
+    finish(result, lines, device=device, as_json=as_json, record=record)
 
 
-@click.command(cls=Command)
+@click.command(cls=RecordedCommand)
 @click.option("--size", default="S", show_default=True, help="Size of the network, or a file of settings.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per pass.")
 @bench_options
-def training(size, overrides, batch, rounds, as_json, device, seed, quiet):
+def training(size, overrides, batch, rounds, as_json, record, device, seed, quiet):
     """Forward and backward of a training sample: with and without adaptive computation, and matrix products alone.
 
     Without adaptive computation every level runs every block. The yardstick of efficiency is the time that the step's
@@ -121,16 +117,15 @@ def training(size, overrides, batch, rounds, as_json, device, seed, quiet):
         "gflop_per_sample": {name: value / 1e9 for name, value in flops.items()}, "gemm_gflop_per_second": gemm,
         "time_over_matrix_products": {name: gemm / (rates[name] * flops[name] / 1e9) for name in rates},
         "peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_rss_mib(),
-        "hardware": hardware(device), "versions": package_versions(),
     }
-    lines = [f"{config.size}, batch {batch}, forward and backward, {result['precision']}, {result['hardware']}",
+    lines = [f"{config.size}, batch {batch}, forward and backward, {result['precision']}",
              f"{'':<16}{'samples/s':>12}{'s/sample':>10}{'GFLOP':>10}{'of GEMM time':>14}"]
     for name, rate in rates.items():
         lines.append(f"{name:<16}{rate:>12.4g}{1 / rate:>10.4g}{flops[name] / 1e9:>10.4g}"
                      f"{result['time_over_matrix_products'][name]:>13.2f}x")
     lines += [f"adaptive computation: {result['adaptive_speedup']:.2f}x; matrix products of {side}: {gemm:.0f} GFLOP/s; "
               f"peak memory {result['peak_memory_mib']:.0f} MiB"]
-    click.echo(json.dumps(result) if as_json else "\n".join(lines))
+    finish(result, lines, device=device, as_json=as_json, record=record)
 
 
 def _step(config, batch, device):

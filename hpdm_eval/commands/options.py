@@ -14,6 +14,7 @@ import re
 
 import click
 
+from hpdm_eval.backbones.loading import KNOWN
 from hpdm_eval.protocols import CHOICES, DEFAULT, load_protocol
 
 
@@ -100,27 +101,35 @@ def reading_options(function):
     return function
 
 
-def backbone_options(function):
-    """Add `--backbone`, `--weights`, `--unverified`, `--precision` and `--batch`."""
+def backbone_options(function, default=None):
+    """Add `--backbone`, `--weights`, `--c3d-mean`, `--unverified`, `--precision`, `--batch` and `--cache`.
+
+    default: the backbone of a metric that has one of its own, in place of the protocol's.
+    """
     for option in (
+        click.option("--cache/--no-cache", default=True, show_default=True,
+                     help="Keep features of clips, and use those of earlier runs, in the user's cache folder or "
+                          "$HPDM_EVAL_CACHE."),
         click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
                      help="Clips per forward pass."),
         click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
                      help="Arithmetic of the backbone."),
         click.option("--unverified", is_flag=True, help="Accept weights whose checksum is not known; records say so."),
+        click.option("--c3d-mean", type=click.Path(exists=True, dir_okay=False), metavar="FILE.npz",
+                     help="Mean video that c3d subtracts, in place of the cached one."),
         click.option("--weights", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
                      help="Weights file, in place of the cached one."),
-        click.option("--backbone", metavar="NAME",
-                     help="Network whose features are compared: i3d, shapes3d. [protocol's]"),
+        click.option("--backbone", metavar="NAME", default=default, show_default=default is not None,
+                     help=f"Network that sees the clips: {', '.join(KNOWN)}." + " [protocol's]" * (default is None)),
     ):
         function = option(function)
     return function
 
 
-def metric_options(default=DEFAULT):
+def metric_options(default=DEFAULT, backbone=None):
     """All of the above."""
     def decorate(function):
-        return protocol_options(default)(backbone_options(reading_options(function)))
+        return protocol_options(default)(backbone_options(reading_options(function), backbone))
     return decorate
 
 

@@ -1,14 +1,14 @@
 """`hpdm-eval stats`: statistics of real clips, to be used as a reference again and again."""
 
 import click
-import numpy as np
 
 from hpdm.console import common_options, note
 from hpdm.environment import choose_device, git_revision, package_versions
 from hpdm.errors import InputError
+from hpdm_eval.cache import FeatureCache
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
-from hpdm_eval.features import iterate_features
+from hpdm_eval.features import extract_features, extract_moments
 from hpdm_eval.judge import open_backbone
 from hpdm_eval.metrics.frechet import Moments
 from hpdm_eval.records import RecordedCommand, command_line, utc_now
@@ -31,12 +31,14 @@ def stats(data, out, keep_features, **options):
     protocol = take_protocol(options)
     source = open_clips(data, protocol, role="reference", **take_reading(options, "samples"))
     backbone = open_backbone(protocol, options, choose_device(options["device"]))
-    source.min_frames = backbone.min_frames
-    moments, kept = Moments(backbone.feature_dim), []
-    for _, features, _ in iterate_features(source, backbone, batch=options["batch"], quiet=options["quiet"]):
-        moments.update(features)
-        if keep_features:
-            kept.append(features)
+    source.min_frames, source.shared = backbone.min_frames, True
+    reading = {"batch": options["batch"], "quiet": options["quiet"],
+               "cache": FeatureCache(backbone) if options["cache"] else None}
+    if keep_features:
+        features = extract_features(source, backbone, **reading).features
+        moments = Moments.of(features)
+    else:
+        features, moments = None, extract_moments(source, backbone, **reading)
     if moments.n < 2:
         raise InputError(f"{data}: statistics need at least 2 clips, got {moments.n}")
     if moments.n <= moments.dimension:
@@ -44,7 +46,7 @@ def stats(data, out, keep_features, **options):
              "will be mostly sampling bias", options["quiet"])
     statistics = Statistics(
         moments=moments,
-        features=np.concatenate(kept) if keep_features else None,
+        features=features,
         protocol={**protocol.to_dict(), "hash": protocol.hash()},
         backbone=backbone.describe(),
         source=source.summary(),

@@ -1,0 +1,57 @@
+"""Results of `hpdm-eval bench` as files, and a page made from them.
+
+A result is a JSON object with "bench" (which one), its figures, "text" (the table for people), and what is needed to
+say where it comes from: command, hardware, versions, commit and date.
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from hpdm.environment import git_revision, hardware, package_versions
+from hpdm.errors import InputError
+from hpdm.files import atomic_file, write_json
+from hpdm_eval.records import command_line, utc_now
+
+ORDER = ("extract", "fusion", "training")
+TITLES = {"extract": "Feature extraction with I3D", "fusion": "Resampling in context fusion",
+          "training": "Training step"}
+
+
+def result_options(function):
+    """Add `--json` and `--record`, for `finish`."""
+    for option in (
+        click.option("--record", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+                     help="Also save the result in this folder."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the table."),
+    ):
+        function = option(function)
+    return function
+
+
+def finish(result, lines, *, device, as_json, record):
+    """Complete a result with its origin, print it, and save it if `record` names a folder."""
+    result = {**result, "text": "\n".join(lines), "command": command_line(), "hardware": hardware(device),
+              "versions": package_versions(), "git": git_revision(), "created": utc_now()}
+    click.echo(json.dumps(result) if as_json else result["text"])
+    if record:
+        name = "-".join(str(result[key]) for key in ("bench", "size", "precision") if key in result)
+        write_json(record / f"{name}.json", result)
+
+
+def write_page(folder, out):
+    """Markdown with every result of a folder, in a fixed order; raises InputError where there is none."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    results = [result for result in results if result.get("bench") in ORDER]
+    if not results:
+        raise InputError(f"{folder} holds no result of hpdm-eval bench; make one with --record {folder}")
+    lines = ["# Benchmarks", "", "Ratios compare alternatives within one run on one machine; absolute figures of machines "
+             "that others may have used at the same time are worth less."]
+    for result in sorted(results, key=lambda result: ORDER.index(result["bench"])):
+        versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("hpdm", "torch") if name in result["versions"])
+        lines += ["", f"## {TITLES[result['bench']]}", "", f"`{result['command']}`  ",
+                  f"{result['hardware']}; {versions}; commit {(result['git'] or 'unknown')[:12]}; {result['created'][:10]}",
+                  "", "```", result["text"], "```"]
+    with atomic_file(out, "w") as file:
+        file.write("\n".join(lines) + "\n")

@@ -1,0 +1,69 @@
+"""Features of clips that were seen before: one small file per clip and network.
+
+A file's name says what its content is a function of: the digest of the clip's pixels as the network gets them, which is
+after the protocol has chosen, cut and resized the frames, and a hash of everything about the network that moves its
+features (weights, precision, epsilon, resize rule, kind of device). So two protocols share what they have in common and
+nothing else, and nothing in the cache can be out of date.
+
+Files appear under their name whole or not at all, and two processes that make the same file make the same content: any
+number of runs may share the cache, and be killed at any moment. A damaged file counts as absent. The folder may be
+deleted at any time.
+"""
+
+import json
+import os
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from hpdm.files import atomic_file
+from hpdm_eval.backbones.weights import user_cache
+
+LAYOUT = 1
+# entries of `Backbone.describe()` that say where weights came from, not what they compute
+OF_ORIGIN = ("file", "verified", "trust")
+
+
+def cache_folder():
+    """Folder of cached features: $HPDM_EVAL_CACHE, else hpdm-eval/features in the platform's cache folder."""
+    if chosen := os.environ.get("HPDM_EVAL_CACHE"):
+        return Path(chosen).expanduser()
+    return user_cache() / "features"
+
+
+class FeatureCache:
+    """Features and probabilities of one backbone by clip digest.
+
+    backbone: anything with `describe()` and a `device`; folder: by default `cache_folder()`.
+    """
+
+    def __init__(self, backbone, folder=None):
+        identity = {key: value for key, value in backbone.describe().items() if key not in OF_ORIGIN}
+        identity |= {"device": backbone.device.type, "layout": LAYOUT}
+        key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        self.folder = (folder or cache_folder()) / f"{backbone.name}-{key}"
+        self._writable = True
+
+    def path(self, digest):
+        """Where the features of the clip with this digest are, if they are."""
+        return self.folder / digest[:2] / f"{digest}.npz"
+
+    def get(self, digest):
+        """(features, probabilities) as float32 arrays, or None."""
+        try:
+            with np.load(self.path(digest), allow_pickle=False) as archive:
+                return archive["features"], archive["probabilities"]
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def put(self, digest, features, probabilities):
+        """Store float32 arrays; where the folder cannot be written, no more is tried and nothing is lost."""
+        if not self._writable:
+            return
+        try:
+            with atomic_file(self.path(digest)) as file:
+                np.savez(file, features=features, probabilities=probabilities)
+        except OSError:
+            self._writable = False

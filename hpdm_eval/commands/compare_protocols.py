@@ -1,0 +1,110 @@
+"""`hpdm-eval compare-protocols`: one set of videos, one network, every protocol."""
+
+import json
+from pathlib import Path
+
+import click
+
+from hpdm.console import note
+from hpdm.errors import InputError
+from hpdm.files import atomic_file
+from hpdm_eval.commands.fvd import measure
+from hpdm_eval.distributed import rank_and_size
+from hpdm_eval.judge import announce, evaluate, judging_options
+from hpdm_eval.plots import bar_figure, save_png
+from hpdm_eval.protocols import Protocol, list_protocols
+from hpdm_eval.records import RecordedCommand
+from hpdm_eval.tables import aligned, format_value, metric_label, piped, protocol_label
+
+COLUMNS = ("protocol", "numerics", "fvd", "change", "samples", "reference", "what differs")
+RIGHT = ("fvd", "change", "samples", "reference")
+# Settings that a table of differences need not repeat: `numerics` has a column and stands for the three after it.
+NOT_SHOWN = ("numerics", "ddof", "root", "bn_epsilon", "num_samples", "num_reference")
+
+
+@click.command(cls=RecordedCommand)
+@click.option("--protocols", metavar="NAME,NAME,...", help="Which, by name or as YAML files. [all that are named]")
+@click.option("--legacy/--no-legacy", default=True, show_default=True,
+              help="Each also with the arithmetic of its published code.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
+              help="Folder for protocols.md and protocols.png.")
+@judging_options()
+def compare_protocols(protocols, legacy, out, **options):
+    """How much the protocol alone moves FVD: the same videos and network under one protocol after the other.
+
+    `change` is against --protocol. Settings given on the command line, such as --num-samples or --frames, hold for all
+    protocols. One that cannot be applied to these videos is listed with the reason.
+    """
+    baseline = options["protocol"]
+    names = protocols.split(",") if protocols else [protocol.name for protocol in list_protocols()]
+    names = [baseline, *(name for name in names if name != baseline)]
+    variants = [options["numerics"]] if options["numerics"] else ["exact", "legacy"] if legacy else ["exact"]
+    records, failed = [], {}  # reason → protocols
+    for name in names:
+        for numerics in variants:
+            chosen = {**options, "protocol": name, "numerics": numerics}
+            try:
+                record = evaluate("fvd", _measure_with_interval(options["seed"]), chosen, higher_is_better=False)
+            except InputError as error:
+                # without legacy numerics of its own a protocol has nothing to add to its exact form
+                if "no legacy numerics" not in str(error):
+                    failed.setdefault(str(error), []).append(name)
+                continue
+            records.append(record)
+    if not records:
+        raise InputError(next(iter(failed), f"protocol {baseline} knows no legacy numerics; use exact"))
+    announce(records, options)
+    rows, caption = _rows(records), _caption(records, failed)
+    if rank_and_size()[0] == 0:
+        with atomic_file(out / "protocols.md", "w") as file:
+            file.write(piped(COLUMNS, rows, RIGHT) + "\n" + "  \n".join(caption) + "\n")
+        save_png(_bars(records), out / "protocols.png")
+    if options["as_json"]:
+        click.echo(json.dumps([record.to_dict() for record in records], ensure_ascii=False))
+    else:
+        click.echo(aligned(COLUMNS, rows, RIGHT) + "\n" + "\n".join(caption))
+    note(f"protocols.md and protocols.png are in {out}", options["quiet"])
+    return records
+
+
+def _bars(records):
+    labels = {f"{record.protocol['name']}, {record.protocol['numerics']}": record for record in records}
+    return bar_figure({label: record.value for label, record in labels.items()},
+                      {label: record.ci95 for label, record in labels.items() if record.ci95},
+                      label=metric_label(records[0]),
+                      title=f"{Path(records[0].samples['path']).name}: one set of videos under each protocol")
+
+
+def _measure_with_interval(seed):
+    return lambda samples, reference, protocol: measure(samples, reference, protocol, interval=True, seed=seed)
+
+
+def _rows(records):
+    base = records[0]
+    rows = []
+    for record in records:
+        change = ""
+        if record is not base and base.value > 0:
+            change = f"{round(100 * (record.value / base.value - 1), 1) + 0.0:+.1f} %"  # + 0.0: not -0.0
+        interval = " [{}, {}]".format(*map(format_value, record.ci95)) if record.ci95 else ""
+        rows.append([protocol_label(record), record.protocol["numerics"], format_value(record.value) + interval, change,
+                     str(record.num_samples), str(record.num_reference), _differences(base, record)])
+    return rows
+
+
+def _differences(base, record):
+    ours, theirs = (Protocol.from_dict({key: value for key, value in protocol.items() if key != "hash"})
+                    for protocol in (record.protocol, base.protocol))
+    return ", ".join(f"{key} {_short(mine)}" for key, (mine, _) in ours.differences(theirs).items()
+                     if key not in NOT_SHOWN)
+
+
+def _short(value):
+    return "x".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+
+
+def _caption(records, failed):
+    values = [record.value for record in records]
+    lines = [f"{metric_label(records[0])} of {records[0].samples['path']} from {records[0].reference['path']}: "
+             f"{format_value(min(values))} to {format_value(max(values))} by the protocol alone."]
+    return lines + [f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in failed.items()]

@@ -1,0 +1,119 @@
+"""`hpdm-eval dead-tokens`: broken blocks on the lattice of a model's tokens."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+import numpy as np
+
+from hpdm.console import note
+from hpdm.files import atomic_file
+from hpdm_eval.commands.options import take_protocol
+from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, show_record
+from hpdm_eval.metrics.dead_tokens import FALSE_POSITIVES, THRESHOLDS, find_dead_tokens
+from hpdm_eval.metrics.seam_tests import mean_interval
+from hpdm_eval.metrics.seams import parse_patch
+from hpdm_eval.records import RecordedCommand
+
+WORST = 10
+MILLION = 1e6
+MOST_POSITIONS = 100
+
+
+@click.command(cls=RecordedCommand)
+@click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE",
+              help="Clips to judge: videos, folders of frames, arrays, or a zip of them.")
+@click.option("--token", default="1x4x4", show_default=True, metavar="TxHxW",
+              help="Samples of the video that one token makes.")
+@click.option("--plots", type=click.Path(file_okay=False), metavar="DIR", help="Write dead-tokens.png here: where.")
+@pixel_options
+def dead_tokens(samples, token, plots, **options):
+    """How many tokens of the samples are broken: blocks that stand out from all sides, exactly on the token lattice.
+
+    The value is dead tokens per million. In real video about one in two million looks like one; the rate on the lattice
+    moved by half a token, printed beside it, says what these clips hold by nature.
+    """
+    started = time.time()
+    protocol = take_protocol(options)
+    size = parse_patch(token)
+
+    def measure(clip):
+        moved = find_dead_tokens(clip.video, size, clip.name, moved=True)
+        return find_dead_tokens(clip.video, size, clip.name), len(moved.positions), moved.tokens, clip.video.shape[1:3]
+
+    measured, summary = measure_clips(samples, protocol, options, "samples", measure)
+    found = [entry[0] for entry in measured]
+    rates = MILLION * np.array([clip.rate for clip in found])
+    interval = mean_interval(rates, np.random.default_rng(options["seed"]))
+    figures = {
+        "token": token,
+        "clips": len(found),
+        "tokens": sum(clip.tokens for clip in found),
+        "dead": sum(len(clip.positions) for clip in found),
+        "per_million": float(rates.mean()),
+        "dead_per_video": float(np.mean([len(clip.positions) for clip in found])),
+        "clips_with_dead": sum(len(clip.positions) > 0 for clip in found),
+        "tone": sum(clip.kinds.count("tone") for clip in found),
+        "texture": sum(clip.kinds.count("texture") for clip in found),
+        "expected_by_chance": FALSE_POSITIVES * sum(clip.tokens for clip in found),
+        "moved_lattice_per_million": MILLION * sum(e[1] for e in measured) / sum(e[2] for e in measured),
+    }
+    if plots:
+        path = Path(plots) / "dead-tokens.png"
+        with atomic_file(path) as file:
+            _map(measured, size).savefig(file, dpi=120, format="png")
+        note(f"plot: {path}", options["quiet"])
+    worst = [{"name": clip.name, "dead": len(clip.positions), "per_million": MILLION * clip.rate}
+             for clip in sorted(found, key=lambda clip: -clip.rate) if len(clip.positions)][:WORST]
+    show_record(
+        "dead-tokens", protocol,
+        {"token": list(size), "thresholds": THRESHOLDS, "false_positives": FALSE_POSITIVES}, options,
+        started=started,
+        value=figures["per_million"],
+        ci95=interval and (max(interval[0], 0.0), interval[1]),
+        unit="per million tokens",
+        higher_is_better=False,
+        num_samples=summary["clips"],
+        samples=summary,
+        details=(figures,),
+        extra={"worst": worst, "positions": _positions(found, size)},
+        lines=["", *aligned(("figure", ""), [(key.replace("_", " "), _short(value)) for key, value in figures.items()]),
+               *_worst_lines(worst)],
+    )
+
+
+def _positions(found, size):
+    """The strongest of all clips: list of {"name", "frame", "row", "column", "kind", "score"}, in samples and pixels."""
+    entries = [{"name": clip.name, **dict(zip(("frame", "row", "column"), (position * size).tolist())), "kind": kind,
+                "score": round(float(score), 3)}
+               for clip in found for position, kind, score in zip(clip.positions, clip.kinds, clip.scores)]
+    return sorted(entries, key=lambda entry: -entry["score"])[:MOST_POSITIONS]
+
+
+def _worst_lines(worst):
+    if not worst:
+        return []
+    return ["", "clips with the most:", *aligned(("name", "dead", "per million"),
+                                                 [(e["name"], e["dead"], f"{e['per_million']:.1f}") for e in worst])]
+
+
+def _short(value):
+    return f"{value:.3g}" if isinstance(value, float) else value
+
+
+def _map(measured, size):
+    """Count of dead tokens at each place of the frame, over the clips of the most frequent size."""
+    from matplotlib.figure import Figure  # takes a second to import
+
+    (height, width), count = Counter(entry[3] for entry in measured).most_common(1)[0]
+    places = np.zeros((height // size[1], width // size[2]))
+    for clip, _, _, shape in measured:
+        if shape == (height, width):
+            np.add.at(places, tuple(clip.positions[:, 1:].T), 1)
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    panel = figure.subplots()
+    image = panel.imshow(places, extent=(0, width, height, 0), cmap="magma", interpolation="nearest")
+    panel.set_title(f"dead tokens of {count} clips of {height}x{width}", fontsize=9)
+    figure.colorbar(image, ax=panel, label="count")
+    return figure

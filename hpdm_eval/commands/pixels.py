@@ -1,0 +1,69 @@
+"""What the commands that measure pixels, not features, share: options, reading, the record and how it is shown."""
+
+import json
+from hashlib import sha256
+
+import click
+
+from hpdm.console import common_options, note, progress
+from hpdm_eval.clips import open_clips
+from hpdm_eval.commands.options import protocol_options, reading_options, take_reading
+from hpdm_eval.records import make_record, save_record
+from hpdm_eval.tables import text_table
+
+
+def pixel_options(function):
+    """Add the protocol's options (default: clips as they are), those of reading, --json and --record."""
+    for option in (
+        click.option("--record", "folder", type=click.Path(file_okay=False), metavar="DIR",
+                     help="Also save the record in this folder."),
+        click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
+    ):
+        function = option(function)
+    return protocol_options("native")(reading_options(common_options(function)))
+
+
+def measure_clips(path, protocol, options, role, measure):
+    """([measure(clip) for each clip of `path`], the record's entry for them); only the results are kept."""
+    source = open_clips(path, protocol, role=role, **take_reading(options, role))
+    results = []
+    with progress(total=len(source), unit="clip", description=role, quiet=options["quiet"]) as bar:
+        for clip in source:
+            results.append(measure(clip))
+            bar.update()
+    return results, source.summary()
+
+
+def show_record(metric, protocol, settings, options, *, started, lines=(), warnings=(), extra=None, **figures):
+    """Make the metric's Record, print it as `options` say, save it where they name a folder, return it.
+
+    settings: the metric's own, JSON-able; they are kept under "settings" and are part of the protocol's hash, so that
+    records of different settings do not pass for each other. lines: printed below the table.
+    """
+    digest = sha256(json.dumps([protocol.hash(), settings], sort_keys=True).encode()).hexdigest()[:12]
+    record = make_record(
+        started=started,
+        metric=metric,
+        protocol={**protocol.to_dict(), "hash": digest},
+        seed=options["seed"],
+        warnings=tuple(warnings),
+        extra={"settings": settings, **(extra or {})},
+        **figures,
+    )
+    for message in record.warnings:
+        note(f"warning: {message}", options["quiet"])
+    if options["as_json"]:
+        click.echo(json.dumps(record.to_dict(), ensure_ascii=False))
+    else:
+        click.echo("\n".join([text_table([record]), *lines]))
+    if options["folder"]:
+        note(f"record: {save_record(record, options['folder'])}", options["quiet"])
+    return record
+
+
+def aligned(header, rows):
+    """Lines of a table: first column to the left, the others to the right."""
+    rows = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) if index == 0 else cell.rjust(width)
+                      for index, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]

@@ -1,0 +1,125 @@
+"""`hpdm-eval pyramid`: whether the levels of a sampled pyramid agree with each other."""
+
+import time
+from pathlib import Path, PurePosixPath
+
+import click
+import numpy as np
+
+from hpdm.console import progress
+from hpdm.errors import InputError
+from hpdm_eval.clips import open_clips
+from hpdm_eval.commands.options import take_protocol, take_reading
+from hpdm_eval.commands.pixels import aligned, pixel_options, show_record
+from hpdm_eval.metrics.pyramid_consistency import band_names, compare_levels, psnr
+from hpdm_eval.metrics.seam_tests import mean_interval
+from hpdm_eval.records import RecordedCommand
+
+MOST_DB = 100.0  # stands for the PSNR of equal clips, which is infinite
+WORST = 10
+
+
+@click.command(cls=RecordedCommand)
+@click.option("--samples", required=True, type=click.Path(), metavar="DIR",
+              help="Folder with level0, level1, ... (coarse to fine), each holding the same names.")
+@click.option("--levels", type=click.IntRange(min=2), default=3, show_default=True, help="Levels to compare.")
+@pixel_options
+def pyramid(samples, levels, **options):
+    """How far is each level of a sample, shrunken, from the coarser level that it was made from?
+
+    Prints, for each pair of levels, the PSNR (mean over clips; the value is that of the pair that agrees least), the
+    mean difference, and the error by octave of spatial frequency, relative to the coarser level's own power there.
+    """
+    started = time.time()
+    protocol = take_protocol(options)
+    folders = level_folders(samples, levels)
+    pairs = read_pairs(folders, protocol, options)
+    errors, names = [[] for _ in pairs], [[] for _ in pairs]
+    summaries = []
+    for index, (pair, summary) in enumerate(pairs):
+        for name, coarse, fine in pair:
+            try:
+                errors[index].append(compare_levels(coarse, fine))
+            except InputError as error:
+                raise InputError(f"{name}, levels {index} and {index + 1}: {error}") from error
+            names[index].append(name)
+        summaries.append(summary())
+    rng = np.random.default_rng(options["seed"])
+    details, worst = [], []
+    for index, (found, whose) in enumerate(zip(errors, names)):
+        details.append(_figures(index, found, rng))
+        order = np.argsort([error.psnr for error in found])[:WORST]
+        worst += [{"name": whose[k], "level": index + 1, "psnr": min(found[k].psnr, MOST_DB)} for k in order]
+    least = min(details, key=lambda entry: entry["psnr"])
+    show_record(
+        "pyramid", protocol, {"levels": levels}, options,
+        started=started,
+        value=least["psnr"],
+        ci95=least["ci95"] and tuple(least["ci95"]),
+        unit="dB",
+        higher_is_better=True,
+        num_samples=summaries[-1]["clips"],
+        samples={**summaries[-1], "path": str(samples)},
+        details=tuple(details),
+        extra={"worst": sorted(worst, key=lambda entry: entry["psnr"])[:WORST]},
+        lines=["", *_table(details)],
+    )
+
+
+def level_folders(samples, levels):
+    """Paths of level0 .. level<levels-1> under `samples`; raises InputError where one is missing."""
+    folders = [Path(samples) / f"level{level}" for level in range(levels)]
+    missing = [folder.name for folder in folders if not folder.is_dir()]
+    if missing:
+        raise InputError(f"{samples} lacks {', '.join(missing)}: it must hold one folder for each level, coarse to fine, "
+                         "with files of the same names")
+    return folders
+
+
+def read_pairs(folders, protocol, options):
+    """For each two neighbouring levels (iterator of (name, coarse, fine), function that gives the fine one's summary)."""
+    def pair(coarse, fine):
+        sources = [open_clips(folder, protocol, **take_reading(options, "samples")) for folder in (coarse, fine)]
+
+        def clips():
+            with progress(total=len(sources[1]), unit="clip", description=fine.name, quiet=options["quiet"]) as bar:
+                other = iter(sources[1])
+                for clip in sources[0]:
+                    match = next(other, None)
+                    if match is None or _stem(match.name) != _stem(clip.name):
+                        raise InputError(f"{coarse} and {fine} do not hold the same clips: {clip.name} stands beside "
+                                         f"{match.name if match else 'nothing'}")
+                    yield clip.name, clip.video, match.video
+                    bar.update()
+                if (extra := next(other, None)) is not None:
+                    raise InputError(f"{coarse} and {fine} do not hold the same clips: {extra.name} is only in the latter")
+        return clips(), sources[1].summary
+
+    return [pair(*two) for two in zip(folders, folders[1:])]
+
+
+def _stem(name):
+    """A clip's name without the suffix, with its number in an array."""
+    path, _, number = name.partition("#")
+    return str(PurePosixPath(path).with_suffix("")), number
+
+
+def _figures(index, errors, rng):
+    values = np.array([min(error.psnr, MOST_DB) for error in errors])
+    interval = mean_interval(values, rng)
+    error_power = np.mean([error.error_power for error in errors], axis=0)
+    signal_power = np.mean([error.signal_power for error in errors], axis=0)
+    figures = {"level": index + 1, "coarse_level": index, "clips": len(errors), "psnr": float(values.mean()),
+               "ci95": interval and list(interval), "psnr_of_mean_error": min(psnr(error_power.sum()), MOST_DB),
+               "bias": float(np.mean([error.bias for error in errors]))}
+    for name, error, signal in zip(band_names(), error_power, signal_power):
+        figures[f"rmse {name}"] = float(np.sqrt(error))
+        figures[f"error/signal {name}"] = float(error / signal) if signal > 0 else None
+    return figures
+
+
+def _table(details):
+    header = ["levels", "PSNR dB", "bias", *(f"rmse {name}" for name in band_names())]
+    rows = [[f"{entry['level']} to {entry['coarse_level']}", f"{entry['psnr']:.2f}", f"{entry['bias']:+.2f}",
+             *(f"{entry[f'rmse {name}']:.2f}" for name in band_names())] for entry in details]
+    return aligned(header, rows)

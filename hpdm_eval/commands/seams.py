@@ -1,0 +1,181 @@
+"""`hpdm-eval seams`: steps at the borders of the patches that a video was sampled from."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from hpdm.console import note
+from hpdm.errors import InputError
+from hpdm_eval.commands.options import take_protocol
+from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, show_record
+from hpdm_eval.metrics.seam_tests import LEVEL, TOLERANCE, judge_seams
+from hpdm_eval.metrics.seams import OVERLAPS, measure_clip, parse_patch, seam_lattices
+from hpdm_eval.records import RecordedCommand
+
+MANIFEST = "samples.json"
+WORST = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilingPlan:
+    """How the samples were tiled."""
+
+    patch: tuple[int, int, int]  # frames, height, width, on the finest level
+    overlap: str
+    levels: int  # of the pyramid; level 0 is a single tile
+    lossless: bool
+    source: str  # where this is known from
+
+
+@click.command(cls=RecordedCommand)
+@click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE",
+              help="Clips to judge: videos, folders of frames, arrays, or a zip of them.")
+@click.option("--reference", type=click.Path(), metavar="DIR|FILE",
+              help="Real clips of the same size and encoding: seams are then counted in excess of theirs.")
+@click.option("--patch", metavar="TxHxW", help="Size of the sampler's tiles. [from the samples' samples.json]")
+@click.option("--overlap", type=click.Choice(OVERLAPS),
+              help="Axes on which tiles overlap by half. [from samples.json, else none]")
+@click.option("--levels", type=click.IntRange(min=1),
+              help="Levels of the sampler's pyramid; tiles of coarser levels are looked for too. "
+                   "[from samples.json, else 2: the finest tiles alone]")
+@click.option("--lossless", is_flag=True,
+              help="The clips never went through a codec or JPEG, so there are no blocks to mistake for seams. "
+                   "[from samples.json]")
+@click.option("--plots", type=click.Path(file_okay=False), metavar="DIR",
+              help="Write seams-profile.png and seams-map.png here.")
+@pixel_options
+def seams(samples, reference, patch, overlap, levels, lossless, plots, **options):
+    """Are there steps where the patches of a tiled sampler meet?
+
+    Each lattice of patch borders is compared with the same lattice moved aside, by multiples of the codec's blocks. An
+    excess of 0.1 is a contrast 10 % above that of the comparable positions; up to 0.05 is not called a seam, since
+    that much is found in real video. The step statistic sees any mismatch of neighbouring patches, the
+    coherent-step statistic offsets of brightness far below the texture. Axes: w, h and f, between frames.
+    """
+    started = time.time()
+    protocol = take_protocol(options)
+    plan = find_plan(samples, patch, overlap, levels, lossless)
+    _check_cut(protocol, plan)
+    lattices = seam_lattices(plan.patch, plan.overlap, max(plan.levels - 1, 1), plan.lossless)
+    if not lattices:
+        raise InputError(f"patches of {_size(plan.patch)} are too small to look for their borders")
+    note(f"patches of {_size(plan.patch)}, overlap {plan.overlap}, {plan.levels} levels ({plan.source})",
+         options["quiet"])
+
+    def measure(clip):
+        return measure_clip(clip.video, lattices, clip.name)
+
+    clips, summary = measure_clips(samples, protocol, options, "samples", measure)
+    real, real_summary = (None, None)
+    if reference is not None:
+        real, real_summary = measure_clips(reference, protocol, options, "reference", measure)
+    figures = judge_seams(clips, lattices, reference=real, seed=options["seed"])
+    if not figures:
+        raise InputError(f"no clip of {samples} is larger than a patch of {_size(plan.patch)}: no borders to look at")
+    largest = max(figures, key=lambda figure: figure.excess)
+    worst = worst_clips(clips)
+    if plots:
+        from hpdm_eval.seam_plots import write_seam_plots  # matplotlib takes a second to import
+
+        for path in write_seam_plots(plots, clips, lattices, figures, reference=real):
+            note(f"plot: {path}", options["quiet"])
+    show_record(
+        "seams", protocol, {"patch": list(plan.patch), "overlap": plan.overlap, "levels": plan.levels,
+                            "lossless": plan.lossless, "plan": plan.source, "level": LEVEL, "tolerance": TOLERANCE},
+        options,
+        started=started,
+        value=largest.excess,
+        ci95=largest.ci95,
+        unit="log contrast",
+        higher_is_better=False,
+        num_samples=summary["clips"],
+        num_reference=real_summary and real_summary["clips"],
+        samples=summary,
+        reference=real_summary,
+        details=tuple(figure.to_dict() for figure in figures),
+        warnings=list(_warnings(figures, lattices, clips, reference)),
+        extra={"worst": worst},
+        lines=["", *_table(figures), "", "clips with the largest scores:",
+               *aligned(("name", "axis", "period", "statistic", "score"),
+                        [(*list(entry.values())[:-1], f"{entry['score']:.3f}") for entry in worst])],
+    )
+
+
+def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
+    """The TilingPlan of a samples folder: its samples.json, with what is given here over it. Raises InputError."""
+    given = {"patch": parse_patch(patch) if patch else None, "overlap": overlap, "levels": levels,
+             "lossless": lossless or None}
+    given = {key: value for key, value in given.items() if value is not None}
+    path = Path(samples) / MANIFEST
+    if path.is_file():
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            settings = manifest["settings"]
+            made = settings["levels"]
+            plan = TilingPlan(patch=tuple(int(size) >> (made - 1) for size in manifest["resolution"]),
+                              overlap=settings["overlap"], levels=made, lossless=settings["format"] == "npy",
+                              source=MANIFEST)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if "patch" not in given:
+                raise InputError(f"{path} does not say how the samples were tiled; give --patch") from error
+        else:
+            changed = sorted(key for key, value in given.items() if value != getattr(plan, key))
+            if made == 1 and "patch" not in given:
+                raise InputError(f"{samples} was sampled on one level, as a single patch: there are no borders")
+            if "patch" in changed and "levels" not in given:
+                given["levels"] = 2
+            source = f"{MANIFEST}, but {', '.join(changed)} as given" if changed else MANIFEST
+            return replace(plan, source=source, **given)
+    if "patch" not in given:
+        raise InputError(f"{samples} holds no {MANIFEST} that says how it was tiled: give --patch, such as 16x64x64")
+    return TilingPlan(**{"overlap": "none", "levels": 2, "lossless": False, **given}, source="as given")
+
+
+def worst_clips(clips, count=WORST):
+    """The clips with the largest score on any lattice: list of {"name", "axis", "period", "statistic", "score"}."""
+    entries = []
+    for clip in clips:
+        if clip.scores:
+            (axis, period, statistic), score = max(clip.scores.items(), key=lambda item: item[1])
+            entries.append({"name": clip.name, "axis": axis, "period": period, "statistic": statistic, "score": score})
+    return sorted(entries, key=lambda entry: -entry["score"])[:count]
+
+
+def _check_cut(protocol, plan):
+    """Borders are counted from a sample's first frame and corner: refuse to look for them elsewhere."""
+    if protocol.samples_frames != "first" or protocol.samples_stride != 1 or protocol.samples_fps is not None:
+        raise InputError("seams between frames are looked for from a clip's first frame on, in every frame: "
+                         "leave out --start, --samples-frames, --stride and --fps")
+    if plan.source.startswith(MANIFEST) and (protocol.crop != "none" or protocol.resolution is not None):
+        raise InputError(f"{MANIFEST} gives the borders in the samples' own pixels: leave out --crop and --resolution")
+
+
+def _warnings(figures, lattices, clips, reference):
+    found = {(figure.axis, figure.period) for figure in figures}
+    for lattice in lattices:
+        if (lattice.axis, lattice.period) not in found:
+            yield f"axis {lattice.axis}, period {lattice.period}: no clip is large enough for a border and its comparison"
+    blocked = sorted({(figure.axis, figure.period) for figure in figures if not figure.codec_matched})
+    if blocked and reference is None:
+        names = ", ".join(f"{axis} {period}" for axis, period in blocked)
+        yield (f"no verdict on {names}: a period this short cannot be told from a codec's blocks; "
+               "give --reference with clips encoded alike, or --lossless samples")
+    fewest = min(figure.clips for figure in figures)
+    if fewest < 8:
+        yield f"only {fewest} clips: too few for a reliable verdict" if fewest > 3 else f"only {fewest} clips: no verdict"
+
+
+def _table(figures):
+    rows = [(figure.axis, figure.period, figure.statistic, f"{figure.excess:.3f}",
+             "-" if figure.ci95 is None else "[{:.3f}, {:.3f}]".format(*figure.ci95), f"{figure.p_value:.2g}",
+             "-" if figure.z is None else f"{figure.z:.1f}",
+             "-" if figure.rank is None else f"{figure.rank}/{figure.phases}",
+             "SEAM" if figure.significant else "no") for figure in figures]
+    return aligned(("axis", "period", "statistic", "excess", "95 %", "p", "z", "rank", "seam"), rows)
+
+
+def _size(patch):
+    return "x".join(map(str, patch))

@@ -1,0 +1,83 @@
+"""Pyramid consistency: how far the shrunken sample of one level is from the coarser sample that it was made from.
+
+A hierarchical sampler finishes level l-1 and then draws level l around it. Averaged over 2x2x2 samples, level l should
+be level l-1 again; what differs is the error that the finer level inherits, corrects, or adds.
+
+    T frames, H rows, W columns; clips are uint8 [T,H,W,3]; errors are in grey levels
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpdm.errors import InputError
+
+BANDS = (0, 1 / 8, 1 / 4, 1 / 2, np.inf)  # limits in units of the Nyquist frequency, octaves
+PEAK = 255.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LevelError:
+    """The difference of one clip's shrunken level and the coarser one, and that one's own spectrum."""
+
+    mse: float  # grey levels squared, over all pixels, frames and channels
+    bias: float  # mean of shrunken - coarse
+    error_power: np.ndarray  # float64 [bands]: the part of `mse` in each band of spatial frequency; they add up to it
+    signal_power: np.ndarray  # the same of the coarse clip about the mean of each frame and channel
+
+    @property
+    def psnr(self):
+        """dB; infinite for equal clips."""
+        return psnr(self.mse)
+
+
+def psnr(mse):
+    """Peak signal-to-noise ratio in dB of a mean squared error in grey levels."""
+    return float(10 * np.log10(PEAK**2 / mse)) if mse > 0 else float("inf")
+
+
+def shrink(video):
+    """Mean over 2x2x2 samples: uint8 [T,H,W,3] of even sizes → float64 [T/2,H/2,W/2,3]. Raises InputError."""
+    frames, height, width, channels = video.shape
+    if frames % 2 or height % 2 or width % 2:
+        raise InputError(f"a clip of {frames}x{height}x{width} does not halve along every axis")
+    blocks = video.reshape(frames // 2, 2, height // 2, 2, width // 2, 2, channels)
+    return blocks.mean(axis=(1, 3, 5), dtype=np.float64)
+
+
+def compare_levels(coarse, fine):
+    """Compare a clip [T,H,W,3] with its finer version [2T,2H,2W,3], both uint8: LevelError.
+
+    Bands are rings of spatial frequency, max(|horizontal|, |vertical|) in units of Nyquist: below 1/8, to 1/4, to 1/2,
+    and above. Raises InputError for sizes that are not in the ratio of two.
+    """
+    if tuple(fine.shape[:3]) != tuple(2 * size for size in coarse.shape[:3]):
+        raise InputError(f"levels of {_size(coarse)} and {_size(fine)}: the finer must be twice as large on every axis")
+    coarse = coarse.astype(np.float64)
+    error = shrink(fine) - coarse
+    centred = coarse - coarse.mean(axis=(1, 2), keepdims=True)
+    return LevelError(mse=float((error**2).mean()), bias=float(error.mean()), error_power=band_powers(error),
+                      signal_power=band_powers(centred))
+
+
+def band_powers(video):
+    """Mean square of [T,H,W,C] split by band of spatial frequency: float64 [bands], summing to the mean square."""
+    frames, height, width, channels = video.shape
+    vertical = np.abs(np.fft.fftfreq(height)) * 2
+    horizontal = np.abs(np.fft.fftfreq(width)) * 2
+    ring = np.digitize(np.maximum.outer(vertical, horizontal), BANDS[1:-1])
+    power = np.zeros((height, width))
+    for frame in video:  # frame by frame: the spectrum of a whole clip would be many times its size
+        power += (np.abs(np.fft.fft2(frame, axes=(0, 1))) ** 2).sum(axis=-1)
+    power /= frames * channels * (height * width) ** 2
+    return np.bincount(ring.ravel(), weights=power.ravel(), minlength=len(BANDS) - 1)
+
+
+def band_names():
+    """Names of the bands, in units of the Nyquist frequency of the coarser level."""
+    limits = ["0", "1/8", "1/4", "1/2", "1"]
+    return [f"{low}-{high}" for low, high in zip(limits, limits[1:])]
+
+
+def _size(clip):
+    return "x".join(map(str, clip.shape[:3]))

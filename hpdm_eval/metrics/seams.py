@@ -1,0 +1,286 @@
+"""Seams: is there a step where the patches of a tiled sampler meet? Per-clip measurement; seam_tests.py judges it.
+
+A position p of an axis is the border between sample p-1 and sample p. The step there is a third difference,
+
+    s(p) = (x[p] - x[p-1]) - ((x[p-1] - x[p-2]) + (x[p+1] - x[p])) / 2
+
+which is the height of a step at p, is 0 for anything that is quadratic across it, and unlike a second difference is
+centred on the border. Two statistics are made of it, both as log contrasts to the neighbouring positions:
+
+- `step`: the size of s, |s| averaged over the pixels of a stretch. Sees any mismatch: shifted, blurred, unrelated tiles.
+- `coherent-step`: s averaged with its sign over a stretch, then its size. Texture cancels, a tone step does not: sees
+  offsets between tiles that are far below the texture, and is blind to a mismatch without one.
+
+A stretch is what one pair of neighbouring tiles shares. |s| is clipped at `CLIP` grey levels before averaging, so that a
+single strong edge does not decide for its stretch.
+
+A clip's score for a lattice is the median over the lattice's lines (a letterbox edge, or whatever sits at one or two
+heights, does not move it) minus the same median for the whole lattice moved aside. Moves are multiples of the codec's
+macroblock where the period leaves room for one, so compression blocks are on both sides of the difference and cancel.
+Moving the lattice, in place of pooling other positions, keeps the number and the spacing of lines: the median of few
+skewed values is biased, and only the same median has the same bias.
+
+    T frames, H rows, W columns, x luma in grey levels; axes "f", "h", "w"
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpdm.errors import InputError
+
+AXES = "fhw"
+STATISTICS = ("step", "coherent-step")
+OVERLAPS = ("none", "w", "h", "hw", "f", "fw", "fh", "fhw")
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+CLIP = {"step": 32.0, "coherent-step": 4.0}  # grey levels
+FLOOR = {"step": 0.25, "coherent-step": 0.1}  # grey levels, added before the logarithm
+NEIGHBOURS = np.array([-6, -5, -4, -3, -2, 2, 3, 4, 5, 6])  # s has side lobes at +-1
+MARGIN = 3  # nearest position to the video's border at which s and enough of its neighbours exist
+CODEC = {"f": 4, "h": 16, "w": 16}  # cadence of frame types, macroblock
+FEWEST_MOVES = 2
+SHORTEST_PERIOD = 4
+MOST_FRAMES = 64  # of a clip that are read for spatial seams, evenly spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lattice:
+    """Equally spaced border positions along one axis, and how it may be moved aside for comparison."""
+
+    axis: str  # f, h or w
+    period: int  # frames or pixels between lines
+    finest: int  # period of all tile borders of this axis together; moves avoid it
+    block: int  # frames or pixels of the codec's blocks; moves keep to it. 1 for clips that no codec has touched
+
+
+def parse_patch(text):
+    """(frames, height, width) of "16x64x64"; raises InputError."""
+    try:
+        patch = tuple(int(part) for part in str(text).lower().split("x"))
+    except ValueError:
+        patch = ()
+    if len(patch) != 3 or min(patch) < 1:
+        raise InputError(f"{text!r} is not a size: write frames x height x width, such as 16x64x64")
+    return patch
+
+
+def seam_lattices(patch, overlap="none", levels=1, lossless=False):
+    """Where tiles of `patch` (frames, height, width), in samples of the finest level, may leave seams.
+
+    `overlap` names the axes on which tiles overlap by half: there both borders of an overlap are positions, so the half
+    period is a lattice as well. A level k steps coarser has tiles twice^k as large in the finest video; `levels` counts
+    those that are tiled (the coarsest level of a pyramid is one tile and has no seam). lossless: the clips have never
+    been through a codec or JPEG, so there are no blocks to keep to. Returns a tuple of Lattice, each (axis, period)
+    once, without periods below `SHORTEST_PERIOD`, where a step and its neighbours cannot be told apart. Raises
+    InputError.
+    """
+    if overlap not in OVERLAPS:
+        raise InputError(f"unknown overlap {overlap!r}; choose one of {', '.join(OVERLAPS)}")
+    lattices = []
+    for axis, size in zip(AXES, patch):
+        periods = {size << level for level in range(levels)}
+        if overlap != "none" and axis in overlap:
+            if size % 2:
+                raise InputError(f"patches of {size} samples cannot overlap by half along axis {axis}")
+            periods |= {period // 2 for period in periods}
+        block = 1 if lossless else CODEC[axis]
+        lattices += [Lattice(axis=axis, period=period, finest=min(periods), block=block)
+                     for period in sorted(periods) if period >= SHORTEST_PERIOD]
+    return tuple(lattices)
+
+
+def lattice_moves(lattice):
+    """(moves int64, whether they keep to the codec's blocks, the step they keep to).
+
+    How far a lattice may be moved aside for comparison: by multiples of the codec's block or, where the period is too
+    small for that, of the largest half of a block that leaves one; no move puts a line on, or beside, a tile's border.
+    """
+    step = lattice.block
+    while True:
+        moves = np.arange(step, lattice.period, step)
+        moves = moves[_clear(moves, lattice.finest)]
+        if len(moves) or step == 1:
+            break
+        step //= 2
+    return np.concatenate([-moves[::-1], moves]), step == lattice.block, step
+
+
+def all_moves(lattice):
+    """Every move, in one-sample steps, that puts no line on or beside a border: int64, sorted, without 0."""
+    moves = np.arange(1, lattice.period)
+    moves = moves[_clear(moves, lattice.finest)]
+    return np.concatenate([-moves[::-1], moves])
+
+
+def _clear(moves, finest):
+    offset = moves % finest
+    return np.minimum(offset, finest - offset) >= min(2, finest // 2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipSeams:
+    """What is kept of a clip: a few kilobytes."""
+
+    name: str
+    shape: tuple[int, int, int]  # frames, rows, columns
+    scores: dict  # (axis, period, statistic) → score, log units; missing where the clip has no line
+    profiles: dict  # (axis, period, statistic) → float32 [2 period - 1]: median over lines at moves 1-period..period-1
+    edges: dict  # (axis, statistic) → `border_excess` of the finest lattice: where the seams are
+
+
+def measure_clip(video, lattices, name=""):
+    """Measure one clip, uint8 [T,H,W,3], on `lattices` of `seam_lattices`: ClipSeams."""
+    scores, profiles, edges = {}, {}, {}
+    finest = {lattice.axis: lattice.finest for lattice in lattices}
+    for axis in finest:
+        if video.shape[AXES.index(axis)] < finest[axis] + MARGIN:
+            continue
+        for statistic, contrast in axis_contrasts(video, axis, finest).items():
+            line_values = contrast.mean(axis=1)
+            for lattice in lattices:
+                if lattice.axis != axis:
+                    continue
+                profile = move_profile(line_values, lattice)
+                score = lattice_score(profile, lattice)
+                if score is None:
+                    continue
+                key = (axis, lattice.period, statistic)
+                profiles[key], scores[key] = profile.astype(np.float32), score
+                if lattice.period == lattice.finest:
+                    across = len(_cuts(video.shape, 3 - AXES.index(axis), finest)) if axis != "f" else contrast.shape[1]
+                    edges[axis, statistic] = border_excess(contrast, lattice, across)
+    return ClipSeams(name=name, shape=video.shape[:3], scores=scores, profiles=profiles, edges=edges)
+
+
+def axis_contrasts(video, axis, finest):
+    """Log contrast of each position and stretch: {statistic: float64 [n + 1, stretches]}; row p is border p.
+
+    video: uint8 [T,H,W,3]; finest: {axis: period of all tile borders}, which cuts the other axes into stretches. Along h
+    and w, `coherent-step` has the stretches of one tile in time after those of the other. Rows where s or its
+    neighbours do not exist are NaN.
+    """
+    size = video.shape[AXES.index(axis)]
+    if axis == "f":
+        parts = [_sums_in_time(video, finest)]
+    else:
+        parts = [_sums_in_space(video[frames], axis, finest) for frames in _chosen_frames(len(video), finest.get("f"))]
+    # a mismatch has no sign to lose over time; a tone step may change with every tile
+    area = sum(part["pixels"] for part in parts)
+    means = {"step": [sum(part["step"] for part in parts) / area],
+             "coherent-step": [np.abs(part["coherent-step"]) / part["pixels"] for part in parts]}
+    return {
+        statistic: _against_neighbours(np.log(np.concatenate(values, axis=1) + FLOOR[statistic]), size)
+        for statistic, values in means.items()
+    }
+
+
+def _chosen_frames(count, period):
+    """Frame numbers by tile in time: all, or `MOST_FRAMES` spread evenly where there are more."""
+    chosen = np.arange(count)
+    if count > MOST_FRAMES:
+        chosen = np.linspace(0, count - 1, MOST_FRAMES).round().astype(int)
+    return np.split(chosen, np.flatnonzero(np.diff(chosen // (period or count))) + 1)
+
+
+def _cuts(shape, number, finest):
+    """First samples of the stretches along axis `number`."""
+    return np.arange(0, shape[number], finest.get(AXES[number], shape[number]))
+
+
+def third_difference(x, axis):
+    """s at borders 2..n-2 of `axis`: float array with n-3 entries there."""
+    x = np.moveaxis(x, axis, 0)
+    return np.moveaxis(1.5 * (x[2:-1] - x[1:-2]) - 0.5 * (x[3:] - x[:-3]), 0, axis)
+
+
+def _sums_in_space(video, axis, finest):
+    """Sums of |s| and s over the stretches of some frames: {statistic: [n - 3, stretches], "pixels": [stretches]}."""
+    number = AXES.index(axis)
+    s = third_difference(video @ LUMA, number)
+    cuts = _cuts(video.shape, 3 - number, finest)
+    sums = {}
+    for statistic, values in _clipped(s).items():
+        plane = values.sum(axis=0, dtype=np.float64)
+        sums[statistic] = np.add.reduceat(plane if axis == "h" else plane.T, cuts, axis=1)
+    return {**sums, "pixels": np.diff(np.append(cuts, video.shape[3 - number])) * len(video)}
+
+
+def _sums_in_time(video, finest):
+    """The same along time, where a stretch is the area of a tile; four frames are held at a time."""
+    rows, columns = _cuts(video.shape, 1, finest), _cuts(video.shape, 2, finest)
+    pixels = np.outer(np.diff(np.append(rows, video.shape[1])), np.diff(np.append(columns, video.shape[2])))
+    window, sums = [], {statistic: [] for statistic in STATISTICS}
+    for frame in video:
+        window = [*window[-3:], frame @ LUMA]
+        if len(window) < 4:
+            continue
+        for statistic, plane in _clipped(third_difference(np.stack(window), 0)[0]).items():
+            tiles = np.add.reduceat(np.add.reduceat(plane, rows, axis=0, dtype=np.float64), columns, axis=1)
+            sums[statistic].append(tiles.ravel())
+    return {**{statistic: np.array(values) for statistic, values in sums.items()}, "pixels": pixels.ravel()}
+
+
+def _clipped(s):
+    limit = CLIP["coherent-step"]
+    return {"step": np.minimum(np.abs(s), CLIP["step"]), "coherent-step": np.clip(s, -limit, limit)}
+
+
+def _against_neighbours(logs, size):
+    """Each position's value less the median of its neighbours: [n-3, k] → [n, k] with NaN where there is none."""
+    full = np.full((size + 1, logs.shape[1]), np.nan)
+    full[2:size - 1] = logs
+    padded = np.pad(full, ((6, 6), (0, 0)), constant_values=np.nan)
+    around = np.stack([padded[6 + offset:6 + offset + size + 1] for offset in NEIGHBOURS])
+    result = np.full_like(full, np.nan)
+    inner = slice(MARGIN, size - MARGIN + 1)
+    result[inner] = full[inner] - np.nanmedian(around[:, inner], axis=0)
+    return result
+
+
+def move_profile(values, lattice):
+    """Median of `values` [n + 1], one per border, over the lattice's lines, moved by 1-period .. period-1: [2 period - 1].
+
+    Moves that take a line out of the video are NaN. The first and last lines are left out where they could not be moved
+    outward at all: every move must have as many lines as the lattice itself.
+    """
+    last = len(values) - 1 - MARGIN
+    lines = np.arange(lattice.period, last + 1, lattice.period)
+    profile = np.full(2 * lattice.period - 1, np.nan)
+    nearest = np.abs(lattice_moves(lattice)[0]).min(initial=lattice.period)
+    if len(lines) > 1 and lines[-1] + nearest > last:
+        lines = lines[:-1]
+    if len(lines) > 1 and lines[0] - nearest < MARGIN:
+        lines = lines[1:]
+    if not len(lines):
+        return profile
+    for index, move in enumerate(range(1 - lattice.period, lattice.period)):
+        moved = lines + move
+        if moved[0] >= MARGIN and moved[-1] <= last:
+            profile[index] = np.median(values[moved])
+    return profile
+
+
+def lattice_score(profile, lattice):
+    """The lattice's own value less the mean over its moves; None where there is no line, or too few moves fit."""
+    own = profile[lattice.period - 1]
+    moved = profile[lattice.period - 1 + lattice_moves(lattice)[0]]
+    moved = moved[np.isfinite(moved)]
+    if not np.isfinite(own) or len(moved) < FEWEST_MOVES:
+        return None
+    return float(own - moved.mean())
+
+
+def border_excess(contrast, lattice, across):
+    """Where on a lattice: (lines int64, float32 [lines, across]), each border's contrast less that of its own moves.
+
+    contrast: [n + 1, k * across] as `axis_contrasts` makes it; the k tiles in time are averaged.
+    """
+    last = len(contrast) - 1 - MARGIN
+    lines = np.arange(lattice.period, last + 1, lattice.period)
+    values = contrast.reshape(len(contrast), -1, across).mean(axis=1)
+    excess = np.empty((len(lines), across), dtype=np.float32)
+    for row, line in enumerate(lines):
+        moved = line + lattice_moves(lattice)[0]
+        moved = moved[(moved >= MARGIN) & (moved <= last)]
+        excess[row] = values[line] - (values[moved].mean(axis=0) if len(moved) else 0)
+    return lines, excess

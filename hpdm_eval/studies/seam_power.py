@@ -1,0 +1,104 @@
+"""How well seams are found: known ones put into real clips, judged in random sets of clips.
+
+    n clips in a set; a condition is (kind, amount) of `inject_seams`
+"""
+
+import io
+
+import numpy as np
+
+from hpdm_eval.metrics.seam_tests import LEVEL, TOLERANCE, judge_seams
+from hpdm_eval.metrics.seams import measure_clip
+from hpdm_eval.studies.seam_injection import inject_seams
+
+AMOUNTS = {"brightness": (1, 2, 3, 4), "shift": (1, 2, 3), "blur": (1, 2)}
+COLUMNS = ("kind", "amount", "axis", "statistic", "clips", "excess", "detected")
+
+
+def conditions():
+    """(kind, amount) of every version of a clip, the unchanged one first."""
+    return [("none", 0), *((kind, amount) for kind, amounts in AMOUNTS.items() for amount in amounts)]
+
+
+def measure_conditions(clip, patch, lattices, longest):
+    """{condition: ClipSeams} of one Clip, of its first `longest` frames; tiles differ from clip to clip."""
+    video = clip.video[:longest]
+    seed = int(clip.digest[:8], 16)
+    return {(kind, amount): measure_clip(inject_seams(video, patch, kind, amount, seed), lattices, clip.name)
+            for kind, amount in conditions()}
+
+
+def power_rows(measured, lattices, per_test, resamples, seed=0):
+    """Share of sets judged to have a seam: list of dicts with `COLUMNS`.
+
+    measured: list over clips of `measure_conditions`. `detected` is the share of `resamples` random sets of `per_test`
+    clips in which the axis is called a seam by the statistic; axis "any", statistic "any": whether anything is. `excess`
+    is the mean over all clips.
+    """
+    rng = np.random.default_rng(seed)
+    sets = [rng.choice(len(measured), min(per_test, len(measured)), replace=False) for _ in range(resamples)]
+    rows = []
+    for kind, amount in conditions():
+        clips = [versions[kind, amount] for versions in measured]
+        verdicts = [judge_seams([clips[index] for index in chosen], lattices, draws=0) for chosen in sets]
+        base = {"kind": kind, "amount": amount, "clips": per_test}
+        for figure in judge_seams(clips, lattices, draws=0):
+            key = (figure.axis, figure.statistic)
+            hits = [any((f.axis, f.statistic) == key and f.significant for f in verdict) for verdict in verdicts]
+            rows.append({**base, "axis": figure.axis, "statistic": figure.statistic, "excess": figure.excess,
+                         "detected": float(np.mean(hits))})
+        hits = [any(figure.significant for figure in verdict) for verdict in verdicts]
+        largest = max(row["excess"] for row in rows if (row["kind"], row["amount"]) == (kind, amount))
+        rows.append({**base, "axis": "any", "statistic": "any", "excess": largest, "detected": float(np.mean(hits))})
+    return rows
+
+
+def power_report(rows, patch, per_test, resamples, summary, longest):
+    """The markdown page that goes with the table."""
+    lines = [
+        "# Seams: what is found, what is called a seam by mistake",
+        "",
+        f"Made by `hpdm-eval seams-power` on {summary['clips']} real clips (first {longest} frames of each), tiles of "
+        f"{patch}. Every tile of a clip was raised by 0 or `amount` grey levels at random (brightness), moved by "
+        "`amount` pixels up, down, left or right (shift), or, every second one, averaged with its copies `amount` "
+        f"pixels away (blur). Then {resamples} random sets of {per_test} clips were judged as `hpdm-eval seams` does: "
+        f"an excess above {TOLERANCE}, one-sided at {LEVEL:.0%} after Benjamini and Hochberg over axes and statistics. "
+        "`detected` is the share of sets called a seam; in the rows of kind `none` it is the rate of false positives. "
+        "The excess is the mean over all clips, in log units.",
+        "",
+        "![power](seams-power.png)",
+        "",
+        "| kind | amount | axis | statistic | excess | detected |",
+        "|---|---:|---|---|---:|---:|",
+    ]
+    lines += [f"| {row['kind']} | {row['amount']} | {row['axis']} | {row['statistic']} | {row['excess']:.3f} | "
+              f"{row['detected']:.1%} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def power_plot(rows):
+    """PNG bytes: excess and share detected over the amount, one panel row for each kind."""
+    from matplotlib.figure import Figure
+
+    kinds = list(AMOUNTS)
+    figure = Figure(figsize=(9, 2.6 * len(kinds)), layout="constrained")
+    panels = figure.subplots(len(kinds), 2, squeeze=False)
+    series = list(dict.fromkeys((row["axis"], row["statistic"]) for row in rows))
+    for line, kind in zip(panels, kinds):
+        for axis, statistic in series:
+            points = [row for row in rows if row["kind"] in ("none", kind) and (row["axis"], row["statistic"]) ==
+                      (axis, statistic)]
+            if axis == "any":
+                continue
+            style = {"marker": "o", "ms": 3, "ls": "-" if statistic == "step" else "--", "label": f"{axis}, {statistic}",
+                     "color": {"f": "tab:green", "h": "tab:orange", "w": "tab:blue"}[axis]}
+            for panel, key in zip(line, ("excess", "detected")):
+                panel.plot([row["amount"] for row in points], [row[key] for row in points], **style)
+        for panel, title in zip(line, ("excess, log units", "share of sets called a seam")):
+            panel.set(title=f"{kind}: {title}", xlabel="grey levels" if kind == "brightness" else "pixels")
+        line[0].axhline(TOLERANCE, color="0.7", lw=0.8)
+        line[1].axhline(LEVEL, color="0.7", lw=0.8)
+    panels[0][0].legend(fontsize=7)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()

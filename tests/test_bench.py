@@ -1,0 +1,49 @@
+"""`hpdm-eval bench`: small runs that print, save and turn into a page."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from hpdm_eval.cli import main
+
+SMALL = ["--rounds", "1", "--device", "cpu", "--quiet"]
+
+
+def run(*words):
+    result = CliRunner().invoke(main, ["bench", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_fusion_compares_equal_results():
+    result = json.loads(run("fusion", "--width", "8", "--tokens", "3x4x5", *SMALL, "--json").stdout)
+    assert result["largest_difference"] < 1e-5
+    expected = result["milliseconds"]["grid_sample"] / result["milliseconds"]["matrices"]
+    assert result["ratio"] == pytest.approx(expected)
+
+
+def test_training_counts_work_and_page_shows_it(tmp_path):
+    run("training", "--size", "nano", *SMALL, "--record", tmp_path)
+    (file,) = tmp_path.glob("*.json")
+    result = json.loads(file.read_text())
+    # nano's blocks host 1, 1, 2, 3 levels, and 3 each without adaptive computation.
+    assert 7 / 12 * 0.8 < result["gflop_per_sample"]["adaptive"] / result["gflop_per_sample"]["not adaptive"] < 7 / 12 * 1.2
+    assert result["command"].startswith("hpdm-eval bench training --size nano")
+    run("page", tmp_path, "--out", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert result["text"] in page and "## Training step" in page
+
+
+def test_extract_keeps_the_features(tmp_path):
+    result = run("extract", "--clips", "4", "--frames", "9", "--size", "32", "--batch", "2", "--memory", "4",
+                 "--workers", "0", *SMALL, "--json")
+    result = json.loads(result.stdout)
+    assert result["feature_error"] < 1e-4
+    assert result["memory"][0]["clips"] == 4 and result["memory"][0]["peak_rss_mib"] > 100
+    assert set(result["clips_per_second"]) == {"plain network", "decode", "resize", "network", "whole"}
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    result = CliRunner().invoke(main, ["bench", "page", str(tmp_path), "--out", str(tmp_path / "page.md")])
+    assert result.exit_code == 2 and "--record" in result.stderr and not (tmp_path / "page.md").exists()

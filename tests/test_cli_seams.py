@@ -1,0 +1,214 @@
+"""`hpdm-eval seams`, `seams-power`, `dead-tokens` and `pyramid` from files to what they print, write and refuse."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy.ndimage import gaussian_filter
+
+from hpdm.data.video_writer import write_video
+from hpdm_eval.cli import main
+from hpdm_eval.records import load_record
+from hpdm_eval.studies.seam_injection import inject_seams
+
+PATCH = (8, 32, 32)
+
+
+def smooth_clip(seed, shape=(16, 96, 96)):
+    rng = np.random.default_rng(seed)
+    frames, height, width = shape
+    field = gaussian_filter(rng.normal(size=(height + frames, width)), 3)
+    field = 128 + 30 * field / field.std()
+    video = np.stack([field[k // 2:k // 2 + height] for k in range(frames)])[..., None]
+    return np.clip(video + rng.normal(0, 1, size=(*shape, 3)), 0, 255).astype(np.uint8)
+
+
+def save(path, clip):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, clip)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """`plain` and `tiled`: eight clips each; `single`: clips of one tile."""
+    root = tmp_path_factory.mktemp("clips")
+    for k in range(8):
+        save(root / "plain" / f"{k}.npy", smooth_clip(k))
+        save(root / "tiled" / f"{k}.npy", inject_seams(smooth_clip(20 + k), PATCH, "shift", 3, k))
+        save(root / "single" / f"{k}.npy", smooth_clip(40 + k, PATCH))
+    return root
+
+
+def run(command, *words):
+    return CliRunner().invoke(main, [command, *map(str, words), "--workers", "0", "--device", "cpu"])
+
+
+def plan(levels=2, overlap="none", file_format="npy", resolution=(16, 64, 64)):
+    return json.dumps({"schema": 1, "resolution": resolution,
+                       "settings": {"levels": levels, "overlap": overlap, "format": file_format}})
+
+
+def test_json_is_one_record_of_the_contract(folders, tmp_path):
+    words = ["--patch", "8x32x32", "--json", "--record", tmp_path / "records", "--plots", tmp_path / "plots"]
+    result = run("seams", "--samples", folders / "tiled", *words)
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    (saved,) = (tmp_path / "records").iterdir()
+    assert json.loads(saved.read_text()) == values
+    record = load_record(saved)
+    assert record.metric == "seams" and not record.higher_is_better and record.num_samples == 8
+    assert record.value == max(entry["excess"] for entry in record.details)
+    for entry in record.details:
+        assert {"axis", "period", "statistic", "excess", "ci95", "p_value", "significant"} <= set(entry)
+        assert entry["ci95"][0] < entry["excess"] < entry["ci95"][1] and 0 <= entry["p_value"] <= 1
+        assert entry["significant"] is True or entry["significant"] is False
+    found = {(entry["axis"], entry["period"]) for entry in record.details if entry["significant"]}
+    assert found == {("f", 8), ("h", 32), ("w", 32)}
+    assert len({(entry["axis"], entry["period"], entry["statistic"]) for entry in record.details}) == 6
+    assert len(values["worst"]) == 8 and {entry["name"] for entry in values["worst"]} == {f"{k}.npy" for k in range(8)}
+    for name in ("seams-profile.png", "seams-map.png"):
+        assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_gives_the_verdicts(folders):
+    result = run("seams", "--samples", folders / "plain", "--patch", "8x32x32", "--quiet")
+    assert result.exit_code == 0 and result.stderr == ""
+    assert result.stdout.startswith("metric") and "SEAM" not in result.stdout
+    assert result.stdout.count("coherent-step") >= 3 and "clips with the largest scores:" in result.stdout
+    assert "SEAM" in run("seams", "--samples", folders / "tiled", "--patch", "8x32x32", "--quiet").stdout
+
+
+def test_records_of_other_lattices_do_not_overwrite_each_other(folders, tmp_path):
+    for patch in ("8x32x32", "8x48x48"):
+        run("seams", "--samples", folders / "plain", "--patch", patch, "--record", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_same_command_same_record(folders):
+    words = ["seams", "--samples", folders / "plain", "--reference", folders / "tiled", "--patch", "8x32x32", "--json"]
+    first, second = (json.loads(run(*words).stdout) for _ in range(2))
+    assert first["details"] == second["details"] and first["num_reference"] == 8
+    assert {"excess_samples", "excess_reference"} <= set(first["details"][0])
+    assert not any(entry["significant"] for entry in first["details"])
+
+
+def test_the_samplers_own_plan_gives_the_positions(folders, tmp_path):
+    for k in range(4):
+        save(tmp_path / f"{k:05d}_c000.npy", smooth_clip(k, (16, 64, 64)))
+    (tmp_path / "samples.json").write_text(plan(levels=3, overlap="w"))
+    values = json.loads(run("seams", "--samples", tmp_path, "--json").stdout)
+    settings = values["settings"]
+    assert (settings["patch"], settings["overlap"], settings["levels"]) == ([4, 16, 16], "w", 3)
+    assert settings["lossless"] and settings["plan"] == "samples.json"
+    assert {(entry["axis"], entry["period"]) for entry in values["details"]} == {
+        ("f", 4), ("f", 8), ("h", 16), ("h", 32), ("w", 8), ("w", 16), ("w", 32)}
+    assert all(entry["codec_matched"] for entry in values["details"])
+    values = json.loads(run("seams", "--samples", tmp_path, "--json", "--overlap", "none").stdout)
+    assert values["settings"]["plan"] == "samples.json, but overlap as given"
+    assert ("w", 8) not in {(entry["axis"], entry["period"]) for entry in values["details"]}
+
+
+def test_lossy_samples_of_small_patches_get_no_verdict(tmp_path):
+    for k in range(5):
+        write_video(tmp_path / f"{k:05d}_c000.mp4", inject_seams(smooth_clip(k, (16, 64, 64)), (8, 16, 16), "shift", 3, k))
+    (tmp_path / "samples.json").write_text(plan(levels=2, file_format="mp4", resolution=(16, 32, 32)))
+    result = run("seams", "--samples", tmp_path, "--json")
+    values = json.loads(result.stdout)
+    assert not any(entry["significant"] for entry in values["details"] if entry["period"] == 16)
+    assert "no verdict on h 16, w 16" in " ".join(values["warnings"]) and "no verdict" in result.stderr
+
+
+@pytest.mark.parametrize("folder, words, message", [
+    ("plain", [], "give --patch"),
+    ("plain", ["--patch", "8x32"], "write frames x height x width"),
+    ("plain", ["--patch", "1x2x2"], "too small to look for"),
+    ("plain", ["--patch", "7x32x32", "--overlap", "f"], "cannot overlap by half"),
+    ("plain", ["--patch", "8x32x32", "--overlap", "x"], "--overlap"),
+    ("plain", ["--patch", "8x32x32", "--stride", "2"], "leave out"),
+    ("single", ["--patch", "8x32x32"], "no borders to look at"),
+    ("nowhere", ["--patch", "8x32x32"], "nowhere"),
+])
+def test_bad_input_is_one_message_and_exit_code_2(folders, folder, words, message):
+    result = run("seams", "--samples", folders / folder, "--quiet", *words)
+    assert result.exit_code == 2 and message in result.stderr and result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("text, message", [
+    ("{", "does not say how"), ("{}", "does not say how"), (plan(levels=1), "there are no borders"),
+])
+def test_plans_that_say_nothing_are_refused(tmp_path, text, message):
+    save(tmp_path / "00000_c000.npy", smooth_clip(0, (16, 64, 64)))
+    (tmp_path / "samples.json").write_text(text)
+    result = run("seams", "--samples", tmp_path)
+    assert result.exit_code == 2 and message in result.stderr
+    assert run("seams", "--samples", tmp_path, "--patch", "8x32x32").exit_code == 0
+
+
+def test_positions_of_a_plan_are_not_looked_for_in_resized_clips(tmp_path):
+    save(tmp_path / "00000_c000.npy", smooth_clip(0, (16, 64, 64)))
+    (tmp_path / "samples.json").write_text(plan())
+    result = run("seams", "--samples", tmp_path, "--resolution", "32")
+    assert result.exit_code == 2 and "--resolution" in result.stderr
+
+
+def test_power_is_written_as_page_table_and_picture(folders, tmp_path):
+    words = ["--patch", "8x32x32", "--clips", "6", "--resamples", "10", "--longest", "16", "--out", tmp_path]
+    result = run("seams-power", "--samples", folders / "plain", "--quiet", *words)
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((tmp_path / "seams-power.csv").open()))
+    rates = {(row["kind"], int(row["amount"]), row["axis"]): float(row["detected"]) for row in rows}
+    assert rates["none", 0, "any"] <= 0.2 and rates["brightness", 4, "any"] == rates["shift", 3, "any"] == 1
+    assert "| shift | 3 |" in (tmp_path / "seams-power.md").read_text()
+    assert (tmp_path / "seams-power.png").read_bytes().startswith(b"\x89PNG")
+    (record,) = map(load_record, tmp_path.glob("*.json"))
+    assert record.metric == "seams-false-positives" and record.value == rates["none", 0, "any"]
+
+
+def test_dead_tokens_are_counted_and_named(tmp_path):
+    for k in range(4):
+        video = smooth_clip(k, (4, 64, 64))
+        if k == 2:
+            video[1, 20:24, 32:36] = 255
+            video[3, 40:44, 8:12] = 0
+        save(tmp_path / "clips" / f"{k}.npy", video)
+    words = ["--samples", tmp_path / "clips", "--plots", tmp_path, "--record", tmp_path / "records"]
+    result = run("dead-tokens", *words, "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    (figures,) = values["details"]
+    tokens = 4 * 4 * 14 * 14
+    assert figures["tokens"] == tokens and figures["dead"] == figures["tone"] == 2 and figures["clips_with_dead"] == 1
+    assert values["value"] == pytest.approx(2e6 / tokens) and values["unit"] == "per million tokens"
+    assert figures["moved_lattice_per_million"] == 0 and figures["dead_per_video"] == 0.5
+    places = {(entry["name"], entry["frame"], entry["row"], entry["column"]) for entry in values["positions"]}
+    assert places == {("2.npy", 1, 20, 32), ("2.npy", 3, 40, 8)}
+    assert [entry["name"] for entry in values["worst"]] == ["2.npy"]
+    assert (tmp_path / "dead-tokens.png").read_bytes().startswith(b"\x89PNG")
+    assert "clips with the most:" in run("dead-tokens", *words, "--quiet").stdout
+    refused = run("dead-tokens", "--samples", tmp_path / "clips", "--token", "1x2x2")
+    assert refused.exit_code == 2 and "from 3 pixels up" in refused.stderr
+
+
+def test_pyramid_compares_each_level_with_the_one_below(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(5):
+        coarse = rng.integers(60, 180, size=(2, 8, 8, 3)).astype(np.uint8)
+        middle = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        fine = (middle + 5).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        for level, clip in enumerate((coarse, middle, fine)):
+            save(tmp_path / f"level{level}" / f"{k}.npy", clip)
+    values = json.loads(run("pyramid", "--samples", tmp_path, "--levels", "3", "--json").stdout)
+    first, second = values["details"]
+    assert (first["level"], first["coarse_level"], first["psnr"]) == (1, 0, 100)
+    assert second["psnr"] == values["value"] == pytest.approx(20 * np.log10(255 / 5)) and second["bias"] == 5
+    assert second["rmse 0-1/8"] == pytest.approx(5) and second["rmse 1/2-1"] == pytest.approx(0, abs=1e-6)
+    assert values["higher_is_better"] and values["unit"] == "dB" and values["num_samples"] == 5
+    assert "2 to 1" in run("pyramid", "--samples", tmp_path, "--quiet").stdout
+    (tmp_path / "level2" / "4.npy").rename(tmp_path / "level2" / "other.npy")
+    result = run("pyramid", "--samples", tmp_path, "--quiet")
+    assert result.exit_code == 2 and "do not hold the same clips" in result.stderr
+    result = run("pyramid", "--samples", tmp_path, "--levels", "4")
+    assert result.exit_code == 2 and "lacks level3" in result.stderr

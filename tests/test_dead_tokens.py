@@ -1,0 +1,119 @@
+"""Dead tokens: what is put in is found where it was put, nothing else is, in made-up and in real clips."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from hpdm.errors import InputError
+from hpdm_eval.clips import open_clips
+from hpdm_eval.metrics.dead_tokens import (
+    BASE,
+    FALSE_POSITIVES,
+    THRESHOLDS,
+    find_dead_tokens,
+    token_scores,
+)
+from hpdm_eval.protocols import load_protocol
+
+
+def smooth_clip(seed=0, shape=(4, 64, 80)):
+    """uint8 [T,H,W,3] of smooth blobs with a little noise."""
+    rng = np.random.default_rng(seed)
+    video = gaussian_filter(rng.normal(size=(*shape, 3)), (0, 4, 4, 0))
+    return np.clip(128 + 40 * video / video.std() + rng.normal(0, 1, video.shape), 0, 255).astype(np.uint8)
+
+
+def kill(video, position, token, kind, rng):
+    """Put a dead token into `video`, in place: "tone" another colour, "texture" noise."""
+    place = tuple(slice(p * step, (p + 1) * step) for p, step in zip(position, token))
+    block = video[place]
+    if kind == "tone":
+        video[place] = (block.mean(axis=(0, 1, 2)) + 128) % 256
+    else:
+        video[place] = np.clip(block + rng.normal(0, 80, block.shape), 0, 255)
+
+
+@pytest.mark.parametrize("token", [(1, 4, 4), (1, 3, 4), (2, 4, 4), (1, 8, 8)])
+@pytest.mark.parametrize("kind", ["tone", "texture"])
+def test_dead_tokens_are_found_where_they_are(token, kind):
+    rng = np.random.default_rng(1)
+    hits = 0
+    for seed in range(8):
+        video = smooth_clip(seed)
+        shape = [size // step for size, step in zip(video.shape, token)]
+        position = (rng.integers(shape[0]), rng.integers(1, shape[1] - 1), rng.integers(1, shape[2] - 1))
+        kill(video, position, token, kind, rng)
+        found = find_dead_tokens(video, token, "clip")
+        hits += found.positions.tolist() == [[int(p) for p in position]] and found.kinds == (kind,)
+        assert found.tokens == shape[0] * (shape[1] - 2) * (shape[2] - 2)
+        assert found.rate == len(found.positions) / found.tokens
+    assert hits >= 6
+
+
+def test_clean_clips_and_detail_off_the_lattice_are_let_pass():
+    for seed in range(6):
+        video = smooth_clip(seed)
+        assert not len(find_dead_tokens(video, (1, 4, 4)).positions)
+        video[1, 22:26, 34:38] = 255  # the size of a token, but two pixels off
+        assert not len(find_dead_tokens(video, (1, 4, 4)).positions)
+        moved = find_dead_tokens(video, (1, 4, 4), moved=True)
+        assert moved.positions.tolist() == [[1, 5, 8]]
+
+
+def test_edges_lines_and_corners_are_let_pass():
+    """High contrast that ends at the lattice on some sides only, as letterboxes and text boxes do."""
+    video = smooth_clip(3)
+    video[:, :16] = 0
+    video[:, 32:36] = 255
+    video[:, 40:, 60:] = 0
+    assert not len(find_dead_tokens(video, (1, 4, 4)).positions)
+
+
+def test_worst_first_and_a_lower_threshold_finds_more():
+    video = smooth_clip(5)
+    for offset, row in ((30, 3), (60, 7), (90, 11)):
+        block = video[2, 4 * row:4 * row + 4, 40:44]
+        block[:] = np.where(block.mean() < 128, block + np.uint8(offset), block - np.uint8(offset))
+    found = find_dead_tokens(video, (1, 4, 4))
+    assert (np.diff(found.scores) <= 0).all() and (found.scores >= 1).all()
+    assert found.positions[0].tolist() == [2, 11, 10]
+    more = find_dead_tokens(video, (1, 4, 4), thresholds={"tone": THRESHOLDS["tone"] / 4})
+    assert len(more.positions) >= 3 >= len(found.positions)
+
+
+def test_the_tone_score_by_hand():
+    """A token raised by 40 in flat grey: every side is a step of 40, and nothing is usual around it."""
+    plane = np.full((32, 32, 3), 100, dtype=np.float32)
+    plane[8:12, 16:20, 1] += 40
+    scores = token_scores(plane, 4, 4)
+    assert scores["tone"][1, 3] == pytest.approx(40 / BASE["tone"])
+    assert np.count_nonzero(scores["tone"]) == 1 and not scores["texture"].any()
+
+
+@pytest.mark.parametrize("token, shape, message", [
+    ((1, 2, 4), (4, 64, 64), "from 3 pixels up"),
+    ((8, 4, 4), (4, 64, 64), "too small"),
+    ((1, 4, 4), (4, 8, 64), "too small"),
+])
+def test_what_cannot_be_judged_is_refused(token, shape, message):
+    with pytest.raises(InputError, match=message):
+        find_dead_tokens(np.zeros((*shape, 3), dtype=np.uint8), token)
+
+
+def test_real_clips_stay_below_the_stated_rate_and_show_what_is_put_in(shared):
+    rng = np.random.default_rng(0)
+    tokens = false = found = put = 0
+    source = open_clips(shared / "data" / "ucf101-mini" / "videos",
+                        load_protocol("native", frames=4, samples_selection="shuffled"), num=30, workers=0, quiet=True)
+    for clip in source:
+        result = find_dead_tokens(clip.video, (1, 4, 4))
+        tokens, false = tokens + result.tokens, false + len(result.positions)
+        video = clip.video.copy()
+        position = (1, int(rng.integers(2, 57)), int(rng.integers(2, 77)))
+        place = (1, slice(4 * position[1], 4 * position[1] + 4), slice(4 * position[2], 4 * position[2] + 4))
+        video[place] = (video[place].mean(axis=(0, 1)) + 128) % 256
+        put += 1
+        found += list(position) in find_dead_tokens(video, (1, 4, 4)).positions.tolist()
+    # the stated rate expects half a token here; three would be two standard deviations above it
+    assert tokens > 5e5 and false < FALSE_POSITIVES * tokens + 2.5
+    assert found >= 0.8 * put
