@@ -192,13 +192,14 @@ def test_quickstart_moves_the_number_the_right_way(tmp_path):
     assert result.exit_code == 0, result.output
     records = [load_record(path) for path in (out / "records").iterdir()]
     records = {Path(record.samples["path"]).name: record for record in records}
-    assert set(records) == {"real", "few-classes", "blurred"}
-    assert records["real"].value < min(records["few-classes"].value, records["blurred"].value)
+    assert set(records) == {"real", "few-classes", "blurred", "nano"}
+    assert all(records["real"].value < records[name].value for name in ("few-classes", "blurred", "nano"))
     table = (out / "table.md").read_text()
-    assert "fvd[shapes3d]" in table and table.count("\n| ") == 3
+    assert "fvd[shapes3d]" in table and table.count("\n| ") == 4
     assert (out / "reference" / "0023.mp4").is_file()
     again = CliRunner().invoke(main, ["quickstart", "--out", str(out), "--clips", "2", "--device", "cpu", "--quiet"])
-    assert again.exit_code == 0 and len(list((out / "real").iterdir())) == 2
+    assert again.exit_code == 0
+    assert len(list((out / "real").iterdir())) == len(list((out / "nano").glob("*.mp4"))) == 2
 
 
 def test_quickstart_leaves_other_folders_alone(tmp_path):

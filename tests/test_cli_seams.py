@@ -112,12 +112,22 @@ def test_the_samplers_own_plan_gives_the_positions(folders, tmp_path):
 
 def test_lossy_samples_of_small_patches_get_no_verdict(tmp_path):
     for k in range(5):
-        write_video(tmp_path / f"{k:05d}_c000.mp4", inject_seams(smooth_clip(k, (16, 64, 64)), (8, 16, 16), "shift", 3, k))
+        clip = inject_seams(smooth_clip(k, (16, 64, 64)), (8, 16, 16), "shift", 3, k)
+        write_video(tmp_path / f"{k:05d}_c000.mp4", clip)
     (tmp_path / "samples.json").write_text(plan(levels=2, file_format="mp4", resolution=(16, 32, 32)))
     result = run("seams", "--samples", tmp_path, "--json")
     values = json.loads(result.stdout)
     assert not any(entry["significant"] for entry in values["details"] if entry["period"] == 16)
     assert "no verdict on h 16, w 16" in " ".join(values["warnings"]) and "no verdict" in result.stderr
+
+
+def test_resized_clips_need_a_reference_or_to_be_lossless(folders):
+    words = ["seams", "--samples", folders / "tiled", "--patch", "8x32x32", "--resolution", "90", "--json"]
+    values = json.loads(run(*words).stdout)
+    assert {entry["axis"] for entry in values["details"] if entry["codec_matched"]} == {"f"}
+    assert "no verdict on h 32, w 32" in " ".join(values["warnings"])
+    values = json.loads(run(*words, "--reference", folders / "plain").stdout)
+    assert not values["warnings"] and all(entry["p_value"] < 1 for entry in values["details"])
 
 
 @pytest.mark.parametrize("folder, words, message", [
@@ -163,7 +173,7 @@ def test_power_is_written_as_page_table_and_picture(folders, tmp_path):
     assert rates["none", 0, "any"] <= 0.2 and rates["brightness", 4, "any"] == rates["shift", 3, "any"] == 1
     assert "| shift | 3 |" in (tmp_path / "seams-power.md").read_text()
     assert (tmp_path / "seams-power.png").read_bytes().startswith(b"\x89PNG")
-    (record,) = map(load_record, tmp_path.glob("*.json"))
+    (record,) = map(load_record, (tmp_path / "records").iterdir())
     assert record.metric == "seams-false-positives" and record.value == rates["none", 0, "any"]
 
 

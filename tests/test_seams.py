@@ -257,7 +257,7 @@ def test_long_clips_are_thinned_for_space_but_not_for_time():
     video = np.concatenate([textured(4, (64, 72, 72))] * 3)
     thin = measure_clip(video, lattices)
     assert thin.profiles["f", 8, "step"].shape == (15,) and len(thin.edges["f", "step"][0]) == 23
-    assert set(key[0] for key in thin.scores) == {"f", "h", "w"}
+    assert {key[0] for key in thin.scores} == {"f", "h", "w"}
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -337,8 +337,8 @@ def test_sixteen_real_clips(real_clips, kind, amount):
 @pytest.mark.parametrize("sheet, grid", [("provided-pvdm-16.mp4", "1x8"), ("provided-digan-128.mp4", "1x8+2")])
 def test_published_samples_have_no_tile_seams(shared, sheet, grid):
     """PVDM's show steps at all multiples of 16, which are its codec's, or its autoencoder's, but not tiles'."""
-    clips = list(open_clips(shared / "data" / "published-samples" / sheet, load_protocol("native", frames=16), grid=grid,
-                            workers=0, quiet=True))
+    clips = list(open_clips(shared / "data" / "published-samples" / sheet, load_protocol("native", frames=16),
+                            grid=grid, workers=0, quiet=True))
     for size in (64, 32):
         lattices = seam_lattices((16, size, size))
         figures = judge_seams([measure_clip(clip.video, lattices) for clip in clips], lattices)

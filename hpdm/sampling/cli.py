@@ -56,8 +56,8 @@ class Process:
 @click.option("--s-min", type=float, help="Lowest noise level at which noise is added.")
 @click.option("--s-max", type=float, help="Highest noise level at which noise is added.")
 @click.option("--s-noise", type=float, help="Standard deviation of added noise.")
-@click.option("--sigma-min", type=float, help="Noise level of the last step.")
-@click.option("--sigma-max", type=float, help="Noise level of the first step.")
+@click.option("--sigma-min", metavar="S|S,S,..", help="Noise level of the last step; one number, or one per level.")
+@click.option("--sigma-max", metavar="S|S,S,..", help="Noise level of the first step; one number, or one per level.")
 @click.option("--rho", type=float, help="How steps spread over noise levels.")
 @click.option("--sigma-context", type=float, help="Noise level at which finished levels enter finer ones.")
 @click.option("--batch", type=click.IntRange(min=1), help="Videos made at once. [default: as fits]")
@@ -171,12 +171,22 @@ def _override(config, chosen):
     renamed = {"s_churn": "S_churn", "s_min": "S_min", "s_max": "S_max", "s_noise": "S_noise"}
     given = {renamed.get(key, key): value for key, value in given.items()}
     if "steps" in given:
-        try:
-            given["steps"] = tuple(int(number) for number in given["steps"].split(","))
-        except ValueError as error:
-            raise InputError(f"--steps takes whole numbers such as 128,64,32; got {given['steps']!r}") from error
+        given["steps"] = _numbers(given["steps"], int, "--steps", "128,64,32")
+    for name in ("sigma_min", "sigma_max"):
+        if name in given:
+            given[name] = _numbers(given[name], float, f"--{name.replace('_', '-')}", "0.002 or 0.002,0.001,0.001")
+            given[name] = given[name] if len(given[name]) > 1 else given[name][0]
     of_diffusion = {key: given.pop(key) for key in ("sigma_min", "sigma_max", "rho") if key in given}
-    return dataclasses.replace(config.sampling, **given), dataclasses.replace(config.diffusion, **of_diffusion)
+    diffusion = dataclasses.replace(config.diffusion, **of_diffusion)
+    diffusion.check_levels(config.pyramid.levels)
+    return dataclasses.replace(config.sampling, **given), diffusion
+
+
+def _numbers(text, kind, option, example):
+    try:
+        return tuple(kind(number) for number in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} takes numbers such as {example}; got {text!r}") from error
 
 
 def _check_levels(config, sampling, levels, size):
@@ -187,10 +197,7 @@ def _check_levels(config, sampling, levels, size):
     sampling.level_steps(levels)
     if size is not None:
         made = config.pyramid.resolution(levels - 1)
-        try:
-            wanted = tuple(int(number) for number in size.replace("x", ",").split(","))
-        except ValueError as error:
-            raise InputError(f"--size takes frames, height and width, such as 64,256,256; got {size!r}") from error
+        wanted = _numbers(size.replace("x", ","), int, "--size", "64,256,256")
         if wanted != made:
             known = ", ".join("x".join(map(str, config.pyramid.resolution(level))) for level in range(most))
             raise InputError(
@@ -205,10 +212,7 @@ def _parse_classes(text, num_classes):
         return list(range(num_classes))
     if text == "none":
         return [num_classes]
-    try:
-        labels = [int(number) for number in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"--classes takes numbers such as 0,3,7, all or none; got {text!r}") from error
+    labels = list(_numbers(text, int, "--classes", "0,3,7, or all or none"))
     if min(labels) < 0 or max(labels) >= num_classes:
         raise InputError(f"--classes {text}: this model has the classes 0 to {num_classes - 1}")
     return labels

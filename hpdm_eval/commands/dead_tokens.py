@@ -31,7 +31,7 @@ MOST_POSITIONS = 100
 def dead_tokens(samples, token, plots, **options):
     """How many tokens of the samples are broken: blocks that stand out from all sides, exactly on the token lattice.
 
-    The value is dead tokens per million. In real video about one in two million looks like one; the rate on the lattice
+    The value is dead tokens per million. In real video about two in a million look like one; the rate on the lattice
     moved by half a token, printed beside it, says what these clips hold by nature.
     """
     started = time.time()
@@ -84,7 +84,7 @@ def dead_tokens(samples, token, plots, **options):
 
 
 def _positions(found, size):
-    """The strongest of all clips: list of {"name", "frame", "row", "column", "kind", "score"}, in samples and pixels."""
+    """The strongest of all clips: {"name", "frame", "row", "column", "kind", "score"}, in frames and pixels."""
     entries = [{"name": clip.name, **dict(zip(("frame", "row", "column"), (position * size).tolist())), "kind": kind,
                 "score": round(float(score), 3)}
                for clip in found for position, kind, score in zip(clip.positions, clip.kinds, clip.scores)]

@@ -28,7 +28,9 @@ def pyramid(samples, levels, **options):
     """How far is each level of a sample, shrunken, from the coarser level that it was made from?
 
     Prints, for each pair of levels, the PSNR (mean over clips; the value is that of the pair that agrees least), the
-    mean difference, and the error by octave of spatial frequency, relative to the coarser level's own power there.
+    mean difference, and the error by octave of spatial frequency (fractions of the coarser level's Nyquist frequency).
+    `hpdm-sample --levels 1 --format npy --out DIR/level0`, then 2 and level1, and so on with the same seed and steps,
+    makes such folders: samples do not depend on how many levels follow. Lossy files would add their own errors.
     """
     started = time.time()
     protocol = take_protocol(options)
@@ -71,13 +73,13 @@ def level_folders(samples, levels):
     folders = [Path(samples) / f"level{level}" for level in range(levels)]
     missing = [folder.name for folder in folders if not folder.is_dir()]
     if missing:
-        raise InputError(f"{samples} lacks {', '.join(missing)}: it must hold one folder for each level, coarse to fine, "
-                         "with files of the same names")
+        raise InputError(f"{samples} lacks {', '.join(missing)}: it must hold one folder for each level, coarse to "
+                         "fine, with files of the same names")
     return folders
 
 
 def read_pairs(folders, protocol, options):
-    """For each two neighbouring levels (iterator of (name, coarse, fine), function that gives the fine one's summary)."""
+    """For each two neighbouring levels: iterator of (name, coarse, fine), and what gives the fine one's summary."""
     def pair(coarse, fine):
         sources = [open_clips(folder, protocol, **take_reading(options, "samples")) for folder in (coarse, fine)]
 
@@ -92,7 +94,7 @@ def read_pairs(folders, protocol, options):
                     yield clip.name, clip.video, match.video
                     bar.update()
                 if (extra := next(other, None)) is not None:
-                    raise InputError(f"{coarse} and {fine} do not hold the same clips: {extra.name} is only in the latter")
+                    raise InputError(f"{coarse} and {fine} do not hold the same clips: {extra.name} has no partner")
         return clips(), sources[1].summary
 
     return [pair(*two) for two in zip(folders, folders[1:])]

@@ -11,7 +11,7 @@ from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, show_record
-from hpdm_eval.metrics.seam_tests import LEVEL, TOLERANCE, judge_seams
+from hpdm_eval.metrics.seam_tests import FEWEST_CLIPS, LEVEL, TOLERANCE, judge_seams
 from hpdm_eval.metrics.seams import OVERLAPS, measure_clip, parse_patch, seam_lattices
 from hpdm_eval.records import RecordedCommand
 
@@ -72,7 +72,8 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
     real, real_summary = (None, None)
     if reference is not None:
         real, real_summary = measure_clips(reference, protocol, options, "reference", measure)
-    figures = judge_seams(clips, lattices, reference=real, seed=options["seed"])
+    figures = judge_seams(clips, lattices, reference=real, seed=options["seed"],
+                          resized=protocol.resolution is not None)
     if not figures:
         raise InputError(f"no clip of {samples} is larger than a patch of {_size(plan.patch)}: no borders to look at")
     largest = max(figures, key=lambda figure: figure.excess)
@@ -157,15 +158,15 @@ def _warnings(figures, lattices, clips, reference):
     found = {(figure.axis, figure.period) for figure in figures}
     for lattice in lattices:
         if (lattice.axis, lattice.period) not in found:
-            yield f"axis {lattice.axis}, period {lattice.period}: no clip is large enough for a border and its comparison"
+            yield f"axis {lattice.axis}, period {lattice.period}: no clip is large enough to hold and compare a border"
     blocked = sorted({(figure.axis, figure.period) for figure in figures if not figure.codec_matched})
     if blocked and reference is None:
         names = ", ".join(f"{axis} {period}" for axis, period in blocked)
-        yield (f"no verdict on {names}: a period this short cannot be told from a codec's blocks; "
-               "give --reference with clips encoded alike, or --lossless samples")
+        yield (f"no verdict on {names}: in resized clips, or at a period this short, borders cannot be told from a "
+               "codec's blocks; give --reference with clips encoded and read alike, or --lossless samples")
     fewest = min(figure.clips for figure in figures)
     if fewest < 8:
-        yield f"only {fewest} clips: too few for a reliable verdict" if fewest > 3 else f"only {fewest} clips: no verdict"
+        yield f"only {fewest} clips: {'too few for a reliable' if fewest >= FEWEST_CLIPS else 'no'} verdict"
 
 
 def _table(figures):

@@ -1,4 +1,4 @@
-"""`hpdm-eval seams-power`: what the seam test finds of known seams in real clips, and what it calls a seam without any."""
+"""`hpdm-eval seams-power`: what the seam test finds of known seams in real clips, and what it finds without any."""
 
 import csv
 import io
@@ -14,7 +14,14 @@ from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, sho
 from hpdm_eval.metrics.seam_tests import TOLERANCE
 from hpdm_eval.metrics.seams import parse_patch, seam_lattices
 from hpdm_eval.records import RecordedCommand
-from hpdm_eval.studies.seam_power import COLUMNS, conditions, measure_conditions, power_report, power_rows
+from hpdm_eval.studies.seam_power import (
+    COLUMNS,
+    conditions,
+    measure_conditions,
+    power_plot,
+    power_report,
+    power_rows,
+)
 
 
 @click.command(cls=RecordedCommand)
@@ -26,7 +33,7 @@ from hpdm_eval.studies.seam_power import COLUMNS, conditions, measure_conditions
               help="Random sets of that many clips.")
 @click.option("--longest", type=click.IntRange(min=4), default=64, show_default=True, help="Frames used of each clip.")
 @click.option("--out", required=True, type=click.Path(file_okay=False), metavar="DIR",
-              help="Folder for seams-power.md, seams-power.csv and seams-power.png.")
+              help="Folder for seams-power.md, .csv and .png, and for the record in records/.")
 @pixel_options
 def seams_power(samples, patch, per_test, resamples, longest, out, **options):
     """Power and false positives of `hpdm-eval seams`, by putting seams of known size into real clips.
@@ -49,12 +56,11 @@ def seams_power(samples, patch, per_test, resamples, longest, out, **options):
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    from hpdm_eval.studies.seam_power import power_plot  # matplotlib takes a second to import
-
     out = Path(out)
+    page = power_report(rows, patch, per_test, resamples, summary, longest)
     for name, content in (("seams-power.csv", table.getvalue().encode()),
                           ("seams-power.png", power_plot(rows)),
-                          ("seams-power.md", power_report(rows, patch, per_test, resamples, summary, longest).encode())):
+                          ("seams-power.md", page.encode())):
         with atomic_file(out / name) as file:
             file.write(content)
         note(f"wrote {out / name}", options["quiet"])
@@ -62,7 +68,7 @@ def seams_power(samples, patch, per_test, resamples, longest, out, **options):
     show_record(
         "seams-false-positives", protocol,
         {"patch": patch, "clips": per_test, "resamples": resamples, "longest": longest, "tolerance": TOLERANCE},
-        {**options, "folder": options["folder"] or str(out)},
+        {**options, "folder": options["folder"] or str(out / "records")},
         started=started,
         value=false["detected"],
         higher_is_better=False,

@@ -1,11 +1,11 @@
 """The verdict on seams: from the scores of many clips to an excess, an interval and a p-value per lattice.
 
-The excess is the mean score over clips, in log units: 0.1 is a contrast 10 % above that of comparable positions. Scores
-are means over clips, so resampling clips is valid for the interval. What is tested is whether the excess is above
-`TOLERANCE`, not above 0: on real clips lattices differ from each other by up to 0.03, whatever is done about codecs,
-because clips of a data set share scenes, resizing and encoders. With enough clips that too would be "significant". A
-brightness step of one grey level gives 0.4, a shift by one pixel as much. All lattices, axes and statistics of a run are
-judged together at 5 % after Benjamini and Hochberg.
+The excess is the mean score over clips, in log units: 0.1 is a contrast 10 % above that of comparable positions.
+Scores are means over clips, so resampling clips is valid for the interval. What is tested is whether the excess is
+above `TOLERANCE`, not above 0: on real clips lattices differ from each other by up to 0.03, whatever is done about
+codecs, because clips of a data set share scenes, resizing and encoders. With enough clips that too would be
+"significant". A brightness step of one grey level gives 0.4, a shift by one pixel as much. All lattices, axes and
+statistics of a run are judged together at 5 % after Benjamini and Hochberg.
 
     n clips, B draws
 """
@@ -50,20 +50,22 @@ class SeamFigure:
         return {**values, "ci95": self.ci95 and list(self.ci95)}
 
 
-def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, tolerance=TOLERANCE, draws=DRAWS):
+def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, tolerance=TOLERANCE, draws=DRAWS,
+                resized=False):
     """Figures of all lattices for which there are clips: list of SeamFigure, in the order of `lattices`.
 
-    samples, reference: iterables of ClipSeams measured on `lattices`. Without a reference the test is a one-sided t-test
-    over clips; with one, a permutation of the labels of both sides on the studentised difference of the mean scores. A
-    lattice whose period leaves no comparison on the codec's blocks gets a verdict only with a reference, which must
-    be encoded as the samples are, or where `Lattice.block` says that there are no blocks. draws: of the bootstrap; 0 leaves
-    out the intervals.
+    samples, reference: iterables of ClipSeams measured on `lattices`. Without a reference the test is a one-sided
+    t-test over clips; with one, a permutation of the labels of both sides on the studentised difference of the mean
+    scores. A lattice whose period leaves no comparison on the codec's blocks gets a verdict only with a reference,
+    which must be encoded as the samples are, or where `Lattice.block` says that there are no blocks. draws: of the
+    bootstrap; 0 leaves out the intervals. resized: rows and columns were resampled after a codec, whose blocks then
+    lie anywhere (macroblocks of 320 columns shrunken to 256 meet every multiple of 64): the same rule holds for them.
     """
     samples, reference = list(samples), None if reference is None else list(reference)
     rng = np.random.default_rng(seed)
     drafts = []
     for lattice in lattices:
-        matched = lattice_moves(lattice)[1]
+        matched = lattice_moves(lattice)[1] and not (resized and lattice.axis != "f" and lattice.block > 1)
         for statistic in sorted({key[2] for clip in samples for key in clip.scores}, reverse=True):
             key = (lattice.axis, lattice.period, statistic)
             scores = _scores(samples, key)

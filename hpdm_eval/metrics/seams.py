@@ -7,18 +7,21 @@ A position p of an axis is the border between sample p-1 and sample p. The step 
 which is the height of a step at p, is 0 for anything that is quadratic across it, and unlike a second difference is
 centred on the border. Two statistics are made of it, both as log contrasts to the neighbouring positions:
 
-- `step`: the size of s, |s| averaged over the pixels of a stretch. Sees any mismatch: shifted, blurred, unrelated tiles.
+- `step`: the size of s, |s| averaged over the pixels of a stretch. Sees any mismatch: shifted, blurred, unrelated
+  tiles.
 - `coherent-step`: s averaged with its sign over a stretch, then its size. Texture cancels, a tone step does not: sees
   offsets between tiles that are far below the texture, and is blind to a mismatch without one.
 
-A stretch is what one pair of neighbouring tiles shares. |s| is clipped at `CLIP` grey levels before averaging, so that a
-single strong edge does not decide for its stretch.
+A stretch is what one pair of neighbouring tiles shares. |s| is clipped at `CLIP` grey levels before averaging, so
+that a single strong edge does not decide for its stretch.
 
 A clip's score for a lattice is the median over the lattice's lines (a letterbox edge, or whatever sits at one or two
 heights, does not move it) minus the same median for the whole lattice moved aside. Moves are multiples of the codec's
 macroblock where the period leaves room for one, so compression blocks are on both sides of the difference and cancel.
-Moving the lattice, in place of pooling other positions, keeps the number and the spacing of lines: the median of few
-skewed values is biased, and only the same median has the same bias.
+What this cannot see is a codec from before the clip was resized, whose blocks lie on no multiple of 16: only a
+reference that went the same way answers for it. Moving the lattice, in place of pooling other positions, keeps the
+number and the spacing of lines: the median of few skewed values is biased, and only the same median has the same
+bias.
 
     T frames, H rows, W columns, x luma in grey levels; axes "f", "h", "w"
 """
@@ -155,8 +158,8 @@ def measure_clip(video, lattices, name=""):
 def axis_contrasts(video, axis, finest):
     """Log contrast of each position and stretch: {statistic: float64 [n + 1, stretches]}; row p is border p.
 
-    video: uint8 [T,H,W,3]; finest: {axis: period of all tile borders}, which cuts the other axes into stretches. Along h
-    and w, `coherent-step` has the stretches of one tile in time after those of the other. Rows where s or its
+    video: uint8 [T,H,W,3]; finest: {axis: period of all tile borders}, which cuts the other axes into stretches.
+    Along h and w, `coherent-step` has the stretches of one tile in time after those of the other. Rows where s or its
     neighbours do not exist are NaN.
     """
     size = video.shape[AXES.index(axis)]
@@ -238,7 +241,7 @@ def _against_neighbours(logs, size):
 
 
 def move_profile(values, lattice):
-    """Median of `values` [n + 1], one per border, over the lattice's lines, moved by 1-period .. period-1: [2 period - 1].
+    """Median of `values` [n + 1], one a border, over the lattice's lines, at moves 1-period..period-1: [2 period - 1].
 
     Moves that take a line out of the video are NaN. The first and last lines are left out where they could not be moved
     outward at all: every move must have as many lines as the lattice itself.

@@ -32,8 +32,8 @@ def power_rows(measured, lattices, per_test, resamples, seed=0):
     """Share of sets judged to have a seam: list of dicts with `COLUMNS`.
 
     measured: list over clips of `measure_conditions`. `detected` is the share of `resamples` random sets of `per_test`
-    clips in which the axis is called a seam by the statistic; axis "any", statistic "any": whether anything is. `excess`
-    is the mean over all clips.
+    clips in which the axis is called a seam by the statistic; axis "any", statistic "any": whether anything is.
+    `excess` is the mean over all clips.
     """
     rng = np.random.default_rng(seed)
     sets = [rng.choice(len(measured), min(per_test, len(measured)), replace=False) for _ in range(resamples)]
@@ -90,7 +90,8 @@ def power_plot(rows):
                       (axis, statistic)]
             if axis == "any":
                 continue
-            style = {"marker": "o", "ms": 3, "ls": "-" if statistic == "step" else "--", "label": f"{axis}, {statistic}",
+            style = {"marker": "o", "ms": 3, "ls": "-" if statistic == "step" else "--",
+                     "label": f"{axis}, {statistic}",
                      "color": {"f": "tab:green", "h": "tab:orange", "w": "tab:blue"}[axis]}
             for panel, key in zip(line, ("excess", "detected")):
                 panel.plot([row["amount"] for row in points], [row[key] for row in points], **style)
