@@ -72,14 +72,14 @@ def main(run, weights_folder, reports, scratch, clips, overrides, device, seed, 
     seconds = {}
     for name, checkpoint in (("nano", shipped), ("untrained", untrained)):
         started = time.perf_counter()
-        _call(sample, "--checkpoint", checkpoint, "--num", clips, "--out", scratch / name, "--device", device,
+        call(sample, "--checkpoint", checkpoint, "--num", clips, "--out", scratch / name, "--device", device,
               "--seed", seed, *(["--sheet"] if name == "nano" else []), *(["--quiet"] if quiet else []))
         seconds[name] = time.perf_counter() - started
 
     sets = {"real": "real clips", "nano": "nano", "untrained": "nano before training"}
     records, accuracies = [], []
     for name in sets:
-        records.append(_call(
+        records.append(call(
             fvd, "--samples", scratch / name, "--reference", scratch / "reference", "--protocol", "native", "--backbone",
             "shapes3d", "--record", reports / "records", "--device", device, "--seed", seed, "--quiet"))
         accuracies.append(_accuracy(scratch / name, device, seed, reports / "records"))
@@ -88,7 +88,7 @@ def main(run, weights_folder, reports, scratch, clips, overrides, device, seed, 
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     _plot(log, reports / "loss.png")
     _save_curve(log, reports / "loss.csv")
-    _enlarge(scratch.with_name(scratch.name) / "nano-sheet.png", reports / "sheet.png")
+    _enlarge(scratch / "nano-sheet.png", reports / "sheet.png")
     card = _card(config, step, tensors, log, table, accuracies[1], clips, seconds["nano"], choose_device(device))
     with atomic_file(weights_folder / "nano.md", "w") as file:
         file.write(card)
@@ -103,7 +103,7 @@ def _write(path, tensors, config, step):
     temporary.replace(path)
 
 
-def _call(command, *words):
+def call(command, *words):
     return command.main([str(word) for word in words], prog_name=command.name, standalone_mode=False)
 
 

@@ -1,0 +1,191 @@
+"""`hpdm-sample`: the folder it writes, going on where it stopped, sharing the work out, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from sampling_models import save_tiny, tiny_config
+
+from hpdm.console import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from hpdm.sampling import cli
+from hpdm.sampling.load import load_checkpoint
+from hpdm.sampling.tiled import TiledSampler
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("run") / "step-00000007")
+
+
+def run(checkpoint, out, *options, num=3):
+    return CliRunner().invoke(
+        cli.sample, ["--checkpoint", str(checkpoint), "--num", str(num), "--out", str(out), "--device", "cpu", *options]
+    )
+
+
+def arrays(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.npy"))}
+
+
+def manifest(folder):
+    return json.loads((folder / "samples.json").read_text())
+
+
+def test_writes_playable_videos_and_says_how_they_were_made(checkpoint, tmp_path):
+    result = run(checkpoint, tmp_path / "out", "--classes", "3,1", "--fps", "10", "--crf", "30", "--sheet")
+    assert result.exit_code == 0, result.output
+    names = ["00000_c003.mp4", "00001_c001.mp4", "00002_c003.mp4"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.mp4")) == names
+    with av.open(str(tmp_path / "out" / names[0])) as video:
+        stream = video.streams.video[0]
+        assert (stream.codec.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 10)
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(stream)]
+    assert np.stack(frames).shape == (16, 32, 32, 3)
+
+    about = manifest(tmp_path / "out")
+    assert about["checkpoint"]["step"] == 7
+    assert len(about["checkpoint"]["sha256"]) == 64 and about["settings"]["checkpoint"] == about["checkpoint"]["sha256"]
+    assert about["weights"] == "ema" and about["settings"]["seed"] == 0 and "torch" in about["versions"]
+    assert about["samples"] == [{"index": i, "label": label, "file": name} for i, (label, name) in enumerate(zip((3, 1, 3), names))]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "out", "out-pyramid.mp4", "out-pyramid.png", "out-sheet.mp4", "out-sheet.png"
+    ]
+    assert "block evaluations" in result.output and "GiB" in result.output
+
+
+def test_arrays_are_the_sampler_s_videos(checkpoint, tmp_path):
+    assert run(checkpoint, tmp_path / "out", "--format", "npy", "--seed", "4").exit_code == 0
+    loaded = load_checkpoint(checkpoint)
+    sampler = TiledSampler(loaded.network, loaded.config.diffusion, loaded.config.sampling)
+    video = sampler.sample([1], [1], 4)[-1]
+    clip = np.load(tmp_path / "out" / "00001_c001.npy")
+    assert clip.dtype == np.uint8 and clip.shape == (16, 32, 32, 3)
+    # The sampler here puts every tile into a call of its own: equal but for the last bits.
+    exact = (video[0].permute(1, 2, 3, 0).clamp(-1, 1) + 1) * 127.5
+    assert np.abs(clip - exact.numpy()).max() < 0.51
+
+
+def test_samples_are_the_same_bytes_however_they_are_batched(checkpoint, tmp_path):
+    for out, options in {
+        "one": ["--batch", "1"], "eight": ["--batch", "8"], "tile": ["--tile-batch", "1", "--batch", "3"],
+        "tiles": ["--tile-batch", "64"],
+    }.items():
+        assert run(checkpoint, tmp_path / out, "--format", "npy", *options, num=9).exit_code == 0
+    wanted = arrays(tmp_path / "one")
+    assert len(wanted) == 9
+    assert all(arrays(tmp_path / other) == wanted for other in ("eight", "tile", "tiles"))
+
+
+def command(checkpoint, out, *options):
+    return [sys.executable, "-m", "hpdm.sampling.cli", "--checkpoint", str(checkpoint), "--out", str(out),
+            "--device", "cpu", "--format", "npy", *options]
+
+
+def test_two_processes_share_the_work_and_write_the_same_bytes(checkpoint, tmp_path):
+    environment = os.environ | {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(command(checkpoint, tmp_path / "two", "--num", "5", "--quiet"), env=environment | {"RANK": rank})
+        for rank in "01"
+    ]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert run(checkpoint, tmp_path / "one", "--format", "npy", num=5).exit_code == 0
+    assert arrays(tmp_path / "two") == arrays(tmp_path / "one")
+    assert manifest(tmp_path / "two")["samples"] == manifest(tmp_path / "one")["samples"]
+
+
+def test_ctrl_c_leaves_a_valid_folder_that_the_same_command_completes(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    options = ["--num", "40", "--batch", "1", "--steps", "6,6,6"]
+    process = subprocess.Popen(command(checkpoint, out, *options), env=os.environ | {"OMP_NUM_THREADS": "1"},
+                               stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(arrays(out)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == EXIT_INTERRUPTED
+    made = arrays(out)
+    assert 2 <= len(made) < 40
+    assert [sample["file"] for sample in manifest(out)["samples"]] == sorted(made)
+    assert all(np.load(out / name).shape == (16, 32, 32, 3) for name in made)
+
+    number = len(made) + 1
+    before = {name: (out / name).stat().st_mtime_ns for name in made}
+    result = run(checkpoint, out, "--format", "npy", "--batch", "1", "--steps", "6,6,6", num=number)
+    assert result.exit_code == 0, result.output
+    assert len(arrays(out)) == number
+    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
+
+
+def test_another_setting_on_the_same_folder_is_refused_with_the_difference(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    assert run(checkpoint, out, num=1).exit_code == 0
+    result = run(checkpoint, out, "--steps", "3,2,1", "--seed", "2", num=2)
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert "seed: 0 -> 2" in result.output and "steps: [3, 2, 2] -> [3, 2, 1]" in result.output
+    assert len(list(out.glob("*.mp4"))) == 1
+    assert run(checkpoint, out, "--batch", "2", num=2).exit_code == 0
+    (out / "samples.json").unlink()
+    assert run(checkpoint, out, num=2).exit_code == EXIT_BAD_INPUT
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (["--levels", "4"], "3 levels"),
+    (["--size", "16,64,64"], "16x32x32"),
+    (["--size", "a"], "--size"),
+    (["--classes", "0,4"], "0 to 3"),
+    (["--classes", "cat"], "--classes"),
+    (["--steps", "3,2"], "3 levels need 3"),
+    (["--steps", "3,0,2"], "steps"),
+    (["--sigma-max", "3,2"], "sigma_max"),
+    (["--overlap", "z"], "--overlap"),
+])
+def test_bad_options_write_nothing(checkpoint, tmp_path, options, told):
+    result = run(checkpoint, tmp_path / "out", *options)
+    assert result.exit_code == EXIT_BAD_INPUT and told in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_coarser_levels_and_no_class(checkpoint, tmp_path):
+    result = run(checkpoint, tmp_path / "out", "--levels", "2", "--classes", "none", "--format", "npy", "--size", "8,16,16", num=1)
+    assert result.exit_code == 0, result.output
+    assert np.load(tmp_path / "out" / "00000_c004.npy").shape == (8, 16, 16, 3)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_it_starts(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "free_memory", lambda device: 2**20)
+    result = run(checkpoint, tmp_path / "out", "--batch", "2")
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert "--batch 1" in result.output and "--tile-batch" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_by_run_by_file_and_what_is_wrong_with_others(checkpoint, tmp_path):
+    link = tmp_path / "run"
+    link.mkdir()
+    (link / "latest").symlink_to(checkpoint, target_is_directory=True)
+    weights = load_checkpoint(checkpoint).sha256
+    assert load_checkpoint(link).sha256 == weights and load_checkpoint(checkpoint / "ema.safetensors").sha256 == weights
+    assert load_checkpoint(link).config == tiny_config()
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "weights.pt").write_bytes(b"x")
+    (tmp_path / "cut.safetensors").write_bytes((checkpoint / "ema.safetensors").read_bytes()[:5000])
+    for name in ("empty", "weights.pt", "cut.safetensors", "absent"):
+        result = run(tmp_path / name, tmp_path / "out", num=1)
+        assert result.exit_code == EXIT_BAD_INPUT, name
+        assert name in result.output and "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_weights_load():
+    loaded = load_checkpoint("nano")
+    assert loaded.config.pyramid.levels == 3
+    assert all(torch.isfinite(p).all() for p in loaded.network.parameters())
