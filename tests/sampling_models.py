@@ -73,7 +73,7 @@ class KnownVideos:
         # The position in the batch of videos comes with the label; the place of the window travels here.
         return [start.double()[:, None]]
 
-    def forward_level(self, level, patch, c_noise, labels, constants, latents=None, previous_rgb=None, keep_activations=False):
+    def forward_level(self, level, patch, c_noise, labels, constants, keep_activations=False, **options):
         sigma = (4 * c_noise.double()).exp().view(-1, 1, 1, 1, 1)
         s_in = self.diffusion.scale_in(level)
         y = patch.double() * (1 / s_in**2 + sigma**2).sqrt()

@@ -54,7 +54,9 @@ def test_writes_playable_videos_and_says_how_they_were_made(checkpoint, tmp_path
     assert about["checkpoint"]["step"] == 7
     assert len(about["checkpoint"]["sha256"]) == 64 and about["settings"]["checkpoint"] == about["checkpoint"]["sha256"]
     assert about["weights"] == "ema" and about["settings"]["seed"] == 0 and "torch" in about["versions"]
-    assert about["samples"] == [{"index": i, "label": label, "file": name} for i, (label, name) in enumerate(zip((3, 1, 3), names))]
+    assert about["samples"] == [
+        {"index": i, "label": label, "file": name} for i, (label, name) in enumerate(zip((3, 1, 3), names, strict=True))
+    ]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "out", "out-pyramid.mp4", "out-pyramid.png", "out-sheet.mp4", "out-sheet.png"
     ]
@@ -91,10 +93,8 @@ def command(checkpoint, out, *options):
 
 def test_two_processes_share_the_work_and_write_the_same_bytes(checkpoint, tmp_path):
     environment = os.environ | {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(command(checkpoint, tmp_path / "two", "--num", "5", "--quiet"), env=environment | {"RANK": rank})
-        for rank in "01"
-    ]
+    two = command(checkpoint, tmp_path / "two", "--num", "5", "--quiet")
+    started = [subprocess.Popen(two, env=environment | {"RANK": rank}) for rank in "01"]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
     assert run(checkpoint, tmp_path / "one", "--format", "npy", num=5).exit_code == 0
     assert arrays(tmp_path / "two") == arrays(tmp_path / "one")
@@ -154,7 +154,8 @@ def test_bad_options_write_nothing(checkpoint, tmp_path, options, told):
 
 
 def test_coarser_levels_and_no_class(checkpoint, tmp_path):
-    result = run(checkpoint, tmp_path / "out", "--levels", "2", "--classes", "none", "--format", "npy", "--size", "8,16,16", num=1)
+    options = ["--levels", "2", "--classes", "none", "--format", "npy", "--size", "8,16,16"]
+    result = run(checkpoint, tmp_path / "out", *options, num=1)
     assert result.exit_code == 0, result.output
     assert np.load(tmp_path / "out" / "00000_c004.npy").shape == (8, 16, 16, 3)
 

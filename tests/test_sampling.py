@@ -74,10 +74,12 @@ def test_overlap_averages_the_estimates_of_covering_tiles():
 def test_seams_vanish_with_overlap_for_a_smooth_denoiser():
     # A tile whose estimate is off by a ramp of its own: without overlap the ramps' ends meet at the borders.
     ramp = torch.linspace(-0.5, 0.5, 4, dtype=torch.float64)
-    network = KnownVideos([torch.zeros(1, 1, *PATCH), torch.zeros(1, 1, 8, 8, 8)], PATCH, estimate=lambda x, start: x + ramp)
+    black = [torch.zeros(1, 1, *PATCH), torch.zeros(1, 1, 8, 8, 8)]
+    network = KnownVideos(black, PATCH, estimate=lambda x, start: x + ramp)
 
     def jump(overlap):
-        got, _ = sample(network, [0], [0], diffusion=network.diffusion, sampling=SamplingConfig(steps=(1, 2), overlap=overlap))
+        sampling = SamplingConfig(steps=(1, 2), overlap=overlap)
+        got, _ = sample(network, [0], [0], diffusion=network.diffusion, sampling=sampling)
         return got[1].diff(dim=-1).abs().max()
 
     assert jump("none") > 0.99
@@ -127,7 +129,7 @@ def test_context_reaches_finer_levels():
 @pytest.mark.parametrize(("use_cache", "per_video"), [(True, 18682 + 6 + 18 * 4), (False, 88314)])
 def test_block_evaluations_are_those_of_the_paper_s_sampler(use_cache, per_video, monkeypatch):
     # HPDM at 128, 64, 32 steps with spatial overlap; the cache adds one pass over each window that serves as context.
-    config = tiny_config(levels_per_block=(1, 1, 2, 2, 3, 3), token=(2, 4, 4), token_width=8, latent_width=8, num_latents=2)
+    config = tiny_config(levels_per_block=(1, 1, 2, 2, 3, 3))
     network = tiny_network(config)
     nothing = torch.zeros(16, 1, 1)
 
@@ -212,7 +214,8 @@ def test_reference_calls_hold_about_four_thousand_tokens(tokens, tiles):
 
 def test_stopping_early_gives_the_coarse_levels_of_the_whole_video(tiny):
     config, network = tiny
-    options = {"diffusion": config.diffusion, "sampling": config.sampling, "call_sizes": CallSizes(sizes=(16,), threads=1)}
+    sizes = CallSizes(sizes=(16,), threads=1)
+    options = {"diffusion": config.diffusion, "sampling": config.sampling, "call_sizes": sizes}
     whole, _ = sample(network, [0], [0], **options)
     early, _ = sample(network, [0], [0], levels=2, **options)
     assert len(early) == 2

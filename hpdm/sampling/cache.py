@@ -94,7 +94,9 @@ class ContextCache(_Contexts):
         self.groups = groups
         self.fixed = Parking(self.device, self.offload)
         for group in groups:
-            constants, previous_rgb = self._fix(level, group, group.starts, lambda k, at: self._stored(k, at, group))
+            constants, previous_rgb = self._fix(
+                level, group, group.starts, lambda k, at, group=group: self._stored(k, at, group)
+            )
             self.fixed.append([*constants, previous_rgb])
 
     def fixed_for(self, index):
@@ -153,7 +155,7 @@ class ContextRecomputation(_Contexts):
 
 
 class Parking:
-    """Lists of tensors (or None), read in a circle; parked in host memory, the next one is fetched ahead of its turn."""
+    """Lists of tensors (or None), read in a circle; if parked in host memory, the next is fetched ahead of its turn."""
 
     def __init__(self, device, offload):
         self.device = torch.device(device)

@@ -46,12 +46,16 @@ class Process:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the samples.")
 @click.option("--classes", default="all", metavar="0,3,7|all|none",
               help="Sample i gets the i-th of these in turn; none samples without class.")
-@click.option("--overlap", type=click.Choice(OVERLAPS), help="Axes along which tiles overlap by half. [default: the checkpoint's]")
+@click.option("--overlap", type=click.Choice(OVERLAPS),
+              help="Axes along which tiles overlap by half. [default: the checkpoint's]")
 @click.option("--steps", metavar="128,64,32", help="Steps per level, coarse to fine. [default: the checkpoint's]")
-@click.option("--levels", type=click.IntRange(min=1), help="Stop after this many levels, at their resolution. [default: all]")
-@click.option("--size", metavar="F,H,W", help="Size that is expected of the videos; refused where the model makes another.")
+@click.option("--levels", type=click.IntRange(min=1),
+              help="Stop after this many levels, at their resolution. [default: all]")
+@click.option("--size", metavar="F,H,W",
+              help="Size that is expected of the videos; refused where the model makes another.")
 @click.option("--guidance", type=float, help="Classifier-free guidance scale; 1 is off. [default: the checkpoint's]")
-@click.option("--heun-levels", type=click.IntRange(min=0), help="Coarsest levels that get the stochastic second-order solver.")
+@click.option("--heun-levels", type=click.IntRange(min=0),
+              help="Coarsest levels that get the stochastic second-order solver.")
 @click.option("--s-churn", type=float, help="Noise added anew over the steps of those levels.")
 @click.option("--s-min", type=float, help="Lowest noise level at which noise is added.")
 @click.option("--s-max", type=float, help="Highest noise level at which noise is added.")
@@ -142,7 +146,11 @@ class _Run:
         missing = [index for index in indices if not self.folder.has(index, self.label(index))]
         self.folder.write_manifest()
         bar = progress(total=len(indices), initial=len(indices) - len(missing), unit="video", quiet=quiet)
-        self.sampler.on_step = lambda level, done, total: bar.set_postfix_str(f"level {level}, {done}/{total}", refresh=False)
+
+        def show(level, done, total):
+            bar.set_postfix_str(f"level {level}, {done}/{total}", refresh=False)
+
+        self.sampler.on_step = show
         try:
             for first in range(0, len(missing), batch):
                 chosen = missing[first : first + batch]
@@ -201,8 +209,8 @@ def _check_levels(config, sampling, levels, size):
         if wanted != made:
             known = ", ".join("x".join(map(str, config.pyramid.resolution(level))) for level in range(most))
             raise InputError(
-                f"--size {size}: with {levels} levels this model makes {'x'.join(map(str, made))} videos; it was trained "
-                f"for {known} and nothing larger or longer (choose among these with --levels)"
+                f"--size {size}: with {levels} levels this model makes {'x'.join(map(str, made))} videos; "
+                f"it was trained for {known} and nothing larger or longer (choose among these with --levels)"
             )
     return levels
 
@@ -241,7 +249,8 @@ def _check_memory(network, sampling, plan, batch, tile_batch, device, quiet):
     if estimate.needed > free:
         advice += ["--batch 1"] * (batch > 1) + ["a smaller --tile-batch"] * (tile_batch > 1)
         advice += ["--offload"] * (estimate.cache > 0 and device.type == "cuda" and not plan["offload"])
-        advice += ["less --overlap"] * (sampling.overlap != "none") + ["--no-cache"] * plan["use_cache"] + ["fewer --levels"]
+        advice += ["less --overlap"] * (sampling.overlap != "none") + ["--no-cache"] * plan["use_cache"]
+        advice += ["fewer --levels"]
     elif estimate.host > free_memory("cpu"):
         advice = ["a run without --offload", "--batch 1", "less --overlap"]
     if advice:

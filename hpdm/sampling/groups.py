@@ -50,8 +50,8 @@ class TileGroup:
 def make_groups(level, network, starts, labels, split):
     """All tiles of a level in groups: for every sample, every branch and every start, in this order.
 
-    starts: int64 [N, 3]; labels: int64 [branches, B]; split: how many tiles → (size, real) per group. A self-conditioned
-    network starts from zeros, which is what it takes for "no earlier estimate" in training.
+    starts: int64 [N, 3]; labels: int64 [branches, B]; split: how many tiles → (size, real) per group.
+    A self-conditioned network starts from zeros, which is what it takes for "no earlier estimate" in training.
     """
     config = network.config
     nothing = torch.zeros(1, config.num_latents, config.latent_width, device=labels.device)

@@ -51,7 +51,8 @@ def find_weights(name, raw: bool = False) -> Path:
             raise InputError(f"{path}: only .safetensors files are read; name a run's folder or such a file")
         return path
     if not path.is_dir():
-        raise InputError(f"{name}: no such checkpoint; name a run's folder, a .safetensors file or {', '.join(SHIPPED)}")
+        shipped = ", ".join(SHIPPED)
+        raise InputError(f"{name}: no such checkpoint; name a run's folder, a .safetensors file or {shipped}")
     file = MODEL_FILE if raw else EMA_FILE
     folder = latest_checkpoint(path) or path
     if not (folder / file).is_file():

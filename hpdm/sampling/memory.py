@@ -55,10 +55,12 @@ def estimate_memory(network, sampling, *, levels, batch, tile_batch, use_cache=T
     uses_context = getattr(FUSIONS[config.fusion], "uses_context", False)
     if use_cache and uses_context:
         block_inputs = [
-            count * sum(hosted > level + 1 for hosted in config.levels_per_block) for level, count in enumerate(tiles[:-1])
+            count * sum(hosted > level + 1 for hosted in config.levels_per_block)
+            for level, count in enumerate(tiles[:-1])
         ]
         fused = [
-            count * sum(hosted > max(level, 1) for hosted in config.levels_per_block) for level, count in enumerate(tiles)
+            count * sum(hosted > max(level, 1) for hosted in config.levels_per_block)
+            for level, count in enumerate(tiles)
         ]
         finest = max(range(levels), key=lambda level: sum(block_inputs[:level]) + fused[level])
         held = copies * (sum(block_inputs[:finest]) + fused[finest]) * tokens * config.token_width

@@ -37,7 +37,8 @@ class TiledSampler:
     """
 
     def __init__(
-        self, network, diffusion, sampling, *, device="cpu", call_sizes=None, use_cache=True, offload=False, on_step=None
+        self, network, diffusion, sampling, *, device="cpu", call_sizes=None, use_cache=True, offload=False,
+        on_step=None,
     ):
         self.network, self.pyramid = network, network.pyramid
         self.diffusion, self.sampling = diffusion, sampling

@@ -10,7 +10,7 @@ import fcntl
 import json
 import re
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ class SamplesFolder:
                 **self.about,
                 "versions": package_versions(),
                 "git": git_revision(),
-                "updated": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "updated": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "count": len(samples),
                 "samples": samples,
             })
