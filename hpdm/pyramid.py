@@ -36,9 +36,12 @@ class Pyramid:
         if len(patch) != 3 or any(not isinstance(r, int) or r < 1 for r in patch):
             raise InputError(f"The patch must be three positive whole numbers (frames, height, width), not {patch}.")
 
-    def resolution(self, level: int) -> tuple[int, int, int]:
-        """Size of the whole video on the grid of `level`, (frames, rows, columns)."""
-        return tuple(r << level for r in self.patch)
+    def resolution(self, level: int, canvas: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int]:
+        """Size of the whole video on the grid of `level`, (frames, rows, columns).
+
+        `canvas` is how many times as large as in training the video is along each axis.
+        """
+        return tuple((r << level) * times for r, times in zip(self.patch, canvas, strict=True))
 
     def scale(self, level: int) -> float:
         """Fraction of the video that a window of `level` covers along each axis: s_l = 2^-l."""
@@ -157,37 +160,39 @@ def parent_coordinates(
     return tuple(coordinates)
 
 
-def tile_starts(pyramid: Pyramid, level: int, overlap: str) -> torch.Tensor:
+def tile_starts(pyramid: Pyramid, level: int, overlap: str, canvas=(1, 1, 1)) -> torch.Tensor:
     """Windows that cover the whole video on `level`: int64 [N, 3], frames slowest, columns fastest.
 
     Neighbours overlap by half a patch along the axes that `overlap` names (`hw`: rows and columns), else they touch:
-    2 * 2^l - 1 or 2^l tiles per axis.
+    2 * 2^l - 1 or 2^l tiles per axis. On a larger `canvas` (see `Pyramid.resolution`) there are more, on level 0 too.
     """
-    return torch.cartesian_prod(*_axis_starts(pyramid, level, overlap))
+    return torch.cartesian_prod(*_axis_starts(pyramid, level, overlap, canvas))
 
 
-def _axis_starts(pyramid, level, overlap):
+def _axis_starts(pyramid, level, overlap, canvas):
     if overlap not in OVERLAPS:
         raise InputError(f"Unknown overlap {overlap!r}; choose one of {', '.join(OVERLAPS)}.")
     starts = []
-    for name, r in zip(AXES, pyramid.patch, strict=True):
+    for name, r, times in zip(AXES, pyramid.patch, canvas, strict=True):
         overlapped = overlap != "none" and name in overlap
         if overlapped and r % 2:
             raise InputError(f"Tiles of {r} samples cannot overlap by half along axis {name}; use an even patch size.")
         step = r // 2 if overlapped else r
-        starts.append(torch.arange(0, r * (2**level - 1) + 1, step))
+        starts.append(torch.arange(0, r * (2**level * times - 1) + 1, step))
     return starts
 
 
-def parent_tiles(pyramid: Pyramid, level: int, starts: torch.Tensor, parent: int, overlap: str) -> torch.Tensor:
+def parent_tiles(
+    pyramid: Pyramid, level: int, starts: torch.Tensor, parent: int, overlap: str, canvas=(1, 1, 1)
+) -> torch.Tensor:
     """For each tile [N, 3] of `level`, the tile of the coarser level `parent` that contains it: int64 [N, 3] starts.
 
-    Parents come from `tile_starts(pyramid, parent, overlap)`, so that a few windows serve all tiles; of those that
+    Parents come from `tile_starts(pyramid, parent, overlap, canvas)`, so that a few windows serve all tiles; of those that
     contain a tile the one is taken whose centre is nearest to the tile's, the earlier of two equally near.
     """
     factor = 2 ** (level - parent)
     chosen = []
-    for axis, candidates in enumerate(_axis_starts(pyramid, parent, overlap)):
+    for axis, candidates in enumerate(_axis_starts(pyramid, parent, overlap, canvas)):
         r = pyramid.patch[axis]
         before = starts[:, axis, None] - factor * candidates  # [N, candidates], on the grid of `level`
         room = (factor - 1) * r

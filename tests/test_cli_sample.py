@@ -140,6 +140,10 @@ def test_another_setting_on_the_same_folder_is_refused_with_the_difference(check
     (["--levels", "4"], "3 levels"),
     (["--size", "16,64,64"], "16x32x32"),
     (["--size", "a"], "--size"),
+    (["--size", "32,32,32"], "--beyond-training makes it nevertheless"),
+    (["--size", "24,32,32", "--beyond-training"], "whole multiples"),
+    (["--size", "32,32,32", "--beyond-training", "--overlap", "hw"], "overlapping tiles along f"),
+    (["--size", "16,64,32", "--beyond-training", "--overlap", "none"], "overlapping tiles along h"),
     (["--classes", "0,4"], "0 to 3"),
     (["--classes", "cat"], "--classes"),
     (["--steps", "3,2"], "3 levels need 3"),
@@ -158,6 +162,31 @@ def test_coarser_levels_and_no_class(checkpoint, tmp_path):
     result = run(checkpoint, tmp_path / "out", *options, num=1)
     assert result.exit_code == 0, result.output
     assert np.load(tmp_path / "out" / "00000_c004.npy").shape == (8, 16, 16, 3)
+
+
+def test_longer_videos_than_trained_where_asked_for(checkpoint, tmp_path):
+    options = ["--size", "32,32,32", "--beyond-training", "--overlap", "fhw", "--format", "npy"]
+    for name, extra in {"cached": [], "plain": ["--no-cache"]}.items():
+        result = run(checkpoint, tmp_path / name, *options, *extra, num=1)
+        assert result.exit_code == 0, result.output
+    cached, plain = (np.load(tmp_path / name / "00000_c000.npy").astype(int) for name in ("cached", "plain"))
+    assert cached.shape == (32, 32, 32, 3) and np.abs(cached - plain).max() <= 1
+    assert manifest(tmp_path / "cached")["settings"]["canvas"] == [2, 1, 1]
+
+
+def test_every_level_in_a_folder_of_its_own(checkpoint, tmp_path):
+    assert run(checkpoint, tmp_path / "all", "--save-levels", "--format", "npy").exit_code == 0
+    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == ["level0", "level1", "level2"]
+    for level in range(3):
+        assert run(checkpoint, tmp_path / str(level), "--levels", str(level + 1), "--format", "npy").exit_code == 0
+        assert arrays(tmp_path / "all" / f"level{level}") == arrays(tmp_path / str(level))
+        of_level = manifest(tmp_path / "all" / f"level{level}")
+        assert of_level["settings"] == manifest(tmp_path / str(level))["settings"] and of_level["count"] == 3
+    lost = tmp_path / "all" / "level1" / "00001_c001.npy"
+    before = lost.read_bytes()
+    lost.unlink()
+    assert run(checkpoint, tmp_path / "all", "--save-levels", "--format", "npy").exit_code == 0
+    assert lost.read_bytes() == before
 
 
 def test_a_run_that_does_not_fit_is_refused_before_it_starts(checkpoint, tmp_path, monkeypatch):

@@ -241,6 +241,26 @@ def test_tiles_cover_the_video_and_no_more(pyramid, overlap):
     assert len({tuple(t) for t in tiles}) == len(tiles) == (2 * 2**level - 1) ** axes * (2**level) ** (3 - axes)
 
 
+canvases = st.tuples(*[st.integers(1, 3)] * 3)
+
+
+@given(even_pyramids, st.sampled_from(OVERLAPS), canvases)
+def test_tiles_of_a_larger_canvas_have_parents_down_to_level_0(pyramid, overlap, canvas):
+    level = min(pyramid.levels - 1, 2)
+    tiles = tile_starts(pyramid, level, overlap, canvas)
+    ends = tiles.max(0).values + torch.tensor(pyramid.patch)
+    assert ends.tolist() == list(pyramid.resolution(level, canvas))
+    for parent in range(level):
+        offset = tiles - (parent_tiles(pyramid, level, tiles, parent, overlap, canvas) << (level - parent))
+        room = torch.tensor(pyramid.patch) * (2 ** (level - parent) - 1)
+        assert (offset >= 0).all() and (offset <= room).all()
+    covered = torch.zeros(pyramid.resolution(level, canvas), dtype=torch.bool)
+    for f, h, w in tiles.tolist():
+        rf, rh, rw = pyramid.patch
+        covered[f : f + rf, h : h + rh, w : w + rw] = True
+    assert covered.all()
+
+
 @pytest.mark.parametrize("overlap, middle, fine", [("none", 8, 64), ("hw", 18, 196), ("fhw", 27, 343)])
 def test_tiles_and_parents_of_ucf(overlap, middle, fine):
     assert len(tile_starts(UCF, 0, overlap)) == 1

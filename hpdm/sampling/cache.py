@@ -47,19 +47,28 @@ class _Contexts:
         self.finished.append(FinishedLevel(noisy, self.groups))
 
     def _parents(self, level, starts, parent):
-        return parent_tiles(self.pyramid, level, starts, parent, self.sampling.overlap)
+        return parent_tiles(self.pyramid, level, starts, parent, self.sampling.overlap, self.sampling.canvas)
+
+    def _origins(self, level, starts):
+        """Starts, on level 0, of the videos that tiles lie in: int64 [T, 3]; zeros unless the canvas is larger.
+
+        The network knows videos of one size. Beyond it each window of level 0 is such a video, and the tiles above it
+        get their coordinates there.
+        """
+        return starts if level == 0 else self._parents(level, starts, 0)
 
     def _fix(self, level, group, starts, activations):
         """(constants, previous_rgb) of the group's tiles, or of the windows at `starts` on a coarser level.
 
         activations(k, starts of level k): the block inputs there.
         """
+        origins = self._origins(level, starts)
         parents = []
         for k in range(level):
             at = self._parents(level, starts, k)
             inputs = activations(k, at) if self.uses_context else [None] * len(self.network.config.levels_per_block)
-            parents.append((at.to(self.device), inputs))
-        constants = self.network.level_constants(level, starts.to(self.device), parents)
+            parents.append(((at - (origins << k)).to(self.device), inputs))
+        constants = self.network.level_constants(level, (starts - (origins << level)).to(self.device), parents)
         return constants, self._previous_rgb(level, group, starts)
 
     def _previous_rgb(self, level, group, starts):

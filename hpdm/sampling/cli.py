@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,9 @@ class Process:
 @click.option("--levels", type=click.IntRange(min=1),
               help="Stop after this many levels, at their resolution. [default: all]")
 @click.option("--size", metavar="F,H,W",
-              help="Size that is expected of the videos; refused where the model makes another.")
+              help="Size of the videos; another than the model was trained for needs --beyond-training.")
+@click.option("--beyond-training", is_flag=True,
+              help="Allow a --size of whole multiples of the trained one: longer or larger videos than the model saw.")
 @click.option("--guidance", type=float, help="Classifier-free guidance scale; 1 is off. [default: the checkpoint's]")
 @click.option("--heun-levels", type=click.IntRange(min=0),
               help="Coarsest levels that get the stochastic second-order solver.")
@@ -74,11 +77,13 @@ class Process:
               help="mp4, or exact uint8 arrays [T, H, W, 3].")
 @click.option("--fps", type=float, default=25, help="Frames per second of mp4 files.")
 @click.option("--crf", type=click.IntRange(0, 51), default=DEFAULT_CRF, help="H.264 quality; 0 is best.")
+@click.option("--save-levels", is_flag=True,
+              help="Write every level of each sample: OUT/level0, OUT/level1, ... in place of OUT itself.")
 @click.option("--sheet", is_flag=True,
               help="Also write contact sheets beside the folder: OUT-sheet.mp4/.png and OUT-pyramid.mp4/.png.")
 @common_options
-def sample(checkpoint, num, out, classes, levels, size, batch, tile_batch, no_cache, offload, precision, raw_weights,
-           file_format, fps, crf, sheet, device, seed, quiet, **chosen):
+def sample(checkpoint, num, out, classes, levels, size, beyond_training, batch, tile_batch, no_cache, offload,
+           precision, raw_weights, file_format, fps, crf, save_levels, sheet, device, seed, quiet, **chosen):
     """Sample videos from a checkpoint, level by level and tile by tile.
 
     Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json. Sample i depends on the seed, i, its class and the
@@ -92,23 +97,30 @@ def sample(checkpoint, num, out, classes, levels, size, batch, tile_batch, no_ca
     loaded = load_checkpoint(checkpoint, raw_weights, device)
     network, config = loaded.network, loaded.config
     sampling, diffusion = _override(config, chosen)
-    levels = _check_levels(config, sampling, levels, size)
+    levels = _check_levels(config, sampling, levels)
+    sampling = _fit_canvas(config, sampling, levels, size, beyond_training)
     labels = _parse_classes(classes, config.network.num_classes)
     settings = {
-        "checkpoint": loaded.sha256, "seed": seed, "classes": labels, "levels": levels,
-        **dataclasses.asdict(sampling), "steps": sampling.level_steps(levels),
+        "checkpoint": loaded.sha256, "seed": seed, "classes": labels, **dataclasses.asdict(sampling),
         "sigma_min": diffusion.sigma_min, "sigma_max": diffusion.sigma_max, "rho": diffusion.rho,
         "precision": precision if device.type == "cuda" else "fp32",
         "format": file_format, **({"fps": fps, "crf": crf} if file_format == "mp4" else {}),
     }
     about = {
         "checkpoint": loaded.describe(), "weights": "raw" if raw_weights else "ema",
-        "resolution": config.pyramid.resolution(levels - 1), "hardware": hardware(device),
-        "command": shlex.join(["hpdm-sample", *sys.argv[1:]]),
+        "hardware": hardware(device), "command": shlex.join(["hpdm-sample", *sys.argv[1:]]),
     }
-    folder = SamplesFolder(out, settings, about, fps=fps, crf=crf)
+    resolutions = [config.pyramid.resolution(level, sampling.canvas) for level in range(levels)]
+    folders = {
+        level: SamplesFolder(
+            out / f"level{level}" if save_levels else out,
+            {**settings, "levels": level + 1, "steps": sampling.level_steps(level + 1)},
+            {**about, "resolution": resolutions[level]}, fps=fps, crf=crf,
+        )
+        for level in (range(levels) if save_levels else [levels - 1])
+    }
     note(f"{loaded.file} at step {loaded.step}, {about['weights']} weights, "
-         f"{'x'.join(map(str, about['resolution']))} videos", quiet)
+         f"{'x'.join(map(str, resolutions[-1]))} videos", quiet)
 
     plan = {"levels": levels, "use_cache": not no_cache, "offload": offload}
     batch = min(batch or _fitting_batch(network, sampling, plan, device), num)
@@ -120,21 +132,21 @@ def sample(checkpoint, num, out, classes, levels, size, batch, tile_batch, no_ca
         network, diffusion, sampling, device=device, call_sizes=find_call_sizes(network, tile_batch, device),
         use_cache=not no_cache, offload=offload,
     )
-    run = _Run(sampler, folder, labels, seed, levels)
+    run = _Run(sampler, folders, labels, seed, levels)
     with _terminated_as_interrupted():
         run.make(range(process.rank, num, process.world_size), batch, quiet)
     if sheet and process.rank == 0:
-        _write_sheets(run, folder, fps, quiet)
-    done = len(folder.finished())
+        _write_sheets(run, out, fps, quiet)
+    done = len(run.finest.finished())
     note(f"{done} of {num} videos in {out}, {run.made} made now; "
          f"{sampler.evaluator.block_evaluations:,} block evaluations", quiet)
 
 
 class _Run:
-    """Makes the samples that a folder lacks."""
+    """Makes the samples that `folders`, by level, lack."""
 
-    def __init__(self, sampler, folder, labels, seed, levels):
-        self.sampler, self.folder = sampler, folder
+    def __init__(self, sampler, folders, labels, seed, levels):
+        self.sampler, self.folders, self.finest = sampler, folders, folders[levels - 1]
         self.labels, self.seed, self.levels = labels, seed, levels
         self.made = 0
 
@@ -142,26 +154,41 @@ class _Run:
         return self.labels[index % len(self.labels)]
 
     def make(self, indices, batch, quiet):
-        """Sample the missing ones of `indices`; whatever stops it, the folder is left valid."""
-        missing = [index for index in indices if not self.folder.has(index, self.label(index))]
-        self.folder.write_manifest()
+        """Sample the missing ones of `indices`; whatever stops it, the folders are left valid."""
+        missing = [
+            index for index in indices
+            if not all(folder.has(index, self.label(index)) for folder in self.folders.values())
+        ]
+        self._write_manifests()
         bar = progress(total=len(indices), initial=len(indices) - len(missing), unit="video", quiet=quiet)
 
+        drawn = time.monotonic()
+
         def show(level, done, total):
-            bar.set_postfix_str(f"level {level}, {done}/{total}", refresh=False)
+            nonlocal drawn
+            bar.set_postfix_str(f"level {level}, step {done}/{total}", refresh=False)
+            if not quiet and time.monotonic() - drawn > bar.mininterval:  # a batch of large videos takes minutes
+                bar.refresh()
+                drawn = time.monotonic()
 
         self.sampler.on_step = show
         try:
             for first in range(0, len(missing), batch):
                 chosen = missing[first : first + batch]
-                clips = to_clips(self.videos(chosen)[-1])
-                for index, clip in zip(chosen, clips, strict=True):
-                    self.folder.write(index, self.label(index), clip)
+                videos = self.videos(chosen)
+                clips = {level: to_clips(videos[level]) for level in self.folders}
+                for number, index in enumerate(chosen):
+                    for level, folder in self.folders.items():
+                        folder.write(index, self.label(index), clips[level][number])
                     self.made += 1
                     bar.update()
         finally:
             bar.close()
-            self.folder.write_manifest()
+            self._write_manifests()
+
+    def _write_manifests(self):
+        for folder in self.folders.values():
+            folder.write_manifest()
 
     def videos(self, indices):
         """All levels of the given samples, as `TiledSampler.sample` returns them."""
@@ -197,22 +224,34 @@ def _numbers(text, kind, option, example):
         raise InputError(f"{option} takes numbers such as {example}; got {text!r}") from error
 
 
-def _check_levels(config, sampling, levels, size):
+def _check_levels(config, sampling, levels):
     most = config.pyramid.levels
     if levels is not None and levels > most:
         raise InputError(f"--levels {levels}: this model has {most} levels")
     levels = levels or most
     sampling.level_steps(levels)
-    if size is not None:
-        made = config.pyramid.resolution(levels - 1)
-        wanted = _numbers(size.replace("x", ","), int, "--size", "64,256,256")
-        if wanted != made:
-            known = ", ".join("x".join(map(str, config.pyramid.resolution(level))) for level in range(most))
-            raise InputError(
-                f"--size {size}: with {levels} levels this model makes {'x'.join(map(str, made))} videos; "
-                f"it was trained for {known} and nothing larger or longer (choose among these with --levels)"
-            )
     return levels
+
+
+def _fit_canvas(config, sampling, levels, size, beyond_training):
+    """The sampling settings with a canvas for videos of `size`, "F,H,W" or None."""
+    if size is None:
+        return sampling
+    pyramid = config.pyramid
+    trained = pyramid.resolution(levels - 1)
+    wanted = _numbers(size.replace("x", ","), int, "--size", "64,256,256")
+    if wanted == trained:
+        return dataclasses.replace(sampling, canvas=(1, 1, 1))
+    fits = len(wanted) == 3 and all(w >= t and w % t == 0 for w, t in zip(wanted, trained))
+    if not (fits and beyond_training):
+        known = ", ".join("x".join(map(str, pyramid.resolution(level))) for level in range(pyramid.levels))
+        hint = ("--beyond-training makes it nevertheless" if fits else
+                "--beyond-training allows whole multiples of that along each axis")
+        raise InputError(
+            f"--size {size}: with {levels} levels this model makes {'x'.join(map(str, trained))} videos; it was "
+            f"trained for {known} (choose among these with --levels); {hint}"
+        )
+    return dataclasses.replace(sampling, canvas=tuple(w // t for w, t in zip(wanted, trained)))
 
 
 def _parse_classes(text, num_classes):
@@ -276,11 +315,11 @@ def _terminated_as_interrupted():
         signal.signal(signal.SIGTERM, before)
 
 
-def _write_sheets(run, folder, fps, quiet):
+def _write_sheets(run, out, fps, quiet):
     from hpdm.sampling.sheet import write_pyramid, write_sheet  # matplotlib takes a second to import
 
-    stem = folder.folder.parent / folder.folder.name
-    written = write_sheet(f"{stem}-sheet", folder, fps=fps)
+    stem = out.parent / out.name
+    written = write_sheet(f"{stem}-sheet", run.finest, fps=fps)
     written += write_pyramid(f"{stem}-pyramid", run.videos([0]), fps=fps)
     note("wrote " + ", ".join(map(str, written)), quiet)
 

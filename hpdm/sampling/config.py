@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hpdm.diffusion import SamplerConfig
 from hpdm.errors import InputError
-from hpdm.pyramid import OVERLAPS
+from hpdm.pyramid import AXES, OVERLAPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,8 @@ class SamplingConfig(SamplerConfig):
     sigma_context: float = 0.05
     # Classifier-free guidance: 1 is off and costs nothing, anything else doubles the work.
     guidance: float = 1.0
+    # How many times the trained size, (frames, rows, columns): windows of level 0 then overlap as others do.
+    canvas: tuple[int, int, int] = (1, 1, 1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -29,6 +31,16 @@ class SamplingConfig(SamplerConfig):
             raise InputError(f"sampling.steps must be whole numbers of at least 1, one per level; got {self.steps}")
         if self.overlap not in OVERLAPS:
             raise InputError(f"sampling.overlap must be one of {', '.join(OVERLAPS)}; got {self.overlap!r}")
+        if min(self.canvas) < 1:
+            raise InputError(f"sampling.canvas must be three whole numbers of at least 1; got {self.canvas}")
+        overlapped = "" if self.overlap == "none" else self.overlap
+        apart = [axis for axis, times in zip(AXES, self.canvas) if times > 1 and axis not in overlapped]
+        if apart:
+            # Windows of level 0 that only touch would be videos of their own.
+            raise InputError(
+                f"a video of {'x'.join(map(str, self.canvas))} times the trained size needs overlapping tiles along "
+                f"{', '.join(apart)}; overlap is {self.overlap!r}"
+            )
         if self.heun_levels < 0 or self.sigma_context <= 0:
             raise InputError("sampling needs heun_levels >= 0 and sigma_context > 0")
 

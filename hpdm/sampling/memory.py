@@ -44,12 +44,12 @@ def estimate_memory(network, sampling, *, levels, batch, tile_batch, use_cache=T
     tokens = math.prod(network.token_grid)
     branches = 1 if sampling.guidance == 1 else 2
     copies = batch * branches
-    video = batch * config.channels * math.prod(pyramid.resolution(levels - 1))
+    video = batch * config.channels * math.prod(pyramid.resolution(levels - 1, sampling.canvas))
     canvas = (CANVASES + branches) * video
     # The finished coarser levels and their noisy versions: less than 2 / 7 of the finest together.
     canvas += math.ceil(video * 2 / 7)
 
-    tiles = [len(tile_starts(pyramid, level, sampling.overlap)) for level in range(levels)]
+    tiles = [len(tile_starts(pyramid, level, sampling.overlap, sampling.canvas)) for level in range(levels)]
     latents = copies * sum(tiles) * config.num_latents * config.latent_width
     held = 0
     uses_context = getattr(FUSIONS[config.fusion], "uses_context", False)

@@ -68,12 +68,12 @@ class TiledSampler:
 
         videos = []
         for level in range(levels):
-            shape = (len(indices), self.network.config.channels, *self.pyramid.resolution(level))
+            shape = (len(indices), self.network.config.channels, *self.pyramid.resolution(level, self.sampling.canvas))
             noise = {
                 stream: PerSampleNoise([stream_seed(seed, index, stream, level) for index in indices], self.device)
                 for stream in (START, CHURN, CONTEXT)
             }
-            starts = tile_starts(self.pyramid, level, self.sampling.overlap)
+            starts = tile_starts(self.pyramid, level, self.sampling.overlap, self.sampling.canvas)
             groups = make_groups(level, self.network, starts, labels, self.call_sizes.split)
             contexts.begin(level, groups)
             x = self._solve(level, steps[level], groups, contexts, noise, shape, len(labels))
@@ -121,7 +121,8 @@ class TiledSampler:
     def _weight(self, level):
         """One over the number of tiles that cover each sample of the canvas, [T, H, W]: exact, they are powers of 2."""
         rf, rh, rw = self.pyramid.patch
-        count = torch.zeros(self.pyramid.resolution(level), device=self.device)
-        for f, h, w in tile_starts(self.pyramid, level, self.sampling.overlap).tolist():
+        canvas = self.sampling.canvas
+        count = torch.zeros(self.pyramid.resolution(level, canvas), device=self.device)
+        for f, h, w in tile_starts(self.pyramid, level, self.sampling.overlap, canvas).tolist():
             count[f:f + rf, h:h + rh, w:w + rw] += 1
         return 1 / count

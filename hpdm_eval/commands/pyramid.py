@@ -29,8 +29,7 @@ def pyramid(samples, levels, **options):
 
     Prints, for each pair of levels, the PSNR (mean over clips; the value is that of the pair that agrees least), the
     mean difference, and the error by octave of spatial frequency (fractions of the coarser level's Nyquist frequency).
-    `hpdm-sample --levels 1 --format npy --out DIR/level0`, then 2 and level1, and so on with the same seed and steps,
-    makes such folders: samples do not depend on how many levels follow. Lossy files would add their own errors.
+    `hpdm-sample --save-levels --format npy --out DIR` makes such folders; lossy files would add their own errors.
     """
     started = time.time()
     protocol = take_protocol(options)

@@ -54,6 +54,7 @@ REFERENCE_SEED, REAL_SEED = 8_000_000, 8_000_001  # far from the training data's
 def main(run, weights_folder, reports, scratch, clips, overrides, device, seed, quiet):
     """Export the nano model, measure it, and write its model card."""
     weights_folder.mkdir(parents=True, exist_ok=True)
+    scratch = scratch / f"{clips}-clips"  # a set is judged whole, so its count must not be an earlier call's
     shipped = weights_folder / "nano.safetensors"
     tensors, config, step = read_weights(latest_checkpoint(run) / "ema.safetensors")
     config = override_config(config, overrides)
