@@ -9,14 +9,15 @@ from pathlib import Path
 
 import click
 
+from hpdm.console import common_options
 from hpdm.environment import git_revision, hardware, package_versions
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
 from hpdm_eval.records import command_line, utc_now
 
-ORDER = ("extract", "fusion", "training")
+ORDER = ("extract", "fusion", "training", "sampling")
 TITLES = {"extract": "Feature extraction with I3D", "fusion": "Resampling in context fusion",
-          "training": "Training step"}
+          "training": "Training step", "sampling": "Sampling"}
 
 
 def result_options(function):
@@ -28,6 +29,13 @@ def result_options(function):
     ):
         function = option(function)
     return function
+
+
+def bench_options(function):
+    """`--rounds`, the options of the result and the common ones."""
+    rounds = click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
+                          help="Each alternative is timed so often, in turn; the median counts.")
+    return rounds(result_options(common_options(function)))
 
 
 def finish(result, lines, *, device, as_json, record):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from sampling_models import save_tiny
 
 from hpdm_eval.cli import main
 
@@ -47,3 +48,15 @@ def test_extract_keeps_the_features(tmp_path):
 def test_a_folder_without_results_is_refused(tmp_path):
     result = CliRunner().invoke(main, ["bench", "page", str(tmp_path), "--out", str(tmp_path / "page.md")])
     assert result.exit_code == 2 and "--record" in result.stderr and not (tmp_path / "page.md").exists()
+
+
+def test_sampling_counts_what_the_cache_saves(tmp_path):
+    checkpoint = save_tiny(tmp_path / "step-00000007")
+    words = ["sampling", "--checkpoint", checkpoint, "--videos", "2", "--overlaps", "none,hw", *SMALL, "--json"]
+    figures = json.loads(run(*words).stdout)["figures"]
+    blocks = {(row["overlap"], row["cached"]): row["block_evaluations_per_video"] for row in figures}
+    # Levels 0, 1, 2 run 3, 2, 1 blocks with 5, 2, 2 evaluations on 1, 8, 64 tiles (overlapping in space: 1, 18, 196),
+    # and once more on finished levels, for those above them.
+    assert blocks["none", True] == 3 * (5 + 1) + 8 * 2 * (2 + 1) + 64 * 2
+    assert blocks["hw", True] == 3 * (5 + 1) + 18 * 2 * (2 + 1) + 196 * 2
+    assert blocks["none", False] > 2 * blocks["none", True]

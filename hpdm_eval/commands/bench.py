@@ -5,6 +5,7 @@ import click
 from hpdm.console import Command, Group
 from hpdm_eval.benchmarks import write_page
 from hpdm_eval.commands.bench_extract import extract
+from hpdm_eval.commands.bench_sampling import sampling
 from hpdm_eval.commands.bench_training import fusion, training
 
 
@@ -21,5 +22,5 @@ def page(folder, out):
     write_page(folder, out)
 
 
-for command in (extract, fusion, training, page):
+for command in (extract, fusion, training, sampling, page):
     bench.add_command(command)

@@ -11,23 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from hpdm.config import load_config
-from hpdm.console import common_options
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.fusion import band_width, interpolation_matrix, resample
 from hpdm.network import HPDM
 from hpdm.training.loss import draw, joint_loss, seed_dropout
 from hpdm.training.plan import make_plan
-from hpdm_eval.benchmarks import finish, result_options
+from hpdm_eval.benchmarks import bench_options, finish
 from hpdm_eval.records import RecordedCommand
 from hpdm_eval.timing import median_rates, peak_rss_mib
-
-
-def bench_options(function):
-    """`--rounds`, the options of the result and the common ones."""
-    rounds = click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
-                          help="Each alternative is timed so often, in turn; the median counts.")
-    return rounds(result_options(common_options(function)))
 
 
 @click.command(cls=RecordedCommand)
