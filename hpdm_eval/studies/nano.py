@@ -20,11 +20,10 @@ import torch
 from PIL import Image
 
 from hpdm.config import override_config
-from hpdm.console import Command, common_options, note, progress
-from hpdm.data.procedural import CLASS_NAMES, procedural_clip
-from hpdm.data.video_writer import write_video
+from hpdm.console import Command, common_options
+from hpdm.data.procedural import CLASS_NAMES
 from hpdm.environment import choose_device, hardware
-from hpdm.files import atomic_file, atomic_folder
+from hpdm.files import atomic_file
 from hpdm.network import HPDM
 from hpdm.sampling.cli import sample
 from hpdm.training.checkpoint import latest_checkpoint, read_weights, write_weights
@@ -35,9 +34,8 @@ from hpdm_eval.features import extract_features
 from hpdm_eval.metrics.accuracy import class_accuracy, label_in_name
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records import make_record, save_record
+from hpdm_eval.studies.drawing import REAL_SEED, REFERENCE_SEED, draw_clips
 from hpdm_eval.tables import markdown_table
-
-REFERENCE_SEED, REAL_SEED = 8_000_000, 8_000_001  # far from the training data's seed
 
 
 @click.command(cls=Command)
@@ -65,11 +63,7 @@ def main(run, weights_folder, reports, scratch, clips, overrides, device, seed, 
 
     size = config.pyramid.resolution(config.pyramid.levels - 1)
     for name, data_seed in (("reference", REFERENCE_SEED), ("real", REAL_SEED)):
-        if not (scratch / name).exists():
-            with atomic_folder(scratch / name) as folder:
-                for index in progress(range(clips), description=f"drawing {name}", unit="clip", quiet=quiet):
-                    video, label = procedural_clip(data_seed, index, *size)
-                    write_video(folder / f"{index:05d}_c{label:03d}.mp4", video)
+        draw_clips(scratch / name, data_seed, clips, size, quiet)
     seconds = {}
     for name, checkpoint in (("nano", shipped), ("untrained", untrained)):
         started = time.perf_counter()

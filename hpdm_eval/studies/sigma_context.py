@@ -9,14 +9,13 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import Command, common_options, progress
-from hpdm.data.procedural import procedural_clip
-from hpdm.data.video_writer import write_video
-from hpdm.files import atomic_file, atomic_folder
+from hpdm.console import Command, common_options
+from hpdm.files import atomic_file
 from hpdm.sampling.cli import sample
 from hpdm.sampling.load import load_checkpoint
 from hpdm_eval.commands.fvd import fvd
-from hpdm_eval.studies.nano import REFERENCE_SEED, call
+from hpdm_eval.studies.drawing import REFERENCE_SEED, draw_clips
+from hpdm_eval.studies.nano import call
 from hpdm_eval.tables import markdown_table
 
 VALUES = (0.002, 0.02, 0.05, 0.1, 0.2)
@@ -34,10 +33,7 @@ def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
     """Sample at several conditioning noise levels and compare the sets with procedural videos."""
     loaded = load_checkpoint(checkpoint)
     size = loaded.config.pyramid.resolution(loaded.config.pyramid.levels - 1)
-    if not (scratch / "reference").exists():
-        with atomic_folder(scratch / "reference") as folder:
-            for index in progress(range(clips), description="drawing", unit="clip", quiet=quiet):
-                write_video(folder / f"{index:05d}.mp4", procedural_clip(REFERENCE_SEED, index, *size)[0])
+    draw_clips(scratch / "reference", REFERENCE_SEED, clips, size, quiet)
     records = []
     shared = ["--device", device, "--seed", seed, "--quiet"]
     for value in VALUES:
