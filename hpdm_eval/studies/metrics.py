@@ -54,13 +54,12 @@ def main(checkpoint, out, scratch, clips, references, ucf, pvdm, digan, device, 
     page.judge("seams", "--samples", touching)
     page.heading("Do the levels of a sample agree?")
     page.judge("pyramid", "--samples", overlapped, "--levels", loaded.config.pyramid.levels)
-    page.heading("Dead tokens")
-    page.judge("dead-tokens", "--samples", finest, "--token", "x".join(map(str, loaded.config.network.token)))
 
     if ucf:
         page.heading("Seams in real videos", "There are none, for any of the usual sizes of patches.")
         for patch in ("16x64x64", "16x32x32"):
             page.judge("seams", "--samples", ucf, "--patch", patch, "--frames", 16, "--short", "reject")
+        page.heading("Dead tokens in real videos", "What the detector calls dead where nothing is.")
         page.judge("dead-tokens", "--samples", ucf, "--token", "1x4x4")
     for name, sheet, grid in (("PVDM", pvdm, "1x8"), ("DIGAN", digan, "1x8+2")):
         if sheet:

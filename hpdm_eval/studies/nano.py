@@ -103,7 +103,7 @@ def call(command, *words):
 
 
 def _accuracy(folder, device, seed, records):
-    started = time.time()
+    started, device = time.time(), choose_device(device)
     protocol, backbone = load_protocol("native", backbone="shapes3d"), load_backbone("shapes3d", device=device)
     source = open_clips(folder, protocol, quiet=True)
     extracted = extract_features(source, backbone, quiet=True)
