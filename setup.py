@@ -16,7 +16,9 @@ setup(
     packages=find_packages(include=["hpdm", "hpdm.*", "hpdm_eval", "hpdm_eval.*", "baselines", "baselines.*"]),
     package_data={
         "hpdm": ["configs/*.yaml", "weights/*"],
-        "hpdm_eval": ["protocols/*.yaml", "backbones/weights/*", "backbones/*.yaml"],
+        "hpdm_eval": [
+            "protocols/*.yaml", "backbones/weights/*", "backbones/*.yaml", "studies/*.yaml", "report/layouts/*.yaml",
+        ],
         "baselines": ["*.yaml"],
     },
     # torch is bounded above because torchvision's newest release asks for a newer torch than it is tested with;

@@ -20,7 +20,7 @@ import torch
 
 from hpdm.errors import InputError
 
-INPUT_SCALES = ("scale-sqrt-frames", "double")
+INPUT_SCALES = ("scale-sqrt-frames", "double", "constant")
 PER_LEVEL = ("input_scale", "p_mean", "p_std", "sigma_min", "sigma_max")
 
 
@@ -29,9 +29,9 @@ class DiffusionConfig:
     """Noise of training and the range of noise levels that sampling walks through."""
 
     # How much the clean signal is divided by: a rule, one number for all levels, or one per level.
-    # "scale-sqrt-frames": base * 2^(1.5 l), rows times the root of frames; "double": base * 2^l.
+    # "scale-sqrt-frames": base * 2^(1.5 l), rows times the root of frames; "double": base * 2^l; "constant": base.
     input_scale: str | float | tuple[float, ...] = "scale-sqrt-frames"
-    # Scale of level 0 for the two rules; 4 is Snap Video's for 16 frames of 64 pixels.
+    # Scale of level 0 for the rules; 4 is Snap Video's for 16 frames of 64 pixels.
     input_scale_base: float = 4.0
     # ln(sigma) ~ N(p_mean, p_std^2) in training; one number for all levels, or one per level.
     p_mean: float | tuple[float, ...] = -1.2
@@ -48,7 +48,7 @@ class DiffusionConfig:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.input_scale, str) and self.input_scale not in INPUT_SCALES:
             raise InputError(
-                f"Unknown input_scale {self.input_scale!r}; choose {' or '.join(INPUT_SCALES)}, or one number per level."
+                f"Unknown input_scale {self.input_scale!r}; choose {', '.join(INPUT_SCALES)}, or one number per level."
             )
         scales = (self.input_scale_base,) if isinstance(self.input_scale, str) else _as_tuple(self.input_scale)
         if min(scales) <= 0 or min(_as_tuple(self.p_std)) <= 0:
@@ -72,6 +72,8 @@ class DiffusionConfig:
             return self.input_scale_base * 2.0 ** (1.5 * level)
         if self.input_scale == "double":
             return self.input_scale_base * 2.0**level
+        if self.input_scale == "constant":
+            return self.input_scale_base
         return float(_at_level(self.input_scale, level))
 
     def noise_levels(self, level: int, steps: int) -> torch.Tensor:

@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "weights": ("weights", "weights"),
     "protocols": ("protocols", "protocols"),
     "bench": ("bench", "bench"),
+    "ablations": ("ablations", "ablations"),
     "quickstart": ("quickstart", "quickstart"),
 }
 

@@ -30,13 +30,27 @@ def median_rates(stages, rounds, quiet=False, device=None):
 
 def peak_rss_mib():
     """Peak resident memory of this process so far, in MiB."""
+    return memory_of_process()["peak"] / 2**20
+
+
+def memory_of_process():
+    """Resident memory of this process in bytes: {"now", "peak"}."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count the memory of the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return {name: int(lines[key].split()[0]) * 1024 for name, key in (("now", "VmRSS"), ("peak", "VmHWM"))}
     import resource  # absent on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"now": peak, "peak": peak}
+
+
+def reset_peak_memory():
+    """Let `memory_of_process()["peak"]` start from now, where the system allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
 
 
 def _wait(device):

@@ -41,13 +41,25 @@ class Plan:
     training_flops: float  # of the whole schedule
 
 
-def make_plan(config, world_size: int = 1) -> Plan:
-    """Figures of a `Config` on `world_size` processes; raises InputError where the batch does not divide."""
-    training, network_config, pyramid = config.training, config.network, config.pyramid
-    batches = plan_batch(training, world_size)
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """FLOPs of one sample."""
+
+    by_block: list[dict]  # {"block", "level", "flops"}, forward
+    forward: int  # over all levels
+    training: int  # with backward, the first pass of self-conditioning, and recomputation
+
+    @property
+    def outside_blocks(self) -> int:
+        return self.forward - sum(entry["flops"] for entry in self.by_block)
+
+
+def count_flops(config) -> Flops:
+    """The FLOPs of a `Config`'s network, counted on tensors without data."""
+    training = config.training
     with torch.device("meta"):
-        network = HPDM(network_config, pyramid).train()
-    flops = [
+        network = HPDM(config.network, config.pyramid).train()
+    by_block = [
         {"block": index, "level": level, "flops": _block_flops(network, index, level)}
         for index, block in enumerate(network.blocks)
         for level in range(block.levels)
@@ -55,10 +67,18 @@ def make_plan(config, world_size: int = 1) -> Plan:
     with FlopCounterMode(display=False) as counter:
         network(*_arguments(config, "meta"))
     forward = counter.get_total_flops()
-    in_blocks = sum(entry["flops"] for entry in flops)
-    first_pass = network_config.self_conditioning and training.self_conditioning_rate > 0
-    per_training_sample = forward * (3 + first_pass) + (in_blocks if training.activation_checkpointing else 0)
+    passes = 3 + (config.network.self_conditioning and training.self_conditioning_rate > 0)
+    recomputed = sum(entry["flops"] for entry in by_block) if training.activation_checkpointing else 0
+    return Flops(by_block=by_block, forward=forward, training=forward * passes + recomputed)
 
+
+def make_plan(config, world_size: int = 1) -> Plan:
+    """Figures of a `Config` on `world_size` processes; raises InputError where the batch does not divide."""
+    training, pyramid = config.training, config.pyramid
+    batches = plan_batch(training, world_size)
+    with torch.device("meta"):
+        network = HPDM(config.network, pyramid).train()
+    counted = count_flops(config)
     parameters = sum(p.numel() for p in network.parameters())
     shards = world_size if training.parallel == "fsdp" else 1
     memory = {name: count * parameters // shards for name, count in BYTES_PER_PARAMETER.items()}
@@ -81,17 +101,17 @@ def make_plan(config, world_size: int = 1) -> Plan:
             }
             for level in range(pyramid.levels)
         ],
-        flops=flops,
-        flops_outside_blocks=forward - in_blocks,
-        flops_per_sample=forward,
-        flops_per_training_sample=per_training_sample,
+        flops=counted.by_block,
+        flops_outside_blocks=counted.outside_blocks,
+        flops_per_sample=counted.forward,
+        flops_per_training_sample=counted.training,
         memory=memory,
         batch={
             "batch": batches.batch, "processes": world_size, "per_process": batches.per_process,
             "micro_batch": batches.micro_batch, "passes_per_step": batches.passes, "steps": training.steps,
             "samples": training.steps * batches.batch,
         },
-        training_flops=float(per_training_sample) * training.steps * batches.batch,
+        training_flops=float(counted.training) * training.steps * batches.batch,
     )
 
 

@@ -52,7 +52,7 @@ def pyramid(samples, levels, **options):
         order = np.argsort([error.psnr for error in found])[:WORST]
         worst += [{"name": whose[k], "level": index + 1, "psnr": min(found[k].psnr, MOST_DB)} for k in order]
     least = min(details, key=lambda entry: entry["psnr"])
-    show_record(
+    return show_record(
         "pyramid", protocol, {"levels": levels}, options,
         started=started,
         value=least["psnr"],

@@ -83,7 +83,7 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
 
         for path in write_seam_plots(plots, clips, lattices, figures, reference=real):
             note(f"plot: {path}", options["quiet"])
-    show_record(
+    return show_record(
         "seams", protocol, {"patch": list(plan.patch), "overlap": plan.overlap, "levels": plan.levels,
                             "lossless": plan.lossless, "plan": plan.source, "level": LEVEL, "tolerance": TOLERANCE},
         options,

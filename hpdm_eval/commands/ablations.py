@@ -1,0 +1,163 @@
+"""`hpdm-eval ablations`: train, sample and judge what the paper's tables 3, 4, 6 and figure 8 compare, and more."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import click
+
+from hpdm.config import config_to_dict
+from hpdm.console import common_options, note
+from hpdm.environment import choose_device
+from hpdm.errors import InputError
+from hpdm.files import write_json
+from hpdm_eval.records import RecordedCommand, command_line
+from hpdm_eval.studies.cost import describe_cost
+from hpdm_eval.studies.plan import load_tier, make_plan, tier_names
+from hpdm_eval.studies.tasks import Progress, Workshop, work
+
+LOG_FILE, SETTINGS_FILE = "log.txt", "study.json"
+FREE_TO_CHANGE = ("repeats", "jobs", "omit")
+SAY_SECONDS = 60.0  # between lines on how far several processes are
+
+
+@click.command(cls=RecordedCommand)
+@click.option("--tier", type=click.Choice(tier_names()), default="cpu", show_default=True, envvar="HPDM_TIER",
+              help="How large: smoke takes minutes, cpu about two hours on two cores, gpu some on a GPU; paper is the "
+                   "paper's own numbers.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
+              help="Folder for runs, samples, records and the log; the same command continues what is in it.")
+@click.option("--only", multiple=True, metavar="STUDY|STUDY.VARIANT", help="Only these; repeatable.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Trainings of each variant, with seeds 0, 1, ...  [the tier's]")
+@click.option("--size", help="Size of the network, or a file of settings, in place of the tier's.")
+@click.option("--data", metavar="DIR|procedural", help="Where clips come from, in place of the tier's.")
+@click.option("--jobs", type=click.IntRange(min=1),
+              help="Processes that work at once, with the cores shared out among them.  [the tier's; 1 on a GPU]")
+@click.option("--stop-after-minutes", type=click.FloatRange(min=0, min_open=True),
+              help="Save and end after so long; the same command continues.")
+@click.option("--plan", "plan_only", is_flag=True, help="Print what would be done and its cost, and do nothing.")
+@click.option("--yes", is_flag=True, help="Begin a tier that takes weeks of a GPU.")
+@common_options
+def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan_only, yes, device, seed, quiet):
+    """Train, sample and judge the variants of the ablation studies.
+
+    Variants that share a training share it, and nothing that is finished is done twice: Ctrl-C and a later call with the
+    same options lose no more than the step in progress. Several calls, also on several machines with one file system,
+    may work on the same folder. Figures are saved in OUT/records as they come.
+    """
+    chosen = load_tier(tier)
+    chosen = replace(chosen, **{key: value for key, value in (("size", size), ("data", data)) if value is not None})
+    plan = make_plan(chosen, [name for text in only for name in text.split(",")], seeds)
+    if plan_only or (tier == "paper" and not yes):
+        click.echo(describe_cost(plan))
+        if not plan_only:
+            raise InputError("the paper's numbers take this long: --yes begins")
+        return
+    device = choose_device(device)
+    os.environ.setdefault("HPDM_EVAL_CACHE", str(out / "features"))
+    _check_settings(out, plan)
+    workshop = Workshop(plan, out, device=device.type, command=command_line(), quiet=quiet)
+    tasks = workshop.tasks()
+    progress = Progress(tasks, out / LOG_FILE, quiet)
+    jobs = min(jobs or (1 if device.type == "cuda" else chosen.jobs), len(os.sched_getaffinity(0)))
+    note(f"{tier}: {progress.line()}", quiet)
+    with _stopping(stop_after_minutes) as stop:
+        try:
+            if jobs > 1 and "RANK" not in os.environ:
+                work([task for task in tasks if task.alone], out / ".locks", progress)
+                _share_out(jobs, out, progress, quiet)
+            else:
+                work(tasks, out / ".locks", progress)
+        except KeyboardInterrupt:
+            progress.say(f"{stop.reason}: {progress.line()}; the same command continues")
+            if stop.is_time_up:
+                return
+            raise
+    progress.say(f"{tier}: {progress.line()}")
+    click.echo(f"{len(list((out / 'records').glob('*.json')))} records are in {out / 'records'}")
+
+
+class _Stop:
+    """Why a study ends early."""
+
+    is_time_up = False
+
+    @property
+    def reason(self):
+        return "time is up" if self.is_time_up else "interrupted"
+
+
+@contextmanager
+def _stopping(minutes):
+    """Within the block SIGTERM ends the work as Ctrl-C does, and so does the clock after `minutes`, if given."""
+    stop = _Stop()
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    def time_is_up(number, frame):
+        stop.is_time_up = True
+        os.kill(os.getpid(), signal.SIGTERM)  # whoever works now knows what to save on that
+
+    handlers = {signal.SIGTERM: interrupt, signal.SIGALRM: time_is_up}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    signal.setitimer(signal.ITIMER_REAL, 60 * (minutes or 0))
+    try:
+        yield stop
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _share_out(jobs, out, progress, quiet):
+    """Let `jobs` processes of this command work on the folder, each with its share of the cores."""
+    words = [*shlex.split(command_line())[1:], "--jobs", "1", "--quiet"]
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    program = [sys.executable, "-c", "from hpdm_eval.cli import main; main()", *words]
+    processes = []
+    try:
+        for number in range(jobs):
+            with open(out / f"job{number}.txt", "a", encoding="utf-8") as log:
+                processes.append(subprocess.Popen(program, env=environment, stdout=log, stderr=log))
+        said = time.monotonic()
+        while any(process.poll() is None for process in processes):
+            time.sleep(1)
+            if failed := [number for number, process in enumerate(processes) if process.poll() not in (None, 0)]:
+                raise InputError(f"a process of the study failed: see the end of {out / f'job{failed[0]}.txt'}")
+            if time.monotonic() - said > SAY_SECONDS:
+                said = time.monotonic()
+                note(progress.line(), quiet)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait()
+
+
+def _check_settings(out, plan):
+    """Write down what the folder is made with; raises InputError where it was made with something else."""
+    tier = {key: value for key, value in asdict(plan.tier).items() if key not in FREE_TO_CHANGE}
+    settings = json.loads(json.dumps({"tier": tier, "config": config_to_dict(plan.base)}))
+    path = out / SETTINGS_FILE
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [f"{key}: {before['tier'].get(key)!r} -> {value!r}" for key, value in settings["tier"].items()
+                   if before["tier"].get(key) != value]
+        if before["config"] != settings["config"] and not changed:
+            changed = ["the configuration"]
+        if changed:
+            raise InputError(f"{out} was made with other settings ({'; '.join(changed)}); name another folder")
+    elif out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out} is not empty and holds no study; name a new folder")
+    elif int(os.environ.get("RANK", 0)) == 0:
+        write_json(path, settings)

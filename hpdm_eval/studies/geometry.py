@@ -1,0 +1,62 @@
+"""Variants of a configuration that are more than a setting: other numbers of levels, no adaptive computation."""
+
+import dataclasses
+import math
+
+from hpdm.config import Config
+from hpdm.errors import InputError
+
+
+def without_adaptive_computation(config: Config) -> Config:
+    """Every block works on every level."""
+    blocks = len(config.network.levels_per_block)
+    return _with_blocks(config, (config.pyramid.levels,) * blocks)
+
+
+def with_levels(config: Config, levels: int) -> Config:
+    """The same videos as a pyramid of another number of levels: with fewer the patches are larger, in full tokens.
+
+    A level keeps the input scale and the noise levels that it has at its resolution; a coarser one than `config` has
+    gets those that have the same ratio to its signal as on the coarsest of `config`. Blocks take levels on evenly, as
+    in table 8 of the paper. Raises InputError where patches cannot be halved so often.
+    """
+    gone = config.pyramid.levels - levels
+    patch = config.pyramid.patch
+    if levels < 1 or any(r % 2 ** max(0, -gone) or (r << gone if gone > 0 else r >> -gone) < 1 for r in patch):
+        raise InputError(f"a pyramid with patches of {'x'.join(map(str, patch))} cannot get {levels} levels")
+    if gone == 0:
+        return config
+    patch = tuple(r << gone if gone > 0 else r >> -gone for r in patch)
+    diffusion = config.diffusion
+    if gone < 0 and not isinstance(diffusion.input_scale, str):
+        raise InputError("diffusion.input_scale must be a rule where levels are added, not numbers")
+    scales = tuple(diffusion.scale_in(level + gone) for level in range(levels))
+    added = [diffusion.scale_in(0) / scale for scale in scales[: max(0, -gone)]]  # signal over that of the coarsest
+
+    def per_level(value, new):
+        if not isinstance(value, tuple):
+            return value
+        return tuple([new(value[0], ratio) for ratio in added] + list(value[max(0, gone):]))
+
+    blocks = len(config.network.levels_per_block)
+    steps = config.sampling.steps
+    steps = tuple(steps[min(level, len(steps) - 1)] for level in range(levels))
+    return dataclasses.replace(
+        _with_blocks(
+            config, tuple(1 + block * levels // blocks for block in range(blocks)),
+            pyramid=dataclasses.replace(config.pyramid, levels=levels, patch=patch),
+            diffusion=dataclasses.replace(
+                diffusion, input_scale=scales,
+                p_mean=per_level(diffusion.p_mean, lambda value, ratio: value + math.log(ratio)),
+                p_std=per_level(diffusion.p_std, lambda value, ratio: value),
+                sigma_min=per_level(diffusion.sigma_min, lambda value, ratio: value * ratio),
+                sigma_max=per_level(diffusion.sigma_max, lambda value, ratio: value * ratio),
+            ),
+        ),
+        sampling=dataclasses.replace(config.sampling, steps=steps),
+    )
+
+
+def _with_blocks(config, levels_per_block, **changes):
+    network = dataclasses.replace(config.network, levels_per_block=levels_per_block)
+    return dataclasses.replace(config, network=network, **changes)

@@ -1,0 +1,171 @@
+"""The figures of a variant, each a record that also says which study, variant, tier and repeat it belongs to."""
+
+import io
+import json
+import time
+from contextlib import redirect_stdout
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from hpdm.config import config_to_dict
+from hpdm.files import write_json
+from hpdm.network import HPDM
+from hpdm.training.plan import count_flops
+from hpdm_eval.backbones import load_backbone
+from hpdm_eval.clips import open_clips
+from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.commands.pyramid import pyramid
+from hpdm_eval.commands.seams import seams
+from hpdm_eval.distributed import rank_and_size
+from hpdm_eval.features import extract_features
+from hpdm_eval.metrics.accuracy import class_accuracy, label_in_name
+from hpdm_eval.protocols import load_protocol
+from hpdm_eval.records import make_record
+
+NO_CLIPS = {"path": "-", "sha256": sha256(b"").hexdigest(), "clips": 0, "rejected": []}
+
+
+class Records:
+    """The records of one tier in a folder, a file each, named by what they are about."""
+
+    def __init__(self, folder, tier_name, command):
+        self.folder, self.tier, self.command = Path(folder), tier_name, command
+
+    def path(self, variant, metric, repeat, **place):
+        """File of one record; `place` may name level, step and count."""
+        at = "".join(f"-{key}{value}" for key, value in place.items() if value is not None)
+        return self.folder / f"{variant.full_name}-r{repeat}-{metric}{at}.json"
+
+    def save(self, record, path, variant, repeat, **place):
+        """Write a `Record` with the study's keys in it."""
+        about = {"study": variant.study, "variant": variant.name, "tier": self.tier, "repeat": repeat,
+                 **{key: value for key, value in place.items() if value is not None}, "study_command": self.command}
+        if rank_and_size()[0] == 0:
+            write_json(path, replace(record, extra={**record.extra, **about}).to_dict())
+
+
+def call(command, *words):
+    """Run a click command in this process and return what its function returns; its output goes nowhere."""
+    with redirect_stdout(io.StringIO()):
+        return command.main([str(word) for word in words], prog_name=command.name, standalone_mode=False)
+
+
+def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, quiet=True):
+    """How often the shipped classifier sees the class that samples of procedural videos were asked for: a `Record`."""
+    started = time.time()
+    protocol = load_protocol("native", backbone="shapes3d", **({"num_samples": count} if count else {}))
+    backbone = load_backbone("shapes3d", device=device)
+    source = open_clips(folder, protocol, quiet=quiet, workers=workers)
+    extracted = extract_features(source, backbone, quiet=quiet)
+    accuracy = class_accuracy(extracted.probabilities, [label_in_name(name) for name in extracted.names])
+    return make_record(
+        started=started, device=device, metric="accuracy", value=accuracy.value, ci95=accuracy.ci95,
+        higher_is_better=True, protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
+        samples=source.summary(), backbone=backbone.describe(), seed=seed,
+        details=tuple({"class": label, "accuracy": value} for label, value in enumerate(accuracy.per_class)),
+    )
+
+
+def step_record(metric, value, config, *, started, device="cpu", details=()):
+    """A figure of a network or a training step, which judges no clips: a `Record`."""
+    units = {"throughput": "videos/s", "memory": "GiB", "flops": "FLOP/sample", "parameters": None}
+    settings = config_to_dict(config)
+    digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return make_record(
+        started=started, device=device, metric=metric, value=value, unit=units[metric],
+        higher_is_better=metric == "throughput", protocol={"name": "training", "config": settings, "hash": digest},
+        num_samples=0, samples=NO_CLIPS, seed=config.training.seed, details=tuple(details),
+    )
+
+
+def count_parameters(config):
+    """Parameters of the configuration's network."""
+    with torch.device("meta"):
+        network = HPDM(config.network, config.pyramid)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+class Judge:
+    """Makes the records of judgements (`hpdm_eval.studies.plan.Judgement`) on sample folders.
+
+    statistics: function of (level of the tier's pyramid, shrink rule, frames or None) → file of the real clips.
+    """
+
+    def __init__(self, plan, records, statistics, device):
+        self.plan, self.records, self.statistics, self.device = plan, records, statistics, device
+
+    def wanted(self, judgement):
+        """{file of a record: (function that makes it, its metric, its place)} of all records of a judgement."""
+        study, samples = judgement.study, judgement.samples
+        step = samples.step if study.checkpoints else None
+        wanted = {}
+
+        def want(metric, make, **place):
+            path = self.records.path(judgement.variant, metric, judgement.repeat, **place)
+            wanted[path] = make, metric, {key: value for key, value in place.items() if key != "n"}
+
+        for metric in study.measures:
+            if metric == "fvd":
+                for level in judgement.levels:
+                    for count in judgement.counts:
+                        n = count if study.counts else None
+                        want("fvd", lambda folder, level=level, count=count: self._fvd(judgement, folder, level, count),
+                             level=self._base_level(samples.config, level), step=step, n=n)
+            elif metric == "accuracy" and self.plan.tier.backbone == "shapes3d":
+                want("accuracy", lambda folder: self._accuracy(judgement, folder), step=step)
+            elif metric == "seams" and samples.config.pyramid.levels > 1:
+                want("seams", lambda folder: self._seams(judgement, folder), step=step)
+            elif metric == "pyramid" and samples.config.pyramid.levels > 1:
+                want("pyramid", lambda folder: self._pyramid(judgement, folder), step=step)
+            elif metric == "parameters" and samples.run:
+                want("parameters", lambda folder: self._of_network("parameters", count_parameters, samples.config))
+            elif metric == "flops" and samples.run:
+                want("flops", lambda folder: self._of_network(
+                    "flops", lambda config: count_flops(config).training, samples.config))
+        return wanted
+
+    def make(self, judgement, folder):
+        """Make the records that do not exist yet from the samples in `folder`."""
+        for path, (make, _, place) in self.wanted(judgement).items():
+            if not path.exists():
+                self.records.save(make(folder), path, judgement.variant, judgement.repeat, **place)
+
+    def _base_level(self, config, level):
+        """The level of the tier's own pyramid that has the resolution of `level` of a variant's."""
+        return level + self.plan.base.pyramid.levels - config.pyramid.levels
+
+    def _options(self, judgement, count):
+        workers = ["--workers", 0] if self.plan.tier.format == "npy" else []  # our own arrays break no decoder
+        return ["--protocol", "native", "--num-samples", count, "--device", self.device, "--seed", judgement.repeat,
+                "--quiet", "--json", *workers]
+
+    def _fvd(self, judgement, folder, level, count):
+        config = judgement.samples.config
+        frames = self.plan.tier.short_clip if judgement.variant.clip == "short" else None
+        statistics = self.statistics(self._base_level(config, level), config.training.shrink, frames)
+        return call(fvd, "--samples", folder / f"level{level}", "--reference", statistics,
+                    "--backbone", self.plan.tier.backbone, *(["--frames", frames] if frames else []),
+                    *self._options(judgement, count))
+
+    def _accuracy(self, judgement, folder):
+        finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
+        return accuracy_record(finest, device=self.device, seed=judgement.repeat, count=self.plan.tier.samples,
+                               workers=0 if self.plan.tier.format == "npy" else None)
+
+    def _seams(self, judgement, folder):
+        config, words = judgement.samples.config, []
+        finest = folder / f"level{config.pyramid.levels - 1}"
+        if judgement.samples.run is None:  # no samples.json says where borders would be
+            words = ["--patch", "x".join(map(str, config.pyramid.patch)), "--overlap", config.sampling.overlap,
+                     "--levels", config.pyramid.levels, "--lossless"]
+        return call(seams, "--samples", finest, *words, *self._options(judgement, self.plan.tier.samples))
+
+    def _pyramid(self, judgement, folder):
+        return call(pyramid, "--samples", folder, "--levels", judgement.samples.config.pyramid.levels,
+                    *self._options(judgement, self.plan.tier.samples))
+
+    def _of_network(self, metric, figure, config):
+        return step_record(metric, figure(config), config, started=time.time())

@@ -1,0 +1,80 @@
+"""What a training step costs here: videos per second with alternatives in turn, and the memory of each alone."""
+
+import math
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import torch
+
+from hpdm.network import HPDM
+from hpdm.training.loss import draw, joint_loss, seed_dropout
+from hpdm.training.optimizer import make_optimizer
+from hpdm_eval.timing import median_rates, memory_of_process, reset_peak_memory
+
+
+def training_rates(configs, *, batch, rounds, device, quiet=False):
+    """Videos per second of whole training steps: {name: Config} → {name: rate}, the median of `rounds` steps.
+
+    All configurations are stepped in turn, after a first round that warms up, so that a slow spell of the machine hits
+    all alike. Data are random and on the device; samples, self-conditioning and the optimizer's step are as in
+    training. `batch` is for all, or {name: videos per step}.
+    """
+    sizes = batch if isinstance(batch, dict) else dict.fromkeys(configs, batch)
+    stages = {name: (sizes[name], training_step(config, sizes[name], device)) for name, config in configs.items()}
+    return median_rates(stages, rounds, quiet, device)
+
+
+def training_memory(config, *, batch, device):
+    """Bytes that weights, gradients, optimizer and activations of training steps of `batch` videos take.
+
+    On a GPU the most that was allocated at once; on a processor by how much the resident memory of a fresh process
+    grew.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        _few_steps(config, batch, device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_resident_growth, config, batch, torch.get_num_threads()).result()
+
+
+def training_step(config, batch, device):
+    """A function that makes one training step on random videos."""
+    config = replace(config, training=replace(config.training, batch=batch, micro_batch=None))
+    torch.manual_seed(config.training.seed)
+    network = HPDM(config.network, config.pyramid).to(device).train()
+    network.checkpoint_blocks = config.training.activation_checkpointing
+    optimizer = make_optimizer(network, config.training)
+    size = config.pyramid.resolution(config.pyramid.levels - 1)
+    video = torch.randint(0, 256, (batch, config.network.channels, *size), dtype=torch.uint8, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    draws = draw(config, step=0, positions=range(batch), device=device)
+    torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
+
+    def step():
+        seed_dropout(config.training.seed, 0, range(batch))
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.training.precision == "bf16"):
+            joint_loss(network, video, labels, draws, config).mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm or math.inf)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _few_steps(config, batch, device):
+    step = training_step(config, batch, device)
+    for _ in range(2):  # the optimizer's state exists from the second on
+        step()
+
+
+def _resident_growth(config, batch, threads):
+    torch.set_num_threads(threads)
+    torch.ones(256, 256) @ torch.ones(256, 256)  # the libraries' own buffers
+    reset_peak_memory()
+    before = memory_of_process()["now"]
+    _few_steps(config, batch, "cpu")
+    return memory_of_process()["peak"] - before
