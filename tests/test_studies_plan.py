@@ -1,4 +1,4 @@
-"""The plan of the ablation studies: what their files say, what variants share, what geometry does to a configuration."""
+"""The plan of the ablation studies: what their files say, what variants share, what other levels do to a network."""
 
 import dataclasses
 
@@ -83,7 +83,8 @@ def test_seeds_are_the_repeats(cpu):
         assert run.config.training.seed == run.repeat
     first, second = (one_of(cpu.runs, "table3.shallow", repeat).config for repeat in (0, 1))
     assert dataclasses.replace(first, training=second.training) == second
-    assert [judgement.repeat for judgement in cpu.judgements] == sorted(judgement.repeat for judgement in cpu.judgements)
+    repeats = [judgement.repeat for judgement in cpu.judgements]
+    assert repeats == sorted(repeats)
 
 
 def test_omitted_variants_can_be_named():

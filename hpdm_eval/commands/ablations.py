@@ -35,7 +35,8 @@ SAY_SECONDS = 60.0  # between lines on how far several processes are
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
               help="Folder for runs, samples, records and the log; the same command continues what is in it.")
 @click.option("--only", multiple=True, metavar="STUDY|STUDY.VARIANT", help="Only these; repeatable.")
-@click.option("--seeds", type=click.IntRange(min=1), help="Trainings of each variant, with seeds 0, 1, ...  [the tier's]")
+@click.option("--seeds", type=click.IntRange(min=1),
+              help="Trainings of each variant, with seeds 0, 1, ...  [the tier's]")
 @click.option("--size", help="Size of the network, or a file of settings, in place of the tier's.")
 @click.option("--data", metavar="DIR|procedural", help="Where clips come from, in place of the tier's.")
 @click.option("--jobs", type=click.IntRange(min=1),
@@ -48,9 +49,9 @@ SAY_SECONDS = 60.0  # between lines on how far several processes are
 def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan_only, yes, device, seed, quiet):
     """Train, sample and judge the variants of the ablation studies.
 
-    Variants that share a training share it, and nothing that is finished is done twice: Ctrl-C and a later call with the
-    same options lose no more than the step in progress. Several calls, also on several machines with one file system,
-    may work on the same folder. Figures are saved in OUT/records as they come.
+    What several variants need is made once, and nothing that is finished is done twice: Ctrl-C loses no more than the
+    step in progress, and the same command continues. Several calls may work on one folder at the same time. Figures
+    are saved in OUT/records as they come.
     """
     chosen = load_tier(tier)
     chosen = replace(chosen, **{key: value for key, value in (("size", size), ("data", data)) if value is not None})

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from hpdm.config import config_to_dict
+from hpdm.data.procedural import CLASS_NAMES
+from hpdm.environment import choose_device
 from hpdm.files import write_json
 from hpdm.network import HPDM
 from hpdm.training.plan import count_flops
@@ -55,7 +57,7 @@ def call(command, *words):
 
 def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, quiet=True):
     """How often the shipped classifier sees the class that samples of procedural videos were asked for: a `Record`."""
-    started = time.time()
+    started, device = time.time(), choose_device(device)
     protocol = load_protocol("native", backbone="shapes3d", **({"num_samples": count} if count else {}))
     backbone = load_backbone("shapes3d", device=device)
     source = open_clips(folder, protocol, quiet=quiet, workers=workers)
@@ -65,7 +67,7 @@ def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, 
         started=started, device=device, metric="accuracy", value=accuracy.value, ci95=accuracy.ci95,
         higher_is_better=True, protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
         samples=source.summary(), backbone=backbone.describe(), seed=seed,
-        details=tuple({"class": label, "accuracy": value} for label, value in enumerate(accuracy.per_class)),
+        details=tuple({"class": name, "accuracy": value} for name, value in zip(CLASS_NAMES, accuracy.per_class)),
     )
 
 

@@ -8,7 +8,6 @@ network before training.
 
 import csv
 import json
-import time
 from pathlib import Path
 
 import click
@@ -27,14 +26,10 @@ from hpdm.files import atomic_file
 from hpdm.network import HPDM
 from hpdm.sampling.cli import sample
 from hpdm.training.checkpoint import latest_checkpoint, read_weights, write_weights
-from hpdm_eval.backbones import load_backbone
-from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.fvd import fvd
-from hpdm_eval.features import extract_features
-from hpdm_eval.metrics.accuracy import class_accuracy, label_in_name
-from hpdm_eval.protocols import load_protocol
-from hpdm_eval.records import make_record, save_record
+from hpdm_eval.records import save_record
 from hpdm_eval.studies.drawing import REAL_SEED, REFERENCE_SEED, draw_clips
+from hpdm_eval.studies.measure import accuracy_record, call
 from hpdm_eval.tables import markdown_table
 
 
@@ -95,22 +90,8 @@ def _write(path, tensors, config, step):
     temporary.replace(path)
 
 
-def call(command, *words):
-    return command.main([str(word) for word in words], prog_name=command.name, standalone_mode=False)
-
-
 def _accuracy(folder, device, seed, records):
-    started, device = time.time(), choose_device(device)
-    protocol, backbone = load_protocol("native", backbone="shapes3d"), load_backbone("shapes3d", device=device)
-    source = open_clips(folder, protocol, quiet=True)
-    extracted = extract_features(source, backbone, quiet=True)
-    accuracy = class_accuracy(extracted.probabilities, [label_in_name(name) for name in extracted.names])
-    record = make_record(
-        started=started, device=device, metric="accuracy", value=accuracy.value, ci95=accuracy.ci95,
-        higher_is_better=True, protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
-        samples=source.summary(), backbone=backbone.describe(), seed=seed,
-        details=tuple({"class": name, "accuracy": value} for name, value in zip(CLASS_NAMES, accuracy.per_class)),
-    )
+    record = accuracy_record(folder, device=device, seed=seed)
     save_record(record, records)
     return record
 

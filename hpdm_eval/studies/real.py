@@ -24,8 +24,7 @@ from hpdm_eval.judge import open_backbone
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records import command_line, utc_now
 from hpdm_eval.statistics import Statistics
-
-REFERENCE_SEED, REAL_SEED = 8_000_000, 8_000_001  # of procedural clips: far from the training's
+from hpdm_eval.studies.drawing import REAL_SEED, REFERENCE_SEED
 
 
 class RealClips:

@@ -58,7 +58,8 @@ class Workshop:
 
     def tasks(self) -> list[Task]:
         """All tasks, in an order in which each can be done after those before it."""
-        tasks, statistics = [self._bench(study) for study in self.plan.studies if set(study.measures) & set(OF_STEP)], {}
+        tasks = [self._bench(study) for study in self.plan.studies if set(study.measures) & set(OF_STEP)]
+        statistics = {}
         for judgement in self.plan.judgements:
             config, needs = judgement.samples.config, [f"sample {_label(judgement.samples)}"]
             if "fvd" in judgement.study.measures:
@@ -155,7 +156,8 @@ class Workshop:
         """Throughput and memory of all chosen variants of a study, in one run."""
         variants = self.plan.variants(study)
         metrics = [metric for metric in study.measures if metric in OF_STEP]
-        paths = {(variant, metric): self.records.path(variant, metric, 0) for variant, _ in variants for metric in metrics}
+        paths = {(variant, metric): self.records.path(variant, metric, 0)
+                 for variant, _ in variants for metric in metrics}
 
         def go():
             started = time.time()
