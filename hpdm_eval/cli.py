@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "protocols": ("protocols", "protocols"),
     "bench": ("bench", "bench"),
     "ablations": ("ablations", "ablations"),
+    "efficiency": ("efficiency", "efficiency"),
     "quickstart": ("quickstart", "quickstart"),
 }
 

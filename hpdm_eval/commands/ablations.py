@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from hpdm.config import config_to_dict
-from hpdm.console import common_options, note
+from hpdm.console import EXIT_FAILURE, common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.files import write_json
@@ -60,7 +60,7 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
         click.echo(describe_cost(plan))
         if not plan_only:
             raise InputError("the paper's numbers take this long: --yes begins")
-        return
+        return 0
     device = choose_device(device)
     os.environ.setdefault("HPDM_EVAL_CACHE", str(out / "features"))
     _check_settings(out, plan)
@@ -76,13 +76,21 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
                 _share_out(jobs, out, progress, quiet)
             else:
                 work(tasks, out / ".locks", progress)
+        except JobFailed as failure:
+            progress.say(str(failure))
+            return EXIT_FAILURE
         except KeyboardInterrupt:
             progress.say(f"{stop.reason}: {progress.line()}; the same command continues")
             if stop.is_time_up:
-                return
+                return 0
             raise
     progress.say(f"{tier}: {progress.line()}")
     click.echo(f"{len(list((out / 'records').glob('*.json')))} records are in {out / 'records'}")
+    return 0
+
+
+class JobFailed(Exception):
+    """A process that works on the study has ended with an error."""
 
 
 class _Stop:
@@ -133,7 +141,7 @@ def _share_out(jobs, out, progress, quiet):
         while any(process.poll() is None for process in processes):
             time.sleep(1)
             if failed := [number for number, process in enumerate(processes) if process.poll() not in (None, 0)]:
-                raise InputError(f"a process of the study failed: see the end of {out / f'job{failed[0]}.txt'}")
+                raise JobFailed(f"a process of the study failed: see the end of {out / f'job{failed[0]}.txt'}")
             if time.monotonic() - said > SAY_SECONDS:
                 said = time.monotonic()
                 note(progress.line(), quiet)

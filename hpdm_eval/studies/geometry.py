@@ -13,6 +13,11 @@ def without_adaptive_computation(config: Config) -> Config:
     return _with_blocks(config, (config.pyramid.levels,) * blocks)
 
 
+def even_levels_per_block(blocks: int, levels: int) -> tuple[int, ...]:
+    """How many levels each of `blocks` works on where they take levels on evenly: 1 1 2 2 3 3 for 6 and 3."""
+    return (*(1 + block * levels // blocks for block in range(blocks - 1)), levels)
+
+
 def with_levels(config: Config, levels: int) -> Config:
     """The same videos as a pyramid of another number of levels: with fewer the patches are larger, in full tokens.
 
@@ -38,12 +43,11 @@ def with_levels(config: Config, levels: int) -> Config:
             return value
         return tuple([new(value[0], ratio) for ratio in added] + list(value[max(0, gone):]))
 
-    blocks = len(config.network.levels_per_block)
     steps = config.sampling.steps
     steps = tuple(steps[min(level, len(steps) - 1)] for level in range(levels))
     return dataclasses.replace(
         _with_blocks(
-            config, tuple(1 + block * levels // blocks for block in range(blocks)),
+            config, even_levels_per_block(len(config.network.levels_per_block), levels),
             pyramid=dataclasses.replace(config.pyramid, levels=levels, patch=patch),
             diffusion=dataclasses.replace(
                 diffusion, input_scale=scales,

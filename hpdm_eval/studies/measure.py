@@ -37,16 +37,18 @@ class Records:
         self.folder, self.tier, self.command = Path(folder), tier_name, command
 
     def path(self, variant, metric, repeat, **place):
-        """File of one record; `place` may name level, step and count."""
+        """File of one record; `place` says what tells it from others of its variant, such as level and step."""
         at = "".join(f"-{key}{value}" for key, value in place.items() if value is not None)
         return self.folder / f"{variant.full_name}-r{repeat}-{metric}{at}.json"
 
     def save(self, record, path, variant, repeat, **place):
-        """Write a `Record` with the study's keys in it."""
+        """Write a `Record` with the study's keys in it; returns that."""
         about = {"study": variant.study, "variant": variant.name, "tier": self.tier, "repeat": repeat,
                  **{key: value for key, value in place.items() if value is not None}, "study_command": self.command}
+        record = replace(record, extra={**record.extra, **about})
         if rank_and_size()[0] == 0:
-            write_json(path, replace(record, extra={**record.extra, **about}).to_dict())
+            write_json(path, record.to_dict())
+        return record
 
 
 def call(command, *words):

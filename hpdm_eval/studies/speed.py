@@ -37,7 +37,9 @@ def training_memory(config, *, batch, device):
         before = torch.cuda.memory_allocated(device)
         _few_steps(config, batch, device)
         return torch.cuda.max_memory_allocated(device) - before
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    context = get_context("forkserver")  # whose processes start as bare as new ones, without importing all again
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_resident_growth, config, batch, torch.get_num_threads()).result()
 
 
