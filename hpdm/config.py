@@ -17,6 +17,7 @@ from hpdm.data.loader import DataConfig
 from hpdm.diffusion import DiffusionConfig
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
+from hpdm.methods import HPDM_METHOD, MethodConfig, method_class, settings_class
 from hpdm.pyramid import Pyramid
 from hpdm.sampling.config import SamplingConfig
 from hpdm.training.config import TrainingConfig
@@ -73,6 +74,7 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
 
     def __post_init__(self):
         self.diffusion.check_levels(self.pyramid.levels)
@@ -97,10 +99,11 @@ def sizes() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_config(size, overrides: Sequence[str] = ()) -> Config:
+def load_config(size, overrides: Sequence[str] = (), method: str | None = None) -> Config:
     """The configuration of a named size or of a YAML file, with `section.key=value` overrides applied in order.
 
-    A key without its section is accepted where only one section has it. Raises InputError for unknown sizes, files,
+    `method` makes it the configuration of another method than HPDM, before the overrides. A key without its section is
+    accepted where only one section has it. Raises InputError for unknown sizes, files,
     sections and keys, for values of the wrong kind and for settings that contradict each other.
     """
     if str(size) in sizes():
@@ -112,7 +115,10 @@ def load_config(size, overrides: Sequence[str] = ()) -> Config:
             raise InputError(f"cannot read the configuration {size}: {error.strerror}") from error
     else:
         raise InputError(f"unknown size {size!r}; choose one of {', '.join(sizes())}, or name a .yaml file")
-    return config_from_dict(_with_overrides(_parse(text, str(size)), overrides), where=str(size))
+    values = _parse(text, str(size))
+    if method is not None:
+        values = config_to_dict(method_class(method).configure(config_from_dict(values, where=str(size))))
+    return config_from_dict(_with_overrides(values, overrides), where=str(size))
 
 
 def config_to_dict(config: Config) -> dict:
@@ -152,7 +158,7 @@ def _with_overrides(values, overrides):
         name, separator, value = text.partition("=")
         if not separator:
             raise InputError(f"--set takes key=value, such as training.lr=0.002; got {text!r}")
-        section, key = _locate(name.strip())
+        section, key = _locate(name.strip(), _sections(values))
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -161,13 +167,20 @@ def _with_overrides(values, overrides):
     return values
 
 
-def _sections():
-    return {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+def _sections(values):
+    """Section → its dataclass, in a configuration's dictionary."""
+    kinds = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+    return kinds | {"method": _settings_class(values.get("method", {}))}
 
 
-def _locate(name):
+def _settings_class(values):
+    """The dataclass of the section `method`, which depends on the method's name."""
+    return settings_class(values.get("name", HPDM_METHOD) if isinstance(values, dict) else HPDM_METHOD)
+
+
+def _locate(name, sections):
     """Section and key of an override's name."""
-    owners = {section: [f.name for f in dataclasses.fields(kind)] for section, kind in _sections().items()}
+    owners = {section: [f.name for f in dataclasses.fields(kind)] for section, kind in sections.items()}
     section, dot, key = name.partition(".")
     if dot:
         if key not in owners.get(section, ()):
@@ -193,7 +206,7 @@ def _build(kind, values, where):
         raise InputError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(hints)}")
     arguments = {}
     for key, value in values.items():
-        hint = hints[key]
+        hint = _settings_class(value) if hints[key] is MethodConfig else hints[key]
         arguments[key] = (
             _build(hint, value, f"{where}: {key}") if dataclasses.is_dataclass(hint) else _cast(hint, value, f"{where}: {key}")
         )

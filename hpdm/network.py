@@ -84,6 +84,11 @@ class HPDM(nn.Module):
         self.detokenizer = Detokenizer(config.channels, config.token, self.token_grid, d)
         self.reset_parameters()
 
+    def compile_blocks(self):
+        """Let torch.compile make the blocks faster; the first passes are slow."""
+        for block in self.blocks:
+            block.rin.compile()
+
     @property
     def num_levels(self) -> int:
         return self.pyramid.levels

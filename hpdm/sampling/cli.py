@@ -22,7 +22,6 @@ from hpdm.pyramid import OVERLAPS
 from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.load import load_checkpoint
 from hpdm.sampling.memory import SHARE, choose_tile_batch, estimate_memory, free_memory
-from hpdm.sampling.tiled import TiledSampler
 from hpdm.sampling.writer import FORMATS, SamplesFolder
 
 PRECISIONS = ("tf32", "fp32")
@@ -95,10 +94,12 @@ def sample(checkpoint, num, out, classes, levels, size, beyond_training, batch, 
     process = Process.current()
     quiet = quiet or process.rank > 0
     loaded = load_checkpoint(checkpoint, raw_weights, device)
-    network, config = loaded.network, loaded.config
+    network, method, config = loaded.network, loaded.method, loaded.config
+    if not method.makes_videos:
+        raise InputError(f"--checkpoint {checkpoint}: {config.method.name} makes no videos by itself")
     sampling, diffusion = _override(config, chosen)
     levels = _check_levels(config, sampling, levels)
-    sampling = _fit_canvas(config, sampling, levels, size, beyond_training)
+    sampling = _fit_canvas(method, sampling, levels, size, beyond_training)
     labels = _parse_classes(classes, config.network.num_classes)
     settings = {
         "checkpoint": loaded.sha256, "seed": seed, "classes": labels, **dataclasses.asdict(sampling),
@@ -110,7 +111,7 @@ def sample(checkpoint, num, out, classes, levels, size, beyond_training, batch, 
         "checkpoint": loaded.describe(), "weights": "raw" if raw_weights else "ema",
         "hardware": hardware(device), "command": shlex.join(["hpdm-sample", *sys.argv[1:]]),
     }
-    resolutions = [config.pyramid.resolution(level, sampling.canvas) for level in range(levels)]
+    resolutions = [method.resolution(level, sampling.canvas) for level in range(levels)]
     folders = {
         level: SamplesFolder(
             out / f"level{level}" if save_levels else out,
@@ -128,7 +129,7 @@ def sample(checkpoint, num, out, classes, levels, size, beyond_training, batch, 
         network, sampling, batch=batch, device=device, at_least=_reference(network), **plan
     )
     _check_memory(network, sampling, plan, batch, tile_batch, device, quiet)
-    sampler = TiledSampler(
+    sampler = method.sampler(
         network, diffusion, sampling, device=device, call_sizes=find_call_sizes(network, tile_batch, device),
         use_cache=not no_cache, offload=offload,
     )
@@ -233,18 +234,17 @@ def _check_levels(config, sampling, levels):
     return levels
 
 
-def _fit_canvas(config, sampling, levels, size, beyond_training):
+def _fit_canvas(method, sampling, levels, size, beyond_training):
     """The sampling settings with a canvas for videos of `size`, "F,H,W" or None."""
     if size is None:
         return sampling
-    pyramid = config.pyramid
-    trained = pyramid.resolution(levels - 1)
+    trained = method.resolution(levels - 1)
     wanted = _numbers(size.replace("x", ","), int, "--size", "64,256,256")
     if wanted == trained:
         return dataclasses.replace(sampling, canvas=(1, 1, 1))
     fits = len(wanted) == 3 and all(w >= t and w % t == 0 for w, t in zip(wanted, trained))
     if not (fits and beyond_training):
-        known = ", ".join("x".join(map(str, pyramid.resolution(level))) for level in range(pyramid.levels))
+        known = ", ".join("x".join(map(str, method.resolution(level))) for level in range(method.config.pyramid.levels))
         hint = ("--beyond-training makes it nevertheless" if fits else
                 "--beyond-training allows whole multiples of that along each axis")
         raise InputError(

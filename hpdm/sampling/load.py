@@ -14,7 +14,8 @@ import torch
 from hpdm.config import Config
 from hpdm.errors import InputError
 from hpdm.files import sha256_file
-from hpdm.network import HPDM
+from hpdm.hierarchical import Hierarchical
+from hpdm.methods import make_method
 from hpdm.training.checkpoint import EMA_FILE, LATEST, MODEL_FILE, latest_checkpoint, read_weights
 
 SHIPPED = ("nano",)
@@ -24,7 +25,8 @@ SHIPPED = ("nano",)
 class Checkpoint:
     """A network in eval mode, float32, with the configuration it was trained with and where it came from."""
 
-    network: HPDM
+    network: torch.nn.Module
+    method: Hierarchical  # or another method that the configuration names
     config: Config
     file: Path
     step: int
@@ -67,7 +69,8 @@ def load_checkpoint(name, raw: bool = False, device="cpu") -> Checkpoint:
     """
     file = find_weights(name, raw)
     weights, config, step = read_weights(file)
-    network = HPDM(config.network, config.pyramid)
+    method = make_method(config)
+    network = method.make_network()
     expected = {key: tuple(value.shape) for key, value in network.named_parameters()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
     if expected != found:
@@ -78,4 +81,4 @@ def load_checkpoint(name, raw: bool = False, device="cpu") -> Checkpoint:
         )
     network.load_state_dict({key: value.to(torch.float32) for key, value in weights.items()})
     network = network.eval().requires_grad_(False).to(device)
-    return Checkpoint(network=network, config=config, file=file, step=step, sha256=sha256_file(file))
+    return Checkpoint(network=network, method=method, config=config, file=file, step=step, sha256=sha256_file(file))

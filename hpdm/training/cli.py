@@ -8,10 +8,13 @@ import click
 from click.core import ParameterSource
 
 from hpdm.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, common_options
+from hpdm.methods import method_names
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml", help="Size of the network and its defaults.")
+@click.option("--baseline", metavar="NAME",
+              help=f"Train what HPDM is compared with, at that size: {', '.join(method_names())}.")
 @click.option("--data", metavar="DIR|procedural",
               help="A folder of videos with a subfolder per class, UCF-101 as it comes, or clips drawn on the fly.  "
                    "[default: procedural]")
@@ -31,9 +34,9 @@ from hpdm.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, common_options
               help="Compare the speed of the data with that of the steps; write nothing.")
 @common_options
 @click.pass_context
-def train(context, size, data, run, steps, stop_after, batch, resume, overrides, dry_run, profile_data,
+def train(context, size, baseline, data, run, steps, stop_after, batch, resume, overrides, dry_run, profile_data,
           device, seed, quiet):
-    """Train an HPDM.
+    """Train an HPDM, or one of the methods it is compared with.
 
     The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;
     a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training, with the same options.
@@ -48,7 +51,7 @@ def train(context, size, data, run, steps, stop_after, batch, resume, overrides,
     if context.get_parameter_source("seed") is not ParameterSource.DEFAULT:
         settings["training.seed"] = seed
     options = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
-    config = load_config(size, [*options, *overrides])
+    config = load_config(size, [*options, *overrides], method=baseline)
 
     if dry_run:
         from hpdm.training.plan import describe_run

@@ -6,15 +6,18 @@ from dataclasses import asdict
 import click
 
 from hpdm.console import Command, common_options
+from hpdm.methods import method_names
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml",
               help="Size of the network, or a file of settings.")
+@click.option("--baseline", metavar="NAME",
+              help=f"Of what HPDM is compared with, at that size: {', '.join(method_names())}.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @common_options
-def info(size, overrides, as_json, device, seed, quiet):
+def info(size, baseline, overrides, as_json, device, seed, quiet):
     """Show parameters by part, FLOPs per level and block, and memory of a size.
 
     Nothing is computed or allocated, so device and seed make no difference.
@@ -22,5 +25,5 @@ def info(size, overrides, as_json, device, seed, quiet):
     from hpdm.config import load_config
     from hpdm.training.plan import describe_plan, make_plan
 
-    plan = make_plan(load_config(size, overrides))
+    plan = make_plan(load_config(size, overrides, method=baseline))
     click.echo(json.dumps(asdict(plan), indent=2) if as_json else describe_plan(plan))

@@ -11,7 +11,7 @@ from hpdm.config import Config, config_to_dict, save_config
 from hpdm.console import note, progress
 from hpdm.data.loader import make_loader, open_clips
 from hpdm.errors import InputError
-from hpdm.network import HPDM
+from hpdm.methods import make_method
 from hpdm.training.checkpoint import (
     CONFIG_FILE,
     latest_checkpoint,
@@ -24,9 +24,9 @@ from hpdm.training.config import plan_batch
 from hpdm.training.distributed import gradient_sync, processes, replicate, shard
 from hpdm.training.ema import EMA
 from hpdm.training.log import RunLog
-from hpdm.training.loss import draw, joint_loss, seed_dropout
+from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer
-from hpdm.training.sheets import CLIPS, draw_sheet, save_picture
+from hpdm.training.sheets import CLIPS, save_picture
 from hpdm.training.signals import stop_on_signals
 
 # Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
@@ -58,7 +58,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
     checkpoint to continue from. Raises InputError, before anything is written, for data, sizes or a folder that do not
     fit, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
     """
-    settings, pyramid = config.training, config.pyramid
+    settings, method = config.training, make_method(config)
     with processes(device) as here, stop_on_signals() as stop:
         quiet = quiet or not here.first
         device = here.device
@@ -67,21 +67,22 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         # Everything that can be wrong with the input is found before the folder is touched.
         batches = plan_batch(settings, here.world_size)
         checkpoint = find_checkpoint(run, config, resume)
-        frames, height, width = pyramid.resolution(pyramid.levels - 1)
+        frames, height, width = method.video_size
         with here.first_goes_first():
             clips = open_clips(
                 config.data, frames=frames, height=height, width=width, seed=settings.seed,
                 num_classes=config.network.num_classes, quiet=quiet,
             )
         torch.manual_seed(settings.seed)
-        network = HPDM(config.network, pyramid)
+        network = method.make_network()
         network.checkpoint_blocks = settings.activation_checkpointing
+        if checkpoint is None:
+            method.begin(network, clips, device)
         if here.world_size > 1 and settings.parallel == "fsdp":
             shard(network, here)
         network.to(device)
         if settings.compile:
-            for block in network.blocks:
-                block.rin.compile()
+            network.compile_blocks()
         model = replicate(network, here)
         parameters = list(network.parameters())
         ema = EMA(network, settings.ema_half_life, settings.ema_ramp_up)
@@ -89,7 +90,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         note(describe_groups(optimizer.param_groups), quiet)
 
         # Figures summed over the steps since the last line of the log: loss per level, gradient norm, counted steps.
-        sums, start, nonfinite = torch.zeros(pyramid.levels + 2, dtype=torch.float64), 0, 0
+        sums, start, nonfinite = torch.zeros(method.losses + 2, dtype=torch.float64), 0, 0
         if checkpoint is not None:
             state = load_training_state(checkpoint, network=network, ema=ema, optimizer=optimizer)
             start, sums, nonfinite = state["step"], state["progress"]["sums"], state["progress"]["nonfinite"]
@@ -121,15 +122,15 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
-            losses = torch.zeros(pyramid.levels, device=device)
+            losses = torch.zeros(method.losses, device=device)
             for index in range(batches.passes):
                 positions = batches.positions(here.rank, index)
                 video, labels = (tensor.to(device, non_blocking=True) for tensor in next(loader))
-                draws = draw(config, step=step, positions=positions, device=device)
                 seed_dropout(settings.seed, step, positions)
                 with gradient_sync(model, index == batches.passes - 1):
                     with bf16:
-                        level_losses = joint_loss(model, video, labels, draws, config).mean(0) / batches.passes
+                        level_losses = method.loss(model, video, labels, step=step, positions=positions).mean(0)
+                        level_losses = level_losses / batches.passes
                     level_losses.mean().backward()
                 losses += level_losses.detach()
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
@@ -165,7 +166,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 log.write({
                     "step": done,
                     "samples": done * settings.batch,
-                    "loss": sum(level_means) / pyramid.levels,
+                    "loss": sum(level_means) / method.losses,
                     "loss_per_level": level_means,
                     "gradient_norm": mean_norm,
                     "lr": rate,
@@ -181,7 +182,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             if settings.sheet_every and (done % settings.sheet_every == 0 or done == settings.steps):
                 network.eval()
                 with ema.applied():
-                    picture = draw_sheet(network, *sheet_clips(clips, device), config)
+                    picture = method.sheet(network, *sheet_clips(clips, device))
                 network.train()
                 if here.first:
                     save_picture(Path(run) / "sheets" / f"step-{done:08d}.png", picture)

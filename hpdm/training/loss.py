@@ -69,29 +69,41 @@ def joint_loss(network, video: torch.Tensor, labels: torch.Tensor, draws: Draws,
     HPDM or its DDP wrapper. Where the network is self-conditioned, a first pass without gradient makes latents; the
     samples that go without start from zeros instead, and so does the first pass.
     """
-    levels = range(config.pyramid.levels)
     patches = extract_patches(to_model_range(video), draws.windows, config.training.shrink)
+    inputs, c_noise, targets = add_noise_to_levels(patches, draws, config)
+    arguments = (inputs, c_noise, draws.windows.to(video.device), known_labels(labels, config, draws.no_label))
+    return v_losses(network, arguments, targets, draws, config)
+
+
+def add_noise_to_levels(patches, draws: Draws, config):
+    """Clean patches of every level, L tensors [b, C, T, H, W] → (network inputs, c_noise [b, L], targets v)."""
     inputs, targets, c_noise = [], [], []
-    for level in levels:
+    for level, patch in enumerate(patches):
         s_in, sigma, eps = config.diffusion.scale_in(level), draws.sigma[:, level], draws.eps[:, level]
         c_in, _, _, noise_level = preconditioning(sigma, s_in)
-        inputs.append(c_in.view(-1, 1, 1, 1, 1) * add_noise(patches[level], eps, sigma, s_in))
-        targets.append(v_target(patches[level], eps, sigma))
+        inputs.append(c_in.view(-1, 1, 1, 1, 1) * add_noise(patch, eps, sigma, s_in))
+        targets.append(v_target(patch, eps, sigma))
         c_noise.append(noise_level)
-    arguments = (
-        inputs,
-        torch.stack(c_noise, dim=1),
-        draws.windows.to(video.device),
-        torch.where(draws.no_label | (labels < 0), config.network.num_classes, labels),
-    )
+    return inputs, torch.stack(c_noise, dim=1), targets
 
-    latents = zero_latents(config, len(video), video.device)
+
+def known_labels(labels, config, dropped=False):
+    """Labels int64 [b] as the network takes them: its "no class" for -1 and where `dropped`, bool [b]."""
+    return torch.where((labels < 0) | dropped, config.network.num_classes, labels)
+
+
+def v_losses(network, arguments, targets, draws: Draws, config, **options) -> torch.Tensor:
+    """Mean squared error of v of every sample and level, float32 [b, L], with latent self-conditioning.
+
+    The network is called with `arguments`, then the latents, then `options`; it returns L outputs and L latents.
+    """
+    latents = zero_latents(config, len(draws.sigma), draws.sigma.device)
     if latents is not None and config.training.self_conditioning_rate > 0:
         with torch.no_grad():
-            _, estimate = network(*arguments, latents)
+            _, estimate = network(*arguments, latents, **options)
         latents = [torch.where(draws.self_condition.view(-1, 1, 1), z.float(), 0.0) for z in estimate]
 
-    outputs, _ = network(*arguments, latents)
+    outputs, _ = network(*arguments, latents, **options)
     losses = [(F.float() - v).square().flatten(1).mean(1) for F, v in zip(outputs, targets, strict=True)]
     return torch.stack(losses, dim=1)
 

@@ -13,9 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpdm.config import config_to_dict
 from hpdm.fusion import Geometry
-from hpdm.network import HPDM
+from hpdm.methods import make_method
 from hpdm.training.config import plan_batch
-from hpdm.training.loss import zero_latents
 from hpdm.training.optimizer import describe_groups, parameter_groups
 
 GIB = 2**30
@@ -56,17 +55,30 @@ class Flops:
 
 def count_flops(config) -> Flops:
     """The FLOPs of a `Config`'s network, counted on tensors without data."""
-    training = config.training
-    with torch.device("meta"):
-        network = HPDM(config.network, config.pyramid).train()
+    method, network = _on_meta(config)
+    return method.count_flops(network)
+
+
+def network_flops(network, example, config) -> Flops:
+    """FLOPs of an `HPDM` on the meta device; `example` are the arguments of a forward pass of one sample."""
     by_block = [
         {"block": index, "level": level, "flops": _block_flops(network, index, level)}
         for index, block in enumerate(network.blocks)
         for level in range(block.levels)
     ]
+    return training_flops(forward_flops(network, example), by_block, config)
+
+
+def forward_flops(network, example) -> int:
+    """FLOPs of a network on the meta device that is called with `example`."""
     with FlopCounterMode(display=False) as counter:
-        network(*_arguments(config, "meta"))
-    forward = counter.get_total_flops()
+        network(*example)
+    return counter.get_total_flops()
+
+
+def training_flops(forward, by_block, config) -> Flops:
+    """What a training sample takes whose forward pass takes `forward`."""
+    training = config.training
     passes = 3 + (config.network.self_conditioning and training.self_conditioning_rate > 0)
     recomputed = sum(entry["flops"] for entry in by_block) if training.activation_checkpointing else 0
     return Flops(by_block=by_block, forward=forward, training=forward * passes + recomputed)
@@ -74,33 +86,21 @@ def count_flops(config) -> Flops:
 
 def make_plan(config, world_size: int = 1) -> Plan:
     """Figures of a `Config` on `world_size` processes; raises InputError where the batch does not divide."""
-    training, pyramid = config.training, config.pyramid
+    training = config.training
     batches = plan_batch(training, world_size)
-    with torch.device("meta"):
-        network = HPDM(config.network, pyramid).train()
-    counted = count_flops(config)
+    method, network = _on_meta(config)
+    counted = method.count_flops(network)
     parameters = sum(p.numel() for p in network.parameters())
     shards = world_size if training.parallel == "fsdp" else 1
     memory = {name: count * parameters // shards for name, count in BYTES_PER_PARAMETER.items()}
-    memory["activations"] = _activation_bytes(config) * batches.micro_batch
+    memory["activations"] = _activation_bytes(method) * batches.micro_batch
     memory["total"] = sum(memory.values())
-    tokens = torch.Size(network.token_grid).numel()
     return Plan(
         size=config.size,
         parameters=parameters,
         parameters_by_part=network.parameters_by_part(),
         parameter_groups=describe_groups(parameter_groups(network, training.weight_decay)),
-        levels=[
-            {
-                "level": level,
-                "video": list(pyramid.resolution(level)),
-                "patch": list(pyramid.patch),
-                "tokens": tokens,
-                "blocks": sum(block.levels > level for block in network.blocks),
-                "s_in": config.diffusion.scale_in(level),
-            }
-            for level in range(pyramid.levels)
-        ],
+        levels=method.describe_levels(network),
         flops=counted.by_block,
         flops_outside_blocks=counted.outside_blocks,
         flops_per_sample=counted.forward,
@@ -115,12 +115,30 @@ def make_plan(config, world_size: int = 1) -> Plan:
     )
 
 
+def hierarchy_levels(network, config) -> list[dict]:
+    """Per level of a network like `HPDM`: video and patch size, tokens, blocks that work on it, input scale."""
+    pyramid = config.pyramid
+    return [
+        {
+            "level": level,
+            "video": list(pyramid.resolution(level)),
+            "patch": list(pyramid.patch),
+            "tokens": torch.Size(network.token_grid).numel(),
+            "blocks": sum(hosted > level for hosted in network.config.levels_per_block),
+            "s_in": config.diffusion.scale_in(level),
+        }
+        for level in range(pyramid.levels)
+    ]
+
+
 def describe_plan(plan: Plan) -> str:
     """The plan as text for people."""
     batch, levels = plan.batch, [entry["level"] for entry in plan.levels]
     lines = [f"{plan.size}: {plan.parameters:,} parameters"]
     lines += [f"  {part:<12} {count:>15,}" for part, count in plan.parameters_by_part.items()]
-    lines += [f"  {plan.parameter_groups}", "", "level  video          patch        tokens  blocks   s_in"]
+    lines.append(f"  {plan.parameter_groups}")
+    if levels:
+        lines += ["", "level  video          patch        tokens  blocks   s_in"]
     for entry in plan.levels:
         video, patch = ("x".join(map(str, entry[key])) for key in ("video", "patch"))
         lines.append(
@@ -128,14 +146,9 @@ def describe_plan(plan: Plan) -> str:
             f"{entry['tokens']:>6}  {entry['blocks']:>6}  {entry['s_in']:>5.1f}"
         )
     lines += ["", "GFLOP of one sample, forward (a multiply-add is two)"]
-    lines.append("block  " + "".join(f"{f'level {n}':>12}" for n in levels))
-    table = {(entry["block"], entry["level"]): entry["flops"] for entry in plan.flops}
-    for block in range(max(block for block, _ in table) + 1):
-        cells = [f"{table[block, n] / 1e9:>12.4g}" if (block, n) in table else f"{'-':>12}" for n in levels]
-        lines.append(f"{block:>5}  " + "".join(cells))
-    totals = [sum(entry["flops"] for entry in plan.flops if entry["level"] == n) for n in levels]
+    if plan.flops:
+        lines += _block_table(plan, levels)
     lines += [
-        "total  " + "".join(f"{total / 1e9:>12.4g}" for total in totals),
         f"outside the blocks {plan.flops_outside_blocks / 1e9:.4g}, forward {plan.flops_per_sample / 1e9:.4g}, "
         f"one training sample {plan.flops_per_training_sample / 1e9:.4g}",
         "",
@@ -148,23 +161,27 @@ def describe_plan(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _block_table(plan, levels):
+    lines = ["block  " + "".join(f"{f'level {n}':>12}" for n in levels)]
+    table = {(entry["block"], entry["level"]): entry["flops"] for entry in plan.flops}
+    for block in range(max(block for block, _ in table) + 1):
+        cells = [f"{table[block, n] / 1e9:>12.4g}" if (block, n) in table else f"{'-':>12}" for n in levels]
+        lines.append(f"{block:>5}  " + "".join(cells))
+    totals = [sum(entry["flops"] for entry in plan.flops if entry["level"] == n) for n in levels]
+    return [*lines, "total  " + "".join(f"{total / 1e9:>12.4g}" for total in totals)]
+
+
 def describe_run(config) -> str:
     """All settings and the plan, as `hpdm-train --dry-run` prints them."""
     plan = make_plan(config, int(os.environ.get("WORLD_SIZE", 1)))
     return yaml.safe_dump(config_to_dict(config), sort_keys=False) + "\n" + describe_plan(plan)
 
 
-def _arguments(config, device, batch=1):
-    """Arguments of `HPDM.forward` for one batch, of zeros."""
-    pyramid = config.pyramid
-    patch = torch.zeros(batch, config.network.channels, *pyramid.patch, device=device)
-    return (
-        [patch] * pyramid.levels,
-        torch.zeros(batch, pyramid.levels, device=device),
-        torch.zeros(batch, pyramid.levels, 3, dtype=torch.int64, device=device),
-        torch.zeros(batch, dtype=torch.int64, device=device),
-        zero_latents(config, batch, device),
-    )
+def _on_meta(config):
+    """A configuration's method, and its network in training mode without data."""
+    method = make_method(config)
+    with torch.device("meta"):
+        return method, method.make_network().train()
 
 
 def _block_arguments(network, device):
@@ -192,15 +209,16 @@ def _block_flops(network, index, level):
     return counter.get_total_flops()
 
 
-def _activation_bytes(config):
+def _activation_bytes(method):
     """What one sample's forward pass keeps for the backward pass, on tensors without data.
 
     With activation checkpointing: the inputs of all blocks, and everything within the largest one.
     """
+    config = method.config
     with FakeTensorMode(allow_non_fake_inputs=True):
-        network = HPDM(config.network, config.pyramid).train()
+        network = method.make_network().train()
         if not config.training.activation_checkpointing:
-            return _kept(network, lambda: network(*_arguments(config, "cpu")))
+            return _kept(network, lambda: network(*method.example("cpu")))
         tokens, latents, condition = _block_arguments(network, "cpu")
         inputs = sum(t.nbytes for t in (tokens, latents, condition)) * sum(config.network.levels_per_block)
         widest = network.blocks[-1]

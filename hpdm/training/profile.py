@@ -8,9 +8,8 @@ from hpdm.config import Config
 from hpdm.console import note
 from hpdm.data.loader import make_loader, open_clips, profile_loader
 from hpdm.environment import choose_device, hardware
-from hpdm.network import HPDM
+from hpdm.methods import make_method
 from hpdm.training.config import plan_batch
-from hpdm.training.loss import draw, joint_loss
 from hpdm.training.optimizer import make_optimizer
 
 DELIVERIES = 8
@@ -19,9 +18,9 @@ STEPS = 3
 
 def profile_run(config: Config, *, device="auto", quiet=False) -> str:
     """Measure loader and step of one process and say which is the slower; nothing is written."""
-    settings, pyramid, device = config.training, config.pyramid, choose_device(device)
+    settings, method, device = config.training, make_method(config), choose_device(device)
     micro_batch = plan_batch(settings, 1).micro_batch
-    frames, height, width = pyramid.resolution(pyramid.levels - 1)
+    frames, height, width = method.video_size
     clips = open_clips(config.data, frames=frames, height=height, width=width, seed=settings.seed,
                        num_classes=config.network.num_classes, quiet=quiet)
     loader = make_loader(config.data, frames=frames, height=height, width=width, batch=micro_batch, seed=settings.seed,
@@ -30,7 +29,7 @@ def profile_run(config: Config, *, device="auto", quiet=False) -> str:
     data_rate = profile_loader(loader, DELIVERIES)
 
     torch.manual_seed(settings.seed)
-    network = HPDM(config.network, pyramid).to(device).train()
+    network = method.make_network().to(device).train()
     network.checkpoint_blocks = settings.activation_checkpointing
     optimizer = make_optimizer(network, settings)
     video, labels = (tensor.to(device) for tensor in next(loader))
@@ -40,9 +39,8 @@ def profile_run(config: Config, *, device="auto", quiet=False) -> str:
         if step == 1:  # the first one warms up
             _synchronize(device)
             began = time.perf_counter()
-        draws = draw(config, step=0, positions=range(micro_batch), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            loss = joint_loss(network, video, labels, draws, config).mean()
+            loss = method.loss(network, video, labels, step=0, positions=range(micro_batch)).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -14,7 +14,7 @@ from hpdm.config import config_to_dict
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.environment import choose_device
 from hpdm.files import write_json
-from hpdm.network import HPDM
+from hpdm.methods import make_method
 from hpdm.training.plan import count_flops
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.clips import open_clips
@@ -88,7 +88,7 @@ def step_record(metric, value, config, *, started, device="cpu", details=()):
 def count_parameters(config):
     """Parameters of the configuration's network."""
     with torch.device("meta"):
-        network = HPDM(config.network, config.pyramid)
+        network = make_method(config).make_network()
     return sum(parameter.numel() for parameter in network.parameters())
 
 

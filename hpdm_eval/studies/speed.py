@@ -7,8 +7,8 @@ from multiprocessing import get_context
 
 import torch
 
-from hpdm.network import HPDM
-from hpdm.training.loss import draw, joint_loss, seed_dropout
+from hpdm.methods import make_method
+from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import make_optimizer
 from hpdm_eval.timing import median_rates, memory_of_process, reset_peak_memory
 
@@ -47,19 +47,18 @@ def training_step(config, batch, device):
     """A function that makes one training step on random videos."""
     config = replace(config, training=replace(config.training, batch=batch, micro_batch=None))
     torch.manual_seed(config.training.seed)
-    network = HPDM(config.network, config.pyramid).to(device).train()
+    method = make_method(config)
+    network = method.make_network().to(device).train()
     network.checkpoint_blocks = config.training.activation_checkpointing
     optimizer = make_optimizer(network, config.training)
-    size = config.pyramid.resolution(config.pyramid.levels - 1)
-    video = torch.randint(0, 256, (batch, config.network.channels, *size), dtype=torch.uint8, device=device)
+    video = torch.randint(0, 256, (batch, 3, *method.video_size), dtype=torch.uint8, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    draws = draw(config, step=0, positions=range(batch), device=device)
     torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
 
     def step():
         seed_dropout(config.training.seed, 0, range(batch))
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.training.precision == "bf16"):
-            joint_loss(network, video, labels, draws, config).mean().backward()
+            method.loss(network, video, labels, step=0, positions=range(batch)).mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad()

@@ -1,0 +1,91 @@
+"""HPDM as a method: what training, planning and sampling ask of a configuration. Other methods derive from it.
+
+B videos of a pass, L levels, C channels, T frames, H rows, W columns.
+"""
+
+import torch
+
+from hpdm.data.ranges import to_model_range
+from hpdm.methods import MethodConfig
+from hpdm.network import HPDM
+from hpdm.pyramid import extract_patches, sample_windows
+from hpdm.sampling.tiled import TiledSampler
+from hpdm.training.loss import draw, joint_loss, known_labels, zero_latents
+from hpdm.training.plan import hierarchy_levels, network_flops
+from hpdm.training.sheets import draw_sheet
+
+
+class Hierarchical:
+    """HPDM. A method that differs replaces what differs, and names the dataclass of its settings in `settings`."""
+
+    settings = MethodConfig
+    makes_videos = True  # whether there is anything to sample
+
+    def __init__(self, config):
+        self.config = config
+
+    @classmethod
+    def configure(cls, config):
+        """The configuration that this method takes in place of `config`, a size's for HPDM."""
+        return config
+
+    @property
+    def losses(self) -> int:
+        """How many losses a sample has; their mean is what is minimised."""
+        return self.config.pyramid.levels
+
+    def resolution(self, level: int, canvas=(1, 1, 1)) -> tuple[int, int, int]:
+        """Size (frames, rows, columns) of the videos of a level; those of the last are the ones to train on."""
+        return self.config.pyramid.resolution(level, canvas)
+
+    @property
+    def video_size(self) -> tuple[int, int, int]:
+        return self.resolution(self.config.pyramid.levels - 1)
+
+    def make_network(self) -> torch.nn.Module:
+        """A network with starting values from torch's global generator."""
+        return HPDM(self.config.network, self.config.pyramid)
+
+    def begin(self, network, clips, device):
+        """Called once before the first step of a run: `clips` are those of the run (`TrainingClips`)."""
+
+    def loss(self, model, video, labels, *, step: int, positions: range):
+        """Losses [B, losses] of videos uint8 [B, C, T, H, W] with labels int64 [B] (-1: none).
+
+        `model` is the network or its DDP wrapper. Everything random follows from the seed, the step and the samples'
+        positions in the global batch.
+        """
+        draws = draw(self.config, step=step, positions=positions, device=video.device)
+        return joint_loss(model, video, labels, draws, self.config)
+
+    def sheet(self, network, video, labels):
+        """A picture, uint8 [height, width, 3], of what the network makes of videos under fixed noise."""
+        config = self.config
+        windows = sample_windows(config.pyramid, len(video), torch.Generator().manual_seed(0))
+        clean = extract_patches(to_model_range(video), windows, config.training.shrink)
+        known = windows.to(video.device), known_labels(labels, config), zero_latents(config, len(video), video.device)
+        return draw_sheet(clean, config, lambda inputs, c_noise: network(inputs, c_noise, *known)[0])
+
+    def sampler(self, network, diffusion, sampling, **options):
+        """An object like `TiledSampler` that samples with a network of this method."""
+        return TiledSampler(network, diffusion, sampling, **options)
+
+    def example(self, device, batch=1) -> tuple:
+        """Arguments, zeros, of a forward pass of the network in training."""
+        config, pyramid = self.config, self.config.pyramid
+        patch = torch.zeros(batch, config.network.channels, *pyramid.patch, device=device)
+        return (
+            [patch] * pyramid.levels,
+            torch.zeros(batch, pyramid.levels, device=device),
+            torch.zeros(batch, pyramid.levels, 3, dtype=torch.int64, device=device),
+            torch.zeros(batch, dtype=torch.int64, device=device),
+            zero_latents(config, batch, device),
+        )
+
+    def describe_levels(self, network) -> list[dict]:
+        """What `hpdm-info` shows of each level; empty for a network without a pyramid."""
+        return hierarchy_levels(network, self.config)
+
+    def count_flops(self, network):
+        """`Flops` of one sample, of a network on the meta device."""
+        return network_flops(network, self.example("meta"), self.config)

@@ -1,0 +1,47 @@
+"""The methods that a configuration can name: HPDM, and others that installed packages register.
+
+A method is a class like `hpdm.hierarchical.Hierarchical`: it turns a configuration into a network, a loss and a
+sampler. A package offers one as an entry point of the group `hpdm.methods`; nothing of it is imported before its name
+is used.
+"""
+
+import importlib
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from hpdm.errors import InputError
+
+GROUP = "hpdm.methods"
+HPDM_METHOD = "hpdm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Which method a configuration is for; a method with settings of its own derives from this."""
+
+    name: str = HPDM_METHOD
+
+
+def method_names() -> list[str]:
+    """Names of the methods other than HPDM that are installed."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def method_class(name: str):
+    """The class of a method; raises InputError for a name that nothing installed has."""
+    if name == HPDM_METHOD:
+        return importlib.import_module("hpdm.hierarchical").Hierarchical
+    found = list(entry_points(group=GROUP, name=name))
+    if not found:
+        raise InputError(f"unknown method {name!r}; there are {', '.join([HPDM_METHOD, *method_names()])}")
+    return found[0].load()
+
+
+def settings_class(name: str) -> type[MethodConfig]:
+    """The dataclass of a method's settings; raises InputError as `method_class` does."""
+    return MethodConfig if name == HPDM_METHOD else method_class(name).settings
+
+
+def make_method(config):
+    """The method of a `Config`."""
+    return method_class(config.method.name)(config)
