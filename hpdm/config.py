@@ -22,6 +22,7 @@ from hpdm.pyramid import Pyramid
 from hpdm.sampling.config import SamplingConfig
 from hpdm.training.config import TrainingConfig
 
+MEASURES = ("fps", "height", "width")
 FUSION_MODES = ("deep", "shallow", "detached", "no-coordinates", "none")
 
 
@@ -44,7 +45,12 @@ class NetworkConfig:
     dropout: float = 0.1  # in the feed-forwards of the latent self-attention layers
     condition_width: int = 1024  # channels of a condition token
     noise_frequencies: int = 256  # sinusoids (sine and cosine) of the noise level's embedding
-    num_classes: int = 101
+    num_classes: int = 101  # 0: not told a class
+    text_width: int = 0  # channels of a text's embeddings; 0: not told a text
+    text_tokens: int = 128  # most tokens of a text
+    text_vocabulary: int = 0  # words that the network embeds itself; 0: embeddings come from the encoder of `text`
+    text_layers: int = 2  # self-attention layers over the words that it embeds itself
+    measures: tuple[str, ...] = ()  # told of the video a clip was cut from: fps, height, width
     channels: int = 3
     fusion: str = "deep"  # deep, shallow, detached, no-coordinates or none: see hpdm/fusion.py
     self_conditioning: bool = True  # start the latents from those of an earlier estimate
@@ -56,9 +62,14 @@ class NetworkConfig:
         if not levels or min(levels) < 1 or list(levels) != sorted(levels):
             # A coarse level has to run every block that a finer one runs: its block input is the finer one's context.
             raise InputError(f"network.levels_per_block must not be empty, start at 1 or more and never fall; got {levels}")
-        for name in ("token_width", "latent_width", "num_latents", "io_heads", "compute_heads", "num_classes"):
+        for name in ("token_width", "latent_width", "num_latents", "io_heads", "compute_heads", "text_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"network.{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("num_classes", "text_width", "text_vocabulary", "text_layers"):
+            if getattr(self, name) < 0:
+                raise InputError(f"network.{name} must be 0 or more; got {getattr(self, name)}")
+        if set(self.measures) - set(MEASURES) or len(set(self.measures)) < len(self.measures):
+            raise InputError(f"network.measures takes each of {', '.join(MEASURES)} once; got {list(self.measures)}")
         if self.compute_layers < 0 or not 0 <= self.dropout < 1 or min(self.token) < 1:
             raise InputError("network needs compute_layers >= 0, 0 <= dropout < 1 and positive token sizes")
 

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import nn
 
-from hpdm.pyramid import Pyramid, parent_coordinates, token_centres
+from hpdm.pyramid import AXES, Pyramid, parent_coordinates, token_centres
 
 
 def interpolation_matrix(u: torch.Tensor, size: int, band: int | None = None):
@@ -120,11 +120,12 @@ class Geometry:
         key = (level, parent, tuple(grid.shape[1:4]), size)
         if key not in self._axes:
             places = parent_coordinates(self._start[level], level, self._start[parent], parent, self._pyramid, size)
+            gaps = (level - parent if axis in self._pyramid.split else 0 for axis in AXES)
             self._axes[key] = [
                 (first, matrix.to(self._dtype))
                 for first, matrix in (
-                    interpolation_matrix(u, n, band_width(u.shape[1], n, level - parent))
-                    for u, n in zip(places, grid.shape[1:4], strict=True)
+                    interpolation_matrix(u, n, band_width(u.shape[1], n, gap))
+                    for u, n, gap in zip(places, grid.shape[1:4], gaps, strict=True)
                 )
             ]
         return resample(grid, self._axes[key])

@@ -5,6 +5,7 @@ B videos of a pass, L levels, C channels, T frames, H rows, W columns.
 
 import torch
 
+from hpdm.conditioning import no_conditions
 from hpdm.data.ranges import to_model_range
 from hpdm.methods import MethodConfig
 from hpdm.network import HPDM
@@ -50,7 +51,7 @@ class Hierarchical:
         """Called once before the first step of a run: `clips` are those of the run (`TrainingClips`)."""
 
     def loss(self, model, video, labels, *, step: int, positions: range):
-        """Losses [B, losses] of videos uint8 [B, C, T, H, W] with labels int64 [B] (-1: none).
+        """Losses [B, losses] of videos uint8 [B, C, T, H, W] with labels int64 [B] (-1: none) or `Conditions`.
 
         `model` is the network or its DDP wrapper. Everything random follows from the seed, the step and the samples'
         positions in the global batch.
@@ -62,7 +63,7 @@ class Hierarchical:
         """A picture, uint8 [height, width, 3], of what the network makes of videos under fixed noise."""
         config = self.config
         windows = sample_windows(config.pyramid, len(video), torch.Generator().manual_seed(0))
-        clean = extract_patches(to_model_range(video), windows, config.training.shrink)
+        clean = extract_patches(to_model_range(video), windows, config.training.shrink, config.pyramid.split)
         known = windows.to(video.device), known_labels(labels, config), zero_latents(config, len(video), video.device)
         return draw_sheet(clean, config, lambda inputs, c_noise: network(inputs, c_noise, *known)[0])
 
@@ -78,7 +79,7 @@ class Hierarchical:
             [patch] * pyramid.levels,
             torch.zeros(batch, pyramid.levels, device=device),
             torch.zeros(batch, pyramid.levels, 3, dtype=torch.int64, device=device),
-            torch.zeros(batch, dtype=torch.int64, device=device),
+            no_conditions(config.network, batch, device),
             zero_latents(config, batch, device),
         )
 

@@ -6,16 +6,16 @@ sampling one level runs at a time on what its finished coarser levels left behin
 
 Information flows from coarse to fine only: a block's context is the *input* of that block on coarser levels.
 
-B batch, L levels, N data tokens of width d, M latents of width D, K condition tokens; level-major means [L * B, ...].
+B batch, L levels, N data tokens of width d, M latents of width D, K condition tokens of width c; level-major means [L * B, ...].
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from hpdm.conditioning import MeasureTokens, TextTokens, as_conditions
 from hpdm.config import NetworkConfig, check_geometry
 from hpdm.fusion import FUSIONS, Geometry
 from hpdm.pyramid import Pyramid
@@ -31,8 +31,8 @@ class HierarchicalBlock(nn.Module):
         self.fusion = FUSIONS[config.fusion](config.token_width) if levels > 1 else None
         self.rin = RINBlock(config)
 
-    def forward(self, tokens, latents, condition, geometry: Geometry):
-        """All hosted levels, level-major: tokens [l*B, N, d], latents [l*B, M, D], condition [l*B, K, c]."""
+    def forward(self, tokens, latents, condition, geometry: Geometry, mask=None):
+        """All hosted levels, level-major: tokens [l*B, N, d], latents [l*B, M, D], condition [l*B, K, c] with mask."""
         if self.fusion is not None:
             by_level = tokens.chunk(len(tokens) // len(geometry.coordinates(0)))
             constants = []
@@ -40,13 +40,13 @@ class HierarchicalBlock(nn.Module):
                 context = self.fusion.gather(list(by_level[:level]), level, geometry)
                 constants.append(self.fusion.constant(context, geometry.coordinates(level)).expand_as(by_level[level]))
             tokens = self.fusion(tokens, torch.cat(constants))
-        return self.rin(tokens, latents, condition)
+        return self.rin(tokens, latents, condition, mask)
 
-    def forward_level(self, tokens, latents, condition, constant):
+    def forward_level(self, tokens, latents, condition, constant, mask=None):
         """One level with its fusion's constant [B, N, d] (None where the block has no fusion)."""
         if self.fusion is not None:
             tokens = self.fusion(tokens, constant)
-        return self.rin(tokens, latents, condition)
+        return self.rin(tokens, latents, condition, mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,10 @@ class HPDM(nn.Module):
         channels = config.channels * (2 if self.concatenates_rgb else 1)
         self.tokenizer = Tokenizer(channels, config.token, self.token_grid, d)
         self.noise_level = NoiseLevelEmbedding(config.noise_frequencies, c)
-        self.classes = nn.Embedding(config.num_classes + 1, c)  # the last row stands for "no class"
+        # The last row stands for "no class".
+        self.classes = nn.Embedding(config.num_classes + 1, c) if config.num_classes else None
+        self.measures = MeasureTokens(config) if config.measures else None
+        self.text = TextTokens(config) if config.text_width else None
         self.latents = nn.Parameter(torch.empty(config.num_latents, D))
         self.previous = FeedForward(D, config.latent_expansion) if config.self_conditioning else None
         self.previous_norm = nn.LayerNorm(D) if config.self_conditioning else None
@@ -115,31 +118,34 @@ class HPDM(nn.Module):
                 module.out.weight.mul_(depth**-0.5)
             elif isinstance(module, HierarchicalBlock) and module.fusion is not None:
                 module.fusion.reset()
-        for table in (self.latents, self.classes.weight, *self.tokenizer.positions):
+        tables = [self.latents, *([] if self.classes is None else [self.classes.weight]), *self.tokenizer.positions]
+        for table in tables + ([] if self.text is None else self.text.tables()):
             nn.init.normal_(table, std=0.5 if table is self.latents else 0.2)
         if self.previous_norm is not None:
             nn.init.zeros_(self.previous_norm.weight)
         nn.init.zeros_(self.detokenizer.project.weight)
-        scale = self.noise_level.scale
-        scale.copy_(torch.exp(torch.linspace(0, math.log(64), len(scale))) * math.pi / 2)
+        for module in self.modules():
+            if isinstance(module, NoiseLevelEmbedding):
+                module.reset_scale()
 
     def forward(self, patches, c_noise, windows, labels, latents=None):
         """Denoise all levels of a batch of pyramids jointly.
 
         patches: L tensors [B, C, rf, rh, rw], already multiplied by c_in; c_noise: float [B, L]; windows: int64
-        [B, L, 3]; labels: int64 [B], `null_label` for none; latents: None, or L tensors [B, M, D] of an earlier
-        estimate. L may be less than the pyramid's number of levels: then the coarsest L run.
+        [B, L, 3]; labels: int64 [B], `null_label` for none, or `Conditions` [B]; latents: None, or L tensors [B, M, D]
+        of an earlier estimate. L may be less than the pyramid's number of levels: then the coarsest L run.
         Returns (L network outputs like the patches, L latents [B, M, D]).
         """
         count, batch = len(patches), len(labels)
         geometry = Geometry(self.pyramid, windows.unbind(1)[:count], self.token_grid, patches[0].dtype)
         tokens = self.tokenizer(torch.cat(self._with_previous_rgb(patches, geometry)))
-        condition = self._condition(c_noise.T[:count].reshape(-1), labels.repeat(count))
+        condition, mask = self._condition(c_noise.T[:count].reshape(-1), labels.repeat(count))
         state = self.start_latents(count * batch, None if latents is None else torch.cat(list(latents)))
 
         for block in self.blocks:
             hosted = min(block.levels, count) * batch
-            arguments = (tokens[:hosted], state[:hosted], condition[:hosted], geometry)
+            known = None if mask is None else mask[:hosted]
+            arguments = (tokens[:hosted], state[:hosted], condition[:hosted], geometry, known)
             if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
                 active, active_state = checkpoint(block, *arguments, use_reentrant=False)
             else:
@@ -170,14 +176,14 @@ class HPDM(nn.Module):
     ) -> LevelOutput:
         """Denoise one level on finished coarser ones.
 
-        patch: [B, C, rf, rh, rw], already multiplied by c_in; c_noise: float [B]; labels: int64 [B]; constants: of
-        `level_constants`; latents: [B, M, D] of an earlier step or None; previous_rgb: for shallow fusion, the previous
+        patch: [B, C, rf, rh, rw], already multiplied by c_in; c_noise: float [B]; labels: int64 [B] or `Conditions`;
+        constants: of `level_constants`; latents: [B, M, D] of an earlier step or None; previous_rgb: for shallow fusion, the previous
         level's pixels at the places of the patch's (`shallow_context`); zeros on level 0.
         """
         if self.concatenates_rgb:
             patch = torch.cat([patch, torch.zeros_like(patch) if previous_rgb is None else previous_rgb], dim=1)
         tokens = self.tokenizer(patch)
-        condition = self._condition(c_noise, labels)
+        condition, mask = self._condition(c_noise, labels)
         state = self.start_latents(len(patch), latents)
         activations = []
         for block, constant in zip(self.blocks, constants, strict=True):
@@ -185,7 +191,7 @@ class HPDM(nn.Module):
                 activations.append(None)
                 continue
             activations.append(tokens)
-            tokens, state = block.forward_level(tokens, state, condition, constant)
+            tokens, state = block.forward_level(tokens, state, condition, constant, mask)
         return LevelOutput(
             output=self.detokenizer(tokens), latents=state, activations=activations if keep_activations else None
         )
@@ -211,7 +217,8 @@ class HPDM(nn.Module):
     def parameters_by_part(self) -> dict[str, int]:
         """Number of parameters of each part; the sum is the network's."""
         parts = {"tokenizer": 0, "condition": 0, "latents": 0, "fusion": 0, "blocks": 0, "detokenizer": 0}
-        owners = {"noise_level": "condition", "classes": "condition", "previous": "latents", "previous_norm": "latents"}
+        owners = dict.fromkeys(("noise_level", "classes", "measures", "text"), "condition")
+        owners |= {"previous": "latents", "previous_norm": "latents"}
         for name, parameter in self.named_parameters():
             head = name.split(".", 1)[0]
             part = "fusion" if ".fusion." in name else owners.get(head, head)
@@ -220,12 +227,29 @@ class HPDM(nn.Module):
 
     def no_decay_parameters(self) -> set[str]:
         """Names of biases, norms and embeddings: they get neither weight decay nor a trust ratio."""
-        embeddings = ("latents", "classes.", "tokenizer.positions")
+        embeddings = ("latents", "classes.", "tokenizer.positions", "text.words.", "text.positions")
         return {name for name, p in self.named_parameters() if p.ndim < 2 or name.startswith(embeddings)}
 
-    def _condition(self, c_noise, labels):
-        """Condition tokens [B, 2, c]: noise level and class."""
-        return torch.stack([self.noise_level(c_noise), self.classes(labels)], dim=1)
+    @property
+    def condition_tokens(self) -> int:
+        """Number K of condition tokens."""
+        told = (self.classes is not None) + len(self.config.measures)
+        return 1 + told + (self.config.text_tokens if self.text is not None else 0)
+
+    def _condition(self, c_noise, conditions):
+        """Condition tokens [B, K, c] and which of them there are, bool [B, K] or None for all."""
+        conditions = as_conditions(conditions)
+        single = [self.noise_level(c_noise)]
+        if self.classes is not None:
+            single.append(self.classes(conditions.labels))
+        tokens = torch.stack(single, dim=1)
+        if self.measures is not None:
+            tokens = torch.cat([tokens, self.measures(conditions.measures)], dim=1)
+        if self.text is None:
+            return tokens, None
+        text, mask = self.text(conditions.text, conditions.mask)
+        mask = torch.cat([mask.new_ones(tokens.shape[:2]), mask], dim=1)
+        return torch.cat([tokens, text], dim=1), mask
 
     def _with_previous_rgb(self, patches, geometry):
         if not self.concatenates_rgb:

@@ -1,7 +1,8 @@
 """Geometry of the patch pyramid: windows, extraction, cross-level coordinates and tilings.
 
-Level `l` of a pyramid is the video on a grid of `patch * 2^l` samples (frames, rows, columns). A window of that level
-is `patch` samples large and starts at a whole number on that grid, so taking it out of the shrunken video is a slice.
+Level `l` of a pyramid is the video on a grid of `patch * 2^l` samples (frames, rows, columns); axes that are not split
+keep `patch` samples on every level. A window of a level is `patch` samples large and starts at a whole number on its
+grid, so taking it out of the shrunken video is a slice.
 Positions are half-pixel centred: sample `i` of an axis of `n` covers `[i, i+1] / n` of it.
 
 Shapes: B batch, C channels, L levels, N tiles; starts are int64 in the order (frame, row, column).
@@ -18,15 +19,18 @@ OVERLAPS = ("none", "w", "h", "hw", "f", "fw", "fh", "fhw")
 ORDERS = ("coarse-first", "finest-first")
 SHRINKS = ("area", "stride")
 AXES = "fhw"
+SPLITS = ("fhw", "hw", "fh", "fw", "f", "h", "w")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pyramid:
-    """`levels` nested grids; each level doubles the resolution of the one below it along every axis."""
+    """`levels` nested grids; each level doubles the resolution of the one below it along every split axis."""
 
     levels: int
     # Resolution of every window, (frames, rows, columns); also the whole video's on level 0.
     patch: tuple[int, int, int]
+    # Axes along which windows halve from level to level: fhw, or hw where every window spans all frames.
+    split: str = "fhw"
 
     def __post_init__(self):
         patch = tuple(self.patch)
@@ -35,16 +39,22 @@ class Pyramid:
             raise InputError(f"A pyramid needs at least one level, not {self.levels}.")
         if len(patch) != 3 or any(not isinstance(r, int) or r < 1 for r in patch):
             raise InputError(f"The patch must be three positive whole numbers (frames, height, width), not {patch}.")
+        if self.split not in SPLITS:
+            raise InputError(f"pyramid.split must be one of {', '.join(SPLITS)}; got {self.split!r}.")
+
+    def factors(self, level: int) -> tuple[int, int, int]:
+        """How many windows of `level` make up the video along each axis: 2^level, 1 where the axis is not split."""
+        return tuple(1 << level if axis in self.split else 1 for axis in AXES)
 
     def resolution(self, level: int, canvas: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int]:
         """Size of the whole video on the grid of `level`, (frames, rows, columns).
 
         `canvas` is how many times as large as in training the video is along each axis.
         """
-        return tuple((r << level) * times for r, times in zip(self.patch, canvas, strict=True))
+        return tuple(r * n * times for r, n, times in zip(self.patch, self.factors(level), canvas, strict=True))
 
     def scale(self, level: int) -> float:
-        """Fraction of the video that a window of `level` covers along each axis: s_l = 2^-l."""
+        """Fraction of the video that a window of `level` covers along each split axis: s_l = 2^-l."""
         return 2.0**-level
 
 
@@ -60,25 +70,26 @@ def sample_windows(pyramid: Pyramid, batch: int, generator: torch.Generator, ord
         raise InputError(f"Unknown order of windows {order!r}; choose one of {', '.join(ORDERS)}.")
     patch = torch.tensor(pyramid.patch, device=generator.device)
     zero = torch.zeros(batch, 3, dtype=torch.int64, device=generator.device)
+    step = torch.tensor(pyramid.factors(1), device=generator.device)
     if order == "coarse-first":
         starts = [zero]
         for _ in range(1, pyramid.levels):
-            low = 2 * starts[-1]
-            starts.append(_uniform(low, low + patch, generator))
+            low = step * starts[-1]
+            starts.append(_uniform(low, low + patch * (step - 1), generator))
         return torch.stack(starts, dim=1)
 
     starts = [_uniform(zero, zero + _last_start(pyramid, pyramid.levels - 1, patch), generator)]
     for level in range(pyramid.levels - 2, -1, -1):
         child = starts[-1]
-        # 2 * start <= child <= 2 * start + patch, and the window stays in the video.
-        low = ((child - patch + 1) // 2).clamp(min=0)
-        high = torch.minimum(child // 2, _last_start(pyramid, level, patch))
+        # step * start <= child <= step * start + patch * (step - 1), and the window stays in the video.
+        low = ((child - patch * (step - 1) + step - 1) // step).clamp(min=0)
+        high = torch.minimum(child // step, _last_start(pyramid, level, patch))
         starts.append(_uniform(low, high, generator))
     return torch.stack(starts[::-1], dim=1)
 
 
 def _last_start(pyramid, level, patch):
-    return patch * (2**level - 1)
+    return patch * (torch.tensor(pyramid.factors(level), device=patch.device) - 1)
 
 
 def _uniform(low, high, generator):
@@ -87,15 +98,17 @@ def _uniform(low, high, generator):
     return low + (u * (high - low + 1)).long()
 
 
-def shrink_video(video: torch.Tensor, levels: int, shrink: str = "area") -> list[torch.Tensor]:
+def shrink_video(video: torch.Tensor, levels: int, shrink: str = "area", split: str = "fhw") -> list[torch.Tensor]:
     """The video [B, C, T, H, W] (floating point) on the grids of all levels, coarse to fine; the last is `video`.
 
-    `area` averages 2x2x2 samples per level; `stride` keeps every second frame and averages 2x2 pixels.
+    `area` averages 2x2x2 samples per level; `stride` keeps every second frame and averages 2x2 pixels; axes that
+    `split` does not name stay as they are.
     """
     if shrink not in SHRINKS:
         raise InputError(f"Unknown way to shrink a video {shrink!r}; choose one of {', '.join(SHRINKS)}.")
     size = tuple(video.shape[2:])
-    if any(n % 2 ** (levels - 1) for n in size):
+    f, *pixels = kernel = tuple(2 if axis in split else 1 for axis in AXES)
+    if any(n % k ** (levels - 1) for n, k in zip(size, kernel, strict=True)):
         raise InputError(
             f"A video of {'x'.join(map(str, size))} does not halve {levels - 1} times; "
             f"its frames, height and width must be multiples of {2 ** (levels - 1)} for {levels} levels."
@@ -103,18 +116,18 @@ def shrink_video(video: torch.Tensor, levels: int, shrink: str = "area") -> list
     videos = [video]
     for _ in range(levels - 1):
         fine = videos[-1]
-        videos.append(F.avg_pool3d(fine, 2) if shrink == "area" else F.avg_pool3d(fine[:, :, ::2], (1, 2, 2)))
+        videos.append(F.avg_pool3d(fine, kernel) if shrink == "area" else F.avg_pool3d(fine[:, :, ::f], (1, *pixels)))
     return videos[::-1]
 
 
-def extract_patches(video: torch.Tensor, windows: torch.Tensor, shrink: str = "area") -> list[torch.Tensor]:
+def extract_patches(video: torch.Tensor, windows: torch.Tensor, shrink: str = "area", split: str = "fhw"):
     """Patches of a full-resolution video [B, C, T, H, W] at `windows` [B, L, 3] of `sample_windows`.
 
     The video has the resolution of the last level. Returns L tensors [B, C, rf, rh, rw], coarse to fine, each a copy
     of a slice of the shrunken video: no resampling beyond `shrink`.
     """
     levels = windows.shape[1]
-    videos = shrink_video(video, levels, shrink)
+    videos = shrink_video(video, levels, shrink, split)
     rf, rh, rw = videos[0].shape[2:]
     patches = []
     for level, starts in enumerate(windows.unbind(1)):
@@ -132,9 +145,9 @@ def token_centres(start: torch.Tensor, level: int, pyramid: Pyramid, tokens: tup
     `start` is int64 [B, 3] on the grid of `level`, `tokens` the number of tokens along each axis of a patch.
     """
     centres = []
-    for axis, (n, r) in enumerate(zip(tokens, pyramid.patch, strict=True)):
+    for axis, (n, r, size) in enumerate(zip(tokens, pyramid.patch, pyramid.resolution(level), strict=True)):
         offset = (torch.arange(n, dtype=torch.float64, device=start.device) + 0.5) * (r / n)
-        centres.append(((start[:, axis, None] + offset) / (r << level)).to(dtype))
+        centres.append(((start[:, axis, None] + offset) / size).to(dtype))
     return tuple(centres)
 
 
@@ -154,9 +167,10 @@ def parent_coordinates(
     `F.grid_sample(align_corners=False)` expects.
     """
     coordinates = []
+    sizes, factors = pyramid.resolution(parent), pyramid.factors(parent)
     for axis, centre in enumerate(token_centres(start, level, pyramid, tokens)):
-        offset = parent_start[:, axis, None].double() / (pyramid.patch[axis] << parent)
-        coordinates.append(((centre - offset) / pyramid.scale(parent)).to(dtype))
+        offset = parent_start[:, axis, None].double() / sizes[axis]
+        coordinates.append(((centre - offset) * factors[axis]).to(dtype))
     return tuple(coordinates)
 
 
@@ -164,7 +178,7 @@ def tile_starts(pyramid: Pyramid, level: int, overlap: str, canvas=(1, 1, 1)) ->
     """Windows that cover the whole video on `level`: int64 [N, 3], frames slowest, columns fastest.
 
     Neighbours overlap by half a patch along the axes that `overlap` names (`hw`: rows and columns), else they touch:
-    2 * 2^l - 1 or 2^l tiles per axis. On a larger `canvas` (see `Pyramid.resolution`) there are more, on level 0 too.
+    2 * 2^l - 1 or 2^l tiles per split axis. On a larger `canvas` (see `Pyramid.resolution`) there are more, on level 0 too.
     """
     return torch.cartesian_prod(*_axis_starts(pyramid, level, overlap, canvas))
 
@@ -173,12 +187,12 @@ def _axis_starts(pyramid, level, overlap, canvas):
     if overlap not in OVERLAPS:
         raise InputError(f"Unknown overlap {overlap!r}; choose one of {', '.join(OVERLAPS)}.")
     starts = []
-    for name, r, times in zip(AXES, pyramid.patch, canvas, strict=True):
+    for name, r, n, times in zip(AXES, pyramid.patch, pyramid.factors(level), canvas, strict=True):
         overlapped = overlap != "none" and name in overlap
         if overlapped and r % 2:
             raise InputError(f"Tiles of {r} samples cannot overlap by half along axis {name}; use an even patch size.")
         step = r // 2 if overlapped else r
-        starts.append(torch.arange(0, r * (2**level * times - 1) + 1, step))
+        starts.append(torch.arange(0, r * (n * times - 1) + 1, step))
     return starts
 
 
@@ -190,10 +204,9 @@ def parent_tiles(
     Parents come from `tile_starts(pyramid, parent, overlap, canvas)`, so that a few windows serve all tiles; of those that
     contain a tile the one is taken whose centre is nearest to the tile's, the earlier of two equally near.
     """
-    factor = 2 ** (level - parent)
     chosen = []
     for axis, candidates in enumerate(_axis_starts(pyramid, parent, overlap, canvas)):
-        r = pyramid.patch[axis]
+        r, factor = pyramid.patch[axis], pyramid.factors(level - parent)[axis]
         before = starts[:, axis, None] - factor * candidates  # [N, candidates], on the grid of `level`
         room = (factor - 1) * r
         contained = (before >= 0) & (before <= room)

@@ -29,13 +29,14 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(context or inputs, 2 * width)
         self.out = nn.Linear(width, inputs)
 
-    def forward(self, x, context=None):
-        """[B, n, inputs] and optionally [B, m, context] → [B, n, inputs]."""
+    def forward(self, x, context=None, mask=None):
+        """[B, n, inputs] and optionally [B, m, context] → [B, n, inputs]; mask: bool [B, m], what is attended to."""
         normed = self.norm(x)
         source = normed if self.norm_context is None else self.norm_context(context)
         query = self._split(self.query(normed))
         key, value = (self._split(t) for t in self.key_value(source).chunk(2, dim=-1))
-        attended = F.scaled_dot_product_attention(query, key, value)  # [B, heads, n, head width]
+        mask = None if mask is None else mask[:, None, None]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # [B, heads, n, head width]
         return x + self.out(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x):
@@ -71,10 +72,13 @@ class RINBlock(nn.Module):
             self.compute += [Attention(D, **compute), FeedForward(D, config.latent_expansion, config.dropout)]
         self.write = nn.ModuleList([Attention(d, context=D, **io), FeedForward(d, config.token_expansion)])
 
-    def forward(self, tokens, latents, condition):
-        """tokens [B, N, d], latents [B, M, D], condition [B, K, c] → (tokens, latents) of the same shapes."""
-        for (attention, feed_forward), context in ((self.condition, condition), (self.read, tokens)):
-            latents = feed_forward(attention(latents, context))
+    def forward(self, tokens, latents, condition, mask=None):
+        """tokens [B, N, d], latents [B, M, D], condition [B, K, c] → (tokens, latents) of the same shapes.
+
+        mask: bool [B, K], which condition tokens there are; None: all.
+        """
+        for (attention, feed_forward), *context in ((self.condition, condition, mask), (self.read, tokens)):
+            latents = feed_forward(attention(latents, *context))
         for layer in self.compute:
             latents = layer(latents)
         attention, feed_forward = self.write
@@ -134,10 +138,14 @@ class NoiseLevelEmbedding(nn.Module):
     def __init__(self, frequencies: int, width: int):
         super().__init__()
         # c_noise = ln(sigma) / 4 spans about [-2, 1]: from half a period over that range to a sixtieth of it.
-        scale = torch.exp(torch.linspace(0, math.log(64), frequencies // 2)) * math.pi / 2
-        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("scale", torch.empty(frequencies // 2), persistent=False)
+        self.reset_scale()
         self.hidden = nn.Linear(frequencies, width)
         self.out = nn.Linear(width, width)
+
+    def reset_scale(self):
+        """Fill in the frequencies, which are no parameters."""
+        self.scale.copy_(torch.exp(torch.linspace(0, math.log(64), len(self.scale))) * math.pi / 2)
 
     def forward(self, c_noise):
         angles = c_noise[:, None] * self.scale

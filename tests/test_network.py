@@ -44,13 +44,6 @@ def test_published_parameter_counts(latent_width, millions):
     assert sum(network.parameters_by_part().values()) == count
 
 
-def test_text_to_video_size_is_within_a_percent_and_a_half():
-    config = NetworkConfig(token=(1, 3, 4), latent_width=3072, levels_per_block=(1, 2, 2, 3, 3, 4))
-    with torch.device("meta"):
-        network = HPDM(config, Pyramid(levels=4, patch=(8, 36, 64)))
-    assert abs(sum(parameter.numel() for parameter in network.parameters()) / 3.934e9 - 1) < 0.015
-
-
 def test_non_adaptive_network_has_the_same_blocks_and_more_fusion():
     adaptive, full = small_network(), small_network(levels_per_block=(3, 3, 3))
     assert adaptive.parameters_by_part()["blocks"] == full.parameters_by_part()["blocks"]

@@ -291,6 +291,24 @@ def test_parent_contains_its_tile_and_centres_it_best(pyramid, overlap):
                     assert abs(sum(outer) - sum(inner)) == off_centre
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_axis_that_is_not_split_has_one_window_on_every_level(order):
+    whole, pyramid = (Pyramid(levels=3, patch=(4, 6, 8), split=split) for split in ("fhw", "hw"))
+    windows = sample_windows(pyramid, 50, seeded(1), order)
+    assert not windows[..., 0].any()
+    assert torch.equal(windows[..., 1:], sample_windows(whole, 50, seeded(1), order)[..., 1:])
+    places = parent_coordinates(windows[:, 2], 2, windows[:, 0], 0, pyramid, (4, 3, 4))
+    torch.testing.assert_close(places[0], ((torch.arange(4) + 0.5) / 4).expand(50, 4).double())
+    tiles = tile_starts(pyramid, 2, "fhw")
+    assert len(tiles) == 7 * 7 and not tiles[:, 0].any()
+    assert not parent_tiles(pyramid, 2, tiles, 1, "fhw")[:, 0].any()
+    video = torch.rand(2, 3, 4, 24, 32)
+    coarse = shrink_video(video, 3, split="hw")[0]
+    torch.testing.assert_close(coarse, F.avg_pool3d(video, (1, 4, 4)))
+    patches = extract_patches(video, windows[:2], split="hw")
+    assert all(patch.shape == (2, 3, 4, 6, 8) for patch in patches) and torch.equal(patches[0], coarse)
+
+
 def test_parents_of_a_tile_are_nested():
     # A tile's windows on all coarser levels form a chain, as in training.
     pyramid = Pyramid(levels=4, patch=(8, 36, 64))

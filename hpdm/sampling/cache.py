@@ -67,9 +67,13 @@ class _Contexts:
         for k in range(level):
             at = self._parents(level, starts, k)
             inputs = activations(k, at) if self.uses_context else [None] * len(self.network.config.levels_per_block)
-            parents.append(((at - (origins << k)).to(self.device), inputs))
-        constants = self.network.level_constants(level, (starts - (origins << level)).to(self.device), parents)
+            parents.append((self._within(k, at, origins).to(self.device), inputs))
+        constants = self.network.level_constants(level, self._within(level, starts, origins).to(self.device), parents)
         return constants, self._previous_rgb(level, group, starts)
+
+    def _within(self, level, starts, origins):
+        """Starts on the grid of `level`, counted from the origin of their video."""
+        return starts - origins * torch.tensor(self.pyramid.factors(level))
 
     def _previous_rgb(self, level, group, starts):
         """For shallow fusion: the previous level's noisy pixels, scaled as its own network input was."""

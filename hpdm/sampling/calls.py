@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hpdm.conditioning import no_conditions
+
 TOKENS_PER_CALL = 4096  # data tokens that fill a call on a processor; larger calls are for GPUs
 LARGEST_CALL = 256  # tiles
 
@@ -86,7 +88,7 @@ class _Trial:
         network, blocks = self.network, len(self.network.config.levels_per_block)
         repeat = lambda x: None if x is None else x.repeat(size, *[1] * (x.ndim - 1))  # noqa: E731
         start = torch.zeros(size, 3, dtype=torch.int64, device=self.device)
-        labels = torch.zeros(size, dtype=torch.int64, device=self.device)
+        labels = no_conditions(network.config, size, self.device)
         c_noise = torch.full((size,), -0.3, device=self.device)
         results = []
         latents = torch.zeros(size, network.config.num_latents, network.config.latent_width, device=self.device)

@@ -19,9 +19,14 @@ class TileGroup:
     samples: list[int]  # place in the batch, per tile
     branches: list[int]
     starts: torch.Tensor  # int64 [T, 3] on the CPU, on the grid of the level
-    labels: torch.Tensor  # int64 [T]
+    conditions: object  # labels int64 [branches, B], or `Conditions` of that shape
     real: int
     latents: torch.Tensor | None = None  # [T, M, D] after the latest step; None without self-conditioning
+
+    @property
+    def labels(self):
+        """Labels int64 [T], or `Conditions`, of the tiles; put together anew, for texts are large."""
+        return self.conditions[self.branches, self.samples]
 
     @property
     def keys(self):
@@ -50,7 +55,7 @@ class TileGroup:
 def make_groups(level, network, starts, labels, split):
     """All tiles of a level in groups: for every sample, every branch and every start, in this order.
 
-    starts: int64 [N, 3]; labels: int64 [branches, B]; split: how many tiles → (size, real) per group.
+    starts: int64 [N, 3]; labels: int64 [branches, B] or `Conditions`; split: how many tiles → (size, real) per group.
     A self-conditioned network starts from zeros, which is what it takes for "no earlier estimate" in training.
     """
     config = network.config
@@ -65,7 +70,7 @@ def make_groups(level, network, starts, labels, split):
         samples, of_branch, order = map(list, zip(*chosen, strict=True))
         latents = nothing.expand(size, -1, -1) if config.self_conditioning else None
         groups.append(TileGroup(
-            level, network.pyramid.patch, samples, of_branch, starts[order], labels[of_branch, samples], real, latents
+            level, network.pyramid.patch, samples, of_branch, starts[order], labels, real, latents
         ))
     return groups
 

@@ -13,6 +13,7 @@ B samples of a batch, C channels, L levels, T tiles of a call.
 import numpy as np
 import torch
 
+from hpdm.conditioning import Conditions, guidance_branches
 from hpdm.diffusion import PerSampleNoise, euler, heun_stochastic
 from hpdm.pyramid import tile_starts
 from hpdm.sampling.cache import ContextCache, ContextRecomputation
@@ -50,17 +51,17 @@ class TiledSampler:
 
     @torch.no_grad()
     def sample(self, indices, labels, seed: int, levels: int | None = None) -> list[torch.Tensor]:
-        """Videos of samples `indices` with int `labels` of a run with `seed`: float32 [B, C, T, H, W] per level.
+        """Videos of samples `indices` of a run with `seed`: float32 [B, C, T, H, W] per level.
 
-        levels: how many levels to sample, all by default; values are about [-1, 1], not clipped. Raises InputError
+        labels: int64 [B], or `Conditions` [B]; levels: how many levels to sample, all by default; values are about [-1, 1], not clipped. Raises InputError
         where the settings name fewer steps than levels.
         """
         levels = levels or self.pyramid.levels
         steps = self.sampling.level_steps(levels)
-        labels = torch.as_tensor(labels, dtype=torch.int64)
-        if self.sampling.guidance != 1:
-            labels = torch.stack([labels, torch.full_like(labels, self.network.null_label)])
-        labels = labels.reshape(-1, len(indices)).to(self.device)  # [branches, B]
+        if not isinstance(labels, Conditions):
+            labels = torch.as_tensor(labels, dtype=torch.int64)
+        guided = self.sampling.guidance != 1
+        labels = guidance_branches(labels, self.network.null_label, guided).to(self.device)  # [branches, B]
         if self.use_cache:
             contexts = ContextCache(self.evaluator, self.sampling, self.device, self.offload)
         else:

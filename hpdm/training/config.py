@@ -33,7 +33,7 @@ class TrainingConfig:
     ema_half_life: float = 6_000.0  # steps after which old weights count half in the average
     ema_ramp_up: float = 0.05  # the half-life is at most this fraction of the steps made so far
 
-    label_dropout: float = 0.1  # share of samples that are trained without their class
+    label_dropout: float = 0.1  # share of samples that are trained without their class and text
     self_conditioning_rate: float = 0.9  # share of samples whose latents start from those of a first estimate
     window_order: str = "coarse-first"  # how nested windows are drawn: see hpdm.pyramid.sample_windows
     shrink: str = "area"  # how coarse levels are made: see hpdm.pyramid.shrink_video

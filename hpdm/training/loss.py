@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hpdm.conditioning import drop_conditions
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, sample_sigma, v_target
 from hpdm.pyramid import extract_patches, sample_windows
@@ -25,7 +26,7 @@ class Draws:
     windows: torch.Tensor  # int64 [b, L, 3] on the CPU
     sigma: torch.Tensor  # float32 [b, L]
     eps: torch.Tensor  # float32 [b, L, C, rf, rh, rw]
-    no_label: torch.Tensor  # bool [b]: trained without its class
+    no_label: torch.Tensor  # bool [b]: trained without its class and text
     self_condition: torch.Tensor  # bool [b]: latents start from a first estimate
 
 
@@ -65,11 +66,11 @@ def seed_dropout(seed: int, step: int, positions: range):
 def joint_loss(network, video: torch.Tensor, labels: torch.Tensor, draws: Draws, config) -> torch.Tensor:
     """v-MSE of every sample and level: float32 [b, L]; the loss to minimise is its mean.
 
-    video: uint8 [b, C, T, H, W] at the resolution of the last level; labels: int64 [b], -1 for none. `network` is an
-    HPDM or its DDP wrapper. Where the network is self-conditioned, a first pass without gradient makes latents; the
-    samples that go without start from zeros instead, and so does the first pass.
+    video: uint8 [b, C, T, H, W] at the resolution of the last level; labels: int64 [b], -1 for none, or `Conditions`.
+    `network` is an HPDM or its DDP wrapper. Where the network is self-conditioned, a first pass without gradient makes
+    latents; the samples that go without start from zeros instead, and so does the first pass.
     """
-    patches = extract_patches(to_model_range(video), draws.windows, config.training.shrink)
+    patches = extract_patches(to_model_range(video), draws.windows, config.training.shrink, config.pyramid.split)
     inputs, c_noise, targets = add_noise_to_levels(patches, draws, config)
     arguments = (inputs, c_noise, draws.windows.to(video.device), known_labels(labels, config, draws.no_label))
     return v_losses(network, arguments, targets, draws, config)
@@ -88,8 +89,11 @@ def add_noise_to_levels(patches, draws: Draws, config):
 
 
 def known_labels(labels, config, dropped=False):
-    """Labels int64 [b] as the network takes them: its "no class" for -1 and where `dropped`, bool [b]."""
-    return torch.where((labels < 0) | dropped, config.network.num_classes, labels)
+    """Labels int64 [b] or `Conditions` as the network takes them: "no class" for -1 and, with no text, where `dropped`.
+
+    dropped: bool [b], or one for all.
+    """
+    return drop_conditions(labels, dropped, config.network.num_classes)
 
 
 def v_losses(network, arguments, targets, draws: Draws, config, **options) -> torch.Tensor:

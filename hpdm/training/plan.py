@@ -190,7 +190,7 @@ def _block_arguments(network, device):
     return (
         torch.zeros(1, tokens, config.token_width, device=device),
         torch.zeros(1, config.num_latents, config.latent_width, device=device),
-        torch.zeros(1, 2, config.condition_width, device=device),
+        torch.zeros(1, network.condition_tokens, config.condition_width, device=device),
     )
 
 

@@ -42,6 +42,7 @@ class RealClips:
             num_classes=config.network.num_classes, quiet=quiet,
         ).source
         self.levels, self.level, self.shrink = config.pyramid.levels, level, config.training.shrink
+        self.split = config.pyramid.split
         self.frames = frames
         self.path = str(config.data.path)
         if count is None and config.data.path == PROCEDURAL:
@@ -68,7 +69,7 @@ class RealClips:
     def at_level(self, video):
         """The clip of the level of a full-size video uint8 [C, T, H, W]."""
         if self.level + 1 < self.levels:
-            levels = shrink_video(to_model_range(video)[None], self.levels, self.shrink)
+            levels = shrink_video(to_model_range(video)[None], self.levels, self.shrink, self.split)
             video = to_uint8(levels[self.level])[0]
         return np.ascontiguousarray(video.permute(1, 2, 3, 0)[: self.frames].numpy())
 
