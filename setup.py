@@ -50,7 +50,16 @@ setup(
             "hpdm-sample = hpdm.cli:sample",
             "hpdm-info = hpdm.cli:info",
             "hpdm-eval = hpdm_eval.cli:main",
-        ]
+            "hpdm-reconstruct = baselines.reconstruct:reconstruct",
+        ],
+        # What `hpdm-train --baseline NAME` finds.
+        "hpdm.methods": [
+            "full-resolution = baselines.full_resolution:FullResolution",
+            "cascade = baselines.cascade:Cascade",
+            "patch-diffusion = baselines.patch_diffusion:PatchDiffusion",
+            "autoencoder = baselines.autoencoder:Autoencoder",
+            "latent = baselines.latent:Latent",
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -131,6 +131,12 @@ class Geometry:
         return resample(grid, self._axes[key])
 
 
+def resample_pixels(patch, level: int, geometry: Geometry):
+    """A patch [B, C, rf, rh, rw] of the level below, at the places of the pixels in the window of `level`."""
+    grid = geometry.resample_grid(patch.movedim(1, -1), level, level - 1, tuple(patch.shape[2:]))
+    return grid.movedim(-1, 1)
+
+
 class DeepFusion(nn.Module):
     """Deep context fusion: every coarser level's block inputs, and coordinates; gradients flow into the context."""
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hpdm.conditioning import MeasureTokens, TextTokens, as_conditions
 from hpdm.config import NetworkConfig, check_geometry
-from hpdm.fusion import FUSIONS, Geometry
+from hpdm.fusion import FUSIONS, Geometry, resample_pixels
 from hpdm.pyramid import Pyramid
 from hpdm.rin import Attention, Detokenizer, FeedForward, NoiseLevelEmbedding, RINBlock, Tokenizer
 
@@ -61,11 +61,12 @@ class LevelOutput:
 class HPDM(nn.Module):
     """Hierarchical patch diffusion network.
 
-    Raises InputError where the pyramid and the network do not fit together. Built on the meta device it costs nothing:
+    `extra_channels` of the input patches come after the pixels: what a method tells the network beside them. Raises
+    InputError where the pyramid and the network do not fit together. Built on the meta device it costs nothing:
     `with torch.device("meta"): HPDM(...)`, then `to_empty` and `reset_parameters`.
     """
 
-    def __init__(self, config: NetworkConfig, pyramid: Pyramid):
+    def __init__(self, config: NetworkConfig, pyramid: Pyramid, extra_channels: int = 0):
         super().__init__()
         check_geometry(config, pyramid)
         self.config, self.pyramid = config, pyramid
@@ -73,7 +74,7 @@ class HPDM(nn.Module):
         self.token_grid = tuple(r // t for r, t in zip(pyramid.patch, config.token, strict=True))
         d, D, c = config.token_width, config.latent_width, config.condition_width
         self.concatenates_rgb = FUSIONS[config.fusion].concatenates_rgb
-        channels = config.channels * (2 if self.concatenates_rgb else 1)
+        channels = config.channels * (2 if self.concatenates_rgb else 1) + extra_channels
         self.tokenizer = Tokenizer(channels, config.token, self.token_grid, d)
         self.noise_level = NoiseLevelEmbedding(config.noise_frequencies, c)
         # The last row stands for "no class".
@@ -152,7 +153,8 @@ class HPDM(nn.Module):
                 active, active_state = block(*arguments)
             tokens = torch.cat([active, tokens[hosted:]])
             state = torch.cat([active_state, state[hosted:]])
-        return list(self.detokenizer(tokens).chunk(count)), list(state.chunk(count))
+        grid = tuple(size // token for size, token in zip(patches[0].shape[2:], self.config.token, strict=True))
+        return list(self.detokenizer(tokens, grid).chunk(count)), list(state.chunk(count))
 
     def level_constants(self, level: int, start, parents):
         """The part of each block's fusion that finished coarser levels fix, for `forward_level`.
@@ -200,7 +202,7 @@ class HPDM(nn.Module):
         """The previous level's patch, resampled at the places of a window of `level`: [B, C, rf, rh, rw]."""
         starts = [parent_start, start]
         geometry = Geometry(self.pyramid, starts, self.token_grid, parent_patch.dtype, levels=[level - 1, level])
-        return self._resample_pixels(parent_patch, level, geometry)
+        return resample_pixels(parent_patch, level, geometry)
 
     def start_latents(self, count: int, previous=None):
         """Latents a level starts from: learned, plus what an earlier estimate left (latent self-conditioning).
@@ -222,7 +224,7 @@ class HPDM(nn.Module):
         for name, parameter in self.named_parameters():
             head = name.split(".", 1)[0]
             part = "fusion" if ".fusion." in name else owners.get(head, head)
-            parts[part] += parameter.numel()
+            parts[part] = parts.get(part, 0) + parameter.numel()
         return parts
 
     def no_decay_parameters(self) -> set[str]:
@@ -255,10 +257,6 @@ class HPDM(nn.Module):
         if not self.concatenates_rgb:
             return patches
         rgb = [torch.zeros_like(patches[0])]
-        rgb += [self._resample_pixels(patches[level - 1], level, geometry) for level in range(1, len(patches))]
+        rgb += [resample_pixels(patches[level - 1], level, geometry) for level in range(1, len(patches))]
         return [torch.cat(pair, dim=1) for pair in zip(patches, rgb, strict=True)]
-
-    def _resample_pixels(self, patch, level, geometry):
-        grid = geometry.resample_grid(patch.movedim(1, -1), level, level - 1, tuple(patch.shape[2:]))
-        return grid.movedim(-1, 1)
 

@@ -86,7 +86,10 @@ class RINBlock(nn.Module):
 
 
 class Tokenizer(nn.Module):
-    """Cuts a patch into tokens, projects them linearly and adds a learned position per frame, row and column."""
+    """Cuts a patch into tokens, projects them linearly and adds a learned position per frame, row and column.
+
+    Positions count from the patch's first corner; a patch smaller than `grid` tokens takes the first of them.
+    """
 
     def __init__(self, channels: int, token: tuple[int, int, int], grid: tuple[int, int, int], width: int):
         super().__init__()
@@ -98,7 +101,8 @@ class Tokenizer(nn.Module):
     def forward(self, patch):
         """[B, C, T, H, W] → [B, N, d], tokens in the order frame, row, column."""
         tokens = self.norm(self.project(tokens_of(patch, self.token)))
-        frames, rows, columns = self.positions
+        count = (size // token for size, token in zip(patch.shape[2:], self.token, strict=True))
+        frames, rows, columns = (table[:n] for table, n in zip(self.positions, count, strict=True))
         positions = frames[:, None, None] + rows[:, None] + columns
         return tokens + positions.flatten(0, 2)
 
@@ -112,9 +116,9 @@ class Detokenizer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, channels * math.prod(token))
 
-    def forward(self, tokens):
-        """[B, N, d] → [B, C, T, H, W]."""
-        return patch_of(self.project(self.norm(tokens)), self.token, self.grid)
+    def forward(self, tokens, grid=None):
+        """[B, N, d] → [B, C, T, H, W]; `grid`: tokens along each axis, where they are not the usual ones."""
+        return patch_of(self.project(self.norm(tokens)), self.token, grid or self.grid)
 
 
 def tokens_of(patch, token):

@@ -66,11 +66,12 @@ def processes(device_name: str):
 
 
 def shard(network, processes: Processes):
-    """Shard an HPDM's weights over all processes in place (FSDP2), block by block."""
+    """Shard an HPDM's weights over all processes in place (FSDP2), block by block; frozen ones stay whole."""
     mesh = init_device_mesh(processes.device.type, (processes.world_size,))
     for block in network.blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+    frozen = {p for p in network.parameters() if not p.requires_grad}
+    fully_shard(network, mesh=mesh, **({"ignored_params": frozen} if frozen else {}))
 
 
 def replicate(network, processes: Processes):

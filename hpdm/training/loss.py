@@ -16,7 +16,7 @@ from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, sample_sigma, v_target
 from hpdm.pyramid import extract_patches, sample_windows
 
-SMALL_DRAWS, NOISE, DROPOUT = 0, 1, 2  # streams of random numbers that must not meet
+SMALL_DRAWS, NOISE, DROPOUT, OWN_DRAWS, OWN_NOISE = range(5)  # streams of random numbers that must not meet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +37,36 @@ def draw(config, *, step: int, positions: range, device="cpu") -> Draws:
     """
     training, pyramid = config.training, config.pyramid
     chosen = slice(positions.start, positions.stop)
-    seed = _seeds(training.seed, step, SMALL_DRAWS)[0]
-    generator = torch.Generator().manual_seed(seed)
+    generator = step_generator(training.seed, step)
     windows = sample_windows(pyramid, training.batch, generator, training.window_order)[chosen]
     sigma = torch.stack(
         [sample_sigma(config.diffusion, level, training.batch, generator) for level in range(pyramid.levels)], dim=1
     )
     chances = torch.rand(2, training.batch, generator=generator)[:, chosen]
 
-    generator = torch.Generator(device)
-    eps = torch.empty(len(positions), pyramid.levels, config.network.channels, *pyramid.patch, device=device)
-    for sample, seed in zip(eps, _seeds(training.seed, step, NOISE, count=training.batch)[chosen], strict=True):
-        torch.randn(sample.shape, generator=generator.manual_seed(seed), device=device, out=sample)
+    shape = (pyramid.levels, config.network.channels, *pyramid.patch)
     return Draws(
         windows=windows,
         sigma=sigma[chosen].to(device),
-        eps=eps,
+        eps=step_noise(training, step, positions, shape, device),
         no_label=(chances[0] < training.label_dropout).to(device),
         self_condition=(chances[1] < training.self_conditioning_rate).to(device),
     )
+
+
+def step_generator(seed: int, step: int, stream: int = SMALL_DRAWS) -> torch.Generator:
+    """What the small draws of a step come from; a method's own come from the stream OWN_DRAWS."""
+    return torch.Generator().manual_seed(_seeds(seed, step, stream)[0])
+
+
+def step_noise(training, step: int, positions: range, shape, device="cpu", stream: int = NOISE) -> torch.Tensor:
+    """Standard normal noise [b, *shape] of the samples at `positions`; a method's own comes from OWN_NOISE."""
+    generator = torch.Generator(device)
+    noise = torch.empty(len(positions), *shape, device=device)
+    seeds = _seeds(training.seed, step, stream, count=training.batch)[positions.start:positions.stop]
+    for sample, seed in zip(noise, seeds, strict=True):
+        torch.randn(sample.shape, generator=generator.manual_seed(seed), device=device, out=sample)
+    return noise
 
 
 def seed_dropout(seed: int, step: int, positions: range):

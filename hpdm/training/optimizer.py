@@ -13,9 +13,12 @@ from hpdm.torchvision_compat import import_torchvision
 
 
 def parameter_groups(network, weight_decay: float) -> list[dict]:
-    """Two groups for an optimizer, named "decay" and "no decay"; `network` is an HPDM, sharded or not."""
+    """Two groups for an optimizer, named "decay" and "no decay"; `network` is an HPDM, sharded or not.
+
+    What a method keeps frozen is in neither.
+    """
     exempt = network.no_decay_parameters()
-    named = list(network.named_parameters())
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     return [
         {"name": "decay", "params": [p for n, p in named if n not in exempt], "weight_decay": weight_decay},
         {"name": "no decay", "params": [p for n, p in named if n in exempt], "weight_decay": 0.0},

@@ -1,0 +1,32 @@
+"""Equal training compute: how many steps of a method cost as much as a run of another.
+
+Compute is FLOPs of matrix products and convolutions, counted by `hpdm.training.plan`. It leaves out what FLOPs do not
+show: small products that use a device badly, memory traffic, data loading, and the cost of sampling.
+"""
+
+import dataclasses
+
+from hpdm.config import Config
+from hpdm.errors import InputError
+from hpdm.training.plan import count_flops
+
+
+def training_cost(config: Config) -> float:
+    """FLOPs of the whole schedule."""
+    return float(count_flops(config).training) * config.training.steps * config.training.batch
+
+
+def fit_budget(config: Config, flops: float) -> Config:
+    """`config` with as many steps as `flops` pay for; warm-up and the average's half-life keep their share of them.
+
+    Raises InputError where that is less than a step.
+    """
+    training = config.training
+    per_step = float(count_flops(config).training) * training.batch
+    steps = round(flops / per_step)
+    if steps < 1:
+        raise InputError(f"{config.method.name}: a step costs {per_step:.3g} FLOPs, the budget is {flops:.3g}")
+    share = steps / training.steps
+    return dataclasses.replace(config, training=dataclasses.replace(
+        training, steps=steps, warmup=round(training.warmup * share), ema_half_life=training.ema_half_life * share,
+    ))
