@@ -91,6 +91,10 @@ class CascadeNetwork(nn.Module):
         return self.stages[0].null_label
 
     @property
+    def condition_tokens(self):
+        return self.stages[0].condition_tokens
+
+    @property
     def blocks(self):
         """The blocks of all stages."""
         return [block for stage in self.stages for block in stage.blocks]
@@ -189,7 +193,7 @@ class Cascade(Hierarchical):
     def loss(self, model, video, labels, *, step, positions):
         config = self.config
         draws = draw(config, step=step, positions=positions, device=video.device)
-        patches = extract_patches(to_model_range(video), draws.windows, config.training.shrink)
+        patches = extract_patches(to_model_range(video), draws.windows, config.training.shrink, config.pyramid.split)
         inputs, c_noise, targets = add_noise_to_levels(patches, draws, config)
         arguments = (inputs, c_noise, draws.windows.to(video.device), known_labels(labels, config, draws.no_label))
         strengths = self.draw_strengths(step, positions).to(video.device)
@@ -208,7 +212,7 @@ class Cascade(Hierarchical):
     def sheet(self, network, video, labels):
         config = self.config
         windows = sample_windows(config.pyramid, len(video), torch.Generator().manual_seed(0))
-        clean = extract_patches(to_model_range(video), windows, config.training.shrink)
+        clean = extract_patches(to_model_range(video), windows, config.training.shrink, config.pyramid.split)
         strengths = torch.zeros(len(video), config.pyramid.levels - 1, device=video.device)
         given = [self._give(level, patch, 0 * patch, strengths[:, level]) for level, patch in enumerate(clean[:-1])]
         known = (windows.to(video.device), known_labels(labels, config),

@@ -11,8 +11,6 @@ BASELINES = ("full-resolution", "cascade", "patch-diffusion", "latent")
 def options(baseline, folder):
     """Options of `hpdm-train` for a baseline whose autoencoder, if any, stands in `folder`."""
     chosen = ["--baseline", baseline]
-    if baseline == "patch-diffusion":
-        chosen += ["--set", "token=[1,1,1]"]  # the small size has quarters of one token only with these
     if baseline == "latent":
         chosen += ["--set", f"method.autoencoder={folder / 'autoencoder'}"]
     if baseline in ("latent", "autoencoder"):
