@@ -42,6 +42,7 @@ setup(
     extras_require={
         "tb": ["tensorboard>=2.15"],
         "video": ["transformers>=4.53"],
+        "text": ["transformers>=4.53", "sentencepiece>=0.2"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "mpmath>=1.3"],
     },
     entry_points={

@@ -75,6 +75,19 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How captions and prompts become what the network reads; see hpdm/text.py."""
+
+    encoder: str = "google-t5/t5-11b"  # a T5 by folder or hub id, or "words": the network embeds words by itself
+    words: tuple[str, ...] = ()  # the vocabulary of "words"
+    precision: str = "fp32"  # of the T5: "fp32" or "bf16"
+
+    def __post_init__(self):
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError(f"text.precision must be fp32 or bf16; got {self.precision!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that makes a model: a checkpoint carries it, and sampling needs the checkpoint alone."""
 
@@ -85,11 +98,19 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
 
     def __post_init__(self):
         self.diffusion.check_levels(self.pyramid.levels)
         check_geometry(self.network, self.pyramid)
+        if self.network.text_vocabulary and len(self.text.words) + 2 != self.network.text_vocabulary:
+            raise InputError(
+                f"network.text_vocabulary of {self.network.text_vocabulary} must be 2 more than the "
+                f"{len(self.text.words)} words of text.words: the others are no word and an unknown one"
+            )
+        if self.network.text_width and bool(self.network.text_vocabulary) != (self.text.encoder == "words"):
+            raise InputError("network.text_vocabulary is for text.encoder=words, and needed there")
 
 
 def check_geometry(network: NetworkConfig, pyramid: Pyramid):

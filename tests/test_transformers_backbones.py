@@ -13,7 +13,6 @@ from hpdm.data.procedural import procedural_clip
 from hpdm.errors import InputError
 from hpdm.torchvision_compat import import_torchvision
 from hpdm_eval.backbones import backbone_name, load_backbone
-from hpdm_eval.backbones import transformers as subject
 from hpdm_eval.cli import main
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
@@ -165,7 +164,7 @@ def test_names(monkeypatch):
         backbone_name("videomea:a/b")
     with pytest.raises(InputError, match="needs a folder or an id"):
         load_backbone("videomae:")
-    monkeypatch.setattr(subject, "find_spec", lambda name: None)
+    monkeypatch.setattr("hpdm.pretrained.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'hpdm\[video\]'"):
         load_backbone("videomae:a/b")
 

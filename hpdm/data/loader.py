@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hpdm.data import ucf101
+from hpdm.data.captions import AUTO, CaptionedClips, find_captions
 from hpdm.data.decoding import DecodingError
 from hpdm.data.index import available_cores, build_index, list_videos
-from hpdm.data.procedural import CLASS_NAMES, procedural_clip
-from hpdm.data.videos import SHORT, STARTS, ClipSampling, FolderClips
+from hpdm.data.procedural import CLASS_NAMES
+from hpdm.data.sources import PROCEDURAL, AveragedClips, ProceduralClips
+from hpdm.data.videos import CROPS, SHORT, STARTS, ClipSampling, FolderClips
 from hpdm.errors import InputError
 
-PROCEDURAL = "procedural"
 LAYOUTS = ("auto", "folders", "ucf101")
 START_METHODS = (None, "fork", "forkserver", "spawn")
 REPLACEMENTS = 16  # damaged videos in a row before a run gives up
@@ -49,6 +51,12 @@ class DataConfig:
     fps: float | None = None  # resample to this frame rate by nearest frames; None keeps each file's own
     short: str = "drop"  # videos with too few frames: "drop" them, or "loop" them from their first frame
     flip: bool = False  # mirror half of the clips left to right
+    crop: str = "center"  # which box of the target's shape: the one in the middle, or one at "random"
+    least_kept: float = 0.0  # leave out pictures of which cropping to the target's shape keeps a smaller share
+    captions: str | None = None  # deliver captions: a JSONL or CSV file, or "auto" for the one in the folder
+    embeddings: str | None = None  # folder of `hpdm-train encode-text`; None encodes captions as they come
+    image_share: float = 0.0  # share of images, as videos that stand still, in every batch of captioned data
+    shrink: tuple[int, int, int] = (1, 1, 1)  # cut clips so many times larger, (frames, rows, columns), and average
     procedural_videos: int = 1_000_000  # how many different procedural clips there are
     procedural_seed: int = 0  # which endless set of procedural clips they come from
     num_workers: int | None = None  # decoding processes per training process; 0: in-process; None: by cores, 0 for two
@@ -58,7 +66,7 @@ class DataConfig:
     def __post_init__(self):
         for name, allowed in (
             ("layout", LAYOUTS), ("split", ucf101.SPLITS), ("part", ucf101.PARTS),
-            ("start", STARTS), ("short", SHORT), ("start_method", START_METHODS),
+            ("start", STARTS), ("short", SHORT), ("start_method", START_METHODS), ("crop", CROPS),
         ):
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(str, allowed))
@@ -68,54 +76,55 @@ class DataConfig:
                 raise InputError(f"data.{name} must be at least {least}; got {getattr(self, name)}")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise InputError(f"data.fps must be a positive number of frames per second; got {self.fps}")
+        for name in ("image_share", "least_kept"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"data.{name} must lie in [0, 1]; got {getattr(self, name)}")
+        if self.image_share and self.captions is None:
+            raise InputError("data.image_share needs captions: set data.captions=auto, or name their file")
+        if min(self.shrink) < 1:
+            raise InputError(f"data.shrink must be three whole numbers of at least 1; got {self.shrink}")
         if self.num_workers is not None and self.num_workers < 0:
             raise InputError(f"data.num_workers must be 0 or more; got {self.num_workers}")
 
 
-class ProceduralClips:
-    """Clips drawn from formulas, as a data set of `videos` videos of the given size."""
-
-    class_names = CLASS_NAMES
-
-    def __init__(self, *, videos, seed, frames, height, width):
-        self.videos, self.seed, self.size = videos, seed, (frames, height, width)
-
-    def __len__(self):
-        return self.videos
-
-    def name(self, item):
-        return f"procedural clip {item}"
-
-    def read(self, item, random):
-        """(uint8 [C,T,H,W], class id) of clip `item`; nothing about it is random."""
-        video, label = procedural_clip(self.seed, item, *self.size)
-        return torch.from_numpy(video).permute(3, 0, 1, 2), label
-
-    def describe(self):
-        return {"path": PROCEDURAL, "videos": self.videos, "classes": len(CLASS_NAMES), "procedural_seed": self.seed}
-
-
 class TrainingClips(Dataset):
-    """The clips of a run by their number, which has no end: `clips[g]` is (uint8 [C,T,H,W], class id; -1 for none)."""
+    """The clips of a run by their number, which has no end.
 
-    def __init__(self, source, *, seed, flip=False):
+    `clips[g]` is (uint8 [C,T,H,W], class id; -1 for none), or for data with captions (..., {"label", "caption",
+    "measures"}). The last `source.images` items of the source are images; `image_share` of any clips in a row are of those.
+    """
+
+    def __init__(self, source, *, seed, flip=False, image_share=0.0):
         self.source, self.seed, self.flip = source, seed, flip
+        self.share = Fraction(image_share).limit_denominator(1_000_000)
+        self.images = getattr(source, "images", 0)  # sources without any need not say so
+        self.videos = len(source) - self.images
+        if (self.share > 0 and not self.images) or (self.share < 1 and not self.videos):
+            raise InputError(f"data.image_share={image_share:g}, but the data have {self.videos} videos and "
+                             f"{self.images} images")
         self._epochs = {}
 
     def item(self, number):
-        """Which video of the source clip `number` shows: a new permutation of all of them in every epoch."""
-        epoch, place = divmod(number, len(self.source))
-        if epoch not in self._epochs:
-            self._epochs = {kept: order for kept, order in self._epochs.items() if kept == epoch - 1}
-            self._epochs[epoch] = np.random.default_rng([self.seed, ORDER, epoch]).permutation(len(self.source))
-        return int(self._epochs[epoch][place])
+        """Which item of the source clip `number` shows: a new permutation of all videos, or images, in every epoch."""
+        images_before = number * self.share.numerator // self.share.denominator
+        of_images = (number + 1) * self.share.numerator // self.share.denominator > images_before
+        count = self.images if of_images else self.videos
+        epoch, place = divmod(images_before if of_images else number - images_before, count)
+        key = of_images, epoch
+        if key not in self._epochs:
+            kept = {(of_images, epoch - 1)} | {other for other in self._epochs if other[0] != of_images}
+            self._epochs = {other: order for other, order in self._epochs.items() if other in kept}
+            path = [self.seed, ORDER, epoch, *([1] if of_images else [])]
+            self._epochs[key] = np.random.default_rng(path).permutation(count)
+        return int(self._epochs[key][place]) + (self.videos if of_images else 0)
 
     def __getitem__(self, number):
         item = self.item(number)
         for attempt in range(REPLACEMENTS):
             random = np.random.default_rng([self.seed, AUGMENTATION, number, attempt])
             if attempt:
-                item = int(random.integers(len(self.source)))
+                first, end = (0, self.videos) if item < self.videos else (self.videos, len(self.source))
+                item = int(random.integers(first, end))
             try:
                 video, label = self.source.read(item, random)
             except DecodingError as error:
@@ -129,12 +138,13 @@ class TrainingClips(Dataset):
 
     def describe(self):
         """What the clips are made of, for people and logs: number of videos, classes, what was dropped and why."""
-        return self.source.describe() | {"flip": self.flip}
+        return self.source.describe() | {"flip": self.flip} | ({"image_share": float(self.share)} if self.share else {})
 
 
 class Loader:
     """Iterator over (video uint8 [b,C,T,H,W], labels int64 [b]) without end; worker processes start at the first batch.
 
+    Data with captions give {"label": int64 [b], "caption": b texts, "measures": float32 [b, 3]} in place of labels.
     `close()` ends the workers; so does letting go of the loader.
     """
 
@@ -192,18 +202,28 @@ class ClipNumbers:
 def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=False):
     """Return the TrainingClips that `config` names, [T,H,W] = `frames`, `height`, `width`.
 
-    `num_classes` is what the model can tell apart; None leaves classes unchecked and allows videos without one.
+    `num_classes` is what the model can tell apart; None or 0 leaves classes unchecked and allows videos without one.
     Raises InputError for an empty folder, missing class folders or split lists, too many classes, or no video that
     is long enough. A folder is indexed on the first opening; nothing is written before the checks on names pass.
     """
+    frames, height, width = (size * times for size, times in zip((frames, height, width), config.shrink, strict=True))
     if config.path == PROCEDURAL:
-        _check_classes(CLASS_NAMES, num_classes, PROCEDURAL)
+        if config.captions not in (None, AUTO):
+            raise InputError(f"data.captions={config.captions}: procedural clips have captions of their own; use auto")
+        if num_classes:
+            _check_classes(CLASS_NAMES, num_classes, PROCEDURAL)
         source = ProceduralClips(
-            videos=config.procedural_videos, seed=config.procedural_seed, frames=frames, height=height, width=width
+            videos=config.procedural_videos, seed=config.procedural_seed, frames=frames, height=height, width=width,
+            captions=config.captions is not None,
         )
+    elif config.captions is not None:
+        captions = find_captions(config.path, config.captions)
+        source = CaptionedClips(config.path, captions, _clip_sampling(config, frames, height, width), quiet)
     else:
-        source = _open_folder(config, frames, height, width, num_classes, quiet)
-    return TrainingClips(source, seed=seed, flip=config.flip)
+        source = _open_folder(config, frames, height, width, num_classes or None, quiet)
+    if max(config.shrink) > 1:
+        source = AveragedClips(source, config.shrink)
+    return TrainingClips(source, seed=seed, flip=config.flip, image_share=config.image_share)
 
 
 def make_loader(config, *, frames, height, width, batch, seed, rank=0, world_size=1, start_step=0, micro_batch=None,
@@ -249,7 +269,7 @@ def profile_loader(loader, batches):
     """
     next(loader)
     begin = time.perf_counter()
-    clips = sum(len(next(loader)[1]) for _ in range(batches))
+    clips = sum(len(next(loader)[0]) for _ in range(batches))
     return clips / (time.perf_counter() - begin)
 
 
@@ -274,10 +294,14 @@ def _open_folder(config, frames, height, width, num_classes, quiet):
         class_names, labels = _folder_labels(root, found, need_classes=num_classes is not None)
         about = {"layout": "folders"}
     _check_classes(class_names, num_classes, root)
-    sampling = ClipSampling(frames=frames, height=height, width=width, start=config.start, stride=config.stride,
-                            fps=config.fps, short=config.short)
+    sampling = _clip_sampling(config, frames, height, width)
     index = build_index(root, found=found, quiet=quiet)
     return FolderClips(index, labels, class_names, sampling, about)
+
+
+def _clip_sampling(config, frames, height, width):
+    return ClipSampling(frames=frames, height=height, width=width, start=config.start, stride=config.stride,
+                        fps=config.fps, short=config.short, crop=config.crop, least_kept=config.least_kept)
 
 
 def _split_labels(found, split):

@@ -15,6 +15,7 @@ from hpdm.errors import InputError
 
 STARTS = ("random", "first", "center")
 SHORT = ("drop", "loop")
+CROPS = ("center", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class ClipSampling:
     stride: int = 1
     fps: float | None = None
     short: str = "drop"
+    crop: str = "center"
+    least_kept: float = 0.0
 
     def offsets(self, native_fps):
         """Frames of the file after the clip's first that the clip takes, int64 [T], first is 0.
@@ -46,6 +49,16 @@ class ClipSampling:
             stride = f" at stride {self.stride}" if self.stride > 1 else ""
             return f"too short for {self.frames} frames{rate}{stride}"
         return None
+
+    def refusal_of_shape(self, height, width):
+        """Why pictures of that size make no clip, or None."""
+        rows, columns = largest_box(height, width, self.height, self.width)
+        kept = rows * columns / (height * width)
+        return f"cropping leaves less than {self.least_kept:.0%} of the picture" if kept < self.least_kept else None
+
+    def rate(self, native_fps):
+        """Frames per second of the clips of a file of `native_fps`."""
+        return (self.fps or native_fps) / self.stride
 
     def indices(self, frames, native_fps, random):
         """Frame numbers of one clip from a video of `frames` frames, int64 [T]; `random` is a NumPy Generator.
@@ -75,7 +88,8 @@ class FolderClips:
         for video in index.videos:
             if video.path not in labels:
                 continue
-            if reason := sampling.refusal(video.frames, video.fps):
+            reason = sampling.refusal(video.frames, video.fps) or sampling.refusal_of_shape(video.height, video.width)
+            if reason:
                 self.dropped[reason] += 1
                 continue
             self.videos.append(video)
@@ -95,7 +109,8 @@ class FolderClips:
         """(uint8 [C,T,H,W], class id) of one clip of video `item`; raises DecodingError for a damaged file."""
         video = self.videos[item]
         frames = read_frames(self.root / video.path, self.sampling.indices(video.frames, video.fps, random))
-        return fit(frames, self.sampling.height, self.sampling.width), self.labels[item]
+        place = random if self.sampling.crop == "random" else None
+        return fit(frames, self.sampling.height, self.sampling.width, place), self.labels[item]
 
     def describe(self):
         """What the folder holds: counts of videos and classes, and what was left out and why; JSON-able."""
@@ -111,15 +126,21 @@ class FolderClips:
         }
 
 
-def fit(frames, height, width):
-    """uint8 [T,H0,W0,C] → uint8 [C,T,height,width]: the largest centred box of the target's shape, resized.
+def largest_box(rows, columns, height, width):
+    """Rows and columns of the largest box of the shape of `height` x `width` in a picture of `rows` x `columns`."""
+    return min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))
 
-    Antialiased bilinear in integer arithmetic: within one grey level of the exact result, several times faster.
+
+def fit(frames, height, width, random=None):
+    """uint8 [T,H0,W0,C] → uint8 [C,T,height,width]: the largest box of the target's shape, resized.
+
+    It is the one in the middle, or with a NumPy Generator one at `random`, all with equal probability. Antialiased bilinear in integer arithmetic: within one grey level of the exact result, several times faster.
     """
     rows, columns = frames.shape[1:3]
-    box_rows = min(rows, max(1, round(columns * height / width)))
-    box_columns = min(columns, max(1, round(rows * width / height)))
+    box_rows, box_columns = largest_box(rows, columns, height, width)
     top, left = (rows - box_rows) // 2, (columns - box_columns) // 2
+    if random is not None:
+        top, left = int(random.integers(rows - box_rows + 1)), int(random.integers(columns - box_columns + 1))
     box = torch.from_numpy(frames)[:, top : top + box_rows, left : left + box_columns].permute(0, 3, 1, 2)
     if (box_rows, box_columns) != (height, width):
         box = F.interpolate(box, size=(height, width), mode="bilinear", align_corners=False, antialias=True)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import click
@@ -9,9 +10,20 @@ from click.core import ParameterSource
 
 from hpdm.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, common_options
 from hpdm.methods import method_names
+from hpdm.training.encode_text import encode_text
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+class TrainCommand(Command):
+    """The command itself trains; with `encode-text` as its first word it is that one."""
+
+    def main(self, args=None, prog_name=None, **options):
+        args = list(sys.argv[1:] if args is None else args)
+        if args[:1] == [encode_text.name]:
+            return encode_text.main(args[1:], prog_name=f"hpdm-train {encode_text.name}", **options)
+        return super().main(args, prog_name, **options)
+
+
+@click.command(cls=TrainCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml", help="Size of the network and its defaults.")
 @click.option("--baseline", metavar="NAME",
               help=f"Train what HPDM is compared with, at that size: {', '.join(method_names())}.")
@@ -36,7 +48,7 @@ from hpdm.methods import method_names
 @click.pass_context
 def train(context, size, baseline, data, run, steps, stop_after, batch, resume, overrides, dry_run, profile_data,
           device, seed, quiet):
-    """Train an HPDM, or one of the methods it is compared with.
+    """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
     The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;
     a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training, with the same options.

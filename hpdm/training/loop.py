@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.utils.data import default_collate
 
 from hpdm.config import Config, config_to_dict, save_config
 from hpdm.console import note, progress
 from hpdm.data.loader import make_loader, open_clips
 from hpdm.errors import InputError
 from hpdm.methods import make_method
+from hpdm.text import make_conditioner
 from hpdm.training.checkpoint import (
     CONFIG_FILE,
     latest_checkpoint,
@@ -35,7 +37,8 @@ FREE_TO_CHANGE = {
         "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "max_nonfinite", "log_every",
         "checkpoint_every", "keep", "sheet_every",
     },
-    "data": {"num_workers", "steps_ahead", "start_method"},
+    "data": {"num_workers", "steps_ahead", "start_method", "embeddings"},
+    "text": {"precision"},
 }
 
 
@@ -73,6 +76,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 config.data, frames=frames, height=height, width=width, seed=settings.seed,
                 num_classes=config.network.num_classes, quiet=quiet,
             )
+        conditioner = make_conditioner(config, device)
         torch.manual_seed(settings.seed)
         network = method.make_network()
         network.checkpoint_blocks = settings.activation_checkpointing
@@ -125,7 +129,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             losses = torch.zeros(method.losses, device=device)
             for index in range(batches.passes):
                 positions = batches.positions(here.rank, index)
-                video, labels = (tensor.to(device, non_blocking=True) for tensor in next(loader))
+                video, told = next(loader)
+                video, labels = video.to(device, non_blocking=True), conditioner(told)
                 seed_dropout(settings.seed, step, positions)
                 with gradient_sync(model, index == batches.passes - 1):
                     with bf16:
@@ -182,7 +187,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             if settings.sheet_every and (done % settings.sheet_every == 0 or done == settings.steps):
                 network.eval()
                 with ema.applied():
-                    picture = method.sheet(network, *sheet_clips(clips, device))
+                    picture = method.sheet(network, *sheet_clips(clips, conditioner))
                 network.train()
                 if here.first:
                     save_picture(Path(run) / "sheets" / f"step-{done:08d}.png", picture)
@@ -240,7 +245,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple]:
     return changed
 
 
-def sheet_clips(clips, device):
-    """(uint8 [B, C, T, H, W], int64 [B]) of the first clips of the run, which the sheets always show."""
-    videos, labels = zip(*(clips[number] for number in range(CLIPS)), strict=True)
-    return torch.stack(videos).to(device), torch.tensor(labels, device=device)
+def sheet_clips(clips, conditioner):
+    """(uint8 [B, C, T, H, W], labels or `Conditions`) of the first clips of the run, which the sheets always show."""
+    videos, told = default_collate([clips[number] for number in range(CLIPS)])
+    return videos.to(conditioner.device), conditioner(told)

@@ -9,6 +9,7 @@ from hpdm.console import note
 from hpdm.data.loader import make_loader, open_clips, profile_loader
 from hpdm.environment import choose_device, hardware
 from hpdm.methods import make_method
+from hpdm.text import make_conditioner
 from hpdm.training.config import plan_batch
 from hpdm.training.optimizer import make_optimizer
 
@@ -32,7 +33,8 @@ def profile_run(config: Config, *, device="auto", quiet=False) -> str:
     network = method.make_network().to(device).train()
     network.checkpoint_blocks = settings.activation_checkpointing
     optimizer = make_optimizer(network, settings)
-    video, labels = (tensor.to(device) for tensor in next(loader))
+    video, told = next(loader)
+    video, labels = video.to(device), make_conditioner(config, device)(told)
     loader.close()
     note(f"measuring {STEPS} passes and steps of {micro_batch} samples", quiet)
     for step in range(STEPS + 1):

@@ -12,25 +12,17 @@ comparable to them.
 B batch, T frames, H rows, W columns, N tokens, D feature dimensions, K classes.
 """
 
-import hashlib
-import json
-import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from hpdm.errors import InputError
-from hpdm.files import sha256_file
-from hpdm.torchvision_compat import import_torchvision
+from hpdm.pretrained import folder_digest, load_pretrained, need_transformers, pretrained_folder, read_json
 from hpdm_eval.backbones.backbone import Backbone
 from hpdm_eval.backbones.preprocess import resize, to_unit_range
 from hpdm_eval.backbones.weights import WeightsInfo
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FILES = ("*.json", "*.safetensors")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class TransformersBackbone(Backbone):
@@ -123,82 +115,37 @@ def load_transformers(name, *, dtype, **settings):
     if not where:
         raise InputError(f"backbone {family} needs a folder or an id on the hub, as {family}:FOLDER or "
                          f"{family}:OWNER/NAME")
-    if find_spec("transformers") is None:
-        raise InputError(f"backbone {name} needs the extra `video`: pip install 'hpdm[video]'")
-    folder = _folder(where)
-    config = _read_json(folder / "config.json")
+    library = need_transformers(f"backbone {name}", "video")
+    folder = pretrained_folder(where)
+    config = read_json(folder / "config.json")
     prefix, kind = FAMILIES[family]
     if config.get("model_type") != prefix.lower():
         raise InputError(f"{where}: config.json is of {config.get('model_type')!r}, a {family} backbone needs "
                          f"{prefix.lower()!r}")
-    network = _load_model(prefix, folder, config)
-    files = sorted(folder.glob("*.safetensors"))
-    info = WeightsInfo(name=Path(where).name, path=folder, sha256=_digest([folder / "config.json", *files]),
-                       trust="unverified", source=where)
+    network = _load_model(library, prefix, folder, config)
+    info = WeightsInfo(name=Path(where).name, path=folder, sha256=folder_digest(folder), trust="unverified",
+                       source=where)
     return kind(f"{family}-{Path(where).name}", network, info, _normalisation(folder), dtype=dtype, **settings)
 
 
-def _folder(where):
-    if Path(where).is_dir():
-        return Path(where)
-    if not HUB_ID.fullmatch(where):
-        raise InputError(f"{where}: neither a folder nor an id on the hub (OWNER/NAME)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(where, allow_patterns=list(FILES)))
-    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
-        raise InputError(f"{where}: not a folder here, and the hub did not give it "
-                         f"({(str(error).splitlines() or [type(error).__name__])[0]}). Download it elsewhere and give "
-                         "the folder") from error
-
-
-def _load_model(prefix, folder, config):
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(f"{folder}: no .safetensors files; other formats are not read")
-    import_torchvision()  # transformers imports it
-    import transformers
-
+def _load_model(library, prefix, folder, config):
     classifies = any(name.endswith("ForVideoClassification") for name in config.get("architectures") or ())
-    model = getattr(transformers, prefix + ("ForVideoClassification" if classifies else "Model"))
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        network, report = model.from_pretrained(folder, use_safetensors=True, local_files_only=True,
-                                                output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder}: not readable as {model.__name__} ({str(error).splitlines()[0]})") from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()
+    model = getattr(library, prefix + ("ForVideoClassification" if classifies else "Model"))
+    network, missing = load_pretrained(model, folder)
     # transformers fills what a file lacks with random numbers; only the predictor of V-JEPA is not used here
-    missing = sorted(key for key in report["missing_keys"] if "predictor" not in key)
+    missing = [key for key in missing if "predictor" not in key]
     if missing:
         raise InputError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more of {model.__name__}")
-    return network.requires_grad_(False)
+    return network
 
 
 def _normalisation(folder):
     """(mean, std) of RGB in 0..1 from the folder's preprocessor, ImageNet's where it says nothing."""
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            values = _read_json(folder / name)
+            values = read_json(folder / name)
             return values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
     return IMAGENET_MEAN, IMAGENET_STD
-
-
-def _digest(paths):
-    """SHA-256 over lines of name and SHA-256 of the files."""
-    lines = "".join(f"{path.name} {sha256_file(path)}\n" for path in paths)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
 
 
 def _pair(size):

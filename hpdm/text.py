@@ -1,0 +1,226 @@
+"""Texts for a network: encoders, embeddings made beforehand, and the way from what data deliver to `Conditions`.
+
+An encoder is a T5 of the transformers library (extra `text`), by folder or hub id, frozen; the paper takes T5-11B. The
+encoder `words` is only a vocabulary: the network embeds the words itself and learns to. Embeddings of a list of
+captions can be made once, by `hpdm-train encode-text`, and are then read in place of running the encoder.
+
+B batch, K text tokens of width w.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from hpdm.conditioning import PADDING, SPECIAL_WORDS, UNKNOWN, Conditions
+from hpdm.config import MEASURES, Config
+from hpdm.errors import InputError
+from hpdm.files import atomic_file, write_json
+from hpdm.pretrained import (
+    FILES,
+    PICKLED,
+    SAFE,
+    TOKENIZER_FILES,
+    folder_digest,
+    load_pretrained,
+    need_transformers,
+    pretrained_folder,
+    quiet_transformers,
+    read_json,
+)
+
+WORDS = "words"
+MANIFEST = "embeddings.json"
+SHARD = "embeddings-{:05d}.safetensors"
+KEY_BYTES = 16
+
+
+class WordEncoder:
+    """Numbers of words of a vocabulary; the network embeds them."""
+
+    def __init__(self, words, tokens: int):
+        self.tokens = tokens
+        self.numbers = {word: number for number, word in enumerate(words, SPECIAL_WORDS)}
+
+    def __call__(self, texts):
+        """Texts → (int64 [B, K], mask bool [B, K]); words beyond K are cut off, unknown ones count as one word."""
+        rows = [[self.numbers.get(word, UNKNOWN) for word in text.lower().split()][: self.tokens] for text in texts]
+        text = torch.tensor([row + [PADDING] * (self.tokens - len(row)) for row in rows]).long()
+        return text, text != PADDING
+
+
+class T5Encoder:
+    """The encoder of a T5 in eval mode; `width` channels per token, `name` as it was asked for."""
+
+    def __init__(self, name: str, tokens: int, *, precision="fp32", device="cpu"):
+        library = need_transformers(f"text encoder {name}", "text")
+        self.name, self.tokens, self.device = name, tokens, torch.device(device)
+        self.folder = pretrained_folder(name, (*FILES, *TOKENIZER_FILES))
+        if not any(self.folder.glob(SAFE)) and not any(self.folder.glob(PICKLED)):
+            self.folder = pretrained_folder(name, (*FILES, *TOKENIZER_FILES, PICKLED))
+        kind = read_json(self.folder / "config.json").get("model_type")
+        if kind not in ("t5", "mt5", "umt5"):
+            raise InputError(f"{name}: config.json is of {kind!r}, a text encoder needs a T5")
+        model = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}[kind] + "EncoderModel"
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        network, missing = load_pretrained(getattr(library, model), self.folder, pickled=True, dtype=dtype)
+        if missing:
+            raise InputError(f"{self.folder}: the weights lack {missing[0]} and {len(missing) - 1} more of {model}")
+        with quiet_transformers():
+            try:
+                self.tokenizer = library.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            except (OSError, ValueError, ImportError) as error:
+                raise InputError(f"{self.folder} holds no tokenizer that transformers can read "
+                                 f"({(str(error).splitlines() or ['no reason given'])[0]})") from error
+        self.network = network.eval().to(self.device)
+        self.width = network.config.d_model
+
+    @torch.no_grad()
+    def __call__(self, texts):
+        """Texts → (float [B, K, w], zero behind the mask; mask bool [B, K]) on the encoder's device."""
+        inputs = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt"
+        ).to(self.device)
+        states = self.network(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).last_hidden_state
+        mask = inputs.attention_mask.bool()
+        return states * mask[..., None], mask
+
+    def digest(self) -> str:
+        """SHA-256 of configuration and weights."""
+        return folder_digest(self.folder)
+
+
+def load_encoder(config: Config, device="cpu"):
+    """The encoder that a configuration names; None for a network that reads no text. Raises InputError where it is not
+    there or of another width."""
+    network = config.network
+    if not network.text_width:
+        return None
+    if config.text.encoder == WORDS:
+        return WordEncoder(config.text.words, network.text_tokens)
+    encoder = T5Encoder(config.text.encoder, network.text_tokens, precision=config.text.precision, device=device)
+    if encoder.width != network.text_width:
+        raise InputError(f"the states of {encoder.name} are {encoder.width} wide, network.text_width is "
+                         f"{network.text_width}")
+    return encoder
+
+
+class StoredEmbeddings:
+    """Embeddings that `hpdm-train encode-text` made, looked up by their text; tensors are read as they are needed."""
+
+    def __init__(self, folder, tokens: int):
+        self.folder, self.tokens = Path(folder), tokens
+        if not (self.folder / MANIFEST).is_file():
+            raise InputError(f"{folder} holds no {MANIFEST}; make embeddings with hpdm-train encode-text")
+        self.about = read_json(self.folder / MANIFEST)
+        self.shards, self.places = [], {}
+        for path in sorted(self.folder.glob(SHARD.replace("{:05d}", "*"))):
+            try:
+                shard = safe_open(path, framework="pt")
+                keys, lengths = shard.get_tensor("keys"), shard.get_tensor("lengths").tolist()
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{path} is not a file of embeddings: {error}") from error
+            first = 0
+            for key, length in zip(keys.numpy(), lengths, strict=True):
+                self.places[key.tobytes()] = len(self.shards), first, length
+                first += length
+            self.shards.append(shard)
+
+    def __call__(self, texts):
+        """As `T5Encoder`; raises InputError for a text that was not encoded."""
+        text = torch.zeros(len(texts), self.tokens, self.about["width"])
+        mask = torch.zeros(len(texts), self.tokens, dtype=torch.bool)
+        for row, caption in enumerate(texts):
+            place = self.places.get(text_key(caption))
+            if place is None:
+                raise InputError(f"{self.folder} has no embedding of {caption!r}; run hpdm-train encode-text again")
+            shard, first, length = place
+            text[row, :length] = self.shards[shard].get_slice("embeddings")[first : first + length].float()
+            mask[row, :length] = True
+        return text, mask
+
+
+def text_key(text: str) -> bytes:
+    """What a text's embedding is found by."""
+    return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]
+
+
+def store_embeddings(folder, texts, encoder: T5Encoder, *, batch=64, shard=10_000, done=lambda count: None):
+    """Write embeddings of `texts` that `folder` lacks, `shard` texts to a file; each file appears whole or not at all.
+
+    Values are stored as bfloat16. done(count) is called after each batch. Raises InputError for a folder of another
+    encoder.
+    """
+    folder = Path(folder)
+    about = {"encoder": encoder.name, "sha256": encoder.digest(), "tokens": encoder.tokens, "width": encoder.width}
+    known = set()
+    if (folder / MANIFEST).is_file():
+        if (before := read_json(folder / MANIFEST)) != about:
+            changed = [f"{key} {before.get(key)} -> {value}" for key, value in about.items() if before.get(key) != value]
+            raise InputError(f"{folder} holds embeddings made otherwise ({'; '.join(changed)}); name another folder")
+        known = set(StoredEmbeddings(folder, encoder.tokens).places)
+    else:
+        write_json(folder / MANIFEST, about)
+    number = len(list(folder.glob(SHARD.replace("{:05d}", "*"))))
+    missing = [text for text in dict.fromkeys(texts) if text_key(text) not in known]
+    for first in range(0, len(missing), shard):
+        chosen = missing[first : first + shard]
+        embeddings, lengths = [], []
+        for start in range(0, len(chosen), batch):
+            states, mask = encoder(chosen[start : start + batch])
+            embeddings.append(states[mask].to("cpu", torch.bfloat16))
+            lengths += mask.sum(1).tolist()
+            done(min(batch, len(chosen) - start))
+        keys = torch.frombuffer(bytearray(b"".join(map(text_key, chosen))), dtype=torch.uint8).view(-1, KEY_BYTES)
+        content = {"embeddings": torch.cat(embeddings), "lengths": torch.tensor(lengths, dtype=torch.int32), "keys": keys}
+        with atomic_file(folder / SHARD.format(number)) as file:
+            file.write(save(content))
+        number += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioner:
+    """From what a loader delivers, or from prompts, to what the network of a configuration takes."""
+
+    config: Config
+    encoder: object  # texts → (text, mask); None where the network reads no text
+    device: torch.device
+
+    def __call__(self, told):
+        """Labels int64 [B], or {"label", "caption", "measures"} of data with captions → labels or `Conditions`."""
+        if not isinstance(told, dict):
+            if self.config.network.text_width or self.config.network.measures:
+                raise InputError("this model reads captions, and the data have none: set data.captions")
+            return told.to(self.device, non_blocking=True)
+        if not (self.config.network.text_width or self.config.network.measures):
+            return told["label"].to(self.device, non_blocking=True)
+        text = mask = None
+        if self.encoder is not None:
+            text, mask = self.encoder(told["caption"])
+        conditions = Conditions(labels=told["label"], text=text, mask=mask, measures=told["measures"])
+        return conditions.to(self.device, non_blocking=True)
+
+    def of_prompts(self, prompts, fps: float, labels=None):
+        """Conditions [B] of texts for videos of the configuration's full size, on the conditioner's device."""
+        _, height, width = self.config.pyramid.resolution(self.config.pyramid.levels - 1)
+        measures = torch.tensor([[fps, height, width]], dtype=torch.float32).expand(-1, len(MEASURES))
+        count = len(prompts)
+        labels = torch.full((count,), self.config.network.num_classes) if labels is None else labels
+        return self({"label": labels, "caption": prompts, "measures": measures.repeat(count, 1)})
+
+
+def make_conditioner(config: Config, device="cpu", *, stored=True) -> Conditioner:
+    """The conditioner of a configuration, with embeddings made beforehand where `stored` and the data name them."""
+    folder = config.data.embeddings
+    if not (stored and folder and config.network.text_width):
+        return Conditioner(config=config, encoder=load_encoder(config, device), device=torch.device(device))
+    embeddings = StoredEmbeddings(folder, config.network.text_tokens)
+    for key, wanted in (("encoder", config.text.encoder), ("tokens", config.network.text_tokens),
+                        ("width", config.network.text_width)):
+        if embeddings.about.get(key) != wanted:
+            raise InputError(f"{folder} has embeddings with {key} {embeddings.about.get(key)!r}, the configuration "
+                             f"says {wanted!r}; samples would be told other things than the network learnt from")
+    return Conditioner(config=config, encoder=embeddings, device=torch.device(device))

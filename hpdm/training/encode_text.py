@@ -1,0 +1,42 @@
+"""`hpdm-train encode-text`: embeddings of all captions of a data set, made once and before training."""
+
+import json
+from pathlib import Path
+
+import click
+
+from hpdm.console import Command, common_options, note, progress
+from hpdm.errors import InputError
+
+
+@click.command(cls=Command, name="encode-text", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--size", required=True, metavar="T2V|FILE.yaml", help="Size whose text encoder and text length are taken.")
+@click.option("--data", required=True, metavar="DIR", help="Folder of videos and images with a list of captions.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="EMBEDDINGS",
+              help="Folder for the embeddings; training takes it as --set data.embeddings=EMBEDDINGS.")
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Texts encoded at once.")
+@click.option("--shard", type=click.IntRange(min=1), default=10_000, show_default=True, help="Texts per file.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="Change a setting, such as text.encoder=FOLDER or data.captions=FILE.")
+@common_options
+def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
+    """Encode the captions of a data set with the T5 of a size.
+
+    The same command again encodes what is missing: after an interruption, or when captions were added.
+    """
+    from hpdm.config import load_config
+    from hpdm.data.captions import AUTO, find_captions, read_captions
+    from hpdm.data.sources import PROCEDURAL
+    from hpdm.environment import choose_device
+    from hpdm.text import WORDS, load_encoder, store_embeddings
+
+    config = load_config(size, [f"data.path={json.dumps(data)}", *overrides])
+    if data == PROCEDURAL or not config.network.text_width or config.text.encoder == WORDS:
+        raise InputError("encode-text is for folders with captions and for a size that reads a T5's embeddings")
+    rows = read_captions(find_captions(data, config.data.captions or AUTO))
+    texts = list(dict.fromkeys(row.caption for row in rows if row.caption))
+    encoder = load_encoder(config, choose_device(device))
+    with progress(total=len(texts), unit="caption", description=out.name, quiet=quiet) as bar:
+        store_embeddings(out, texts, encoder, batch=batch, shard=shard, done=bar.update)
+    note(f"encoded with {encoder.name}", quiet)
+    click.echo(f"{len(texts)} captions are encoded in {out}")

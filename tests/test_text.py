@@ -1,0 +1,150 @@
+"""Text encoders: T5 against transformers' own, words, stored embeddings, and what a network is told in the end."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from small_text import SMALL_TEXT, WORDS, make_t5, small_text, write_captioned, write_rows
+
+from hpdm.cli import train
+from hpdm.config import config_from_dict, override_config
+from hpdm.data.scene_captions import sample_prompts
+from hpdm.errors import InputError
+from hpdm.text import StoredEmbeddings, T5Encoder, WordEncoder, load_encoder, make_conditioner, store_embeddings
+
+PROMPTS = sample_prompts(0, 5)
+
+
+@pytest.fixture(scope="module")
+def library():
+    from hpdm.torchvision_compat import import_torchvision
+
+    import_torchvision()
+    return pytest.importorskip("transformers", reason="needs the extra `text`")
+
+
+@pytest.fixture(scope="module")
+def t5(library, tmp_path_factory):
+    return make_t5(tmp_path_factory.mktemp("t5"))
+
+
+def with_t5(t5, *overrides):
+    values = small_text(text_vocabulary=0)
+    return override_config(config_from_dict({**values, "text": {"encoder": str(t5)}}), overrides)
+
+
+def test_t5_states_are_those_of_transformers_and_padding_changes_none(library, t5):
+    states, mask = T5Encoder(str(t5), 16)(PROMPTS)
+    tokenizer = library.AutoTokenizer.from_pretrained(t5)
+    network = library.T5EncoderModel.from_pretrained(t5).eval()
+    for prompt, ours, some in zip(PROMPTS, states, mask, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        assert some.tolist() == [True] * ids.shape[1] + [False] * (16 - ids.shape[1])
+        with torch.no_grad():
+            torch.testing.assert_close(ours[some], network(ids).last_hidden_state[0], atol=1e-5, rtol=0)
+        assert not ours[~some].any()
+
+
+def test_long_texts_are_cut(t5):
+    _, mask = T5Encoder(str(t5), 4)([PROMPTS[0]])
+    assert mask.shape == (1, 4) and mask.all()
+
+
+def test_words_are_numbers_behind_padding_and_unknown():
+    text, mask = WordEncoder(["red", "disc"], 4)(["Red disc", "a red", "", "red red red red red"])
+    assert text.tolist() == [[2, 3, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0], [2, 2, 2, 2]]
+    assert torch.equal(mask, text != 0)
+
+
+def test_stored_embeddings_are_the_encoder_s_and_resuming_encodes_only_what_is_new(t5, tmp_path):
+    encoder = T5Encoder(str(t5), 16)
+    store_embeddings(tmp_path, PROMPTS[:3], encoder, batch=2, shard=2)
+    first = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    assert len(first) == 2
+    counts = []
+    store_embeddings(tmp_path, PROMPTS, encoder, batch=2, shard=2, done=counts.append)
+    assert sum(counts) == 2 and len(list(tmp_path.glob("*.safetensors"))) == 3
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in first} == first
+    expected, mask = encoder(PROMPTS)
+    found, found_mask = StoredEmbeddings(tmp_path, 16)(PROMPTS)
+    assert torch.equal(found_mask, mask)
+    torch.testing.assert_close(found, expected.bfloat16().float(), atol=0, rtol=0)
+    with pytest.raises(InputError, match="has no embedding of 'another'"):
+        StoredEmbeddings(tmp_path, 16)(["another"])
+    with pytest.raises(InputError, match="made otherwise"):
+        store_embeddings(tmp_path, PROMPTS, T5Encoder(str(t5), 8))
+
+
+def test_encode_text_from_the_command_line(t5, tmp_path):
+    rows = write_captioned(tmp_path / "data")
+    size = tmp_path / "size.json.yaml"
+    size.write_text(json.dumps({**small_text(text_vocabulary=0), "text": {"encoder": str(t5)}}))
+    options = ["encode-text", "--size", size, "--data", tmp_path / "data", "--out", tmp_path / "made", "--quiet"]
+    result = CliRunner().invoke(train, [str(option) for option in options])
+    assert result.exit_code == 0, result.output
+    assert "6 captions" in result.output
+    stored = StoredEmbeddings(tmp_path / "made", 14)
+    assert stored([row["caption"] for row in rows])[1].any(1).all()
+    content = load_file(tmp_path / "made" / "embeddings-00000.safetensors")
+    assert content["embeddings"].dtype == torch.bfloat16 and len(content["keys"]) == 6
+    config = with_t5(t5, f"data.embeddings={tmp_path / 'made'}")
+    told = {"label": torch.tensor([-1]), "caption": [rows[0]["caption"]], "measures": torch.zeros(1, 3)}
+    fresh, kept = make_conditioner(config, stored=False)(told), make_conditioner(config)(told)
+    torch.testing.assert_close(kept.text, fresh.text.bfloat16().float())
+    for change, said in (("text.encoder=elsewhere", "encoder"), ("network.text_tokens=9", "tokens")):
+        with pytest.raises(InputError, match=said):
+            make_conditioner(override_config(config, [change]))
+    # A caption that came later is what a second call encodes.
+    write_rows(tmp_path / "data" / "captions.jsonl", [*rows, {**rows[0], "caption": "a blue disc"}])
+    result = CliRunner().invoke(train, [str(option) for option in options])
+    assert result.exit_code == 0 and len(list((tmp_path / "made").glob("*.safetensors"))) == 2
+
+
+def test_encoding_words_or_without_captions_is_refused(tmp_path):
+    size = tmp_path / "size.yaml"
+    size.write_text(json.dumps(SMALL_TEXT))
+    for data in (tmp_path, "procedural"):
+        options = ["encode-text", "--size", str(size), "--data", str(data), "--out", str(tmp_path / "x"), "--quiet"]
+        result = CliRunner().invoke(train, options)
+        assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+def test_prompts_and_data_become_conditions(t5):
+    for config in (config_from_dict(SMALL_TEXT), with_t5(t5)):
+        conditioner = make_conditioner(config)
+        conditions = conditioner.of_prompts(PROMPTS, fps=24)
+        assert len(conditions) == 5 and conditions.mask.any(1).all()
+        assert conditions.measures.tolist() == [[24, 8, 8]] * 5
+        with pytest.raises(InputError, match="data have none"):
+            conditioner(torch.tensor([1]))
+
+
+def test_what_is_missing_is_said(t5, library, monkeypatch, tmp_path):
+    config = with_t5(t5)
+    with pytest.raises(InputError, match="16 wide"):
+        load_encoder(override_config(config, ["network.text_width=8"]))
+    with pytest.raises(InputError, match="neither a folder nor an id"):
+        T5Encoder("/no/such/folder", 8)
+    with pytest.raises(InputError, match=r"no embeddings.json"):
+        StoredEmbeddings(tmp_path, 8)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(InputError, match="needs a T5"):
+        T5Encoder(str(tmp_path), 8)
+    (tmp_path / "config.json").write_text((t5 / "config.json").read_text())
+    with pytest.raises(InputError, match="no .safetensors"):
+        T5Encoder(str(tmp_path), 8)
+    monkeypatch.setattr("hpdm.pretrained.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'hpdm\[text\]'"):
+        T5Encoder(str(t5), 8)
+
+
+def test_vocabulary_and_network_must_agree():
+    config = config_from_dict(SMALL_TEXT)
+    assert config.network.text_vocabulary == len(WORDS) + 2
+    with pytest.raises(InputError, match="2 more"):
+        dataclasses.replace(config, text=dataclasses.replace(config.text, words=("one",)))
+    with pytest.raises(InputError, match="for text.encoder=words"):
+        override_config(config, ["text.encoder=a/b"])
