@@ -18,12 +18,16 @@ class PeerError(InputError):
 
 
 @contextmanager
-def joined_processes():
-    """Join the processes that `torchrun` started, if it did, for the length of the block; stdout is the first one's."""
+def joined_processes(backend="gloo", timeout=None):
+    """Join the processes that `torchrun` started, if it did, for the length of the block; stdout is the first one's.
+
+    Processes that have joined stay so: a block within a block changes nothing. backend, timeout: as for
+    `torch.distributed.init_process_group`.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group(backend, timeout=timeout)
     try:
         if dist.get_rank() == 0:
             yield

@@ -81,11 +81,8 @@ def make_record(*, started, device="cpu", command=None, **values):
     return check_record(record, "this record")
 
 
-class RecordedCommand(Command):
-    """A command that remembers its own words for the record, also where it is called from Python.
-
-    Under `torchrun` its processes work together and the first one speaks.
-    """
+class RememberingCommand(Command):
+    """A command that remembers its own words for the record, also where it is called from Python."""
 
     def make_context(self, info_name, args, parent=None, **extra):
         groups, above = [], parent
@@ -96,6 +93,10 @@ class RecordedCommand(Command):
         context.meta[__name__] = shlex.join(words)
         return context
 
+
+class RecordedCommand(RememberingCommand):
+    """A remembering command whose processes work together under `torchrun`; the first one speaks."""
+
     def invoke(self, context):
         with joined_processes():
             if rank_and_size()[0] > 0:
@@ -104,7 +105,7 @@ class RecordedCommand(Command):
 
 
 def command_line():
-    """The running command, quoted for a shell: a RecordedCommand's own words, elsewhere the process's arguments."""
+    """The running command, quoted for a shell: a RememberingCommand's own words, elsewhere the process's arguments."""
     context = click.get_current_context(silent=True)
     if context is not None and __name__ in context.meta:
         return context.meta[__name__]

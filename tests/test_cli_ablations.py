@@ -1,13 +1,18 @@
 """`hpdm-eval ablations` and `efficiency` from the command line: what they write, continue, share and refuse."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from test_distributed import free_ports
 
 from hpdm.data.procedural import procedural_clip
 from hpdm.pyramid import shrink_video
@@ -170,7 +175,7 @@ def test_an_interrupted_study_goes_on_as_if_never_stopped(made, tmp_path, monkey
     """Ctrl-C in the fourth step of a training, then after the twentieth clip of a sample set."""
     whole, out = made[0], tmp_path / "study"
     with monkeypatch.context() as patch:
-        interrupt_at(patch, loop, "draw", 4)
+        interrupt_at(patch, loop, "seed_dropout", 4)
         result = ablations(out, "--only", "table4.hw")
     assert result.exit_code == 130 and "interrupted: 0 of 5 tasks done" in result.stderr
     run = out / "runs/table3.deep/repeat0"
@@ -211,6 +216,33 @@ def test_several_processes_share_the_work(made, tmp_path):
     assert result.exit_code == 0, result.output + (out / "job0.txt").read_text()
     assert {name for name in records(out)} == {f"table3.{v}-r0-{part}" for v in ("deep", "shallow") for part in TABLE3}
     assert (out / "log.txt").read_text().count("judge table3.deep-r0") == 2  # once in the copied log
+
+
+def test_processes_of_torchrun_work_together(made, tmp_path):
+    """They sample the set again, which comes out the same, and judge it."""
+    out = tmp_path / "study"
+    shutil.copytree(made[0], out)
+    for folder in ("samples", "records", "reference"):
+        shutil.rmtree(out / folder)
+    (port,) = free_ports(1)
+    environment = os.environ | {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+    }
+    command = [sys.executable, "-c", "from hpdm_eval.cli import main; main()", "ablations", "--tier", "smoke", "--out",
+               str(out), "--device", "cpu", "--only", "table4.hw"]
+    processes = [subprocess.Popen(command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in "01"]
+    try:
+        (first, errors), (second, _) = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert "records are in" in first and second == ""
+    again, before = records(out)["table4.hw-r0-fvd-level2"], records(made[0])["table3.deep-r0-fvd-level2"]
+    assert again.samples["sha256"] == before.samples["sha256"]
+    assert again.value == pytest.approx(before.value, rel=1e-9)
 
 
 def test_locks_leave_a_task_to_whoever_has_it(tmp_path):

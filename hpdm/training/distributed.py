@@ -50,7 +50,10 @@ class Processes:
 
 @contextmanager
 def processes(device_name: str):
-    """Join the processes that `torchrun` started, if it did, for the length of the block; yields `Processes`."""
+    """Join the processes that `torchrun` started, if it did, for the length of the block; yields `Processes`.
+
+    Where the caller has joined them already, they stay joined after it.
+    """
     device = choose_device(device_name)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if device.type == "cuda":
@@ -58,11 +61,14 @@ def processes(device_name: str):
     if world_size == 1:
         yield Processes(rank=0, world_size=1, device=device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    joined_here = not dist.is_initialized()
+    if joined_here:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(rank=dist.get_rank(), world_size=world_size, device=device)
     finally:
-        dist.destroy_process_group()
+        if joined_here:
+            dist.destroy_process_group()
 
 
 def shard(network, processes: Processes):

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -18,7 +19,8 @@ from hpdm.console import EXIT_FAILURE, common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.files import write_json
-from hpdm_eval.records import RecordedCommand, command_line
+from hpdm_eval.distributed import joined_processes, rank_and_size
+from hpdm_eval.records import RememberingCommand, command_line
 from hpdm_eval.studies.cost import describe_cost
 from hpdm_eval.studies.plan import load_tier, make_plan, tier_names
 from hpdm_eval.studies.tasks import Progress, Workshop, work
@@ -28,7 +30,7 @@ FREE_TO_CHANGE = ("repeats", "jobs", "omit")
 SAY_SECONDS = 60.0  # between lines on how far several processes are
 
 
-@click.command(cls=RecordedCommand)
+@click.command(cls=RememberingCommand)
 @click.option("--tier", type=click.Choice(tier_names()), default="cpu", show_default=True, envvar="HPDM_TIER",
               help="How large: smoke takes minutes, cpu about two hours on two cores, gpu some on a GPU; paper is the "
                    "paper's own numbers.")
@@ -63,29 +65,31 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
         return 0
     device = choose_device(device)
     os.environ.setdefault("HPDM_EVAL_CACHE", str(out / "features"))
-    _check_settings(out, plan)
-    workshop = Workshop(plan, out, device=device.type, command=command_line(), quiet=quiet)
-    tasks = workshop.tasks()
-    progress = Progress(tasks, out / LOG_FILE, quiet)
-    jobs = min(jobs or (1 if device.type == "cuda" else chosen.jobs), len(os.sched_getaffinity(0)))
-    note(f"{tier}: {progress.line()}", quiet)
-    with _stopping(stop_after_minutes) as stop:
-        try:
-            if jobs > 1 and "RANK" not in os.environ:
-                work([task for task in tasks if task.alone], out / ".locks", progress)
-                _share_out(jobs, out, progress, quiet)
-            else:
-                work(tasks, out / ".locks", progress)
-        except JobFailed as failure:
-            progress.say(str(failure))
-            return EXIT_FAILURE
-        except KeyboardInterrupt:
-            progress.say(f"{stop.reason}: {progress.line()}; the same command continues")
-            if stop.is_time_up:
-                return 0
-            raise
-    progress.say(f"{tier}: {progress.line()}")
-    click.echo(f"{len(list((out / 'records').glob('*.json')))} records are in {out / 'records'}")
+    # The first process may be busy for long while others wait for it.
+    with joined_processes("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(days=1)):
+        quiet = quiet or rank_and_size()[0] > 0
+        _check_settings(out, plan)
+        tasks = Workshop(plan, out, device=device, command=command_line(), quiet=quiet).tasks()
+        progress = Progress(tasks, out / LOG_FILE, quiet)
+        note(f"{tier}: {progress.line()}", quiet)
+        jobs = min(jobs or (1 if device.type == "cuda" else chosen.jobs), len(os.sched_getaffinity(0)))
+        with _stopping(stop_after_minutes) as stop:
+            try:
+                if jobs > 1 and rank_and_size()[1] == 1:
+                    work([task for task in tasks if task.alone], out / ".locks", progress)
+                    _share_out(jobs, out, progress, quiet)
+                else:
+                    work(tasks, out / ".locks", progress)
+            except JobFailed as failure:
+                progress.say(str(failure))
+                return EXIT_FAILURE
+            except KeyboardInterrupt:
+                progress.say(f"{stop.reason}: {progress.line()}; the same command continues")
+                if stop.is_time_up:
+                    return 0
+                raise
+        progress.say(f"{tier}: {progress.line()}")
+        click.echo(f"{len(list((out / 'records').glob('*.json')))} records are in {out / 'records'}")
     return 0
 
 
@@ -158,6 +162,8 @@ def _check_settings(out, plan):
     tier = {key: value for key, value in asdict(plan.tier).items() if key not in FREE_TO_CHANGE}
     settings = json.loads(json.dumps({"tier": tier, "config": config_to_dict(plan.base)}))
     path = out / SETTINGS_FILE
+    if rank_and_size()[0] > 0:
+        return
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [f"{key}: {before['tier'].get(key)!r} -> {value!r}" for key, value in settings["tier"].items()
@@ -168,5 +174,5 @@ def _check_settings(out, plan):
             raise InputError(f"{out} was made with other settings ({'; '.join(changed)}); name another folder")
     elif out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out} is not empty and holds no study; name a new folder")
-    elif int(os.environ.get("RANK", 0)) == 0:
+    else:
         write_json(path, settings)

@@ -9,7 +9,6 @@ import dataclasses
 import fcntl
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
@@ -18,13 +17,12 @@ from pathlib import Path
 
 from hpdm.config import Config
 from hpdm.console import note
-from hpdm.environment import choose_device
 from hpdm.pyramid import tile_starts
 from hpdm.sampling.cli import sample
 from hpdm.training.checkpoint import step_folder
 from hpdm.training.config import plan_batch
 from hpdm.training.loop import train
-from hpdm_eval.distributed import gather, joined_processes
+from hpdm_eval.distributed import gather, rank_and_size
 from hpdm_eval.studies.measure import Judge, Records, call, step_record
 from hpdm_eval.studies.plan import OF_STEP, Plan
 from hpdm_eval.studies.real import write_real_samples, write_statistics
@@ -48,11 +46,10 @@ class Task:
 
 
 class Workshop:
-    """Makes the tasks of a plan in the folder `out`."""
+    """Makes the tasks of a plan in the folder `out`, for a torch.device."""
 
-    def __init__(self, plan: Plan, out, *, device="auto", command="", quiet=False):
-        self.plan, self.out, self.quiet = plan, Path(out), quiet
-        self.device = choose_device(device)
+    def __init__(self, plan: Plan, out, *, device, command="", quiet=False):
+        self.plan, self.out, self.device, self.quiet = plan, Path(out), device, quiet
         self.records = Records(self.out / "records", plan.tier.name, command)
         self.judge = Judge(plan, self.records, self.statistics, self.device.type)
 
@@ -211,6 +208,9 @@ class Progress:
         return text
 
     def say(self, text):
+        """Print a line and add it to the log, on the first process of a `torchrun`."""
+        if not _is_first():
+            return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
@@ -242,8 +242,7 @@ def work(tasks, locks, progress):
             started = time.monotonic()
             by_name[name].run()
             _of_first(None)  # all have done their part
-            if _is_first():
-                progress.say(f"{name}: {duration(time.monotonic() - started)}; {progress.line()}")
+            progress.say(f"{name}: {duration(time.monotonic() - started)}; {progress.line()}")
 
 
 def _choose(by_name, locks, held):
@@ -276,13 +275,12 @@ def _taken(path):
 
 def _is_first():
     """Whether this is the first, or the only, process of a `torchrun`."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return rank_and_size()[0] == 0
 
 
 def _of_first(value):
     """The first process's value, on all processes of a `torchrun`, once all have come here."""
-    with joined_processes():
-        return gather(value)[0]
+    return gather(value)[0]
 
 
 def _on_first(function):
