@@ -18,8 +18,9 @@ setup(
         "hpdm": ["configs/*.yaml", "weights/*"],
         "hpdm_eval": [
             "protocols/*.yaml", "backbones/weights/*", "backbones/*.yaml", "studies/*.yaml", "report/layouts/*.yaml",
+            "report/page.*",
         ],
-        "baselines": ["*.yaml"],
+        "baselines": ["*.yaml", "published/*.yaml"],
     },
     # torch is bounded above because torchvision's newest release asks for a newer torch than it is tested with;
     # the bound is part of one resolve, so nothing below can pull another torch.
