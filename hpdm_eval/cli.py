@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "bench": ("bench", "bench"),
     "ablations": ("ablations", "ablations"),
     "efficiency": ("efficiency", "efficiency"),
+    "report": ("report", "report"),
     "quickstart": ("quickstart", "quickstart"),
 }
 

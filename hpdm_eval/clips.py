@@ -45,7 +45,7 @@ class Clip:
 
 
 def open_clips(path, protocol, *, role="samples", num=None, grid=None, seed=0, strict=False, workers=None, quiet=False,
-               split_lists=None):
+               split_lists=None, choose=None):
     """Open videos as a ClipSource, to be read as `protocol` says for its `role` ("samples" or "reference").
 
     path: a folder of videos (mp4 avi webm mkv mov gif), of folders of png or jpg frames or of arrays (npy npz pt),
@@ -54,7 +54,8 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, seed=0, s
     orders. strict: the first unusable file is an InputError instead of an entry in `rejected`. workers: decoding
     processes (None: one per core; 0: decode in this process, unprotected from decoders that crash).
     split_lists: UCF-101's folder of official lists, for a reference with a `split`; by default `ucfTrainTestlist`
-    in `path` or beside it; without either the folder is taken to be the split. quiet: no notes on stderr.
+    in `path` or beside it; without either the folder is taken to be the split. quiet: no notes on stderr. choose:
+    function of the candidates in order (each has `name` and `label`) that returns those to read.
 
     Raises InputError for a path without anything to read.
     """
@@ -77,9 +78,10 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, seed=0, s
             candidates, split = selection.apply_split(candidates, protocol.split, lists)
             note("{}: {present} of {listed} videos of {name}, by {}".format(path, lists, **split), quiet)
     rule = protocol.selection if reference else protocol.samples_selection
+    ordered = selection.order(candidates, rule, seed)
     return ClipSource(
         path=path,
-        candidates=selection.order(candidates, rule, seed),
+        candidates=choose(ordered) if choose else ordered,
         rejected=listing.rejected,
         settings=_decode_settings(protocol, reference, grid, seed),
         num=num or (protocol.num_reference if reference else protocol.num_samples),

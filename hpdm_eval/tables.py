@@ -74,7 +74,7 @@ def _cells(records, names):
             "seed": str(record.seed),
         }
         marks = {}
-        for column, text in _remarks(record):
+        for column, text in remarks(record):
             mark = notes.setdefault(text, f"[{len(notes) + 1}]")
             marks[column] = marks.get(column, " ") + mark
         row = {column: text + marks.get(column, "") for column, text in row.items()}
@@ -90,7 +90,7 @@ def _interval(record):
     return f" [{low}, {high}]"
 
 
-def _remarks(record):
+def remarks(record):
     """(column, note) of everything a reader must know beside the figure."""
     if record.backbone and not record.backbone.get("verified", True):
         trust = record.backbone.get("trust", "unverified")

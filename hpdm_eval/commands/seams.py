@@ -1,6 +1,7 @@
 """`hpdm-eval seams`: steps at the borders of the patches that a video was sampled from."""
 
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, show_record
-from hpdm_eval.metrics.seam_tests import FEWEST_CLIPS, LEVEL, TOLERANCE, judge_seams
+from hpdm_eval.metrics.seam_tests import FEWEST_CLIPS, LEVEL, TOLERANCE, judge_seams, mean_profile
 from hpdm_eval.metrics.seams import OVERLAPS, measure_clip, parse_patch, seam_lattices
 from hpdm_eval.records import RecordedCommand
 
@@ -98,7 +99,7 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
         reference=real_summary,
         details=tuple(figure.to_dict() for figure in figures),
         warnings=list(_warnings(figures, lattices, clips, reference)),
-        extra={"worst": worst},
+        extra={"worst": worst, "profiles": phase_profiles(clips, figures)},
         lines=["", *_table(figures), "", "clips with the largest scores:",
                *aligned(("name", "axis", "period", "statistic", "score"),
                         [(*list(entry.values())[:-1], f"{entry['score']:.3f}") for entry in worst])],
@@ -133,6 +134,21 @@ def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
     if "patch" not in given:
         raise InputError(f"{samples} holds no {MANIFEST} that says how it was tiled: give --patch, such as 16x64x64")
     return TilingPlan(**{"overlap": "none", "levels": 2, "lossless": False, **given}, source="as given")
+
+
+def phase_profiles(clips, figures):
+    """The mean contrast with each lattice moved aside by up to half its period, for plots: list of flat objects.
+
+    [{"axis", "period", "statistic", "first": the first move, "values": [a number for every move]}, ...]; a value is
+    null where no clip has that move.
+    """
+    profiles = []
+    for figure in figures:
+        whole, half = mean_profile(clips, (figure.axis, figure.period, figure.statistic)), figure.period // 2
+        middle = whole[figure.period - 1 - half:figure.period + half]
+        profiles.append({"axis": figure.axis, "period": figure.period, "statistic": figure.statistic, "first": -half,
+                         "values": [round(float(value), 4) if math.isfinite(value) else None for value in middle]})
+    return profiles
 
 
 def worst_clips(clips, count=WORST):

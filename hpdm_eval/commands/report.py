@@ -1,0 +1,42 @@
+"""`hpdm-eval report`: records as tables, figures and one page."""
+
+from pathlib import Path
+
+import click
+
+from hpdm.console import Command, note
+from hpdm_eval.report.collect import collect_records
+from hpdm_eval.report.videos import choose_videos, parse_videos
+from hpdm_eval.report.write import check_folder, write_report
+
+
+@click.command(cls=Command)
+@click.option("--records", required=True, multiple=True, type=click.Path(), metavar="DIR",
+              help="Folder of records, searched with all that lies below; repeatable.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder to make; an earlier report in it is replaced.")
+@click.option("--title", default="Results", show_default=True, help="Heading of the page.")
+@click.option("--videos", multiple=True, metavar="NAME=DIR",
+              help="Samples to show on the page under a name, by class; repeatable.")
+@click.option("--per-class", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Samples of each class and name to show.")
+@click.option("--most-megabytes", type=click.FloatRange(min=0.1), default=16.0, show_default=True,
+              help="Limit for the samples on the page; what does not fit is left out.")
+@click.option("--published", multiple=True, metavar="NAME",
+              help="Also this published table, such as table2; repeatable.")
+@click.option("--quiet", is_flag=True, help="No notes on stderr.")
+def report(records, out, title, videos, per_class, most_megabytes, published, quiet):
+    """Make tables (markdown, LaTeX, CSV), figures (SVG, PDF) and one HTML page of records.
+
+    Records of a study are averaged over training seeds and laid out as the study's table; others get a table for each
+    metric, network, protocol and reference. An order is claimed only where intervals do not overlap, figures made
+    under other conditions than the rest of their column are marked, and published ones stay in tables of their own.
+    Equal records give equal bytes.
+    """
+    folders = parse_videos(videos)
+    check_folder(out, [*records, *folders.values()])
+    found = collect_records(records)
+    grid, left_out = choose_videos(folders, per_class=per_class, limit=most_megabytes * 1e6) if folders else (None, 0)
+    page = write_report(out, found, title=title, published=published, videos=grid, left_out=left_out)
+    note(f"{len(found)} records; tables and figures are in {out}", quiet)
+    click.echo(page)

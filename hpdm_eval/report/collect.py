@@ -1,0 +1,53 @@
+"""Finding records in folders."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpdm.errors import InputError
+from hpdm_eval.records import Record, load_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A record and the name of its file below the folder that was searched."""
+
+    name: str
+    record: Record
+
+    def get(self, key):
+        """A value of the record by name, of the schema or of its further keys; None where it has none."""
+        return getattr(self.record, key) if hasattr(self.record, key) else self.record.extra.get(key)
+
+
+def collect_records(folders):
+    """All records below the folders, as `Found`, sorted by name; a file that lies in two of them counts once.
+
+    Other JSON files are passed over. With several folders names begin with that of the folder. Raises InputError for a
+    missing folder, a record that cannot be read, and where there is none.
+    """
+    folders = [Path(folder) for folder in folders]
+    seen, found = set(), []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"--records {folder}: there is no such folder")
+        for path in sorted(folder.rglob("*.json")):
+            real = path.resolve()
+            if real in seen or not _is_record(path):
+                continue
+            seen.add(real)
+            name = path.relative_to(folder).as_posix()
+            record = load_record(path)
+            found.append(Found(name=f"{folder.resolve().name}/{name}" if len(folders) > 1 else name, record=record))
+    if not found:
+        raise InputError(f"no record in {', '.join(map(str, folders))}; metric commands save them with --record DIR")
+    return sorted(found, key=lambda item: item.name)
+
+
+def _is_record(path):
+    """Whether a JSON file means to be a record: others in the same folders are manifests and results of benchmarks."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return False
+    return isinstance(values, dict) and {"schema", "metric", "value"} <= set(values)

@@ -1,0 +1,78 @@
+"""Under which conditions a figure was made, and in what two figures that share a column differ.
+
+What differs is marked, so that no figure passes for one of another network, protocol, data set, number of samples or
+machine. Training seeds are not conditions: figures are means over them.
+"""
+
+from collections import Counter
+
+from hpdm_eval.protocols import DESCRIPTION
+from hpdm_eval.tables import metric_label, protocol_label
+
+OF_COUNTS = ("num_samples", "num_reference")  # of a protocol: what it asks for; a record says what there was
+TIMED = ("throughput", "sampling", "memory")  # figures of the machine
+
+
+def conditions(found):
+    """{what: value} of one `Found` that another figure in its column must share to be compared with it."""
+    record = found.record
+    known = {}
+    if record.num_samples:
+        settings = {key: value for key, value in record.protocol.items()
+                    if key not in (*DESCRIPTION, *OF_COUNTS, "hash")}
+        known |= {f"protocol: {key}": _plain(value) for key, value in settings.items()}
+        known |= {"samples": record.num_samples, "reference clips": record.num_reference}
+        known["reference"] = record.reference and record.reference["sha256"][:12]
+    if record.backbone:
+        known |= {"backbone": record.backbone["name"], "weights": record.backbone["sha256"][:12]}
+    if record.metric in TIMED and found.get("basis") != "computed":
+        known["hardware"] = record.hardware
+    return known
+
+
+def differences(own, usual):
+    """How conditions differ from the usual ones of a column, in words; "" where they do not."""
+    words = []
+    for key in usual.keys() | own.keys():
+        mine, theirs = own.get(key), usual.get(key)
+        if mine != theirs:
+            name = key.removeprefix("protocol: ")
+            words.append("another set of reference clips" if key == "reference" else
+                         f"{name} {_word(mine)} where others have {_word(theirs)}")
+    return "; ".join(sorted(words))
+
+
+def usual(figures):
+    """The conditions that most of the `Figure`s were made under; the first of equally frequent ones."""
+    counted = Counter(tuple(sorted(conditions(item).items(), key=lambda entry: entry[0]))
+                      for figure in figures for item in figure.found)
+    return dict(counted.most_common(1)[0][0]) if counted else {}
+
+
+def describe(figures):
+    """A sentence on how the figures of a column were judged; None for figures that judge no samples."""
+    record = next((figure.record for figure in figures if figure.record.num_samples), None)
+    if record is None:
+        return None
+    text = f"{metric_label(record)}: protocol {record.protocol['name']}, {record.num_samples:,} samples"
+    if record.num_reference:
+        text += f" against {record.num_reference:,} real clips"
+    return text
+
+
+def question(record):
+    """What a record outside of studies is about: records share a table where this is equal."""
+    settings = {key: value for key, value in record.protocol.items() if key not in (*DESCRIPTION, *OF_COUNTS, "hash")}
+    backbone = (record.backbone["name"], record.backbone["sha256"]) if record.backbone else ("", "")
+    reference = record.reference["sha256"] if record.reference else ""
+    return record.metric, backbone, protocol_label(record).split("@")[0], repr(sorted(settings.items())), reference
+
+
+def _plain(value):
+    return tuple(map(_plain, value)) if isinstance(value, list) else value
+
+
+def _word(value):
+    if value is None:
+        return "none"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

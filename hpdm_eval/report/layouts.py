@@ -1,0 +1,120 @@
+"""Which rows and columns the table of a study has: one YAML file per study in `layouts/`.
+
+    title: Training ablations
+    published: table3                  # optional: the published table that is shown apart
+    rows: {deep: deep fusion, ...}     # variant → label, in this order
+    columns:                           # metric, heading, and further keys that a record must have
+      - {metric: fvd, level: 0, heading: FVD level 0}
+      - {metric: fvd, level: 2, each: [step], heading: "step {step}"}     # a column for every value
+    notes: [...]
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+
+import yaml
+
+from hpdm.errors import InputError
+
+# what sets records of one variant, metric and seed apart
+PLACES = ("level", "step", "basis", "target", "num_samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column: the records of a metric whose keys have the values of `where`."""
+
+    metric: str
+    heading: str
+    where: tuple[tuple[str, object], ...] = ()
+    each: tuple[str, ...] = ()  # keys each of whose values makes a column of its own
+
+    def takes(self, found):
+        return found.record.metric == self.metric and all(found.get(key) == value for key, value in self.where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The table of one study."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]  # (variant, label)
+    columns: tuple[Column, ...]
+    published: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_layout(study, found):
+    """The Layout of a study; for one without a file, all variants and metrics of its records (`Found`) by name."""
+    path = resources.files(__package__).joinpath("layouts", f"{study}.yaml")
+    if path.is_file():
+        return parse_layout(study, path.read_text(encoding="utf-8"))
+    rows = {str(item.get("variant")): str(item.get("variant")) for item in found}
+    metrics = sorted({item.record.metric for item in found})
+    return Layout(title=study, rows=tuple(sorted(rows.items())),
+                  columns=tuple(Column(metric=metric, heading=metric) for metric in metrics))
+
+
+def parse_layout(study, text):
+    """The Layout of a file's text; raises InputError for keys that are unknown or missing."""
+    values = yaml.safe_load(text)
+    _check_keys(study, values, needed=("title", "rows", "columns"), known=("published", "notes"))
+    columns = []
+    for entry in values["columns"]:
+        _check_keys(f"{study}, column {entry.get('heading')}", entry, needed=("metric", "heading"),
+                    known=("each", *PLACES))
+        where = tuple((key, entry[key]) for key in PLACES if key in entry)
+        each = tuple(entry.get("each", ()))
+        if bad := [key for key in each if key not in PLACES]:
+            raise InputError(f"layout {study}: each: {bad[0]!r} is none of {', '.join(PLACES)}")
+        columns.append(Column(metric=entry["metric"], heading=entry["heading"], where=where, each=each))
+    return Layout(title=values["title"], published=values.get("published"), columns=tuple(columns),
+                  rows=tuple((str(key), str(label)) for key, label in values["rows"].items()),
+                  notes=tuple(values.get("notes", ())))
+
+
+def expand(columns, found):
+    """The columns with `each` resolved to the values that the records (`Found`) have, in ascending order.
+
+    What differs between records of one variant and seed is resolved too, asked for or not: figures of different sizes
+    do not share a column. Headings may name the keys in braces.
+    """
+    expanded = []
+    for column in columns:
+        taken = [item for item in found if column.takes(item)]
+        fixed = {key for key, _ in column.where}
+        for key in PLACES:
+            if key in column.each or key in fixed:
+                continue
+            if _varies(taken, key):
+                column = Column(metric=column.metric, where=column.where, each=(*column.each, key),
+                                heading=f"{column.heading}, {key.replace('_', ' ')} {{{key}}}")
+        expanded += _resolve(column, taken)
+    return expanded
+
+
+def _resolve(column, taken):
+    if not column.each:
+        return [column]
+    places = sorted({tuple(item.get(key) for key in column.each) for item in taken},
+                    key=lambda place: [(value is not None, str(type(value)), value) for value in place])
+    resolved = []
+    for place in places:
+        values = dict(zip(column.each, place))
+        resolved.append(Column(metric=column.metric, heading=column.heading.format_map(values),
+                               where=(*column.where, *values.items())))
+    return resolved
+
+
+def _varies(taken, key):
+    values = {}
+    for item in taken:
+        values.setdefault((item.get("variant"), item.get("repeat")), set()).add(item.get(key))
+    return any(len(own) > 1 for own in values.values())
+
+
+def _check_keys(where, values, needed, known):
+    if missing := [key for key in needed if key not in values]:
+        raise InputError(f"layout {where}: {missing[0]!r} is missing")
+    if unknown := sorted(set(values) - {*needed, *known}):
+        raise InputError(f"layout {where}: unknown key {unknown[0]!r}; there are {', '.join((*needed, *known))}")

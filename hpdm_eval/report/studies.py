@@ -1,0 +1,200 @@
+"""Records of a study as its table, with the orders that may be claimed and the published table beside it."""
+
+from itertools import groupby
+
+from baselines.published import load_published
+from hpdm_eval.report.aggregate import aggregate, order
+from hpdm_eval.report.conditions import conditions, describe, differences, usual
+from hpdm_eval.report.layouts import PLACES, expand, load_layout
+from hpdm_eval.report.model import EMPTY, Cell, Notes, Row, Table, figure_cell, origin, slug
+from hpdm_eval.report.published import published_table
+
+SMOKE = "Tier smoke trains for seconds: it shows that everything runs, and nothing about the variants."
+NOT_COMPARABLE = ("Published figures are of other data, networks, training and hardware: they are shown apart, and "
+                  "only their order can be compared with ours.")
+
+
+def study_groups(found):
+    """[((study, tier, machine or None), its `Found`)] of the records that belong to studies, sorted.
+
+    Where machines have given different answers to one question, each machine has a group of its own, which also holds
+    what only one of them was asked.
+    """
+    def group(item):
+        return str(item.get("study")), str(item.get("tier") or "")
+
+    groups = []
+    for (study, tier), own in groupby(sorted((item for item in found if item.get("study")), key=group), key=group):
+        own = sorted(own, key=lambda item: item.name)
+        machines = sorted({_machine(item) for items in _by_question(own).values() if _disagree(items)
+                           for item in items})
+        if len(machines) < 2:
+            groups.append(((study, tier, None), own))
+            continue
+        for machine in machines:
+            groups.append(((study, tier, machine),
+                           [item for items in _by_question(own).values() for item in items
+                            if not _disagree(items) or _machine(item) == machine]))
+    return groups
+
+
+class Study:
+    """One group of `study_groups`: its layout, columns and figures."""
+
+    def __init__(self, study, tier, machine, found):
+        self.study, self.tier, self.machine = study, tier, machine
+        self.found, self.replaced = _newest(found)
+        self.layout = load_layout(study, self.found)
+        self.columns = expand(self.layout.columns, self.found)
+        present = {str(item.get("variant")) for item in self.found}
+        labelled = [(variant, label) for variant, label in self.layout.rows if variant in present]
+        self.rows = labelled + sorted((variant, variant) for variant in present - dict(self.layout.rows).keys())
+        self.columns = [column for column in self.columns if any(self.figure(row, column) for row, _ in self.rows)]
+
+    @property
+    def name(self):
+        return slug(self.study, self.tier, self.machine)
+
+    @property
+    def title(self):
+        tier = f", tier {self.tier}" if self.tier else ""
+        return f"{self.layout.title}{tier}" + (f", on {self.machine}" if self.machine else "")
+
+    @property
+    def lines(self):
+        """[(variant, label)] of the rows, for figures: labels that rows share are told apart by the variant."""
+        labels = [label for _, label in self.rows]
+        return [(variant, f"{label} ({variant})" if labels.count(label) > 1 else label) for variant, label in self.rows]
+
+    def figure(self, variant, column):
+        """The Figure of a row and a column; None where there is no record."""
+        taken = [item for item in self.found if str(item.get("variant")) == variant and column.takes(item)]
+        return aggregate(sorted(taken, key=lambda item: (item.get("repeat") or 0, item.name))) if taken else None
+
+    def tables(self):
+        """Our table, the orders of its rows and, where the layout names one, the published table."""
+        tables = [self._main(), *self._orders()]
+        if self.layout.published:
+            tables.append(published_table(load_published(self.layout.published), remarks=(NOT_COMPARABLE,)))
+        return tables
+
+    def _main(self):
+        notes, remarks, body = Notes(), [], {}
+        for column in self.columns:
+            figures = {row: self.figure(row, column) for row, _ in self.rows}
+            made = [figure for figure in figures.values() if figure]
+            remarks.append(describe(made))
+            common = usual(made)
+            for row, figure in figures.items():
+                body[row, column] = figure_cell(figure, _marks(figure, common, notes)) if figure else EMPTY
+        judged = "; ".join(dict.fromkeys(filter(None, remarks)))
+        remarks = [f"Judged by {judged}."] if judged else []
+        remarks += [_about_intervals(self.found), *self.layout.notes, *self.replaced]
+        if self.tier == "smoke":
+            remarks.insert(0, SMOKE)
+        rows = tuple(Row(heads=(label,), cells=tuple(body[row, column] for column in self.columns))
+                     for row, label in self.rows)
+        return Table(name=self.name, title=self.title, heads=("",), columns=tuple(c.heading for c in self.columns),
+                     rows=rows, notes=notes.texts, remarks=tuple(remarks), origin=origin(self.found),
+                     sources=tuple(self.found))
+
+    def _orders(self):
+        """How rows stand to the first one, and whether a published order is found again; [] for a single row."""
+        if len(self.rows) < 2:
+            return []
+        (first, first_label), *others = self.rows
+        published = load_published(self.layout.published) if self.layout.published else None
+        columns = [column for column in self.columns if self.figure(first, column)]
+        rows = []
+        for row, label in others:
+            cells = []
+            for column in columns:
+                own = self.figure(row, column)
+                cells.append(_standing(own, self.figure(first, column), _published_order(published, column, row, first))
+                             if own else EMPTY)
+            rows.append(Row(heads=(label,), cells=tuple(cells)))
+        remarks = ["An order is claimed only where the 95 % intervals do not overlap; open: they do, or one of the two "
+                   "has none."]
+        if len({item.get("repeat") for item in self.found}) == 1:
+            remarks.append("Of one training each: an order is that of these trainings, not of the variants.")
+        if published:
+            remarks.append(f"The second line compares with {published.table} of the paper.")
+        return [Table(name=f"{self.name}-orders", title=f"Against {first_label}", heads=("",),
+                      columns=tuple(column.heading for column in columns), rows=tuple(rows), remarks=tuple(remarks),
+                      origin=origin(self.found))]
+
+
+def _standing(own, first, published):
+    """A Cell: how a figure stands to that of the first row, and what is published on that."""
+    ours = (own.value > first.value) - (own.value < first.value) if own.exact and first.exact else order(own, first)
+    word = {None: "open", -1: "lower", 1: "higher", 0: "equal"}[ours]
+    if published is None:
+        return Cell(text=word)
+    if ours is None:
+        return Cell(text=word, interval=f"published: {'higher' if published > 0 else 'lower'}")
+    return Cell(text=word, interval="as published" if ours == published else "published: the other way")
+
+
+def _published_order(published, column, row, first):
+    """1 where a published table has `row` above `first`, -1 where below; None where it does not say."""
+    where = dict(column.where)
+    figures = [figure for figure in (published.figures if published else ())
+               if figure.metric == column.metric and figure.value is not None
+               and ("level" not in where or figure.level == where["level"])
+               and ("target" not in where or figure.clip == where["target"])]
+    values = {}
+    for figure in figures:  # the first clip size of several: the paper's main one
+        values.setdefault(figure.variant, figure.value)
+    if row not in values or first not in values or values[row] == values[first]:
+        return None
+    return 1 if values[row] > values[first] else -1
+
+
+def _marks(figure, common, notes):
+    """Numbers of the notes that a figure needs."""
+    kinds = {differences(conditions(item), common) for item in figure.found}
+    texts = [f"Not comparable as it stands: {text}." for text in sorted(kinds) if text]
+    for warning in sorted({text for item in figure.found for text in item.record.warnings}):
+        texts.append(f"{warning}.")
+    for item in figure.found:
+        if item.record.backbone and not item.record.backbone.get("verified", True):
+            texts.append("The weights of the network are not verified.")
+    return [notes.mark(text) for text in texts]
+
+
+def _about_intervals(found):
+    seeds = len({item.get("repeat") for item in found})
+    if seeds >= 3:
+        return (f"Mean ± standard deviation over {seeds} trainings with different seeds; in brackets the 95 % interval "
+                "of the mean, by Student's t. Figures of fewer than three trainings have no such interval.")
+    if seeds == 2:
+        return "Mean ± standard deviation over two trainings with different seeds: too few for an interval."
+    return ("One training each. In brackets the 95 % interval of the figure of that training, for a fresh set of "
+            "samples: it says nothing about another training.")
+
+
+def _by_question(found):
+    questions = {}
+    for item in found:
+        key = (str(item.get("variant")), item.record.metric, item.get("repeat"), *(item.get(place) for place in PLACES))
+        questions.setdefault(key, []).append(item)
+    return questions
+
+
+def _disagree(items):
+    return len({item.record.value for item in items}) > 1
+
+
+def _machine(item):
+    return item.record.hardware.split(",")[0]
+
+
+def _newest(found):
+    """([one Found per question], remarks on older records that say something else)."""
+    chosen, remarks = [], []
+    for items in _by_question(found).values():
+        *older, newest = sorted(items, key=lambda item: (item.record.created, item.name))
+        chosen.append(newest)
+        remarks += [f"{item.name} is passed over for the newer {newest.name}." for item in older
+                    if item.record.value != newest.record.value]
+    return sorted(chosen, key=lambda item: item.name), sorted(remarks)

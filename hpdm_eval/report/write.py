@@ -1,0 +1,98 @@
+"""The folder of a report: the page, the tables in three languages, the figures in two, and one markdown page."""
+
+from pathlib import Path
+
+from baselines.published import load_published
+from hpdm.errors import InputError
+from hpdm.files import atomic_folder
+from hpdm_eval.report.figures import render
+from hpdm_eval.report.markup import csv_text, latex, markdown
+from hpdm_eval.report.model import Section, origin
+from hpdm_eval.report.page import page
+from hpdm_eval.report.pictures import single_pictures, study_pictures
+from hpdm_eval.report.published import published_table
+from hpdm_eval.report.single import single_tables
+from hpdm_eval.report.studies import NOT_COMPARABLE, Study, study_groups
+
+MARKER = ".made-by-hpdm-eval-report"
+PAGE = "index.html"
+LITERATURE = ("i3d-kinetics400", "c3d-ucf101")  # networks whose figures readers will hold against published ones
+USUAL_PUBLISHED = "table6"
+
+
+def check_folder(out, inputs):
+    """Raises InputError where `out` cannot be replaced by a report: it holds something else, or what is to be read."""
+    out = Path(out).resolve()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():
+        raise InputError(f"--out {out} holds files that no report made; name another folder")
+    for path in inputs:
+        if Path(path).resolve().is_relative_to(out):
+            raise InputError(f"--out {out} would replace {path}, which is to be read; name another folder")
+
+
+def make_sections(found, published=()):
+    """The Sections of all records: studies first, then single figures, then published tables.
+
+    published: names of published tables to add; where a record has the networks of the literature, table 6 is added.
+    """
+    sections = []
+    for (study, tier, machine), own in study_groups(found):
+        made = Study(study, tier, machine, own)
+        if made.columns:
+            sections.append(Section(name=made.name, title=made.title, tables=tuple(made.tables()),
+                                    pictures=tuple(study_pictures(made))))
+    for own, table in single_tables(found):
+        sections.append(Section(name=table.name, title=table.title, tables=(table,),
+                                pictures=tuple(single_pictures(own, table))))
+    names = list(published)
+    shown = {table.name for section in sections for table in section.tables}
+    if any(item.record.backbone and item.record.backbone["name"] in LITERATURE and not item.get("study")
+           for item in found):
+        names.append(USUAL_PUBLISHED)
+    tables = [published_table(load_published(name)) for name in dict.fromkeys(names)]
+    tables = [table for table in tables if table.name not in shown]
+    if tables:
+        sections.append(Section(name="published", title="Published figures", tables=tuple(tables), text=NOT_COMPARABLE))
+    return sections
+
+
+def write_report(out, found, *, title, published=(), videos=None, left_out=0):
+    """Write the report of records (`Found`) to the folder `out`, as a whole; returns the path of its page.
+
+    The same records, and videos, give the same bytes.
+    """
+    sections = make_sections(found, published)
+    pictures = {picture.name: render(picture.draw) for section in sections for picture in section.pictures}
+    lead = origin(found)
+    with atomic_folder(out) as folder:
+        (folder / MARKER).touch()
+        for kind in ("tables", "figures"):
+            (folder / kind).mkdir()
+        for name, files in pictures.items():
+            for kind, data in files.items():
+                (folder / "figures" / f"{name}.{kind}").write_bytes(data)
+        for section in sections:
+            for table in section.tables:
+                for kind, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", csv_text(table))):
+                    _write(folder / "tables" / f"{table.name}.{kind}", text)
+        _write(folder / "report.md", _markdown_page(title, lead, sections))
+        _write(folder / PAGE, page(title, lead, sections, {name: files["svg"] for name, files in pictures.items()},
+                                   videos, left_out))
+    return Path(out) / PAGE
+
+
+def _markdown_page(title, lead, sections):
+    parts = [f"# {title}\n\n{lead}\n"]
+    for section in sections:
+        parts.append(f"\n## {section.title}\n\n" + (f"{section.text}\n\n" if section.text else ""))
+        for position, table in enumerate(section.tables):
+            parts.append(markdown(table, heading=table.title != section.title) + "\n")
+            if position == 0:
+                parts += [f"![{picture.caption}](figures/{picture.name}.svg)\n\n" for picture in section.pictures]
+    return "".join(parts).rstrip("\n") + "\n"
+
+
+def _write(path, text):
+    path.write_text(text, encoding="utf-8", newline="\n")
