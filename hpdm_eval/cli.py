@@ -28,6 +28,7 @@ SUBCOMMANDS = {
     "ablations": ("ablations", "ablations"),
     "efficiency": ("efficiency", "efficiency"),
     "report": ("report", "report"),
+    "reproduce": ("reproduce", "reproduce"),
     "quickstart": ("quickstart", "quickstart"),
 }
 

@@ -130,6 +130,11 @@ def load_record(path):
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not a readable record ({error})") from error
+    return parse_record(values, path)
+
+
+def parse_record(values, path):
+    """The `Record` of what `to_dict` made; raises InputError that names `path` and the key where it is not one."""
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         found = values.get("schema") if isinstance(values, dict) else None
         raise InputError(f"{path}: not a record of schema {SCHEMA} (\"schema\" is {found!r})")

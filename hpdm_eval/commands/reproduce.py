@@ -1,0 +1,57 @@
+"""`hpdm-eval reproduce`: is a record's figure still what its command gives, and if not, what has changed?"""
+
+import json
+
+import click
+
+from hpdm.console import Command
+from hpdm_eval.records import load_record
+from hpdm_eval.reproduce import ABSOLUTE, RELATIVE
+from hpdm_eval.reproduce import reproduce as run_again
+from hpdm_eval.tables import aligned, metric_label
+
+EXIT_DIFFERENT = 1
+MOST_SHOWN = 10
+
+
+@click.command(cls=Command)
+@click.argument("record", type=click.Path(exists=True, dir_okay=False), metavar="RECORD.json")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False), default=".", show_default=True,
+              help="Where the command's relative paths start.")
+@click.option("--tolerance", type=click.FloatRange(min=0), default=RELATIVE, show_default=True,
+              help="Relative difference up to which figures count as equal.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the command's own.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
+@click.pass_context
+def reproduce(context, record, folder, tolerance, device, as_json):
+    """Run the command of RECORD.json again and compare its figures: the value, its interval and all details.
+
+    Exit code 0: equal within the tolerance. 1: different; the table says which of code, weights, inputs, settings,
+    versions and hardware have changed. 2: the command cannot be run: it is not one of `hpdm-eval`'s measurements, or
+    its inputs are not there. Nothing is written, and features are computed anew.
+    """
+    recorded = load_record(record)
+    result = run_again(recorded, folder=folder, relative=tolerance, device=device)
+    if as_json:
+        click.echo(json.dumps({
+            "equal": result.equal, "tolerance": {"relative": tolerance, "absolute": ABSOLUTE},
+            "recorded": recorded.value, "now": result.now.value, "differences": list(result.differences),
+            "changes": {change.what: {"state": change.state, "detail": change.detail} for change in result.changes},
+            "record": result.now.to_dict()}, ensure_ascii=False))
+    else:
+        click.echo(f"{metric_label(recorded)}: {recorded.value:.8g} recorded, {result.now.value:.8g} now: "
+                   f"{'equal' if result.equal else 'DIFFERENT'} (relative {tolerance:g}, absolute {ABSOLUTE:g})\n")
+        click.echo(aligned(("what", "state", "then -> now"),
+                           [(change.what, change.state, change.detail) for change in result.changes]))
+        for line in _differences(result.differences):
+            click.echo(line)
+    if not result.equal:
+        context.exit(EXIT_DIFFERENT)
+
+
+def _differences(differences):
+    if differences:
+        yield ""
+        yield from differences[:MOST_SHOWN]
+        if len(differences) > MOST_SHOWN:
+            yield f"... and {len(differences) - MOST_SHOWN} more"

@@ -1,0 +1,202 @@
+"""Making a record's figure again: run its command, compare, and say what has changed since.
+
+Only commands of `hpdm-eval` that print records are run, in this process and without a shell.
+"""
+
+import contextlib
+import io
+import json
+import math
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from hpdm.errors import InputError
+from hpdm_eval.records import Record, parse_record
+
+PROGRAM = "hpdm-eval"
+# commands that measure: what they print with --json is records
+ON_FEATURES = ("fvd", "is", "kvd", "prdc", "fid", "all", "curve")
+MEASURES = (*ON_FEATURES, "seams", "dead-tokens", "pyramid")
+OUTPUTS = ("--record", "--plots")  # options that write beside what is printed
+RELATIVE, ABSOLUTE = 1e-4, 1e-6  # what other processors, numbers of threads and versions may move
+UNCHANGED, CHANGED, UNKNOWN = "unchanged", "changed", "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One of the things that a figure depends on, then and now."""
+
+    what: str  # code, weights, inputs, settings, versions or hardware
+    state: str  # unchanged, changed or unknown
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """A record, what its command gives now, and how they compare."""
+
+    recorded: Record
+    now: Record
+    differences: tuple[str, ...]  # figures beyond the tolerance, in words
+    changes: tuple[Change, ...]
+
+    @property
+    def equal(self):
+        return not self.differences
+
+
+def reproduce(record, *, folder=".", relative=RELATIVE, absolute=ABSOLUTE, device=None):
+    """Run the command of a `Record` again and compare: a `Reproduction`.
+
+    folder: where the command's relative paths start. relative, absolute: what figures may differ by. device: in place
+    of the command's own. Features are computed anew, not taken from the cache. Raises InputError for a command that is
+    not ours or measures nothing, and whatever the command itself raises.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} is not a folder")
+    printed = io.StringIO()
+    with tempfile.TemporaryDirectory(prefix="hpdm-eval-") as scratch:
+        name, words = rerun_words(record.command, scratch, device)
+        with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+            _run(name, words)
+    now = _matching(record, json.loads(printed.getvalue()))
+    return Reproduction(recorded=record, now=now, differences=tuple(_differences(record, now, relative, absolute)),
+                        changes=tuple(_changes(record, now)))
+
+
+def rerun_words(command, scratch, device=None):
+    """(name of the subcommand, its words) to run a record's command again; raises InputError where that cannot be.
+
+    What it would write is left out, or goes to the folder `scratch`, and its records are printed.
+    """
+    try:
+        program, *words = shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"the record's command cannot be read ({error}): {command}") from error
+    if PurePath(program).name != PROGRAM or not words:
+        raise InputError(f"the record was not made by a command of {PROGRAM}: {command}")
+    name, *words = words
+    if name not in MEASURES:
+        raise InputError(f"`{PROGRAM} {name}` is no single measurement: run it again and compare its records. It was "
+                         f"made by {command}")
+    words = _without(words, OUTPUTS)
+    if name == "curve":
+        words = [*_without(words, ("--out",)), "--out", scratch]
+    if device:
+        words = [*_without(words, ("--device",)), "--device", device]
+    if name in ON_FEATURES:
+        words.append("--no-cache")
+    return name, [*(word for word in words if word not in ("--json", "--quiet")), "--json", "--quiet"]
+
+
+def _run(name, words):
+    from hpdm_eval.cli import main  # imports every command's module on demand
+
+    command = main.get_command(None, name)
+    command.main(words, prog_name=f"{PROGRAM} {name}", standalone_mode=False)
+
+
+def _without(words, options):
+    """The words without options that take a value, in either way of writing."""
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in options:
+            skip = True
+        elif not word.startswith(tuple(f"{option}=" for option in options)):
+            kept.append(word)
+    return kept
+
+
+def _matching(record, printed):
+    """The record among those that a command printed that answers the same question."""
+    found = [parse_record(values, "the new record") for values in (printed if isinstance(printed, list) else [printed])]
+    same = [item for item in found if item.metric == record.metric and item.samples["path"] == record.samples["path"]]
+    if not same:
+        raise InputError(f"the command gives no {record.metric} any more")
+    return same[0]
+
+
+def _differences(record, now, relative, absolute):
+    """What differs between the figures of two records, in words."""
+    def close(first, second):
+        return math.isclose(first, second, rel_tol=relative, abs_tol=absolute)
+
+    def compare(name, first, second):
+        if _is_number(first) and _is_number(second):
+            if not close(first, second):
+                yield f"{name}: {first:.10g} recorded, {second:.10g} now"
+        elif isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+            if len(first) != len(second):
+                yield f"{name}: {len(first)} entries recorded, {len(second)} now"
+            for index, pair in enumerate(zip(first, second)):
+                yield from compare(f"{name}[{index}]", *pair)
+        elif isinstance(first, dict) and isinstance(second, dict):
+            for key in first.keys() | second.keys():
+                yield from compare(f"{name}.{key}", first.get(key), second.get(key))
+        elif first != second:
+            yield f"{name}: {first!r} recorded, {second!r} now"
+
+    for key in ("value", "ci95", "num_samples", "num_reference", "details"):
+        yield from sorted(compare(key, getattr(record, key), getattr(now, key)))
+
+
+def _changes(record, now):
+    """A `Change` for each of the things that the figure depends on."""
+    yield _code(record.git, now.git)
+    yield _compared("weights", _weights(record), _weights(now), absent="no network takes part")
+    yield _compared("inputs", _inputs(record), _inputs(now))
+    yield _compared("settings", _settings(record), _settings(now))
+    yield _compared("versions", record.versions, now.versions)
+    yield _compared("hardware", {"hardware": record.hardware}, {"hardware": now.hardware})
+
+
+def _code(recorded, now):
+    words = f"{_commit(recorded)} -> {_commit(now)}"
+    if recorded is None or now is None:
+        return Change(what="code", state=UNKNOWN, detail=words)
+    if recorded.removesuffix("-dirty") != now.removesuffix("-dirty"):
+        return Change(what="code", state=CHANGED, detail=words)
+    if recorded.endswith("-dirty") or now.endswith("-dirty"):
+        return Change(what="code", state=UNKNOWN, detail=words)
+    return Change(what="code", state=UNCHANGED)
+
+
+def _compared(what, recorded, now, absent=""):
+    if not recorded and not now:
+        return Change(what=what, state=UNCHANGED, detail=absent)
+    words = [f"{key}: {recorded.get(key, 'none')} -> {now.get(key, 'none')}"
+             for key in sorted(recorded.keys() | now.keys()) if recorded.get(key) != now.get(key)]
+    return Change(what=what, state=CHANGED if words else UNCHANGED, detail="; ".join(words))
+
+
+def _weights(record):
+    return {key: str(value) for key, value in (record.backbone or {}).items() if key in ("name", "sha256")}
+
+
+def _inputs(record):
+    found = {}
+    for role in ("samples", "reference"):
+        source = getattr(record, role)
+        if source:
+            found |= {f"{role} SHA-256": source["sha256"][:16], f"{role} clips": source["clips"],
+                      f"{role} rejected": len(source["rejected"])}
+    return found
+
+
+def _settings(record):
+    own = {key: value for key, value in record.protocol.items() if key != "hash"}
+    own |= {f"backbone {key}": value for key, value in (record.backbone or {}).items()
+            if key in ("precision", "epsilon", "resize")}
+    return {key: json.dumps(value) for key, value in (own | (record.extra.get("settings") or {})).items()}
+
+
+def _commit(revision):
+    return "unknown" if revision is None else revision[:12] + ("-dirty" if revision.endswith("-dirty") else "")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
