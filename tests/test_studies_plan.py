@@ -152,6 +152,12 @@ def test_the_papers_levels_per_block():
     assert without_adaptive_computation(config).network.levels_per_block == (3,) * 6
 
 
+def test_levels_of_a_pyramid_that_splits_rows_and_columns_alone():
+    config = load_config("S", ["pyramid.split=hw", "pyramid.patch=[16, 64, 64]"])
+    assert with_levels(config, 1).pyramid.patch == (16, 256, 256)
+    assert with_levels(config, 4).pyramid.patch == (16, 32, 32)
+
+
 def test_patches_that_cannot_be_halved_are_refused():
     with pytest.raises(InputError, match="cannot get 6 levels"):
         with_levels(load_config("nano"), 6)

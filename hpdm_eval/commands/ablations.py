@@ -89,7 +89,9 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
                     return 0
                 raise
         progress.say(f"{tier}: {progress.line()}")
-        click.echo(f"{len(list((out / 'records').glob('*.json')))} records are in {out / 'records'}")
+        folder = out / "records"
+        click.echo(f"{len(list(folder.glob('*.json')))} records are in {folder}; tables and figures of them: "
+                   f"hpdm-eval report --records {folder} --out {out / 'report'}")
     return 0
 
 

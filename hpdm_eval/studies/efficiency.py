@@ -12,7 +12,6 @@ import torch
 from hpdm.config import Config
 from hpdm.console import note
 from hpdm.diffusion import DiffusionConfig
-from hpdm.pyramid import Pyramid
 from hpdm.training.config import plan_batch
 from hpdm.training.plan import make_plan
 from hpdm_eval.studies.geometry import even_levels_per_block, with_levels, without_adaptive_computation
@@ -112,7 +111,7 @@ def describe_size(config: Config) -> str:
 
 
 def _with_one_level_more(config, adaptive):
-    pyramid = Pyramid(levels=config.pyramid.levels + 1, patch=config.pyramid.patch)
+    pyramid = dataclasses.replace(config.pyramid, levels=config.pyramid.levels + 1)
     blocks = len(config.network.levels_per_block)
     hosted = even_levels_per_block(blocks, pyramid.levels) if adaptive else (pyramid.levels,) * blocks
     network = dataclasses.replace(config.network, levels_per_block=hosted)

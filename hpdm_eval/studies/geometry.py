@@ -25,13 +25,14 @@ def with_levels(config: Config, levels: int) -> Config:
     gets those that have the same ratio to its signal as on the coarsest of `config`. Blocks take levels on evenly, as
     in table 8 of the paper. Raises InputError where patches cannot be halved so often.
     """
-    gone = config.pyramid.levels - levels
-    patch = config.pyramid.patch
-    if levels < 1 or any(r % 2 ** max(0, -gone) or (r << gone if gone > 0 else r >> -gone) < 1 for r in patch):
-        raise InputError(f"a pyramid with patches of {'x'.join(map(str, patch))} cannot get {levels} levels")
+    pyramid = config.pyramid
+    gone = pyramid.levels - levels
+    factors = pyramid.factors(abs(gone))
+    if levels < 1 or (gone < 0 and any(r % n for r, n in zip(pyramid.patch, factors))):
+        raise InputError(f"a pyramid with patches of {'x'.join(map(str, pyramid.patch))} cannot get {levels} levels")
     if gone == 0:
         return config
-    patch = tuple(r << gone if gone > 0 else r >> -gone for r in patch)
+    patch = tuple(r * n if gone > 0 else r // n for r, n in zip(pyramid.patch, factors))
     diffusion = config.diffusion
     if gone < 0 and not isinstance(diffusion.input_scale, str):
         raise InputError("diffusion.input_scale must be a rule where levels are added, not numbers")
@@ -48,7 +49,7 @@ def with_levels(config: Config, levels: int) -> Config:
     return dataclasses.replace(
         _with_blocks(
             config, even_levels_per_block(len(config.network.levels_per_block), levels),
-            pyramid=dataclasses.replace(config.pyramid, levels=levels, patch=patch),
+            pyramid=dataclasses.replace(pyramid, levels=levels, patch=patch),
             diffusion=dataclasses.replace(
                 diffusion, input_scale=scales,
                 p_mean=per_level(diffusion.p_mean, lambda value, ratio: value + math.log(ratio)),
