@@ -125,6 +125,29 @@ def check_geometry(network: NetworkConfig, pyramid: Pyramid):
         raise InputError(f"pyramid.patch {pyramid.patch} is not a multiple of network.token {network.token}")
 
 
+def coarsest_levels(config: Config, levels: int) -> Config:
+    """The configuration of a generator of the `levels` coarsest levels alone, on the same videos averaged to their size.
+
+    Its weights fit the whole configuration's network, which has fusion layers beside them. Raises InputError where
+    there are not so many levels.
+    """
+    pyramid, network = config.pyramid, config.network
+    if levels > pyramid.levels:
+        raise InputError(f"--levels {levels}: size {config.size} has {pyramid.levels} levels")
+    cut = {
+        field.name: getattr(config.diffusion, field.name)[:levels] for field in dataclasses.fields(config.diffusion)
+        if isinstance(getattr(config.diffusion, field.name), tuple)
+    }
+    finer = pyramid.factors(pyramid.levels - levels)
+    return dataclasses.replace(
+        config,
+        pyramid=dataclasses.replace(pyramid, levels=levels),
+        network=dataclasses.replace(network, levels_per_block=tuple(min(n, levels) for n in network.levels_per_block)),
+        diffusion=dataclasses.replace(config.diffusion, **cut),
+        data=dataclasses.replace(config.data, shrink=tuple(a * b for a, b in zip(config.data.shrink, finer, strict=True))),
+    )
+
+
 def sizes() -> list[str]:
     """Names of the sizes that ship with the package."""
     folder = resources.files("hpdm") / "configs"

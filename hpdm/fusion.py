@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from hpdm.pyramid import AXES, Pyramid, parent_coordinates, token_centres
+from hpdm.sharding import fill
 
 
 def interpolation_matrix(u: torch.Tensor, size: int, band: int | None = None):
@@ -153,10 +154,10 @@ class DeepFusion(nn.Module):
 
     def reset(self):
         """Start as the identity on tokens, so that adding the layer changes no level that has no context."""
-        nn.init.eye_(self.tokens.weight)
+        fill(self.tokens.weight, nn.init.eye_)
         nn.init.zeros_(self.tokens.bias)
         if self.context is not None:
-            nn.init.xavier_uniform_(self.context.weight)
+            fill(self.context.weight, nn.init.xavier_uniform_)
         if self.coordinates is not None:
             nn.init.zeros_(self.coordinates.weight)
 

@@ -47,6 +47,11 @@ class Hierarchical:
         """A network with starting values from torch's global generator."""
         return HPDM(self.config.network, self.config.pyramid)
 
+    @property
+    def builds_on_meta(self) -> bool:
+        """Whether `make_network` may run without data, all starting values being those of `reset_parameters`."""
+        return type(self).make_network is Hierarchical.make_network
+
     def begin(self, network, clips, device):
         """Called once before the first step of a run: `clips` are those of the run (`TrainingClips`)."""
 

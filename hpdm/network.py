@@ -20,6 +20,7 @@ from hpdm.config import NetworkConfig, check_geometry
 from hpdm.fusion import FUSIONS, Geometry, resample_pixels
 from hpdm.pyramid import Pyramid
 from hpdm.rin import Attention, Detokenizer, FeedForward, NoiseLevelEmbedding, RINBlock, Tokenizer
+from hpdm.sharding import fill
 
 
 class HierarchicalBlock(nn.Module):
@@ -104,10 +105,13 @@ class HPDM(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self):
-        """Draw all starting values from torch's global generator; the network then predicts zero."""
+        """Draw all starting values from torch's global generator; the network then predicts zero.
+
+        They are the same whether the network is sharded or not.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
+                fill(module.weight, nn.init.xavier_uniform_)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
@@ -121,7 +125,7 @@ class HPDM(nn.Module):
                 module.fusion.reset()
         tables = [self.latents, *([] if self.classes is None else [self.classes.weight]), *self.tokenizer.positions]
         for table in tables + ([] if self.text is None else self.text.tables()):
-            nn.init.normal_(table, std=0.5 if table is self.latents else 0.2)
+            fill(table, nn.init.normal_, std=0.5 if table is self.latents else 0.2)
         if self.previous_norm is not None:
             nn.init.zeros_(self.previous_norm.weight)
         nn.init.zeros_(self.detokenizer.project.weight)

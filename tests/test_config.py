@@ -78,5 +78,5 @@ def test_missing_keys_are_named():
 
 def test_dictionary_holds_every_field():
     values = config_to_dict(load_config("nano"))
-    assert set(values) == {"size", "pyramid", "network", "diffusion", "sampling", "training", "data", "method"}
+    assert set(values) == {"size", "pyramid", "network", "diffusion", "sampling", "training", "data", "text", "method"}
     assert values["network"]["levels_per_block"] == [1, 1, 2, 3]

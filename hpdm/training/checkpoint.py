@@ -13,17 +13,19 @@ import json
 import os
 import pickle
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from hpdm.config import Config, config_from_dict, config_to_dict, save_config
 from hpdm.errors import InputError
 from hpdm.files import atomic_folder
+from hpdm.sharding import like
 
 LATEST = "latest"
 HEADER = "hpdm"  # one key: the order of several in a safetensors header changes from run to run
@@ -100,6 +102,36 @@ def read_weights(file):
     return weights, config_from_dict(header["config"], where=str(file)), header["step"]
 
 
+class OpenWeights:
+    """The tensors of a weights file by name, each read when it is asked for."""
+
+    def __init__(self, opened):
+        self._opened, self._names = opened, list(opened.keys())
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __contains__(self, name):
+        return name in self._names
+
+    def __getitem__(self, name):
+        return self._opened.get_tensor(name)
+
+    def shape(self, name) -> tuple[int, ...]:
+        return tuple(self._opened.get_slice(name).get_shape())
+
+
+@contextmanager
+def open_weights(file):
+    """Context of the `OpenWeights` of a weights file; raises InputError where it is not one of ours."""
+    try:
+        opened = safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} is not a weights file of this program: {error}") from error
+    with opened:
+        yield OpenWeights(opened)
+
+
 def load_training_state(folder, *, network, ema, optimizer) -> dict:
     """Put a checkpoint into network, average and optimizer, sharded or not, in place.
 
@@ -107,17 +139,16 @@ def load_training_state(folder, *, network, ema, optimizer) -> dict:
     and for weights of another shape.
     """
     folder = Path(folder)
-    model, _, _ = read_weights(folder / MODEL_FILE)
-    average, _, _ = read_weights(folder / EMA_FILE)
     try:
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise InputError(f"{folder / STATE_FILE} cannot be read: {str(error).splitlines()[0]}") from error
-    _copy_into(network.named_parameters(), model, folder / MODEL_FILE)
-    _copy_into(ema.named_averages(), average, folder / EMA_FILE)
+    for file, named in ((MODEL_FILE, network.named_parameters()), (EMA_FILE, ema.named_averages())):
+        with open_weights(folder / file) as weights:
+            _copy_into(named, weights, folder / file)
     for name, parameter in network.named_parameters():
         optimizer.state[parameter] = {
-            key: _like(value, parameter) if value.shape == parameter.shape else value
+            key: like(value, parameter) if value.shape == parameter.shape else value
             for key, value in state["optimizer"].get(name, {}).items()
         }
     for group, count in zip(optimizer.param_groups, state["group_steps"], strict=True):
@@ -151,22 +182,15 @@ def _optimizer_state(network, optimizer, keep):
     return {"optimizer": states, "group_steps": [group.get("step") for group in optimizer.param_groups]}
 
 
-def _like(value, parameter):
-    """A CPU tensor on the parameter's device, sharded as the parameter is."""
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value.to(parameter.device)
-
-
 @torch.no_grad()
 def _copy_into(named, values, file):
     named = dict(named)
-    if unlike := sorted(named.keys() ^ values.keys()):
+    if unlike := sorted(named.keys() ^ set(values)):
         raise InputError(f"{file} does not belong to this network: {unlike[0]} is in one and not in the other")
     for name, tensor in named.items():
-        if tensor.shape != values[name].shape:
-            raise InputError(f"{file}: {name} is {list(values[name].shape)}, the network has {list(tensor.shape)}")
-        tensor.copy_(_like(values[name], tensor))
+        if tuple(tensor.shape) != values.shape(name):
+            raise InputError(f"{file}: {name} is {list(values.shape(name))}, the network has {list(tensor.shape)}")
+        tensor.copy_(like(values[name], tensor))
 
 
 def _point(link, target):

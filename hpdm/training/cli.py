@@ -32,6 +32,9 @@ class TrainCommand(Command):
                    "[default: procedural]")
 @click.option("--out", "run", type=click.Path(path_type=Path), metavar="RUN",
               help="Folder of the run: checkpoints, log, sheets. Required but for --dry-run and --profile-data.")
+@click.option("--levels", type=click.IntRange(min=1),
+              help="Train so many of the coarsest levels alone; a run of all levels can start from that one.")
+@click.option("--init-from", metavar="RUN", help="Start from the averaged weights of a run with fewer levels.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the whole schedule.  [default: the size's]")
 @click.option("--stop-after", type=click.IntRange(min=1), metavar="STEP",
               help="Save and end when STEP steps in all are made; the schedule stays that of --steps.")
@@ -46,7 +49,7 @@ class TrainCommand(Command):
               help="Compare the speed of the data with that of the steps; write nothing.")
 @common_options
 @click.pass_context
-def train(context, size, baseline, data, run, steps, stop_after, batch, resume, overrides, dry_run, profile_data,
+def train(context, size, baseline, data, run, levels, init_from, steps, stop_after, batch, resume, overrides, dry_run, profile_data,
           device, seed, quiet):
     """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
@@ -57,13 +60,15 @@ def train(context, size, baseline, data, run, steps, stop_after, batch, resume, 
     if run is None and not (dry_run or profile_data):
         raise click.UsageError("--out RUN is missing: the folder for checkpoints and log")
 
-    from hpdm.config import load_config
+    from hpdm.config import coarsest_levels, load_config
 
-    settings = {"data.path": data, "training.steps": steps, "training.batch": batch}
+    settings = {"data.path": data, "training.steps": steps, "training.batch": batch, "training.init_from": init_from}
     if context.get_parameter_source("seed") is not ParameterSource.DEFAULT:
         settings["training.seed"] = seed
     options = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
     config = load_config(size, [*options, *overrides], method=baseline)
+    if levels is not None:
+        config = coarsest_levels(config, levels)
 
     if dry_run:
         from hpdm.training.plan import describe_run

@@ -20,6 +20,7 @@ class TrainingConfig:
     batch: int = 768  # samples per step, over all processes together
     micro_batch: int | None = None  # samples that one process holds in memory at once; None: its whole share of a step
     seed: int = 0  # every random number of the run follows from it
+    init_from: str | None = None  # start from the averaged weights of this run of the same size, with fewer levels
 
     optimizer: str = "lamb"  # "lamb" or "adamw"
     lr: float = 0.005  # peak learning rate

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import default_collate
 
 from hpdm.config import Config, config_to_dict, save_config
@@ -30,6 +31,7 @@ from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer
 from hpdm.training.sheets import CLIPS, save_picture
 from hpdm.training.signals import stop_on_signals
+from hpdm.training.start import build_network, start_from
 
 # Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
 FREE_TO_CHANGE = {
@@ -77,12 +79,14 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 num_classes=config.network.num_classes, quiet=quiet,
             )
         conditioner = make_conditioner(config, device)
-        torch.manual_seed(settings.seed)
-        network = method.make_network()
+        sharded = here.world_size > 1 and settings.parallel == "fsdp"
+        network = build_network(method, here, sharded=sharded, seed=settings.seed)
         network.checkpoint_blocks = settings.activation_checkpointing
         if checkpoint is None:
             method.begin(network, clips, device)
-        if here.world_size > 1 and settings.parallel == "fsdp":
+            if settings.init_from:
+                start_from(network, settings.init_from)
+        if sharded and not isinstance(network, FSDPModule):
             shard(network, here)
         network.to(device)
         if settings.compile:
