@@ -80,11 +80,11 @@ class TextConfig:
 
     encoder: str = "google-t5/t5-11b"  # a T5 by folder or hub id, or "words": the network embeds words by itself
     words: tuple[str, ...] = ()  # the vocabulary of "words"
-    precision: str = "fp32"  # of the T5: "fp32" or "bf16"
+    encoder_precision: str = "fp32"  # of the T5: "fp32" or "bf16"
 
     def __post_init__(self):
-        if self.precision not in ("fp32", "bf16"):
-            raise InputError(f"text.precision must be fp32 or bf16; got {self.precision!r}")
+        if self.encoder_precision not in ("fp32", "bf16"):
+            raise InputError(f"text.encoder_precision must be fp32 or bf16; got {self.encoder_precision!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def load_encoder(config: Config, device="cpu"):
         return None
     if config.text.encoder == WORDS:
         return WordEncoder(config.text.words, network.text_tokens)
-    encoder = T5Encoder(config.text.encoder, network.text_tokens, precision=config.text.precision, device=device)
+    encoder = T5Encoder(config.text.encoder, network.text_tokens, precision=config.text.encoder_precision, device=device)
     if encoder.width != network.text_width:
         raise InputError(f"the states of {encoder.name} are {encoder.width} wide, network.text_width is "
                          f"{network.text_width}")

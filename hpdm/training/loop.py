@@ -40,7 +40,7 @@ FREE_TO_CHANGE = {
         "checkpoint_every", "keep", "sheet_every",
     },
     "data": {"num_workers", "steps_ahead", "start_method", "embeddings"},
-    "text": {"precision"},
+    "text": {"encoder_precision"},
 }
 
 
