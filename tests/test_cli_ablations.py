@@ -61,6 +61,8 @@ def test_records_of_the_chosen_variants_and_no_others(made):
     found = {name: record for name, record in records(out).items() if "-r0-" in name and name.split("-")[0] in CHOSEN}
     assert set(found) == {f"table3.{variant}-r0-{part}" for variant in ("deep", "shallow") for part in TABLE3}
     assert f"{len(found)} records are in {out / 'records'}" in result.stdout
+    table = (out / "report" / "tables" / "table3-smoke.md").read_text()
+    assert "shallow fusion" in table and f"{found['table3.deep-r0-fvd-level1'].value:.1f}" in table
     for name, record in found.items():
         assert record.extra["study"] == "table3" and record.extra["tier"] == "smoke" and record.extra["repeat"] == 0
         assert record.extra["variant"] == name.split("-")[0].split(".")[1]
@@ -135,6 +137,20 @@ def test_real_clips_are_a_row(made):
     for level in range(3):
         assert found[f"table3.real-r0-fvd-level{level}"].value < found[f"table3.deep-r0-fvd-level{level}"].value
     assert found["table3.real-r0-accuracy"].value > 0.9
+
+
+def test_a_folder_of_an_earlier_version_is_continued(made, tmp_path):
+    """What that version's configuration did not have takes its default; what it had otherwise is another study."""
+    out = tmp_path / "study"
+    shutil.copytree(made[0], out)
+    settings = json.loads((out / "study.json").read_text())
+    del settings["config"]["method"], settings["config"]["pyramid"]["split"]
+    (out / "study.json").write_text(json.dumps(settings))
+    assert ablations(out, "--only", "table3.shallow").exit_code == 0
+    settings["config"]["training"]["lr"] = 0.5
+    (out / "study.json").write_text(json.dumps(settings))
+    result = ablations(out, "--only", "table3.shallow")
+    assert result.exit_code == 2 and "the configuration" in result.stderr
 
 
 def test_another_tiers_folder_is_refused(made, tmp_path):

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import click
 
-from hpdm.config import config_to_dict
+from hpdm.config import config_from_dict, config_to_dict
 from hpdm.console import EXIT_FAILURE, common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.files import write_json
+from hpdm_eval.commands.report import report
 from hpdm_eval.distributed import joined_processes, rank_and_size
 from hpdm_eval.records import RememberingCommand, command_line
 from hpdm_eval.studies.cost import describe_cost
+from hpdm_eval.studies.measure import call
 from hpdm_eval.studies.plan import load_tier, make_plan, tier_names
 from hpdm_eval.studies.tasks import Progress, Workshop, work
 
@@ -53,7 +55,7 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
 
     What several variants need is made once, and nothing that is finished is done twice: Ctrl-C loses no more than the
     step in progress, and the same command continues. Several calls may work on one folder at the same time. Figures
-    are saved in OUT/records as they come.
+    are saved in OUT/records as they come, tables and a page of them in OUT/report at the end.
     """
     chosen = load_tier(tier)
     chosen = replace(chosen, **{key: value for key, value in (("size", size), ("data", data)) if value is not None})
@@ -69,7 +71,8 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
     with joined_processes("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(days=1)):
         quiet = quiet or rank_and_size()[0] > 0
         _check_settings(out, plan)
-        tasks = Workshop(plan, out, device=device, command=command_line(), quiet=quiet).tasks()
+        workshop = Workshop(plan, out, device=device, command=command_line(), quiet=quiet)
+        tasks = workshop.tasks()
         progress = Progress(tasks, out / LOG_FILE, quiet)
         note(f"{tier}: {progress.line()}", quiet)
         jobs = min(jobs or (1 if device.type == "cuda" else chosen.jobs), len(os.sched_getaffinity(0)))
@@ -89,9 +92,11 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
                     return 0
                 raise
         progress.say(f"{tier}: {progress.line()}")
-        folder = out / "records"
-        click.echo(f"{len(list(folder.glob('*.json')))} records are in {folder}; tables and figures of them: "
-                   f"hpdm-eval report --records {folder} --out {out / 'report'}")
+        if rank_and_size()[0] == 0:
+            call(report, "--records", workshop.records.folder, "--out", out / "report", "--title", f"Ablations, {tier}",
+                 "--quiet")
+        made = len(list(workshop.records.folder.glob("*.json")))
+        click.echo(f"{made} records are in {workshop.records.folder}, their tables and page in {out / 'report'}")
     return 0
 
 
@@ -170,7 +175,8 @@ def _check_settings(out, plan):
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [f"{key}: {before['tier'].get(key)!r} -> {value!r}" for key, value in settings["tier"].items()
                    if before["tier"].get(key) != value]
-        if before["config"] != settings["config"] and not changed:
+        # Fields that a later version has added take their defaults.
+        if not changed and config_from_dict(before["config"], where=str(path)) != plan.base:
             changed = ["the configuration"]
         if changed:
             raise InputError(f"{out} was made with other settings ({'; '.join(changed)}); name another folder")
