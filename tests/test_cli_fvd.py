@@ -196,10 +196,13 @@ def test_quickstart_moves_the_number_the_right_way(tmp_path):
     assert all(records["real"].value < records[name].value for name in ("few-classes", "blurred", "nano"))
     table = (out / "table.md").read_text()
     assert "fvd[shapes3d]" in table and table.count("\n| ") == 4
-    assert (out / "reference" / "0023.mp4").is_file()
+    assert (out / "reference" / "00023_c011.mp4").is_file()
+    page = out / "report" / "index.html"
+    assert str(page) in result.stdout.splitlines() and page.read_text().count("<video ") == 4 * 12 + 3
     again = CliRunner().invoke(main, ["quickstart", "--out", str(out), "--clips", "2", "--device", "cpu", "--quiet"])
     assert again.exit_code == 0
     assert len(list((out / "real").iterdir())) == len(list((out / "nano").glob("*.mp4"))) == 2
+    assert len(list((out / "records").iterdir())) == 4 and page.read_text().count("<video ") == 5 * 2
 
 
 def test_quickstart_leaves_other_folders_alone(tmp_path):

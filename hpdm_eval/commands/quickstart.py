@@ -18,6 +18,7 @@ from hpdm.errors import InputError
 from hpdm.files import atomic_file, atomic_folder
 from hpdm.sampling.cli import sample
 from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.commands.report import report
 from hpdm_eval.commands.stats import stats
 from hpdm_eval.tables import markdown_table, text_table
 
@@ -31,23 +32,24 @@ MARKER = ".made-by-hpdm-eval-quickstart"
 
 
 def reference_clip(seed, index):
-    """A real clip; every twelve in a row hold each class once."""
-    return procedural_clip(seed, index, FRAMES, SIZE, SIZE)[0]
+    """A real clip and its class; every twelve in a row hold each class once."""
+    return procedural_clip(seed, index, FRAMES, SIZE, SIZE)
 
 
 def blurred_clip(seed, index):
     """A real clip under a box blur over rows and columns: its content is right, its detail is gone."""
-    frames = torch.from_numpy(reference_clip(seed, index)).permute(0, 3, 1, 2).float()
+    clip, label = reference_clip(seed, index)
+    frames = torch.from_numpy(clip).permute(0, 3, 1, 2).float()
     frames = F.avg_pool2d(frames, BLUR, stride=1, padding=BLUR // 2, count_include_pad=False)
-    return frames.permute(0, 2, 3, 1).round().to(torch.uint8).numpy()
+    return frames.permute(0, 2, 3, 1).round().to(torch.uint8).numpy(), label
 
 
 def few_classes_clip(seed, index):
     """A real clip of one of the first few classes: each clip is perfect, the set lacks variety."""
-    return procedural_clip(seed, index, FRAMES, SIZE, SIZE, label=index % FEW_CLASSES)[0]
+    return procedural_clip(seed, index, FRAMES, SIZE, SIZE, label=index % FEW_CLASSES)
 
 
-# folder → (clip of (seed, index), the table's words for it)
+# folder → (function of (seed, index) that gives a clip and its class, the table's words for it)
 SETS = {
     "reference": (reference_clip, None),
     "real": (reference_clip, "other real clips"),
@@ -63,7 +65,7 @@ SETS = {
               help="Clips per set; under 129 the distance is mostly sampling bias.")
 @common_options
 def quickstart(out, clips, device, seed, quiet):
-    """Make videos, judge them, and write records and a table: a first look that needs no data and no network.
+    """Make videos, judge them, and write records, a table and a page: a first look that needs no data and no network.
 
     Four sets of drawn videos are written as mp4 files: a reference, other clips like it, clips of fewer classes, and
     blurred ones; a fifth is sampled from the nano model that ships with hpdm, in few steps. The distance to the
@@ -76,9 +78,11 @@ def quickstart(out, clips, device, seed, quiet):
     for number, (name, (draw, _)) in enumerate(SETS.items()):
         with atomic_folder(out / name) as folder:
             for index in progress(range(clips), description=f"drawing {name}", unit="clip", quiet=quiet):
-                write_video(folder / f"{index:04d}.mp4", draw(FIRST_SEED + seed * len(SETS) + number, index))
+                clip, label = draw(FIRST_SEED + seed * len(SETS) + number, index)
+                write_video(folder / f"{index:05d}_c{label:03d}.mp4", clip)
 
-    shutil.rmtree(out / SAMPLES, ignore_errors=True)  # drawn sets are replaced, so are samples
+    for name in (SAMPLES, "records"):  # drawn sets are replaced, so are samples and what was said of them
+        shutil.rmtree(out / name, ignore_errors=True)
     shared = ["--device", device, "--seed", str(seed)] + ["--quiet"] * quiet
     _run(sample, ["--checkpoint", "nano", "--num", clips, "--out", out / SAMPLES, "--steps", DRAFT_STEPS, *shared], quiet)
 
@@ -94,7 +98,10 @@ def quickstart(out, clips, device, seed, quiet):
     with atomic_file(out / "table.md", "w") as file:
         file.write(markdown_table(values, names=list(records)))
     click.echo("\n" + text_table(values, names=list(records)))
-    click.echo(f"\nvideos, records and table.md are in {out}")
+    shown = [word for name in (*SETS, SAMPLES) for word in ("--videos", f"{name}={out / name}")]
+    _run(report, ["--records", out / "records", "--out", out / "report", "--title", "Quickstart", *shown, "--quiet"],
+         quiet)
+    click.echo(f"videos, records and table.md are in {out}")
 
 
 def _run(command, arguments, quiet):

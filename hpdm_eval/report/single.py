@@ -89,7 +89,8 @@ def _is_figure(entry):
 
 def _further(found):
     """Names of the further figures of records, in the order in which they come; none where they are many."""
-    names = list(dict.fromkeys(entry["figure"] for item in found for entry in item.record.details if _is_figure(entry)))
+    names = list(dict.fromkeys(entry["figure"] for item in found for entry in item.record.details
+                               if _is_figure(entry) and entry["value"] != item.record.value))
     return tuple(names) if len(names) <= MOST_FURTHER else ()
 
 

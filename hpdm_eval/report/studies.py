@@ -115,8 +115,10 @@ class Study:
             rows.append(Row(heads=(label,), cells=tuple(cells)))
         remarks = ["An order is claimed only where the 95 % intervals do not overlap; open: they do, or one of the two "
                    "has none."]
-        if len({item.get("repeat") for item in self.found}) == 1:
-            remarks.append("Of one training each: an order is that of these trainings, not of the variants.")
+        made = [self.figure(row, column) for row, _ in self.rows for column in columns]
+        if any(figure.trainings == 1 and figure.interval and not figure.exact for figure in made if figure):
+            remarks.append("Where a figure is of a single training, the order is that of these trainings, not of the "
+                           "variants.")
         if published:
             remarks.append(f"The second line compares with {published.table} of the paper.")
         return [Table(name=f"{self.name}-orders", title=f"Against {first_label}", heads=("",),
