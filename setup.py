@@ -15,7 +15,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["hpdm", "hpdm.*", "hpdm_eval", "hpdm_eval.*", "baselines", "baselines.*"]),
     package_data={
-        "hpdm": ["configs/*.yaml", "weights/*"],
+        "hpdm": ["configs/*.yaml", "prompts/*.yaml", "weights/*"],
         "hpdm_eval": [
             "protocols/*.yaml", "backbones/weights/*", "backbones/*.yaml", "studies/*.yaml", "report/layouts/*.yaml",
             "report/page.*",

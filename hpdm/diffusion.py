@@ -138,6 +138,17 @@ def denoise(network_output: torch.Tensor, y: torch.Tensor, sigma: torch.Tensor, 
     return _like(c_skip, y) * y + _like(c_out, y) * network_output
 
 
+def dynamic_threshold(x: torch.Tensor, percentile: float) -> torch.Tensor:
+    """Estimates [B, ...] clipped, each to the given percentile of its absolute values but at least 1, and divided by it.
+
+    Keeps strong guidance from saturating (Imagen, arXiv 2205.11487, section 2.3).
+    """
+    flat = x.flatten(1).abs()
+    place = max(1, round(percentile / 100 * flat.shape[1]))
+    limit = _like(flat.kthvalue(place, dim=1).values.clamp(min=1), x)
+    return x.clamp(-limit, limit) / limit
+
+
 def sample_sigma(config: DiffusionConfig, level: int, batch: int, generator: torch.Generator) -> torch.Tensor:
     """Noise levels for training on `level`: float32 [B], log-normal, on the generator's device."""
     normal = torch.randn(batch, generator=generator, device=generator.device)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from hpdm.conditioning import PADDING, SPECIAL_WORDS, UNKNOWN, Conditions
-from hpdm.config import MEASURES, Config
+from hpdm.config import Config
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
 from hpdm.pretrained import (
@@ -205,11 +205,16 @@ class Conditioner:
 
     def of_prompts(self, prompts, fps: float, labels=None):
         """Conditions [B] of texts for videos of the configuration's full size, on the conditioner's device."""
-        _, height, width = self.config.pyramid.resolution(self.config.pyramid.levels - 1)
-        measures = torch.tensor([[fps, height, width]], dtype=torch.float32).expand(-1, len(MEASURES))
         count = len(prompts)
         labels = torch.full((count,), self.config.network.num_classes) if labels is None else labels
-        return self({"label": labels, "caption": prompts, "measures": measures.repeat(count, 1)})
+        measures = measures_of_samples(self.config, fps).repeat(count, 1)
+        return self({"label": labels, "caption": prompts, "measures": measures})
+
+
+def measures_of_samples(config: Config, fps: float) -> torch.Tensor:
+    """`MEASURES` [1, 3] of videos of the configuration's full size."""
+    _, height, width = config.pyramid.resolution(config.pyramid.levels - 1)
+    return torch.tensor([[fps, height, width]], dtype=torch.float32)
 
 
 def make_conditioner(config: Config, device="cpu", *, stored=True) -> Conditioner:

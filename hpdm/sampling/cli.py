@@ -1,6 +1,7 @@
 """`hpdm-sample`: videos from a checkpoint."""
 
 import dataclasses
+import json
 import os
 import shlex
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import click
 import torch
 
+from hpdm.config import override_config
 from hpdm.console import Command, common_options, note, progress
 from hpdm.data.ranges import to_uint8
 from hpdm.data.video_writer import DEFAULT_CRF
@@ -22,6 +24,7 @@ from hpdm.pyramid import OVERLAPS
 from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.load import load_checkpoint
 from hpdm.sampling.memory import SHARE, choose_tile_batch, estimate_memory, free_memory
+from hpdm.sampling.prompts import AskedClasses, AskedTexts, Prompts, read_prompts
 from hpdm.sampling.writer import FORMATS, SamplesFolder
 
 PRECISIONS = ("tf32", "fp32")
@@ -45,7 +48,13 @@ class Process:
 @click.option("--num", type=click.IntRange(min=1), required=True, help="How many videos the folder shall hold.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the samples.")
 @click.option("--classes", default="all", metavar="0,3,7|all|none",
-              help="Sample i gets the i-th of these in turn; none samples without class.")
+              help="Sample i gets the i-th of these in turn; none samples without class or text.")
+@click.option("--prompt", "prompt", multiple=True, metavar="TEXT",
+              help="What a text-to-video model shall show; sample i gets the i-th of several in turn.")
+@click.option("--prompts", metavar="FILE|ucf101",
+              help="Prompts from a file, one a line or YAML with frequencies, or those for the classes of UCF-101.")
+@click.option("--text-encoder", metavar="FOLDER|ID",
+              help="Where the model's text encoder lies. [default: as the checkpoint names it]")
 @click.option("--overlap", type=click.Choice(OVERLAPS),
               help="Axes along which tiles overlap by half. [default: the checkpoint's]")
 @click.option("--steps", metavar="128,64,32", help="Steps per level, coarse to fine. [default: the checkpoint's]")
@@ -56,6 +65,10 @@ class Process:
 @click.option("--beyond-training", is_flag=True,
               help="Allow a --size of whole multiples of the trained one: longer or larger videos than the model saw.")
 @click.option("--guidance", type=float, help="Classifier-free guidance scale; 1 is off. [default: the checkpoint's]")
+@click.option("--guidance-low", type=float, help="Scale of every second step: oscillating guidance. [default: off]")
+@click.option("--guidance-hold", type=click.IntRange(min=0), help="Steps of a level before guidance oscillates.")
+@click.option("--dynamic-threshold", type=click.FloatRange(0, 100),
+              help="Limit estimates to this percentile of their values, such as 99.5; 0 is off.")
 @click.option("--heun-levels", type=click.IntRange(min=0),
               help="Coarsest levels that get the stochastic second-order solver.")
 @click.option("--s-churn", type=float, help="Noise added anew over the steps of those levels.")
@@ -74,19 +87,20 @@ class Process:
 @click.option("--raw-weights", is_flag=True, help="The weights as trained, not their average.")
 @click.option("--format", "file_format", type=click.Choice(FORMATS), default="mp4",
               help="mp4, or exact uint8 arrays [T, H, W, 3].")
-@click.option("--fps", type=float, default=25, help="Frames per second of mp4 files.")
+@click.option("--fps", type=float, default=25,
+              help="Frames per second of mp4 files, and what models that read a frame rate are told.")
 @click.option("--crf", type=click.IntRange(0, 51), default=DEFAULT_CRF, help="H.264 quality; 0 is best.")
 @click.option("--save-levels", is_flag=True,
               help="Write every level of each sample: OUT/level0, OUT/level1, ... in place of OUT itself.")
 @click.option("--sheet", is_flag=True,
               help="Also write contact sheets beside the folder: OUT-sheet.mp4/.png and OUT-pyramid.mp4/.png.")
 @common_options
-def sample(checkpoint, num, out, classes, levels, size, beyond_training, batch, tile_batch, no_cache, offload,
+def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels, size, beyond_training, batch, tile_batch, no_cache, offload,
            precision, raw_weights, file_format, fps, crf, save_levels, sheet, device, seed, quiet, **chosen):
     """Sample videos from a checkpoint, level by level and tile by tile.
 
-    Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json. Sample i depends on the seed, i, its class and the
-    settings, not on batch sizes or the number of processes. The same command again continues where it stopped; under
+    Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json; for texts the class is the number of the prompt.
+    Sample i depends on the seed, i, its class or text and the settings, not on batch sizes or the number of processes. The same command again continues where it stopped; under
     torchrun the videos are shared out among the processes.
     """
     device = choose_device(device)
@@ -100,9 +114,11 @@ def sample(checkpoint, num, out, classes, levels, size, beyond_training, batch, 
     sampling, diffusion = _override(config, chosen)
     levels = _check_levels(config, sampling, levels)
     sampling = _fit_canvas(method, sampling, levels, size, beyond_training)
-    labels = _parse_classes(classes, config.network.num_classes)
+    if text_encoder:
+        config = override_config(config, [f"text.encoder={json.dumps(text_encoder)}"])
+    asked = _asked(config, classes, prompt, prompts, num, fps, device)
     settings = {
-        "checkpoint": loaded.sha256, "seed": seed, "classes": labels, **dataclasses.asdict(sampling),
+        "checkpoint": loaded.sha256, "seed": seed, **asked.settings, **dataclasses.asdict(sampling),
         "sigma_min": diffusion.sigma_min, "sigma_max": diffusion.sigma_max, "rho": diffusion.rho,
         "precision": precision if device.type == "cuda" else "fp32",
         "format": file_format, **({"fps": fps, "crf": crf} if file_format == "mp4" else {}),
@@ -133,7 +149,7 @@ def sample(checkpoint, num, out, classes, levels, size, beyond_training, batch, 
         network, diffusion, sampling, device=device, call_sizes=find_call_sizes(network, tile_batch, device),
         use_cache=not no_cache, offload=offload,
     )
-    run = _Run(sampler, folders, labels, seed, levels)
+    run = _Run(sampler, folders, asked, seed, levels)
     with _terminated_as_interrupted():
         run.make(range(process.rank, num, process.world_size), batch, quiet)
     if sheet and process.rank == 0:
@@ -146,13 +162,10 @@ def sample(checkpoint, num, out, classes, levels, size, beyond_training, batch, 
 class _Run:
     """Makes the samples that `folders`, by level, lack."""
 
-    def __init__(self, sampler, folders, labels, seed, levels):
+    def __init__(self, sampler, folders, asked, seed, levels):
         self.sampler, self.folders, self.finest = sampler, folders, folders[levels - 1]
-        self.labels, self.seed, self.levels = labels, seed, levels
+        self.asked, self.label, self.seed, self.levels = asked, asked.label, seed, levels
         self.made = 0
-
-    def label(self, index):
-        return self.labels[index % len(self.labels)]
 
     def make(self, indices, batch, quiet):
         """Sample the missing ones of `indices`; whatever stops it, the folders are left valid."""
@@ -193,7 +206,8 @@ class _Run:
 
     def videos(self, indices):
         """All levels of the given samples, as `TiledSampler.sample` returns them."""
-        return self.sampler.sample(indices, [self.label(index) for index in indices], self.seed, self.levels)
+        told = self.asked.told([self.label(index) for index in indices])
+        return self.sampler.sample(indices, told, self.seed, self.levels)
 
 
 def to_clips(videos):
@@ -252,6 +266,24 @@ def _fit_canvas(method, sampling, levels, size, beyond_training):
             f"trained for {known} (choose among these with --levels); {hint}"
         )
     return dataclasses.replace(sampling, canvas=tuple(w // t for w, t in zip(wanted, trained)))
+
+
+def _asked(config, classes, prompt, prompts, num, fps, device):
+    """What the samples are asked to show."""
+    network = config.network
+    if not network.text_width:
+        if prompt or prompts:
+            raise InputError("this model reads no text: choose with --classes")
+        if not network.measures:
+            return AskedClasses(_parse_classes(classes, network.num_classes) or [0])
+    if prompt and prompts:
+        raise InputError("--prompt and --prompts exclude each other")
+    if classes not in ("all", "none") or (classes == "none" and (prompt or prompts)):
+        raise InputError(f"--classes {classes}: this model reads texts; give --prompt, --prompts, or --classes none alone")
+    if classes == "all" and network.text_width and not (prompt or prompts):
+        raise InputError("this model reads texts: give --prompt TEXT or --prompts FILE, or --classes none for neither")
+    chosen = read_prompts(prompts) if prompts else Prompts(texts=tuple(prompt))
+    return AskedTexts(chosen, config, count=num, fps=fps, device=device)
 
 
 def _parse_classes(text, num_classes):

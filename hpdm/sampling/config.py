@@ -21,6 +21,11 @@ class SamplingConfig(SamplerConfig):
     sigma_context: float = 0.05
     # Classifier-free guidance: 1 is off and costs nothing, anything else doubles the work.
     guidance: float = 1.0
+    # Oscillating guidance: every second step takes this scale instead, the first of them behind `guidance_hold` steps.
+    guidance_low: float | None = None
+    guidance_hold: int = 0
+    # Dynamic thresholding: percentile of an estimate's absolute values that becomes its limit; 0 is off.
+    dynamic_threshold: float = 0.0
     # How many times the trained size, (frames, rows, columns): windows of level 0 then overlap as others do.
     canvas: tuple[int, int, int] = (1, 1, 1)
 
@@ -31,6 +36,8 @@ class SamplingConfig(SamplerConfig):
             raise InputError(f"sampling.steps must be whole numbers of at least 1, one per level; got {self.steps}")
         if self.overlap not in OVERLAPS:
             raise InputError(f"sampling.overlap must be one of {', '.join(OVERLAPS)}; got {self.overlap!r}")
+        if self.guidance_hold < 0 or not 0 <= self.dynamic_threshold <= 100:
+            raise InputError("sampling needs guidance_hold >= 0 and a percentile as dynamic_threshold, 0 to 100")
         if min(self.canvas) < 1:
             raise InputError(f"sampling.canvas must be three whole numbers of at least 1; got {self.canvas}")
         overlapped = "" if self.overlap == "none" else self.overlap
@@ -43,6 +50,16 @@ class SamplingConfig(SamplerConfig):
             )
         if self.heun_levels < 0 or self.sigma_context <= 0:
             raise InputError("sampling needs heun_levels >= 0 and sigma_context > 0")
+
+    @property
+    def guided(self) -> bool:
+        """Whether estimates without condition are needed."""
+        return self.guidance != 1 or self.guidance_low not in (None, 1)
+
+    def guidance_at(self, step: int) -> float:
+        """Guidance scale of step 0, 1, ... of a level (Imagen Video, arXiv 2210.02303, section 2.7)."""
+        low = self.guidance_low is not None and step >= self.guidance_hold and (step - self.guidance_hold) % 2 == 0
+        return self.guidance_low if low else self.guidance
 
     def level_steps(self, levels: int) -> tuple[int, ...]:
         """Steps of the `levels` coarsest levels; raises InputError where fewer are configured."""

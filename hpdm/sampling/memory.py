@@ -42,7 +42,7 @@ def estimate_memory(network, sampling, *, levels, batch, tile_batch, use_cache=T
     """Estimate for sampling `batch` videos at once with at most `tile_batch` tiles per call."""
     config, pyramid = network.config, network.pyramid
     tokens = math.prod(network.token_grid)
-    branches = 1 if sampling.guidance == 1 else 2
+    branches = 2 if sampling.guided else 1
     copies = batch * branches
     video = batch * config.channels * math.prod(pyramid.resolution(levels - 1, sampling.canvas))
     canvas = (CANVASES + branches) * video

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hpdm.conditioning import Conditions, guidance_branches
-from hpdm.diffusion import PerSampleNoise, euler, heun_stochastic
+from hpdm.diffusion import PerSampleNoise, dynamic_threshold, euler, heun_stochastic
 from hpdm.pyramid import tile_starts
 from hpdm.sampling.cache import ContextCache, ContextRecomputation
 from hpdm.sampling.calls import CallSizes
@@ -60,8 +60,8 @@ class TiledSampler:
         steps = self.sampling.level_steps(levels)
         if not isinstance(labels, Conditions):
             labels = torch.as_tensor(labels, dtype=torch.int64)
-        guided = self.sampling.guidance != 1
-        labels = guidance_branches(labels, self.network.null_label, guided).to(self.device)  # [branches, B]
+        branches = guidance_branches(labels, self.network.null_label, self.sampling.guided)
+        labels = branches.to(self.device)  # [branches, B]
         if self.use_cache:
             contexts = ContextCache(self.evaluator, self.sampling, self.device, self.offload)
         else:
@@ -101,12 +101,16 @@ class TiledSampler:
                     group.latents = out.latents
                 group.add(totals, estimate)
             totals *= weight
+            estimate = totals[0]
+            if branches > 1:
+                scale = self.sampling.guidance_at(done // 2 if second_order else done)
+                estimate = totals[1] + scale * (totals[0] - totals[1])
+            if self.sampling.dynamic_threshold:
+                estimate = dynamic_threshold(estimate, self.sampling.dynamic_threshold)
             done += 1
             if self.on_step is not None:
                 self.on_step(level, done, evaluations)
-            if branches == 1:
-                return totals[0]
-            return totals[1] + self.sampling.guidance * (totals[0] - totals[1])
+            return estimate
 
         d = self.diffusion
         sigmas = d.noise_levels(level, steps)
