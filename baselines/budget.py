@@ -7,7 +7,6 @@ show: small products that use a device badly, memory traffic, data loading, and 
 import dataclasses
 
 from hpdm.config import Config
-from hpdm.errors import InputError
 from hpdm.training.plan import count_flops
 
 
@@ -17,15 +16,13 @@ def training_cost(config: Config) -> float:
 
 
 def fit_budget(config: Config, flops: float) -> Config:
-    """`config` with as many steps as `flops` pay for; warm-up and the average's half-life keep their share of them.
+    """`config` with as many steps as `flops` pay for, but one at least.
 
-    Raises InputError where that is less than a step.
+    Warm-up and the average's half-life keep their share of the steps.
     """
     training = config.training
     per_step = float(count_flops(config).training) * training.batch
-    steps = round(flops / per_step)
-    if steps < 1:
-        raise InputError(f"{config.method.name}: a step costs {per_step:.3g} FLOPs, the budget is {flops:.3g}")
+    steps = max(1, round(flops / per_step))
     share = steps / training.steps
     return dataclasses.replace(config, training=dataclasses.replace(
         training, steps=steps, warmup=round(training.warmup * share), ema_half_life=training.ema_half_life * share,

@@ -233,10 +233,10 @@ class Cascade(Hierarchical):
         return patches, *rest, given, torch.zeros(batch, len(given), device=device)
 
     def count_flops(self, network):
+        """All stages cost the same; what is given to them is resampled beside that."""
         _, c_noise, windows, labels, latents = super().example("meta")
-        by_block = []
-        for level, stage in enumerate(network.stages):
-            patch = torch.zeros(1, self.config.network.channels * 2 + 1, *self.config.pyramid.patch, device="meta")
-            example = [patch], c_noise[:, :1], windows[:, :1], labels, None if latents is None else latents[:1]
-            by_block += [entry | {"level": level} for entry in network_flops(stage, example, self.config).by_block]
+        patch = torch.zeros(1, self.config.network.channels * 2 + 1, *self.config.pyramid.patch, device="meta")
+        example = [patch], c_noise[:, :1], windows[:, :1], labels, None if latents is None else latents[:1]
+        of_stage = network_flops(network.stages[0], example, self.config).by_block
+        by_block = [entry | {"level": level} for level in range(self.config.pyramid.levels) for entry in of_stage]
         return training_flops(forward_flops(network, self.example("meta")), by_block, self.config)

@@ -40,8 +40,13 @@ def reconstruct(checkpoint, data, num, out, device, seed, quiet):
 
 
 @torch.no_grad()
-def reconstruct_clips(checkpoint, out, num, *, data=None, device="auto", seed=0, quiet=False) -> dict:
-    """Write `num` clips and their reconstructions to `out`; returns {"psnr", "worst", "best", "clips", ...}, in dB."""
+def reconstruct_clips(
+    checkpoint, out, num, *, folders=(REAL, RECONSTRUCTED), data=None, device="auto", seed=0, quiet=False
+) -> dict:
+    """Write `num` clips and their reconstructions to two `folders` in `out`, and what it returns to SUMMARY there.
+
+    Returns {"psnr", "worst", "best", "clips", ...}, in dB. Raises InputError for a checkpoint without autoencoder.
+    """
     device = choose_device(device)
     loaded = load_checkpoint(checkpoint, device=device)
     network = getattr(loaded.network, "autoencoder", loaded.network)
@@ -61,7 +66,7 @@ def reconstruct_clips(checkpoint, out, num, *, data=None, device="auto", seed=0,
     for item in progress(range(count), unit="clip", quiet=quiet):
         video, label = source.read(item, np.random.default_rng([seed, item]))
         result = to_uint8(network.decode(network.encode(to_model_range(video[None]).to(device))[0])).cpu()
-        for folder, clip in ((REAL, video[None]), (RECONSTRUCTED, result)):
+        for folder, clip in zip(folders, (video[None], result), strict=True):
             with atomic_file(out / folder / f"{item:05d}_c{max(label, 0):03d}.npy") as file:
                 np.save(file, np.ascontiguousarray(clip[0].permute(1, 2, 3, 0).numpy()), allow_pickle=False)
         values.append(psnr(video[None], result))

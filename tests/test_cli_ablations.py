@@ -153,6 +153,28 @@ def test_a_folder_of_an_earlier_version_is_continued(made, tmp_path):
     assert result.exit_code == 2 and "the configuration" in result.stderr
 
 
+def test_baselines_share_a_budget_and_the_lattice_of_seams(made):
+    """Latent with the autoencoder that it needs: trained, sampled or reconstructed, and judged."""
+    out, _ = made
+    result = ablations(out, "--only", "baselines.latent,baselines.autoencoder")
+    assert result.exit_code == 0, result.output
+    found = {name: record for name, record in records(out).items() if name.startswith("baselines.")}
+    both = {"fvd-level2", "accuracy", "is", "seams", "throughput", "parameters", "flops", "compute", "memory"}
+    assert set(found) == {f"baselines.autoencoder-r0-{part}" for part in both | {"psnr"}} | {
+        f"baselines.latent-r0-{part}" for part in both | {"sampling"}}
+    for variant in ("latent", "autoencoder"):
+        settings = found[f"baselines.{variant}-r0-seams"].extra["settings"]
+        assert settings["patch"] == [4, 8, 8] and settings["levels"] == 3 and settings["lossless"] is True
+    assert found["baselines.latent-r0-sampling"].unit == "s/video"
+    folder = out / "samples" / "baselines.autoencoder" / "repeat0"
+    psnr = json.loads((folder / "reconstruction.json").read_text())["psnr"]
+    assert found["baselines.autoencoder-r0-psnr"].value == psnr > 5
+    for variant in ("latent", "autoencoder"):
+        finest = out / "samples" / f"baselines.{variant}" / "repeat0" / f"level{0 if variant == 'latent' else 2}"
+        assert sorted(finest.glob("*.npy"))[-1].name == "00023_c011.npy" or variant == "autoencoder"
+        assert len(list(finest.glob("*.npy"))) == 24
+
+
 def test_another_tiers_folder_is_refused(made, tmp_path):
     out, _ = made
     result = CliRunner().invoke(main, ["ablations", "--tier", "cpu", "--out", str(out)])

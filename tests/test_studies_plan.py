@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from baselines.budget import training_cost
 from hpdm.config import config_to_dict, load_config
 from hpdm.diffusion import DiffusionConfig
 from hpdm.errors import InputError
-from hpdm.network import HPDM
+from hpdm.methods import make_method
 from hpdm.training.plan import count_flops
 from hpdm_eval.studies.cost import describe_cost, sampling_flops
 from hpdm_eval.studies.geometry import with_levels, without_adaptive_computation
@@ -37,13 +38,14 @@ def test_every_variant_of_every_tier_is_a_network(name):
     assert plan.runs
     for run in plan.runs:
         with torch.device("meta"):
-            HPDM(run.config.network, run.config.pyramid)
+            make_method(run.config).make_network()
         assert run.config.training.steps in run.steps
-        assert all(step % run.config.training.checkpoint_every == 0 for step in run.steps)
+        last, every = run.config.training.steps, run.config.training.checkpoint_every
+        assert all(step % every == 0 or step == last for step in run.steps)
     for samples in plan.sample_sets:
         samples.config.sampling.level_steps(samples.config.pyramid.levels)
     finest = plan.base.pyramid.levels - 1
-    videos = {samples.config.pyramid.resolution(samples.config.pyramid.levels - 1) for samples in plan.sample_sets}
+    videos = {make_method(samples.config).video_size for samples in plan.sample_sets}
     assert videos == {plan.base.pyramid.resolution(finest)}
     assert 0 < tier.short_clip < plan.base.pyramid.resolution(finest)[0]
 
@@ -118,6 +120,27 @@ def test_unknown_names_are_refused(only):
 def test_real_clips_stand_in_only_for_data_without_end():
     tier = dataclasses.replace(load_tier("smoke"), data="somewhere")
     assert not [j for j in make_plan(tier, ["table3"]).judgements if j.variant.real]
+
+
+def test_baselines_cost_what_hpdm_costs(cpu):
+    """Within the rounding to whole steps; latent and its autoencoder together."""
+    costs = {run.name.removeprefix("baselines."): training_cost(run.config) for run in cpu.runs
+             if run.repeat == 0 and (run.name.startswith("baselines.") or run.name == "table3.deep")}
+    budget = costs.pop("table3.deep")
+    latent = costs.pop("latent") + costs.pop("autoencoder")
+    assert set(costs) == {"full-resolution", "cascade", "patch-diffusion"}
+    for name, cost in {**costs, "latent": latent}.items():
+        assert cost == pytest.approx(budget, rel=0.01), name
+    assert one_of(cpu.runs, "baselines.cascade").config.training.batch == cpu.base.training.batch
+
+
+def test_an_autoencoder_is_trained_before_what_needs_it():
+    plan = make_plan(load_tier("smoke"), ["baselines.latent"])
+    assert [run.name for run in plan.runs] == ["baselines.autoencoder", "baselines.latent"]
+    assert plan.runs[1].needs == plan.runs[0]
+    (samples,) = plan.sample_sets
+    assert not samples.reconstructed
+    assert make_plan(load_tier("smoke"), ["baselines.autoencoder"]).sample_sets[0].reconstructed
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])

@@ -41,6 +41,7 @@ FREE_TO_CHANGE = {
     },
     "data": {"num_workers", "steps_ahead", "start_method", "embeddings"},
     "text": {"encoder_precision"},
+    "method": {"autoencoder"},
 }
 
 

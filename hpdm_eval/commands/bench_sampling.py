@@ -12,7 +12,6 @@ from hpdm.pyramid import OVERLAPS
 from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.load import load_checkpoint
 from hpdm.sampling.memory import GIB, choose_tile_batch, estimate_memory
-from hpdm.sampling.tiled import TiledSampler
 from hpdm_eval.benchmarks import bench_options, finish
 from hpdm_eval.records import RecordedCommand
 from hpdm_eval.timing import median_rates, peak_rss_mib
@@ -44,7 +43,7 @@ def sampling(checkpoint, videos, steps, overlaps, cached_only, rounds, as_json, 
             tile_batch = choose_tile_batch(
                 network, chosen, device=device, at_least=reference_size(math.prod(network.token_grid)), **plan
             )
-            sampler = TiledSampler(
+            sampler = loaded.method.sampler(
                 network, config.diffusion, chosen, device=device, use_cache=cached,
                 call_sizes=find_call_sizes(network, tile_batch, device),
             )

@@ -38,7 +38,7 @@ def describe_cost(plan) -> str:
     for run in plan.runs:
         runs.setdefault(run.name, []).append(run)
     for samples in plan.sample_sets:
-        if samples.run:
+        if samples.run and not samples.reconstructed:
             sets.setdefault(samples.name, []).append(samples)
     for name, repeats in runs.items():
         training = repeats[0].config.training

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from baselines.budget import training_cost
+from baselines.reconstruct import SUMMARY
 from hpdm.config import config_to_dict
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.environment import choose_device
@@ -19,6 +21,7 @@ from hpdm.training.plan import count_flops
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.commands.inception_score import inception_score_command
 from hpdm_eval.commands.pyramid import pyramid
 from hpdm_eval.commands.seams import seams
 from hpdm_eval.distributed import rank_and_size
@@ -75,7 +78,8 @@ def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, 
 
 def step_record(metric, value, config, *, started, device="cpu", details=()):
     """A figure of a network or a training step, which judges no clips: a `Record`."""
-    units = {"throughput": "videos/s", "memory": "GiB", "flops": "FLOP/sample", "parameters": None}
+    units = {"throughput": "videos/s", "memory": "GiB", "flops": "FLOP/sample", "compute": "PFLOP", "parameters": None,
+             "sampling": "s/video"}
     settings = config_to_dict(config)
     digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return make_record(
@@ -120,15 +124,22 @@ class Judge:
                              level=self._base_level(samples.config, level), step=step, n=n)
             elif metric == "accuracy" and self.plan.tier.backbone == "shapes3d":
                 want("accuracy", lambda folder: self._accuracy(judgement, folder), step=step)
-            elif metric == "seams" and samples.config.pyramid.levels > 1:
+            elif metric == "is" and self.plan.tier.backbone in ("shapes3d", "c3d"):
+                want("is", lambda folder: self._inception_score(judgement, folder), step=step)
+            elif metric == "psnr" and samples.reconstructed:
+                want("psnr", lambda folder: self._psnr(folder))
+            elif metric == "seams":
                 want("seams", lambda folder: self._seams(judgement, folder), step=step)
-            elif metric == "pyramid" and samples.config.pyramid.levels > 1:
+            elif metric == "pyramid" and samples.config.pyramid.levels > 1 and not samples.reconstructed:
                 want("pyramid", lambda folder: self._pyramid(judgement, folder), step=step)
             elif metric == "parameters" and samples.run:
                 want("parameters", lambda folder: self._of_network("parameters", count_parameters, samples.config))
             elif metric == "flops" and samples.run:
                 want("flops", lambda folder: self._of_network(
                     "flops", lambda config: count_flops(config).training, samples.config))
+            elif metric == "compute" and samples.run:
+                want("compute", lambda folder: self._of_network(
+                    "compute", lambda config: training_cost(config) / 1e15, samples.config))
         return wanted
 
     def make(self, judgement, folder):
@@ -160,16 +171,33 @@ class Judge:
                                workers=0 if self.plan.tier.format == "npy" else None)
 
     def _seams(self, judgement, folder):
-        config, words = judgement.samples.config, []
-        finest = folder / f"level{config.pyramid.levels - 1}"
-        if judgement.samples.run is None:  # no samples.json says where borders would be
-            words = ["--patch", "x".join(map(str, config.pyramid.patch)), "--overlap", config.sampling.overlap,
-                     "--levels", config.pyramid.levels, "--lossless"]
+        finest, words = folder / f"level{judgement.samples.config.pyramid.levels - 1}", []
+        tiled = (finest / "samples.json").exists()  # else nothing says where borders would be
+        if not tiled or judgement.samples.config.pyramid.levels == 1:
+            base = self.plan.base
+            words = ["--patch", "x".join(map(str, base.pyramid.patch)), "--overlap", base.sampling.overlap,
+                     "--levels", base.pyramid.levels, *([] if tiled else ["--lossless"])]
         return call(seams, "--samples", finest, *words, *self._options(judgement, self.plan.tier.samples))
 
     def _pyramid(self, judgement, folder):
         return call(pyramid, "--samples", folder, "--levels", judgement.samples.config.pyramid.levels,
                     *self._options(judgement, self.plan.tier.samples))
+
+    def _inception_score(self, judgement, folder):
+        finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
+        return call(inception_score_command, "--samples", finest, "--backbone", self.plan.tier.backbone,
+                    "--splits", 1,  # several would leave few clips to each, and score too low
+                    *self._options(judgement, self.plan.tier.samples))
+
+    def _psnr(self, folder):
+        started = time.time()
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return make_record(
+            started=started, metric="psnr", value=summary["psnr"], unit="dB", higher_is_better=True,
+            protocol={"name": "reconstruction"}, num_samples=summary["clips"],
+            samples={**NO_CLIPS, "path": str(folder), "clips": summary["clips"]}, seed=0,
+            details=({"worst": summary["worst"], "best": summary["best"]},),
+        )
 
     def _of_network(self, metric, figure, config):
         return step_record(metric, figure(config), config, started=time.time())

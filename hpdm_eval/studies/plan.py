@@ -9,17 +9,23 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 
 import yaml
 
+from baselines.budget import fit_budget, training_cost
 from hpdm.config import Config, config_to_dict, load_config, override_config
 from hpdm.data.loader import PROCEDURAL
 from hpdm.errors import InputError
+from hpdm.methods import make_method, method_class
 from hpdm_eval.studies.geometry import with_levels, without_adaptive_computation
 
-MEASURES = ("fvd", "accuracy", "seams", "pyramid", "throughput", "parameters", "flops", "memory")
-OF_STEP = ("throughput", "memory")  # timed in one run for all variants
+MEASURES = (
+    "fvd", "accuracy", "is", "seams", "pyramid", "psnr", "throughput", "parameters", "flops", "compute", "memory",
+    "sampling",
+)
+TIMED = ("throughput", "memory", "sampling")  # in one run for all variants
 LEVELS = ("all", "tiled", "finest")
 CLIPS = ("whole", "short")
 
@@ -35,6 +41,9 @@ class Variant:
     adaptive: bool = True
     clip: str = "whole"
     real: bool = False
+    method: str | None = None
+    budget: float | None = None
+    needs: str | None = None
 
     @property
     def full_name(self) -> str:
@@ -45,7 +54,10 @@ class Variant:
         config = base if self.levels is None else with_levels(base, self.levels)
         if not self.adaptive:
             config = without_adaptive_computation(config)
-        return override_config(config, self.set)
+        if self.method is not None:
+            config = method_class(self.method).configure(config)
+        config = override_config(config, self.set)
+        return config if self.budget is None else _with_budget(config, base, self.budget)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +109,7 @@ class Run:
     repeat: int
     config: Config
     steps: tuple[int, ...]  # checkpoints that are needed, the last one included
+    needs: "Run | None" = None  # run of the autoencoder that this one takes over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +122,11 @@ class SampleSet:
     run: Run | None
     step: int | None
     count: int
+
+    @property
+    def reconstructed(self) -> bool:
+        """Whether these are real clips that went through the run's network, which makes none by itself."""
+        return self.run is not None and not make_method(self.run.config).makes_videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +156,9 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]:
-        return _unique(judgement.samples.run for judgement in self.judgements if judgement.samples.run)
+        """Each once, behind the one that it needs."""
+        runs = [judgement.samples.run for judgement in self.judgements if judgement.samples.run]
+        return _unique(each for run in runs for each in (run.needs, run) if each)
 
     @property
     def sample_sets(self) -> list[SampleSet]:
@@ -219,7 +239,7 @@ class _Sharing:
 
     def __init__(self, tier, base, studies, repeat):
         self.tier, self.base, self.repeat = tier, base, repeat
-        self._runs, self._sets = {}, {}
+        self._runs, self._sets, self._of_variant = {}, {}, {}
         kept = set()  # runs whose earlier checkpoints are needed
         configured = [
             (study, variant, override_config(variant.configure(base), [f"training.seed={repeat}"]))
@@ -234,6 +254,7 @@ class _Sharing:
             every = self.base.training.checkpoint_every
             last = config.training.steps
             run = None if variant.real else self._run(variant, config, _training_key(config) in kept)
+            self._of_variant[variant.full_name] = run
             count = max(tier.samples, *tier.counts) if study.counts else tier.samples
             for step in range(every, last + 1, every) if study.checkpoints else [last]:
                 samples = self._samples(variant, config, run, step, count)
@@ -249,7 +270,10 @@ class _Sharing:
             every, last = config.training.checkpoint_every, config.training.steps
             steps = tuple(range(every, last + 1, every)) if keep else (last,)
             config = override_config(config, [f"training.keep={len(steps)}"])
-            self._runs[key] = Run(name=variant.full_name, repeat=self.repeat, config=config, steps=steps)
+            needs = self._of_variant[f"{variant.study}.{variant.needs}"] if variant.needs else None
+            self._runs[key] = Run(
+                name=variant.full_name, repeat=self.repeat, config=config, steps=steps, needs=needs
+            )
         return self._runs[key]
 
     def _samples(self, variant, config, run, step, count):
@@ -262,6 +286,12 @@ class _Sharing:
             self._sets[key] = SampleSet(name=variant.full_name + at, repeat=self.repeat, config=config, run=run,
                                         step=step, count=count)
         return dataclasses.replace(self._sets[key], count=count)
+
+
+@lru_cache(maxsize=64)
+def _with_budget(config, base, share):
+    """`config` with steps for `share` of the compute that the tier's own configuration trains with."""
+    return fit_budget(config, share * training_cost(base))
 
 
 def _judged_levels(which, levels):

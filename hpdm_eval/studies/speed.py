@@ -1,4 +1,4 @@
-"""What a training step costs here: videos per second with alternatives in turn, and the memory of each alone."""
+"""What training steps and sampling cost here: videos per second with alternatives in turn, the memory of each alone."""
 
 import math
 from concurrent.futures import ProcessPoolExecutor
@@ -8,6 +8,8 @@ from multiprocessing import get_context
 import torch
 
 from hpdm.methods import make_method
+from hpdm.sampling.calls import find_call_sizes, reference_size
+from hpdm.sampling.memory import choose_tile_batch
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import make_optimizer
 from hpdm_eval.timing import median_rates, memory_of_process, reset_peak_memory
@@ -64,6 +66,32 @@ def training_step(config, batch, device):
         optimizer.zero_grad()
 
     return step
+
+
+def sampling_seconds(configs, *, videos, rounds, device, quiet=False):
+    """Seconds per video of sampling `videos` at once: {name: Config} → {name: seconds}, from the median of `rounds`.
+
+    Networks have starting values; how long they take does not depend on what they learnt. All are sampled in turn.
+    """
+    stages = {name: (videos, _sampling(config, videos, device)) for name, config in configs.items()}
+    return {name: 1 / rate for name, rate in median_rates(stages, rounds, quiet, device).items()}
+
+
+def _sampling(config, videos, device):
+    """A function that samples `videos`."""
+    method = make_method(config)
+    torch.manual_seed(config.training.seed)
+    network = method.make_network().eval().requires_grad_(False).to(device)
+    plan = {"levels": config.pyramid.levels, "batch": videos, "use_cache": True, "offload": False}
+    tile_batch = choose_tile_batch(
+        network, config.sampling, device=device, at_least=reference_size(math.prod(network.token_grid)), **plan
+    )
+    sampler = method.sampler(
+        network, config.diffusion, config.sampling, device=device,
+        call_sizes=find_call_sizes(network, tile_batch, device),
+    )
+    labels = [index % config.network.num_classes for index in range(videos)]
+    return lambda: sampler.sample(range(videos), labels, config.training.seed)
 
 
 def _few_steps(config, batch, device):

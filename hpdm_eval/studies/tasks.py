@@ -15,8 +15,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpdm.config import Config
+from baselines.reconstruct import SUMMARY, reconstruct_clips
+from hpdm.config import Config, override_config
 from hpdm.console import note
+from hpdm.methods import make_method
 from hpdm.pyramid import tile_starts
 from hpdm.sampling.cli import sample
 from hpdm.training.checkpoint import step_folder
@@ -24,11 +26,12 @@ from hpdm.training.config import plan_batch
 from hpdm.training.loop import train
 from hpdm_eval.distributed import gather, rank_and_size
 from hpdm_eval.studies.measure import Judge, Records, call, step_record
-from hpdm_eval.studies.plan import OF_STEP, Plan
+from hpdm_eval.studies.plan import TIMED, Plan
 from hpdm_eval.studies.real import write_real_samples, write_statistics
-from hpdm_eval.studies.speed import training_memory, training_rates
+from hpdm_eval.studies.speed import sampling_seconds, training_memory, training_rates
 
 WAIT, FINISHED = "wait", "finished"  # in place of a task's name
+TIMED_VIDEOS = 4  # sampled at once where sampling is timed
 POLL_SECONDS = 2.0  # between looks at what other processes have finished
 SAMPLING_OPTIONS = ("overlap", "heun_levels", "sigma_context", "guidance", "S_churn", "S_min", "S_max", "S_noise")
 
@@ -55,7 +58,7 @@ class Workshop:
 
     def tasks(self) -> list[Task]:
         """All tasks, in an order in which each can be done after those before it."""
-        tasks = [self._bench(study) for study in self.plan.studies if set(study.measures) & set(OF_STEP)]
+        tasks = [self._bench(study) for study in self.plan.studies if set(study.measures) & set(TIMED)]
         statistics = {}
         for judgement in self.plan.judgements:
             config, needs = judgement.samples.config, [f"sample {_label(judgement.samples)}"]
@@ -98,7 +101,7 @@ class Workshop:
         folder, training = self.run_folder(run), run.config.training
 
         def go():
-            outcome = train(run.config, folder, device=self.device.type, quiet=self.quiet)
+            outcome = train(self._with_autoencoder(run), folder, device=self.device.type, quiet=self.quiet)
             if outcome.interrupted:
                 raise KeyboardInterrupt
 
@@ -108,8 +111,15 @@ class Workshop:
             name=f"train {_label(run)}",
             done=lambda: all(step_folder(folder, step).is_dir() for step in run.steps),
             run=go,
+            needs=(f"train {_label(run.needs)}",) if run.needs else (),
             cost=float(training.steps) * training.batch * tokens * sum(run.config.network.levels_per_block) * passes,
         )
+
+    def _with_autoencoder(self, run):
+        """The run's configuration, with the folder of the autoencoder that it takes over, if any."""
+        if run.needs is None:
+            return run.config
+        return override_config(run.config, [f"method.autoencoder={json.dumps(str(self.run_folder(run.needs)))}"])
 
     def _sample(self, samples):
         folder, tier = self.folder(samples), self.plan.tier
@@ -121,12 +131,23 @@ class Workshop:
                 done=lambda: all(_count(folder / f"level{level}", "npy") >= samples.count for level in levels),
                 run=lambda: _on_first(lambda: write_real_samples(folder, samples.config, samples.count, self.quiet)),
             )
+        checkpoint = step_folder(self.run_folder(samples.run), samples.step)
+        needs = (f"train {_label(samples.run)}",)
+        if samples.reconstructed:
+            return Task(
+                name=f"sample {_label(samples)}",
+                done=lambda: _summary_count(folder) >= samples.count,
+                run=lambda: _on_first(lambda: reconstruct_clips(
+                    checkpoint, folder, samples.count, folders=("real", finest.name), device=self.device.type,
+                    quiet=self.quiet)),
+                needs=needs,
+            )
 
         def go():
             sampling = samples.config.sampling
             options = [(name, getattr(sampling, name)) for name in SAMPLING_OPTIONS]
             options += [("steps", ",".join(map(str, sampling.steps)))]
-            call(sample, "--checkpoint", step_folder(self.run_folder(samples.run), samples.step),
+            call(sample, "--checkpoint", checkpoint,
                  "--num", samples.count, "--out", folder, "--save-levels", "--format", tier.format,
                  "--seed", samples.repeat, "--device", self.device.type, *(["--quiet"] if self.quiet else []),
                  *(word for name, value in options for word in (f"--{name.lower().replace('_', '-')}", value)))
@@ -135,7 +156,7 @@ class Workshop:
             name=f"sample {_label(samples)}",
             done=lambda: _manifest_count(finest) >= samples.count,
             run=go,
-            needs=(f"train {_label(samples.run)}",),
+            needs=needs,
             cost=samples.count * sampling_cost(samples.config),
         )
 
@@ -152,9 +173,10 @@ class Workshop:
     def _bench(self, study):
         """Throughput and memory of all chosen variants of a study, in one run."""
         variants = self.plan.variants(study)
-        metrics = [metric for metric in study.measures if metric in OF_STEP]
+        metrics = [metric for metric in study.measures if metric in TIMED]
         paths = {(variant, metric): self.records.path(variant, metric, 0)
-                 for variant, _ in variants for metric in metrics}
+                 for variant, config in variants for metric in metrics
+                 if metric != "sampling" or make_method(config).makes_videos}
 
         def go():
             started = time.time()
@@ -167,9 +189,14 @@ class Workshop:
             if "memory" in metrics:
                 figures["memory"] = {variant: training_memory(config, batch=batch, device=self.device) / 2**30
                                      for variant, config in configs.items()}
+            if "sampling" in metrics:
+                figures["sampling"] = sampling_seconds(
+                    {variant: config for variant, config in configs.items() if make_method(config).makes_videos},
+                    videos=TIMED_VIDEOS, rounds=self.plan.tier.rounds, device=self.device, quiet=self.quiet)
             for (variant, metric), path in paths.items():
+                at_once = TIMED_VIDEOS if metric == "sampling" else batch
                 record = step_record(metric, figures[metric][variant], configs[variant], started=started,
-                                     device=self.device, details=[{"batch": batch, "rounds": self.plan.tier.rounds}])
+                                     device=self.device, details=[{"batch": at_once, "rounds": self.plan.tier.rounds}])
                 self.records.save(record, path, variant, 0)
 
         return Task(name=f"time {study.name}", done=lambda: all(path.exists() for path in paths.values()),
@@ -313,8 +340,16 @@ def _count(folder, suffix):
 
 
 def _manifest_count(folder):
+    return _read_count(folder / "samples.json", "count")
+
+
+def _summary_count(folder):
+    return _read_count(folder / SUMMARY, "clips")
+
+
+def _read_count(path, key):
     try:
-        return json.loads((folder / "samples.json").read_text(encoding="utf-8"))["count"]
+        return json.loads(path.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError):
         return 0
 
