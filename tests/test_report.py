@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +22,7 @@ from hpdm_eval.report.collect import collect_records
 from hpdm_eval.report.layouts import expand, parse_layout
 from hpdm_eval.report.markup import csv_text, escape_latex, latex, markdown
 from hpdm_eval.report.model import format_number
+from hpdm_eval.report.published import published_table
 from hpdm_eval.report.single import single_tables
 from hpdm_eval.report.studies import Study, study_groups
 from hpdm_eval.report.write import make_sections
@@ -218,13 +221,26 @@ def test_latex_is_escaped_and_breakable():
     body = re.sub(r"\\[\\{}$&#%_]", "", text)  # what is escaped
     assert body.count("{") == body.count("}")
     assert text.count("\\begin{") == text.count("\\end{") == 3
-    assert not re.search(r"(?<!\\)[#%](?! needs)", text.split("\n", 1)[1])
+    assert not re.search(r"(?<!\\)(#|%(?!\n))", text.split("\n", 1)[1])
     assert len(re.findall(r"(?<!\\)\$", text)) % 2 == 0
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and "&" in line]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
     for word in re.split(r"\\allowbreak\{\}|[ {}]", escape_latex("0123456789abcdef" * 8)):
         assert len(word) <= 20
     assert r"\toprule" in text and r"\bottomrule" in text and "<" not in text
+
+
+def test_latex_compiles_within_the_line(tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex: Debian's packages texlive-latex-base and texlive-latex-recommended")
+    tables = [nasty_table(), *study(study_records()).tables(), published_table(load_published("table1"))]
+    document = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}\begin{document}"
+    document += "\n\\clearpage\n".join(map(latex, tables)) + r"\end{document}"
+    (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"], cwd=tmp_path,
+                          capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0 and "Output written on tables.pdf (5 pages" in done.stdout, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout and "multiply defined" not in done.stdout
 
 
 def test_markdown_has_one_cell_per_column():

@@ -11,7 +11,8 @@ _LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"
           "|": r"\textbar{}", '"': "''", "–": "--", "±": r"$\pm$", "×": r"$\times$", "…": r"\ldots{}", "²": r"$^2$",
           "[": "{[}", "]": "{]}", "`": r"\textasciigrave{}"}
 _LONG = 20  # characters of a word that LaTeX may not find a place to break
-_MOST_COLUMNS = 6  # a wider LaTeX table is scaled to the line
+_MOST_CHARACTERS = 72  # across; a wider LaTeX table is scaled to the line
+_MOST_OF_WORDS = 36  # characters of a column of words; longer ones are broken
 CSV_COLUMNS = ("table", "row", "column", "text", "value", "spread", "low", "high", "trainings", "metric", "unit",
                "samples", "reference", "notes")
 
@@ -30,8 +31,9 @@ def markdown(table, heading=True):
 
 def latex(table):
     """A table as LaTeX with booktabs; what the preamble needs is said in the first line."""
-    wide = len(table.heads) + len(table.columns) > _MOST_COLUMNS
-    columns = "l" * len(table.heads) + "r" * len(table.columns)
+    wide = sum(2 + min(length, _MOST_OF_WORDS) for length in _lengths(table)) > _MOST_CHARACTERS
+    columns = "".join("l" if length <= _MOST_OF_WORDS else "p{15em}" for length in _lengths(table)[:len(table.heads)])
+    columns += "r" * len(table.columns)
     lines = [f"% needs \\usepackage{{booktabs}}{' and graphicx' if wide else ''}", r"\begin{table}[t]", r"\centering",
              rf"\caption{{{escape_latex(table.title)}}}", rf"\label{{tab:{table.name}}}", r"\small"]
     if table.rows:
@@ -84,6 +86,14 @@ def _breakable(word):
                 escaped[index] += r"\allowbreak{}"
                 run = 0
     return "".join(escaped)
+
+
+def _lengths(table):
+    """About how many characters wide each column is."""
+    columns = [[*name.split(", "), *(row.heads[index] for row in table.rows)] for index, name in enumerate(table.heads)]
+    columns += [[*name.split(", "), *(row.cells[index].text + "," * len(row.cells[index].marks) for row in table.rows)]
+                for index, name in enumerate(table.columns)]
+    return [max(map(len, column)) for column in columns]
 
 
 def _latex_heading(name):
