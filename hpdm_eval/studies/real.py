@@ -64,6 +64,7 @@ class RealClips:
                 continue
             clip = self.at_level(video)
             self._digests.append(clip_digest(clip))
+            label = label["label"] if isinstance(label, dict) else label  # data with captions say more than a class
             yield Clip(name=name, video=clip, digest=self._digests[-1], label=str(label), position=item)
 
     def at_level(self, video):

@@ -1,0 +1,200 @@
+"""Study `text`: text to video on captioned procedural clips, joint image-video training against video alone, and
+fine-tuning from a generator of the coarsest level against training from scratch.
+
+    python -m hpdm_eval.studies.text --tier cpu --out runs/text
+
+What is finished is not done again: the same command continues. Faithfulness to the text is attribute accuracy: shape,
+motion and colour as the shipped classifier's features show them, read out by regressions fitted on real clips.
+"""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import yaml
+
+from hpdm.config import Config, coarsest_levels, load_config, override_config
+from hpdm.console import Command, common_options, note
+from hpdm.data.procedural import sample_scene
+from hpdm.data.scene_captions import attributes_of_caption, attributes_of_scene, sample_prompts
+from hpdm.environment import choose_device
+from hpdm.files import atomic_file
+from hpdm.sampling.cli import sample
+from hpdm.training.loop import train
+from hpdm_eval.backbones import load_backbone
+from hpdm_eval.clips import open_clips
+from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.features import extract_features
+from hpdm_eval.metrics.accuracy import label_in_name
+from hpdm_eval.metrics.attributes import attribute_accuracy, fit_readout
+from hpdm_eval.protocols import load_protocol
+from hpdm_eval.records import command_line, make_record
+from hpdm_eval.studies.drawing import REFERENCE_SEED
+from hpdm_eval.studies.measure import Records, call
+from hpdm_eval.studies.plan import Variant
+from hpdm_eval.studies.real import RealClips, write_statistics
+
+ATTRIBUTES = ("shape", "motion", "colour")
+PROMPT_SEED = 7_000_000
+HELD_OUT = 5  # every so many real clips check the readouts and do not fit them
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTier:
+    """Numbers of a tier."""
+
+    steps: int  # of training, in all; fine-tuning shares them with its generator
+    samples: int
+    prompts: int
+    reference: int  # real clips
+    repeats: int
+    set: tuple[str, ...]
+
+
+TIERS = {
+    "smoke": TextTier(steps=4, samples=12, prompts=6, reference=60, repeats=1, set=(
+        "training.batch=4", "training.warmup=1", "network.token_width=32", "network.latent_width=32",
+        "network.num_latents=8", "sampling.steps=[2, 1, 1, 1]", "sampling.overlap=none",
+    )),
+    "cpu": TextTier(steps=3000, samples=96, prompts=48, reference=960, repeats=1, set=(
+        "training.warmup=150", "training.ema_half_life=150", "sampling.steps=[16, 8, 4, 4]", "sampling.overlap=none",
+    )),
+    "gpu": TextTier(steps=20000, samples=480, prompts=240, reference=4800, repeats=3, set=("training.batch=64",)),
+}
+VIDEO_ONLY, FINETUNED, LOW = "video-only", "fine-tuned", "low-resolution"
+VARIANTS = ("joint", VIDEO_ONLY, FINETUNED)  # "joint" is also what fine-tuning is compared with: from scratch
+
+
+class RealText:
+    """Real clips with their attributes, and what is fitted on them: a readout per attribute."""
+
+    def __init__(self, config, count, backbone, quiet):
+        clips = RealClips(config, config.pyramid.levels - 1, count, quiet=quiet)
+        features = extract_features(clips, backbone, quiet=quiet).features
+        known = [attributes_of_scene(sample_scene(REFERENCE_SEED, item)[0]) for item in range(count)]
+        held = [item for item in range(count) if item % HELD_OUT == 0]
+        fitted = [item for item in range(count) if item % HELD_OUT]
+        self.readouts = {name: fit_readout(features[fitted], [known[item][name] for item in fitted]) for name in ATTRIBUTES}
+        self.ceiling = {
+            name: attribute_accuracy(readout(features[held]), [known[item][name] for item in held])["accuracy"]
+            for name, readout in self.readouts.items()
+        }
+        self.summary = clips.summary()
+
+
+def attributes_record(folder, real: RealText, backbone, *, device, seed, quiet=True):
+    """How often samples show the shape, motion and colour that their prompts ask for: a `Record`.
+
+    The value is the mean over the attributes; `real` in the details is the same of held-out real clips.
+    """
+    started = time.time()
+    protocol = load_protocol("native", backbone="shapes3d")
+    settings = json.loads((Path(folder) / "samples.json").read_text(encoding="utf-8"))["settings"]
+    source = open_clips(folder, protocol, quiet=quiet, workers=0)
+    extracted = extract_features(source, backbone, quiet=quiet)
+    asked = [attributes_of_caption(settings["prompts"][label_in_name(name)]) for name in extracted.names]
+    details = [
+        {"attribute": name, **attribute_accuracy(real.readouts[name](extracted.features), [a.get(name) for a in asked]),
+         "chance": 1 / len(real.readouts[name].values), "real": real.ceiling[name]}
+        for name in ATTRIBUTES
+    ]
+    return make_record(
+        started=started, device=device, metric="attributes", value=sum(d["accuracy"] for d in details) / len(details),
+        higher_is_better=True, protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
+        num_reference=real.summary["clips"], samples=source.summary(), reference=real.summary,
+        backbone=backbone.describe(), seed=seed, details=tuple(details),
+    )
+
+
+class TextStudy:
+    """Trains, samples and judges the variants of a tier in the folder `out`."""
+
+    def __init__(self, tier_name, out, device, quiet):
+        self.tier, self.out, self.device, self.quiet = TIERS[tier_name], Path(out), device, quiet
+        self.base = load_config("nano-T2V", [
+            *self.tier.set, f"training.steps={self.tier.steps}", "training.sheet_every=0", "training.keep=1",
+        ])
+        self.records = Records(self.out / "records", tier_name, command_line())
+
+    def run(self, variants=VARIANTS):
+        """Everything that is not there yet; returns the folder of the records."""
+        backbone = load_backbone("shapes3d", device=self.device)
+        real = None
+        for repeat in range(self.tier.repeats):
+            for name in variants:
+                folder = self.sample(name, repeat)
+                variant = Variant(study="text", name=name)
+                path = self.records.path(variant, "attributes", repeat)
+                if not path.exists():
+                    real = real or RealText(self._judged(), self.tier.reference, backbone, self.quiet)
+                    record = attributes_record(folder, real, backbone, device=self.device, seed=repeat)
+                    self.records.save(record, path, variant, repeat)
+                self._fvd(folder, variant, repeat)
+        return self.records.folder
+
+    def configure(self, name, repeat) -> Config:
+        """The configuration of a variant; half of the steps of a fine-tuned one make its generator."""
+        config = override_config(self.base, [f"training.seed={repeat}"])
+        half = dataclasses.replace(config.training, steps=self.tier.steps // 2)
+        if name == VIDEO_ONLY:
+            return override_config(config, ["data.image_share=0.0"])
+        if name == LOW:
+            return coarsest_levels(dataclasses.replace(config, training=half), 1)
+        if name == FINETUNED:
+            half = dataclasses.replace(half, init_from=str(self.train(LOW, repeat)))
+            return dataclasses.replace(config, training=half)
+        return config
+
+    def train(self, name, repeat):
+        """Folder of a variant's finished training run."""
+        folder = self.out / "runs" / name / f"repeat{repeat}"
+        outcome = train(self.configure(name, repeat), folder, device=self.device.type, quiet=self.quiet)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        return folder
+
+    def sample(self, name, repeat):
+        """Folder of a variant's samples at full size."""
+        prompts = self.out / "prompts.yaml"
+        if not prompts.exists():
+            with atomic_file(prompts, "w") as file:
+                yaml.safe_dump(sample_prompts(PROMPT_SEED, self.tier.prompts), file)
+        folder = self.out / "samples" / name / f"repeat{repeat}"
+        call(sample, "--checkpoint", self.train(name, repeat), "--num", self.tier.samples, "--out", folder, "--prompts",
+             prompts, "--format", "npy", "--seed", repeat, "--device", self.device.type, *(["--quiet"] if self.quiet else []))
+        return folder
+
+    def _fvd(self, folder, variant, repeat):
+        level = self.base.pyramid.levels - 1
+        path = self.records.path(variant, "fvd", repeat, level=level)
+        if path.exists():
+            return
+        statistics = self.out / "reference.npz"
+        if not statistics.exists():
+            write_statistics(statistics, self._judged(), level, count=self.tier.reference, backbone="shapes3d",
+                             device=self.device.type, quiet=self.quiet)
+        record = call(fvd, "--samples", folder, "--reference", statistics, "--backbone", "shapes3d", "--protocol",
+                      "native", "--workers", 0, "--device", self.device.type, "--seed", repeat, "--quiet", "--json")
+        self.records.save(record, path, variant, repeat, level=level)
+
+    def _judged(self):
+        """The configuration whose data are the real videos: without images."""
+        return override_config(self.base, ["data.image_share=0.0"])
+
+
+@click.command(cls=Command)
+@click.option("--tier", type=click.Choice(list(TIERS)), default="cpu", show_default=True, help="How large.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the study.")
+@click.option("--only", type=click.Choice(VARIANTS), multiple=True, help="Only these variants; repeatable.")
+@common_options
+def main(tier, out, only, device, seed, quiet):
+    """Train, sample and judge small text-to-video models."""
+    records = TextStudy(tier, out, choose_device(device), quiet).run(only or VARIANTS)
+    note(f"{len(list(records.glob('*.json')))} records are in {records}", quiet)
+
+
+if __name__ == "__main__":
+    main()
