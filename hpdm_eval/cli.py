@@ -16,6 +16,7 @@ SUBCOMMANDS = {
     "prdc": ("prdc", "prdc"),
     "fid": ("fid", "fid"),
     "all": ("all_metrics", "all_metrics"),
+    "compare": ("compare", "compare_methods"),
     "stats": ("stats", "stats"),
     "features": ("features", "features"),
     "seams": ("seams", "seams"),

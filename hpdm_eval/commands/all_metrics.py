@@ -62,7 +62,7 @@ def all_metrics(metrics, splits, neighbours, **options):
     comparisons, records = {}, []
     for metric in metrics or METRICS:
         try:
-            comparison = _comparison(metric, options, comparisons)
+            comparison = comparison_for(metric, options, comparisons)
             setting = {"higher_is_better": False, **settings.get(metric, {})}
             records.append(comparison.record(metric, measures[metric], **setting))
         except InputError as error:
@@ -80,8 +80,11 @@ def all_metrics(metrics, splits, neighbours, **options):
     return records
 
 
-def _comparison(metric, options, known):
-    """The Comparison that a metric looks at, read once for all that share it; `known` holds those read so far."""
+def comparison_for(metric, options, known, references=None):
+    """The Comparison that a metric looks at, read once for all that share it; `known` holds those read so far.
+
+    references: reference sides of earlier calls for other samples, kept and used again.
+    """
     own = None
     if metric in OWN_BACKBONE and _is_i3d(options):
         own = OWN_BACKBONE[metric]
@@ -93,7 +96,9 @@ def _comparison(metric, options, known):
             chosen |= {"backbone": own, "weights": None, "precision": "fp32"}
         if metric == "is" and own:
             del chosen["reference"]
-        known[key] = compare(chosen, per_frame=metric == "fid")
+        references = {} if references is None else references
+        known[key] = compare(chosen, reference=references.get(key), per_frame=metric == "fid")
+        references[key] = known[key].reference
     return known[key]
 
 

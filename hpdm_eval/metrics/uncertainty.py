@@ -131,6 +131,20 @@ def grouped_jackknife(samples, reference, *, over="samples", groups=GROUPS, seed
     return Jackknife(value=value, standard_error=float(np.sqrt(variance)), bias=bias, groups=groups)
 
 
+def jackknife_errors(statistic, count, *, groups=GROUPS, seed=0):
+    """Standard errors float64 [F] of `statistic(rows)`, F figures of some of `count` samples, by leaving out groups.
+
+    rows: int64 indices of the samples that are left. Raises InputError for fewer than two samples a group.
+    """
+    if count < 2 * groups:
+        raise InputError(f"a jackknife over {groups} groups needs at least {2 * groups} clips, got {count}")
+    dealt = np.array_split(np.random.default_rng(seed).permutation(count), groups)
+    without = np.array([
+        statistic(np.sort(np.concatenate(dealt[:out] + dealt[out + 1:]))) for out in range(groups)
+    ])
+    return np.sqrt((groups - 1) * np.square(without - without.mean(0)).mean(0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
     """A line T = value + slope / N through subset distances, and how good a line it is."""

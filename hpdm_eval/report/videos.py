@@ -24,17 +24,17 @@ class Video:
     size: tuple[int, int, int]  # frames, rows, columns
 
 
-def parse_videos(texts):
+def parse_videos(texts, option="--videos"):
     """{name: folder} of NAME=DIR; raises InputError where the form is another or the folder is missing."""
     folders = {}
     for text in texts:
         name, separator, folder = text.partition("=")
         if not (separator and name and folder):
-            raise InputError(f"--videos {text}: write NAME=DIR")
+            raise InputError(f"{option} {text}: write NAME=DIR")
         if name in folders:
-            raise InputError(f"--videos: {name} is given twice")
+            raise InputError(f"{option}: {name} is given twice")
         if not Path(folder).exists():
-            raise InputError(f"--videos {text}: {folder} does not exist")
+            raise InputError(f"{option} {text}: {folder} does not exist")
         folders[name] = folder
     return folders
 

@@ -78,7 +78,7 @@ def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, 
 
 def step_record(metric, value, config, *, started, device="cpu", details=()):
     """A figure of a network or a training step, which judges no clips: a `Record`."""
-    units = {"throughput": "videos/s", "memory": "GiB", "flops": "FLOP/sample", "compute": "PFLOP", "parameters": None,
+    units = {"throughput": "videos/s", "memory": "GiB", "flops": "FLOP/sample", "compute": "TFLOP", "parameters": None,
              "sampling": "s/video"}
     settings = config_to_dict(config)
     digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
@@ -139,7 +139,7 @@ class Judge:
                     "flops", lambda config: count_flops(config).training, samples.config))
             elif metric == "compute" and samples.run:
                 want("compute", lambda folder: self._of_network(
-                    "compute", lambda config: training_cost(config) / 1e15, samples.config))
+                    "compute", lambda config: training_cost(config) / 1e12, samples.config))
         return wanted
 
     def make(self, judgement, folder):

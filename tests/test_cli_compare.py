@@ -1,0 +1,101 @@
+"""`hpdm-eval compare`: tables, tests and records of several sets."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from small_network import random_shapes3d
+
+from hpdm.data.procedural import procedural_clip
+from hpdm_eval.cli import main
+from hpdm_eval.records import load_record
+
+pytestmark = pytest.mark.filterwarnings("ignore::hpdm_eval.metrics.inception_score.FewPerSplitWarning")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """`real`, `good` like it, `grey` without colour, `twin` equal to good, `few` with less of it."""
+    root = tmp_path_factory.mktemp("sets")
+    for name, seed, count in (("real", 0, 60), ("good", 1, 60), ("grey", 2, 60), ("few", 1, 44)):
+        clips = np.stack([procedural_clip(seed, index, 8, 32, 32)[0] for index in range(count)])
+        if name == "grey":
+            clips = np.repeat(clips.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
+        (root / name).mkdir()
+        np.save(root / name / "clips.npy", clips)
+    (root / "twin").symlink_to(root / "good")
+    return root
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return random_shapes3d(tmp_path_factory.mktemp("weights") / "random.safetensors")
+
+
+def run(folders, network, names, *words):
+    sets = [word for name in names for word in ("--samples", f"{name}={folders / name}")]
+    command = ["compare", *sets, "--reference", folders / "real", "--protocol", "native", "--workers", "0",
+               "--device", "cpu", *network, *words]
+    return CliRunner().invoke(main, list(map(str, command)))
+
+
+def test_tables_are_sorted_tested_and_marked(folders, network, tmp_path):
+    result = run(folders, network, ["grey", "good", "twin"], "--metrics", "fvd,kvd,prdc,is", "--markdown",
+                 tmp_path / "table.md")
+    assert result.exit_code == 0, result.output
+    first, second, notes = result.stdout.strip().split("\n\n")
+    lines = first.splitlines()
+    for figure in ("fvd", "kvd", "precision", "recall", "density", "coverage", "is"):
+        assert f"{figure}[shapes3d]" in lines[0]
+    rows = {line.split()[0]: line for line in lines[2:]}
+    assert list(rows) == ["good", "twin", "grey"] and "*" in rows["good"]
+    columns = {name: line.split()[1:] for name, line in rows.items()}
+    assert columns["good"] == columns["twin"]
+    tests = [line.split() for line in second.splitlines()[2:]]
+    assert len(tests) == 7 * 3
+    fvd = {" ".join(line[1:4]): line[-1] for line in tests if line[0] == "fvd"}
+    assert fvd == {"good - twin": "open", "good - grey": "good", "twin - grey": "twin"}
+    assert "60 samples of each set; protocol native@" in notes
+    markdown = (tmp_path / "table.md").read_text()
+    assert markdown.count("|---") >= 2 and all(f"| {name} |" in markdown for name in rows)
+
+
+def test_records_hold_intervals_and_pairs(folders, network, tmp_path):
+    words = ["--metrics", "fvd,prdc", "--json", "--record", tmp_path / "records"]
+    result = run(folders, network, ["grey", "good"], *words)
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    saved = sorted((load_record(path) for path in (tmp_path / "records").iterdir()), key=lambda record: record.value)
+    assert len(printed) == 4 == len(saved) and {record["name"] for record in printed} == {"good", "grey"}
+    fvd = {record["name"]: record for record in printed if record["metric"] == "fvd"}
+    (pair,) = fvd["good"]["pairs"]
+    assert fvd["grey"]["pairs"] == [pair] and pair["figure"] == "fvd"
+    assert pair["difference"] == pytest.approx(
+        fvd[pair["first"]]["value"] - fvd[pair["second"]]["value"])
+    alone = CliRunner().invoke(main, list(map(str, [
+        "fvd", "--samples", folders / "good", "--reference", folders / "real", "--protocol", "native", "--workers", "0",
+        "--device", "cpu", "--json", "--quiet", *network])))
+    same = json.loads(alone.stdout)
+    assert (same["value"], same["ci95"]) == (fvd["good"]["value"], fvd["good"]["ci95"])
+    prdc = [record for record in printed if record["metric"] == "prdc"]
+    for record in prdc:
+        assert record["ci95"][0] <= record["value"] <= record["ci95"][1] and len(record["pairs"]) == 4
+
+
+def test_sets_are_cut_to_one_size(folders, network):
+    result = run(folders, network, ["good", "few"], "--metrics", "fvd", "--json")
+    assert result.exit_code == 0, result.output
+    assert "60 (good), 44 (few): all are cut to 44" in result.stderr
+    good, few = json.loads(result.stdout)
+    assert good["num_samples"] == few["num_samples"] == 44 and good["value"] == few["value"]
+
+
+def test_sorting_and_what_is_refused(folders, network):
+    result = run(folders, network, ["grey", "good"], "--metrics", "fvd,prdc", "--sort", "coverage", "--json")
+    coverage = [record["value"] for record in json.loads(result.stdout) if record["metric"] == "prdc"]
+    assert coverage == sorted(coverage, reverse=True)
+    assert run(folders, network, ["good"]).exit_code == 2
+    assert "could not be had" in run(folders, network, ["good", "grey"], "--metrics", "fvd", "--sort", "is").stderr
+    bad = CliRunner().invoke(main, ["compare", "--samples", "folder", "--reference", "x"])
+    assert bad.exit_code == 2 and "write NAME=DIR" in bad.stderr
