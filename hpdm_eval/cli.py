@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "kvd": ("kvd", "kvd"),
     "prdc": ("prdc", "prdc"),
     "fid": ("fid", "fid"),
+    "clipsim": ("clipsim", "clipsim"),
     "all": ("all_metrics", "all_metrics"),
     "compare": ("compare", "compare_methods"),
     "stats": ("stats", "stats"),
