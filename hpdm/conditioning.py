@@ -66,9 +66,9 @@ def as_conditions(conditions) -> Conditions:
 
 
 def drop_conditions(conditions, dropped, null_label: int):
-    """Labels int64 [B] or `Conditions` as a network takes them: without class and text where `dropped`, bool [B] or one.
+    """Labels int64 [B] or `Conditions` as a network takes them: without class and text where `dropped`.
 
-    A label of -1, which data without classes have, becomes `null_label`.
+    dropped: bool [B], or one for all. A label of -1, which data without classes have, becomes `null_label`.
     """
     if not isinstance(conditions, Conditions):
         return torch.where((conditions < 0) | dropped, null_label, conditions)

@@ -126,7 +126,7 @@ def check_geometry(network: NetworkConfig, pyramid: Pyramid):
 
 
 def coarsest_levels(config: Config, levels: int) -> Config:
-    """The configuration of a generator of the `levels` coarsest levels alone, on the same videos averaged to their size.
+    """The configuration of a generator of the `levels` coarsest levels alone, on the same videos averaged to that size.
 
     Its weights fit the whole configuration's network, which has fusion layers beside them. Raises InputError where
     there are not so many levels.
@@ -139,12 +139,13 @@ def coarsest_levels(config: Config, levels: int) -> Config:
         if isinstance(getattr(config.diffusion, field.name), tuple)
     }
     finer = pyramid.factors(pyramid.levels - levels)
+    shrink = tuple(before * times for before, times in zip(config.data.shrink, finer, strict=True))
     return dataclasses.replace(
         config,
         pyramid=dataclasses.replace(pyramid, levels=levels),
         network=dataclasses.replace(network, levels_per_block=tuple(min(n, levels) for n in network.levels_per_block)),
         diffusion=dataclasses.replace(config.diffusion, **cut),
-        data=dataclasses.replace(config.data, shrink=tuple(a * b for a, b in zip(config.data.shrink, finer, strict=True))),
+        data=dataclasses.replace(config.data, shrink=shrink),
     )
 
 

@@ -139,7 +139,7 @@ def denoise(network_output: torch.Tensor, y: torch.Tensor, sigma: torch.Tensor, 
 
 
 def dynamic_threshold(x: torch.Tensor, percentile: float) -> torch.Tensor:
-    """Estimates [B, ...] clipped, each to the given percentile of its absolute values but at least 1, and divided by it.
+    """Estimates [B, ...] clipped and divided, each by the given percentile of its absolute values but at least 1.
 
     Keeps strong guidance from saturating (Imagen, arXiv 2205.11487, section 2.3).
     """

@@ -6,7 +6,8 @@ sampling one level runs at a time on what its finished coarser levels left behin
 
 Information flows from coarse to fine only: a block's context is the *input* of that block on coarser levels.
 
-B batch, L levels, N data tokens of width d, M latents of width D, K condition tokens of width c; level-major means [L * B, ...].
+B batch, L levels, N data tokens of width d, M latents of width D, K condition tokens of width c; level-major means
+[L * B, ...].
 """
 
 from dataclasses import dataclass
@@ -183,8 +184,8 @@ class HPDM(nn.Module):
         """Denoise one level on finished coarser ones.
 
         patch: [B, C, rf, rh, rw], already multiplied by c_in; c_noise: float [B]; labels: int64 [B] or `Conditions`;
-        constants: of `level_constants`; latents: [B, M, D] of an earlier step or None; previous_rgb: for shallow fusion, the previous
-        level's pixels at the places of the patch's (`shallow_context`); zeros on level 0.
+        constants: of `level_constants`; latents: [B, M, D] of an earlier step or None; previous_rgb: for shallow
+        fusion, the previous level's pixels at the places of the patch's (`shallow_context`); zeros on level 0.
         """
         if self.concatenates_rgb:
             patch = torch.cat([patch, torch.zeros_like(patch) if previous_rgb is None else previous_rgb], dim=1)

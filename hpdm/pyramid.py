@@ -178,7 +178,8 @@ def tile_starts(pyramid: Pyramid, level: int, overlap: str, canvas=(1, 1, 1)) ->
     """Windows that cover the whole video on `level`: int64 [N, 3], frames slowest, columns fastest.
 
     Neighbours overlap by half a patch along the axes that `overlap` names (`hw`: rows and columns), else they touch:
-    2 * 2^l - 1 or 2^l tiles per split axis. On a larger `canvas` (see `Pyramid.resolution`) there are more, on level 0 too.
+    2 * 2^l - 1 or 2^l tiles per split axis. On a larger `canvas` (see `Pyramid.resolution`) there are more, on level 0
+    too.
     """
     return torch.cartesian_prod(*_axis_starts(pyramid, level, overlap, canvas))
 

@@ -101,7 +101,8 @@ def load_encoder(config: Config, device="cpu"):
         return None
     if config.text.encoder == WORDS:
         return WordEncoder(config.text.words, network.text_tokens)
-    encoder = T5Encoder(config.text.encoder, network.text_tokens, precision=config.text.encoder_precision, device=device)
+    text = config.text
+    encoder = T5Encoder(text.encoder, network.text_tokens, precision=text.encoder_precision, device=device)
     if encoder.width != network.text_width:
         raise InputError(f"the states of {encoder.name} are {encoder.width} wide, network.text_width is "
                          f"{network.text_width}")
@@ -159,7 +160,7 @@ def store_embeddings(folder, texts, encoder: T5Encoder, *, batch=64, shard=10_00
     known = set()
     if (folder / MANIFEST).is_file():
         if (before := read_json(folder / MANIFEST)) != about:
-            changed = [f"{key} {before.get(key)} -> {value}" for key, value in about.items() if before.get(key) != value]
+            changed = [f"{key} {before.get(key)} -> {new}" for key, new in about.items() if before.get(key) != new]
             raise InputError(f"{folder} holds embeddings made otherwise ({'; '.join(changed)}); name another folder")
         known = set(StoredEmbeddings(folder, encoder.tokens).places)
     else:
@@ -175,7 +176,8 @@ def store_embeddings(folder, texts, encoder: T5Encoder, *, batch=64, shard=10_00
             lengths += mask.sum(1).tolist()
             done(min(batch, len(chosen) - start))
         keys = torch.frombuffer(bytearray(b"".join(map(text_key, chosen))), dtype=torch.uint8).view(-1, KEY_BYTES)
-        content = {"embeddings": torch.cat(embeddings), "lengths": torch.tensor(lengths, dtype=torch.int32), "keys": keys}
+        lengths = torch.tensor(lengths, dtype=torch.int32)
+        content = {"embeddings": torch.cat(embeddings), "lengths": lengths, "keys": keys}
         with atomic_file(folder / SHARD.format(number)) as file:
             file.write(save(content))
         number += 1

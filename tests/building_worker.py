@@ -22,7 +22,7 @@ LARGE = override_config(config_from_dict(SMALL_TEXT), [
     "network.compute_layers=2",
 ])
 # run's folder → settings
-RUNS = {"fsdp": ["parallel=fsdp"], "finetuned": ["parallel=fsdp", "init_from=coarse"]}
+RUNS = {"ddp": [], "fsdp": ["parallel=fsdp"], "finetuned": ["parallel=fsdp", "init_from=coarse"]}
 
 
 def peak():
@@ -31,7 +31,8 @@ def peak():
 
 
 def main(folder, rank, first, *ports):
-    os.environ |= {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": first}
+    os.environ |= {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": first}
     os.chdir(folder)
     with processes("cpu") as here:
         torch.distributed.all_reduce(torch.ones(1))

@@ -118,7 +118,8 @@ def test_what_cannot_be_used_is_counted_by_reason(tmp_path):
 
 def test_several_captions_of_a_file_are_all_used_and_the_list_may_correct_the_frame_rate(tmp_path):
     rows = write_captioned(tmp_path, videos=1, images=0)
-    write_rows(tmp_path / "captions.csv", [{**rows[0], "fps": "10"}, {"path": rows[0]["path"], "caption": "b", "fps": ""}])
+    other = {"path": rows[0]["path"], "caption": "b", "fps": ""}
+    write_rows(tmp_path / "captions.csv", [{**rows[0], "fps": "10"}, other])
     (tmp_path / "captions.jsonl").unlink()
     told = [open_folder(tmp_path, image_share=0.0)[number][1] for number in range(20)]
     assert {entry["caption"] for entry in told} == {rows[0]["caption"], "b"}

@@ -38,7 +38,9 @@ def folder(library, tmp_path_factory):
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", 0), ("<end>", end)])
-    library.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>").save_pretrained(folder)
+    library.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>"
+    ).save_pretrained(folder)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = library.CLIPConfig(
         text_config={**sizes, "vocab_size": len(vocabulary), "max_position_embeddings": 20, "eos_token_id": end,
@@ -69,7 +71,8 @@ def test_similarity_of_known_vectors():
 def test_the_command_agrees_with_transformers(library, folder, tmp_path):
     samples = write_samples(tmp_path / "samples")
     result = CliRunner().invoke(main, [
-        "clipsim", "--samples", str(samples), "--clip", str(folder), "--json", "--quiet", "--device", "cpu", "--workers", "0",
+        "clipsim", "--samples", str(samples), "--clip", str(folder), "--json", "--quiet", "--device", "cpu",
+        "--workers", "0",
     ])
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)

@@ -57,7 +57,8 @@ def test_prompts_on_the_command_line_and_in_a_file_make_the_same_videos(checkpoi
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS[:2]) + "\n\n")
     spoken = [word for prompt in PROMPTS[:2] for word in ("--prompt", prompt)]
     assert run(checkpoint, tmp_path / "a", "--num", 3, *spoken).exit_code == 0
-    assert run(checkpoint, tmp_path / "b", "--num", 3, "--prompts", tmp_path / "prompts.txt", "--batch", 1).exit_code == 0
+    listed = ["--prompts", tmp_path / "prompts.txt"]
+    assert run(checkpoint, tmp_path / "b", "--num", 3, *listed, "--batch", 1).exit_code == 0
     first, second = videos(tmp_path / "a"), videos(tmp_path / "b")
     assert list(first) == ["00000_c000.npy", "00001_c001.npy", "00002_c000.npy"]
     assert all(video.shape == (16, 16, 32, 3) for video in first.values())
@@ -134,7 +135,8 @@ def test_files_that_hold_no_prompts(tmp_path, name, text):
 
 
 def test_guidance_oscillates_behind_the_first_steps():
-    constant, oscillating = SamplingConfig(guidance=8.0), SamplingConfig(guidance=8.0, guidance_low=2.0, guidance_hold=3)
+    constant = SamplingConfig(guidance=8.0)
+    oscillating = SamplingConfig(guidance=8.0, guidance_low=2.0, guidance_hold=3)
     assert [constant.guidance_at(step) for step in range(4)] == [8.0] * 4
     assert [oscillating.guidance_at(step) for step in range(8)] == [8, 8, 8, 2, 8, 2, 8, 2]
     assert not SamplingConfig().guided and SamplingConfig(guidance_low=3.0).guided
@@ -158,10 +160,8 @@ def test_guidance_is_applied_per_step_of_each_level(heun_levels, monkeypatch):
 def test_without_text_the_branches_agree_whatever_the_scale():
     network = tiny_network(CONFIG)
     null = no_conditions(CONFIG.network, 1)
-    results = [
-        TiledSampler(network, CONFIG.diffusion, dataclasses.replace(CONFIG.sampling, guidance=scale)).sample([0], null, 0, 2)[1]
-        for scale in (1.0, 4.0)
-    ]
+    settings = [dataclasses.replace(CONFIG.sampling, guidance=scale) for scale in (1.0, 4.0)]
+    results = [TiledSampler(network, CONFIG.diffusion, each).sample([0], null, 0, 2)[1] for each in settings]
     torch.testing.assert_close(*results, atol=1e-3, rtol=1e-3)
 
 

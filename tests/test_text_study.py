@@ -1,4 +1,4 @@
-"""Attribute accuracy against closed forms and real clips, and the study `text` at its smallest, from the command line."""
+"""Attribute accuracy against closed forms and real clips, and the study `text` at its smallest."""
 
 import json
 
@@ -20,7 +20,8 @@ def test_readout_finds_linear_attributes_and_ignores_dead_dimensions():
     random = np.random.default_rng(0)
     labels = [("red", "green", "blue")[index % 3] for index in range(300)]
     centres = {"red": (3, 0), "green": (0, 3), "blue": (-3, -3)}
-    features = np.array([[*centres[label], 7, 0] for label in labels]) + np.array([1, 1, 0, 1]) * random.normal(size=(300, 4))
+    noise = np.array([1, 1, 0, 1]) * random.normal(size=(300, 4))
+    features = np.array([[*centres[label], 7, 0] for label in labels]) + noise
     readout = fit_readout(features[:200], labels[:200])
     assert readout.values == ("blue", "green", "red")
     seen = readout(features[200:])
@@ -28,7 +29,8 @@ def test_readout_finds_linear_attributes_and_ignores_dead_dimensions():
     # Without any information nothing beats the most frequent value by much.
     noise = random.normal(size=(600, 4))
     shuffled = list(random.permutation(labels * 2))
-    assert np.mean([a == b for a, b in zip(fit_readout(noise[:300], shuffled[:300])(noise[300:]), shuffled[300:])]) < 0.45
+    seen = fit_readout(noise[:300], shuffled[:300])(noise[300:])
+    assert np.mean([a == b for a, b in zip(seen, shuffled[300:])]) < 0.45
 
 
 def test_readout_is_the_ridge_solution_of_torch():
@@ -42,7 +44,8 @@ def test_readout_is_the_ridge_solution_of_torch():
 
     def loss():
         optimizer.zero_grad()
-        value = (torch.cat([normed, torch.ones(40, 1)], 1) @ weights - targets).square().sum() + 4 * weights[:5].square().sum()
+        errors = torch.cat([normed, torch.ones(40, 1)], 1) @ weights - targets
+        value = errors.square().sum() + 4 * weights[:5].square().sum()
         value.backward()
         return value
 
@@ -89,4 +92,5 @@ def test_the_study_from_the_command_line_and_again(tmp_path):
              for name in runs}
     assert steps == {"joint": 4, "video-only": 4, "fine-tuned": 2, "low-resolution": 2}
     study = TextStudy("smoke", tmp_path, torch.device("cpu"), True)
-    assert study.configure("video-only", 0).data.image_share == 0 and study.configure("joint", 0).data.image_share == 0.5
+    assert study.configure("video-only", 0).data.image_share == 0
+    assert study.configure("joint", 0).data.image_share == 0.5

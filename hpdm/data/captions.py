@@ -176,7 +176,9 @@ class CaptionedClips:
             return reason
         if entry.still:
             return None
-        return self.sampling.refusal(entry.file.frames, entry.fps) or (None if entry.fps else "no frame rate in the file")
+        if reason := self.sampling.refusal(entry.file.frames, entry.fps):
+            return reason
+        return None if entry.fps else "no frame rate in the file"
 
 
 def said(caption: str, fps: float, height: int, width: int) -> dict:

@@ -91,7 +91,7 @@ class TrainingClips(Dataset):
     """The clips of a run by their number, which has no end.
 
     `clips[g]` is (uint8 [C,T,H,W], class id; -1 for none), or for data with captions (..., {"label", "caption",
-    "measures"}). The last `source.images` items of the source are images; `image_share` of any clips in a row are of those.
+    "measures"}). The last `source.images` items of the source are images; `image_share` of any clips in a row are such.
     """
 
     def __init__(self, source, *, seed, flip=False, image_share=0.0):

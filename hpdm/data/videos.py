@@ -134,7 +134,8 @@ def largest_box(rows, columns, height, width):
 def fit(frames, height, width, random=None):
     """uint8 [T,H0,W0,C] → uint8 [C,T,height,width]: the largest box of the target's shape, resized.
 
-    It is the one in the middle, or with a NumPy Generator one at `random`, all with equal probability. Antialiased bilinear in integer arithmetic: within one grey level of the exact result, several times faster.
+    It is the one in the middle, or with a NumPy Generator one at `random`, all with equal probability. Antialiased
+    bilinear in integer arithmetic: within one grey level of the exact result, several times faster.
     """
     rows, columns = frames.shape[1:3]
     box_rows, box_columns = largest_box(rows, columns, height, width)

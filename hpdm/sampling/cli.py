@@ -95,13 +95,13 @@ class Process:
 @click.option("--sheet", is_flag=True,
               help="Also write contact sheets beside the folder: OUT-sheet.mp4/.png and OUT-pyramid.mp4/.png.")
 @common_options
-def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels, size, beyond_training, batch, tile_batch, no_cache, offload,
-           precision, raw_weights, file_format, fps, crf, save_levels, sheet, device, seed, quiet, **chosen):
+def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels, size, beyond_training, batch,
+           tile_batch, no_cache, offload, precision, raw_weights, file_format, fps, crf, save_levels, sheet, device, seed, quiet, **chosen):
     """Sample videos from a checkpoint, level by level and tile by tile.
 
     Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json; for texts the class is the number of the prompt.
-    Sample i depends on the seed, i, its class or text and the settings, not on batch sizes or the number of processes. The same command again continues where it stopped; under
-    torchrun the videos are shared out among the processes.
+    Sample i depends on the seed, i, its class or text and the settings, not on batch sizes or the number of processes.
+    The same command again continues where it stopped; under torchrun the videos are shared out among the processes.
     """
     device = choose_device(device)
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -279,7 +279,9 @@ def _asked(config, classes, prompt, prompts, num, fps, device):
     if prompt and prompts:
         raise InputError("--prompt and --prompts exclude each other")
     if classes not in ("all", "none") or (classes == "none" and (prompt or prompts)):
-        raise InputError(f"--classes {classes}: this model reads texts; give --prompt, --prompts, or --classes none alone")
+        raise InputError(
+            f"--classes {classes}: this model reads texts; give --prompt, --prompts, or --classes none alone"
+        )
     if classes == "all" and network.text_width and not (prompt or prompts):
         raise InputError("this model reads texts: give --prompt TEXT or --prompts FILE, or --classes none for neither")
     chosen = read_prompts(prompts) if prompts else Prompts(texts=tuple(prompt))

@@ -98,7 +98,7 @@ def proportional_turns(frequencies, count: int) -> np.ndarray:
 
 
 def read_prompts(name) -> Prompts:
-    """The prompts of a file, or those that ship under `name`; raises InputError where they are not as they should be."""
+    """The prompts of a file, or those that ship under `name`; raises InputError for a file that holds none."""
     path = Path(name)
     if str(name) == SHIPPED and not path.exists():
         path = Path(str(resources.files("hpdm") / "prompts" / f"{name}.yaml"))

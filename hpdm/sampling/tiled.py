@@ -53,8 +53,8 @@ class TiledSampler:
     def sample(self, indices, labels, seed: int, levels: int | None = None) -> list[torch.Tensor]:
         """Videos of samples `indices` of a run with `seed`: float32 [B, C, T, H, W] per level.
 
-        labels: int64 [B], or `Conditions` [B]; levels: how many levels to sample, all by default; values are about [-1, 1], not clipped. Raises InputError
-        where the settings name fewer steps than levels.
+        labels: int64 [B], or `Conditions` [B]; levels: how many levels to sample, all by default; values are about
+        [-1, 1], not clipped. Raises InputError where the settings name fewer steps than levels.
         """
         levels = levels or self.pyramid.levels
         steps = self.sampling.level_steps(levels)

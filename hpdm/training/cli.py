@@ -49,8 +49,8 @@ class TrainCommand(Command):
               help="Compare the speed of the data with that of the steps; write nothing.")
 @common_options
 @click.pass_context
-def train(context, size, baseline, data, run, levels, init_from, steps, stop_after, batch, resume, overrides, dry_run, profile_data,
-          device, seed, quiet):
+def train(context, size, baseline, data, run, levels, init_from, steps, stop_after, batch, resume, overrides, dry_run,
+          profile_data, device, seed, quiet):
     """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
     The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;

@@ -10,7 +10,8 @@ from hpdm.errors import InputError
 
 
 @click.command(cls=Command, name="encode-text", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--size", required=True, metavar="T2V|FILE.yaml", help="Size whose text encoder and text length are taken.")
+@click.option("--size", required=True, metavar="T2V|FILE.yaml",
+              help="Size whose text encoder and text length are taken.")
 @click.option("--data", required=True, metavar="DIR", help="Folder of videos and images with a list of captions.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="EMBEDDINGS",
               help="Folder for the embeddings; training takes it as --set data.embeddings=EMBEDDINGS.")

@@ -55,6 +55,8 @@ def start_from(network, name):
         unlike = [key for key in weights if key in parameters and weights.shape(key) != tuple(parameters[key].shape)]
         for keys, what in ((lacking, "is missing there"), (left, "has no place here"), (unlike, "has another shape")):
             if keys:
-                raise InputError(f"--init-from {name}: {keys[0]} {what}; it must be a run of the same size with fewer levels")
+                raise InputError(
+                    f"--init-from {name}: {keys[0]} {what}; it must be a run of the same size with fewer levels"
+                )
         for key in weights:
             parameters[key].copy_(like(weights[key], parameters[key]))

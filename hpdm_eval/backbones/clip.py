@@ -41,7 +41,8 @@ class Clip:
             except (OSError, ValueError, ImportError) as error:
                 raise InputError(f"{folder} holds no tokenizer that transformers can read") from error
         self.network, self.device = network.eval().to(device), torch.device(device)
-        self.size, self.length = config["vision_config"]["image_size"], network.config.text_config.max_position_embeddings
+        self.size = network.config.vision_config.image_size
+        self.length = network.config.text_config.max_position_embeddings
         self.about = {"name": f"clip-{Path(where).name}", "sha256": folder_digest(folder), "verified": False}
 
     @torch.inference_mode()

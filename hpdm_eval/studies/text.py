@@ -77,7 +77,9 @@ class RealText:
         known = [attributes_of_scene(sample_scene(REFERENCE_SEED, item)[0]) for item in range(count)]
         held = [item for item in range(count) if item % HELD_OUT == 0]
         fitted = [item for item in range(count) if item % HELD_OUT]
-        self.readouts = {name: fit_readout(features[fitted], [known[item][name] for item in fitted]) for name in ATTRIBUTES}
+        self.readouts = {
+            name: fit_readout(features[fitted], [known[item][name] for item in fitted]) for name in ATTRIBUTES
+        }
         self.ceiling = {
             name: attribute_accuracy(readout(features[held]), [known[item][name] for item in held])["accuracy"]
             for name, readout in self.readouts.items()
@@ -163,8 +165,9 @@ class TextStudy:
             with atomic_file(prompts, "w") as file:
                 yaml.safe_dump(sample_prompts(PROMPT_SEED, self.tier.prompts), file)
         folder = self.out / "samples" / name / f"repeat{repeat}"
-        call(sample, "--checkpoint", self.train(name, repeat), "--num", self.tier.samples, "--out", folder, "--prompts",
-             prompts, "--format", "npy", "--seed", repeat, "--device", self.device.type, *(["--quiet"] if self.quiet else []))
+        call(sample, "--checkpoint", self.train(name, repeat), "--num", self.tier.samples, "--out", folder,
+             "--prompts", prompts, "--format", "npy", "--seed", repeat, "--device", self.device.type,
+             *(["--quiet"] if self.quiet else []))
         return folder
 
     def _fvd(self, folder, variant, repeat):
