@@ -62,7 +62,7 @@ def test_no_process_ever_holds_the_network_whole(folder):
     for rank in "01":
         figures = json.loads((folder / f"built-{rank}.json").read_text())
         assert 0.49 < figures["held"] / whole < 0.52
-        assert figures["grown"] < 0.8 * whole
+        assert figures["grown"] < 0.9 * whole  # its shards, and a few parameters at a time
 
 
 def test_shards_start_as_one_process_would(folder):
