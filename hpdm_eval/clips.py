@@ -44,13 +44,14 @@ class Clip:
     position: int = 0  # among all candidates; puts in order what several processes have read
 
 
-def open_clips(path, protocol, *, role="samples", num=None, grid=None, seed=0, strict=False, workers=None, quiet=False,
-               split_lists=None, choose=None):
+def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=None, seed=0, strict=False, workers=None,
+               quiet=False, split_lists=None, choose=None):
     """Open videos as a ClipSource, to be read as `protocol` says for its `role` ("samples" or "reference").
 
     path: a folder of videos (mp4 avi webm mkv mov gif), of folders of png or jpg frames or of arrays (npy npz pt),
     with or without class subfolders, a zip of such a folder, or one such file. num: at most so many clips, in place of
-    the protocol's number. grid: "RxC" or "RxC+PAD" where each video is a contact sheet. seed: fixes random starts and
+    the protocol's number. grid: "RxC" or "RxC+PAD" where each video is a contact sheet. match: only files whose
+    name, or path below the root, fits the pattern (`*`, `?`, `[...]`). seed: fixes random starts and
     orders. strict: the first unusable file is an InputError instead of an entry in `rejected`. workers: decoding
     processes (None: one per core; 0: decode in this process, unprotected from decoders that crash).
     split_lists: UCF-101's folder of official lists, for a reference with a `split`; by default `ucfTrainTestlist`
@@ -68,8 +69,8 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, seed=0, s
     if not listing.candidates:
         raise InputError(f"no readable clip in {path}" + _first_reason(listing.rejected))
     if listing.passed_over:
-        note(f"{path}: {len(listing.passed_over)} videos passed over for arrays of the same name", quiet)
-    candidates, split = listing.candidates, None
+        note(f"{path}: {len(listing.passed_over)} videos passed over for arrays or videos of the same name", quiet)
+    candidates, split = selection.matching(listing.candidates, match, path), None
     if reference and protocol.split:
         lists = selection.find_split_lists(path, split_lists)
         if lists is None:

@@ -23,6 +23,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 BLOCK_FRAMES = 16
 LARGEST_CLIP = 4 << 30
+BLANK = 3  # grey levels that a codec may leave in an empty cell of a contact sheet
 
 _IMAGE_FORMATS = {".png": ("PNG",), ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO")}
 _CONTAINERS = {".mp4": "MP4/MOV", ".mov": "MP4/MOV", ".avi": "AVI", ".webm": "Matroska/WebM", ".mkv": "Matroska/WebM",
@@ -131,8 +132,18 @@ def _cut_parts(reader, job, settings):
         video = np.concatenate(done)
         if not np.array_equal(inverse, np.arange(len(video))):
             video = video[inverse]
+        if job.parts[position][1] is not None and _is_blank(video):
+            results[position] = Decoded(reason="an empty cell of the contact sheet")
+            continue
         results[position] = Decoded(video=video, digest=clip_digest(video), value_range=reader.value_range)
     return [results[position] for position in range(len(job.parts))]
+
+
+def _is_blank(video):
+    """Whether a cell was left empty; codecs carry a little of its neighbours across its borders, not to its middle."""
+    top, left = video.shape[1] // 4, video.shape[2] // 4
+    middle = video[:, top:video.shape[1] - top, left:video.shape[2] - left]
+    return int(middle.max()) - int(middle.min()) <= BLANK
 
 
 def _transform(frames, cell, settings):

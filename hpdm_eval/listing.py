@@ -61,7 +61,8 @@ class Listing:
     """Candidates under `root` in natural order, and what had to be rejected on the way there.
 
     candidates: list of Candidate. rejected: list of {"path", "reason"}. passed_over: names of videos left out because
-    an array of the same name lies beside them. `scratch` must live as long as the candidates are read.
+    an array of the same name lies beside them, or beside a gif another video: published code writes both. `scratch`
+    must live as long as the candidates are read.
     """
 
     def __init__(self, root, scratch, grid=None, value_range="auto"):
@@ -99,9 +100,12 @@ class Listing:
                 self._reject(prefix + entry.name, "a broken link, or not a regular file")
         files = [entry for entry in entries if entry.is_file()]
         array_stems = {Path(entry.name).stem for entry in files if entry.name.lower().endswith(ARRAY_SUFFIXES)}
+        video_stems = {Path(entry.name).stem for entry in files
+                       if entry.name.lower().endswith(VIDEO_SUFFIXES) and not entry.name.lower().endswith(".gif")}
         for entry in files:
             suffix = Path(entry.name).suffix.lower()
-            if suffix in VIDEO_SUFFIXES and Path(entry.name).stem in array_stems:
+            better = array_stems | video_stems if suffix == ".gif" else array_stems
+            if suffix in VIDEO_SUFFIXES and Path(entry.name).stem in better:
                 self.passed_over.append(prefix + entry.name)
             elif suffix in SUFFIXES:
                 self._file(Path(entry.path), prefix + entry.name, label)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections import defaultdict
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from hpdm.errors import InputError
@@ -18,6 +19,24 @@ def check_split(name):
     """Raise InputError unless `name` is a split: ucf101-train-01 ... ucf101-test-03."""
     if not _SPLIT.fullmatch(name):
         raise InputError(f"unknown split {name!r}: ucf101-train-01, -02, -03 and ucf101-test-01, -02, -03 are known")
+
+
+def matching(candidates, pattern, where):
+    """Candidates whose file's name, or path below the root, fits the pattern; all of them for None.
+
+    Raises InputError where none does.
+    """
+    if pattern is None:
+        return candidates
+    chosen = []
+    for candidate in candidates:
+        path = candidate.name.partition("#")[0]
+        if fnmatchcase(path, pattern) or fnmatchcase(PurePosixPath(path).name, pattern):
+            chosen.append(candidate)
+    if not chosen:
+        raise InputError(f"--match {pattern}: none of the {len(candidates)} clips in {where} fits, "
+                         f"the first is {candidates[0].name}")
+    return chosen
 
 
 def order(candidates, rule, seed):

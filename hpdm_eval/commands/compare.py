@@ -57,10 +57,12 @@ class Method:
 @click.option("--splits", type=click.IntRange(min=1), default=SPLITS, show_default=True, help="Splits of is.")
 @click.option("--neighbours", "-k", type=click.IntRange(min=1), default=NEIGHBOURS, show_default=True,
               help="Nearest neighbours of prdc.")
+@click.option("--grid-of", "grids", multiple=True, metavar="NAME=RxC[+PAD]",
+              help="As --grid, for one of the sets; repeatable.")
 @click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.md",
               help="Also write the tables as markdown.")
 @judging_options(several=True)
-def compare_methods(metrics, sort_by, splits, neighbours, markdown, **options):
+def compare_methods(metrics, sort_by, splits, neighbours, grids, markdown, **options):
     """Compare several sets of samples: --samples NAME=DIR, once for each.
 
     Every figure has a 95 % interval, for a fresh set of as many samples against the same reference, and every pair of
@@ -73,10 +75,11 @@ def compare_methods(metrics, sort_by, splits, neighbours, markdown, **options):
     if len(folders) < 2:
         raise InputError("a comparison needs two sets or more: --samples NAME=DIR, once for each")
     settings = {"splits": splits, "neighbours": neighbours}
+    sources = _sources(folders, grids, options["grid"])
     references = {}
     comparisons = {name: {} for name in folders}
-    counts = {name: comparison_for("fvd", {**options, "samples": folder}, comparisons[name], references).samples.count
-              for name, folder in folders.items()}
+    counts = {name: comparison_for("fvd", {**options, **source}, comparisons[name], references).samples.count
+              for name, source in sources.items()}
     if len(set(counts.values())) > 1:
         fewest = min(counts.values())
         note(f"sets of {', '.join(f'{count} ({name})' for name, count in counts.items())}: all are cut to {fewest}",
@@ -85,8 +88,8 @@ def compare_methods(metrics, sort_by, splits, neighbours, markdown, **options):
         comparisons = {name: {} for name in folders}
     missing = {}
     methods = [
-        _judge_method(name, {**options, "samples": folder}, comparisons[name], references, metrics, settings, missing)
-        for name, folder in folders.items()
+        _judge_method(name, {**options, **source}, comparisons[name], references, metrics, settings, missing)
+        for name, source in sources.items()
     ]
     for text in missing:
         note(text, options["quiet"])
@@ -106,6 +109,17 @@ def compare_methods(metrics, sort_by, splits, neighbours, markdown, **options):
             file.write(_text(methods, figures, pairs, piped, "  \n") + "\n")
         note(f"tables: {markdown}", options["quiet"])
     return records
+
+
+def _sources(folders, grids, grid):
+    """{name: the options that differ from set to set}."""
+    sources = {name: {"samples": folder, "grid": grid} for name, folder in folders.items()}
+    for text in grids:
+        name, _, own = text.partition("=")
+        if name not in sources:
+            raise InputError(f"--grid-of {text}: write NAME=RxC[+PAD], with one of the names {', '.join(sources)}")
+        sources[name]["grid"] = own
+    return sources
 
 
 def _judge_method(name, options, known, references, metrics, settings, missing):

@@ -94,6 +94,8 @@ def reading_options(function):
         click.option("--workers", type=click.IntRange(min=0), help="Decoding processes. [one per core]"),
         click.option("--strict", is_flag=True, help="Stop at the first unusable file instead of listing it."),
         click.option("--reference-grid", metavar="RxC[+PAD]", help="As --grid, for the reference."),
+        click.option("--match", metavar="PATTERN",
+                     help="Of the samples only files whose name or path fits, such as 'generated_*' or '*_noise.mp4'."),
         click.option("--grid", metavar="RxC[+PAD]",
                      help="Samples are contact sheets: rows x columns of clips, PAD pixels around and between."),
     ):
@@ -157,4 +159,6 @@ def take_protocol(options):
 def take_reading(options, role):
     """Keywords for `open_clips` from `options` (which stay there, since samples and reference both need them)."""
     reading = {key: options[key] for key in ("strict", "workers", "split_lists", "seed", "quiet") if key in options}
-    return {**reading, "grid": options["grid" if role == "samples" else "reference_grid"]}
+    if role == "samples":
+        return {**reading, "grid": options["grid"], "match": options["match"]}
+    return {**reading, "grid": options["reference_grid"]}
