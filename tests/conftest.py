@@ -1,5 +1,6 @@
 """Fixtures shared by the tests, and the limits that keep them honest on small machines."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from hypothesis import settings
 
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
+
+# What is started in the background may inherit an ignored Ctrl-C, which tests of interruption and their children need.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 

@@ -247,7 +247,7 @@ def test_several_processes_share_the_work(made, tmp_path):
     """Two jobs on a folder whose samples exist: each record is made once, by either."""
     out = tmp_path / "study"
     shutil.copytree(made[0], out)
-    timed = {path for metric in ("throughput", "memory") for path in (out / "records").glob(f"*-{metric}.json")}
+    timed = {path for metric in ("throughput", "memory") for path in (out / "records").glob(f"table3.*-{metric}.json")}
     for path in set((out / "records").iterdir()) - timed:
         path.unlink()
     result = ablations(out, "--only", "table3.deep,table3.shallow", "--jobs", "2")
