@@ -90,7 +90,8 @@ def test_cuts_apply_to_both_roles_unless_samples_have_their_own():
 def test_reading_options():
     answer = resolve("--grid", "1x8+2", "--strict", "--workers", "3", "--seed", "5", "--quiet")
     common = {"strict": True, "workers": 3, "split_lists": None, "seed": 5, "quiet": True}
-    assert answer["samples"] == {**common, "grid": "1x8+2"} and answer["reference"] == {**common, "grid": None}
+    assert answer["samples"] == {**common, "grid": "1x8+2", "match": None}
+    assert answer["reference"] == {**common, "grid": None}
 
 
 @pytest.mark.parametrize("arguments", [
