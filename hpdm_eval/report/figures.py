@@ -175,7 +175,7 @@ def _figure(width, height):
 
 
 def _wrapped(heading):
-    return "\n".join(textwrap.wrap(heading, 30))
+    return "\n".join(textwrap.wrap(heading, 22))
 
 
 def _short(value):
