@@ -14,11 +14,10 @@ from hpdm.config import load_config
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.fusion import band_width, interpolation_matrix, resample
-from hpdm.network import HPDM
-from hpdm.training.loss import draw, joint_loss, seed_dropout
 from hpdm.training.plan import make_plan
 from hpdm_eval.benchmarks import bench_options, finish
 from hpdm_eval.records import RecordedCommand
+from hpdm_eval.studies.speed import training_step
 from hpdm_eval.timing import median_rates, peak_rss_mib
 
 
@@ -87,13 +86,12 @@ def training(size, overrides, batch, rounds, as_json, record, device, seed, quie
     config = load_config(size, [*overrides, "training.self_conditioning_rate=0", f"training.batch={batch}",
                                 f"training.seed={seed}", "training.micro_batch=null"])
     full = replace(config.network, levels_per_block=(config.pyramid.levels,) * len(config.network.levels_per_block))
-    torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
     variants = {"adaptive": config, "not adaptive": replace(config, network=full)}
     stages, flops = {}, {}
     for name, variant in variants.items():
         # Forward, and twice as much backward. Counted without data: some attention kernels escape the counter.
         flops[name] = 3 * make_plan(variant).flops_per_sample
-        stages[name] = batch, _step(variant, batch, device)
+        stages[name] = batch, training_step(variant, batch, device, update=False)
     side = 8192 if device.type == "cuda" else 2048
     a, b = torch.randn(2, side, side, device=device)
     stages["matrix products"] = 2 * side**3 / 1e9, lambda: a @ b
@@ -116,25 +114,6 @@ def training(size, overrides, batch, rounds, as_json, record, device, seed, quie
     lines += [f"adaptive computation: {result['adaptive_speedup']:.2f}x; matrix products of {side}: {gemm:.0f} GFLOP/s; "
               f"peak memory {result['peak_memory_mib']:.0f} MiB"]
     finish(result, lines, device=device, as_json=as_json, record=record)
-
-
-def _step(config, batch, device):
-    """A function that runs forward and backward on random videos."""
-    torch.manual_seed(config.training.seed)
-    network = HPDM(config.network, config.pyramid).to(device).train()
-    network.checkpoint_blocks = config.training.activation_checkpointing
-    size = config.pyramid.resolution(config.pyramid.levels - 1)
-    video = torch.randint(0, 256, (batch, config.network.channels, *size), dtype=torch.uint8, device=device)
-    labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    draws = draw(config, step=0, positions=range(batch), device=device)
-
-    def step():
-        network.zero_grad(set_to_none=True)
-        seed_dropout(config.training.seed, 0, range(batch))
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16"):
-            joint_loss(network, video, labels, draws, config).mean().backward()
-
-    return step
 
 
 def _parse_grid(text):

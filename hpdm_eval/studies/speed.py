@@ -45,14 +45,14 @@ def training_memory(config, *, batch, device):
         return pool.submit(_resident_growth, config, batch, torch.get_num_threads()).result()
 
 
-def training_step(config, batch, device):
-    """A function that makes one training step on random videos."""
+def training_step(config, batch, device, *, update=True):
+    """A function that makes one training step on random videos; without `update`, forward and backward alone."""
     config = replace(config, training=replace(config.training, batch=batch, micro_batch=None))
     torch.manual_seed(config.training.seed)
     method = make_method(config)
     network = method.make_network().to(device).train()
     network.checkpoint_blocks = config.training.activation_checkpointing
-    optimizer = make_optimizer(network, config.training)
+    optimizer = make_optimizer(network, config.training) if update else None
     video = torch.randint(0, 256, (batch, 3, *method.video_size), dtype=torch.uint8, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
@@ -61,9 +61,10 @@ def training_step(config, batch, device):
         seed_dropout(config.training.seed, 0, range(batch))
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.training.precision == "bf16"):
             method.loss(network, video, labels, step=0, positions=range(batch)).mean().backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm or math.inf)
-        optimizer.step()
-        optimizer.zero_grad()
+        if update:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm or math.inf)
+            optimizer.step()
+        network.zero_grad()
 
     return step
 
