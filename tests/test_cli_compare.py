@@ -8,7 +8,9 @@ from click.testing import CliRunner
 from small_network import random_shapes3d
 
 from hpdm.data.procedural import procedural_clip
+from hpdm.errors import InputError
 from hpdm_eval.cli import main
+from hpdm_eval.commands.compare_figures import tiling_plans
 from hpdm_eval.records import load_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::hpdm_eval.metrics.inception_score.FewPerSplitWarning")
@@ -41,8 +43,8 @@ def run(folders, network, names, *words):
 
 
 def test_tables_are_sorted_tested_and_marked(folders, network, tmp_path):
-    result = run(folders, network, ["grey", "good", "twin"], "--metrics", "fvd,kvd,prdc,is", "--markdown",
-                 tmp_path / "table.md")
+    result = run(folders, network, ["grey", "good", "twin"], "--metrics", "fvd,kvd,prdc,is", "--report",
+                 tmp_path / "report")
     assert result.exit_code == 0, result.output
     first, second, notes = result.stdout.strip().split("\n\n")
     lines = first.splitlines()
@@ -57,8 +59,12 @@ def test_tables_are_sorted_tested_and_marked(folders, network, tmp_path):
     fvd = {" ".join(line[1:4]): line[-1] for line in tests if line[0] == "fvd"}
     assert fvd == {"good - twin": "open", "good - grey": "good", "twin - grey": "twin"}
     assert "60 samples of each set; protocol native@" in notes
-    markdown = (tmp_path / "table.md").read_text()
+    markdown = (tmp_path / "report" / "report.md").read_text()
     assert markdown.count("|---") >= 2 and all(f"| {name} |" in markdown for name in rows)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<video") == 3 and page.index("Comparison") < page.index("good - grey")
+    latex = (tmp_path / "report" / "tables" / "comparison-pairs.tex").read_text()
+    assert latex.count("good - grey") == 7
 
 
 def test_records_hold_intervals_and_pairs(folders, network, tmp_path):
@@ -81,6 +87,43 @@ def test_records_hold_intervals_and_pairs(folders, network, tmp_path):
     prdc = [record for record in printed if record["metric"] == "prdc"]
     for record in prdc:
         assert record["ci95"][0] <= record["value"] <= record["ci95"][1] and len(record["pairs"]) == 4
+
+
+def test_seams_and_dead_tokens_of_the_pixels(folders, network, tmp_path):
+    seamed = tmp_path / "seamed"
+    seamed.mkdir()
+    clips = np.load(folders / "good" / "clips.npy").astype(int)
+    clips[:, :, 16:] += 8  # a step where two patches of 16 rows meet
+    np.save(seamed / "clips.npy", clips.clip(0, 255).astype(np.uint8))
+    (folders / "seamed").symlink_to(seamed)
+    words = ["--metrics", "fvd,seams,dead-tokens", "--patch", "4x16x16", "--json"]
+    result = run(folders, network, ["good", "seamed"], *words)
+    assert result.exit_code == 0, result.output
+    records = {(record["name"], record["metric"]): record for record in json.loads(result.stdout)}
+    (pair,) = records["seamed", "seams"]["pairs"]
+    assert pair["significant"] and records["seamed", "seams"]["value"] > records["good", "seams"]["value"] + 0.1
+    alone = CliRunner().invoke(main, list(map(str, [
+        "dead-tokens", "--samples", folders / "good", "--workers", "0", "--device", "cpu", "--json", "--quiet"])))
+    same = json.loads(alone.stdout)
+    assert (same["value"], same["ci95"]) == tuple(records["good", "dead-tokens"][key] for key in ("value", "ci95"))
+    table = run(folders, network, ["good", "seamed"], *words[:-1])
+    assert "good: patches of 4x16x16, overlap none (as given)" in table.stdout
+    assert table.stdout.count("native with num_samples=60") == 1
+
+
+def test_sets_that_do_not_say_are_looked_at_where_the_tiles_of_others_meet(tmp_path):
+    manifest = {"resolution": [16, 32, 32], "settings": {"levels": 3, "overlap": "hw", "format": "npy"}}
+    for name, change in (("bare", None), ("tiled", {}), ("whole", {"levels": 1})):
+        (tmp_path / name).mkdir()
+        if change is not None:
+            told = {**manifest, "settings": {**manifest["settings"], **change}}
+            (tmp_path / name / "samples.json").write_text(json.dumps(told))
+    plans = tiling_plans({name: tmp_path / name for name in ("bare", "tiled", "whole")})
+    assert {plan.patch for plan in plans.values()} == {(4, 8, 8)} and {p.overlap for p in plans.values()} == {"hw"}
+    assert [plans[name].source for name in ("bare", "tiled", "whole")] == ["as tiled", "samples.json", "as tiled"]
+    assert [plans[name].lossless for name in ("bare", "tiled", "whole")] == [False, True, True]
+    with pytest.raises(InputError, match="give --patch"):
+        tiling_plans({"bare": tmp_path / "bare"})
 
 
 def test_sets_are_cut_to_one_size(folders, network):

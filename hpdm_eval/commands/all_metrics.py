@@ -26,13 +26,16 @@ class Names(click.ParamType):
 
     name = "NAME,NAME,..."
 
+    def __init__(self, choices=METRICS):
+        self._choices = choices
+
     def convert(self, value, parameter, context):
         if isinstance(value, tuple):
             return value
         names = value.split(",")
-        if unknown := [name for name in names if name not in METRICS]:
-            self.fail(f"{unknown[0]!r} is none of {', '.join(METRICS)}", parameter, context)
-        return tuple(name for name in METRICS if name in names)
+        if unknown := [name for name in names if name not in self._choices]:
+            self.fail(f"{unknown[0]!r} is none of {', '.join(self._choices)}", parameter, context)
+        return tuple(name for name in self._choices if name in names)
 
 
 @click.command("all", cls=RecordedCommand)

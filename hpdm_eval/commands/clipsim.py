@@ -11,7 +11,7 @@ import numpy as np
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, show_record
+from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.accuracy import label_in_name
 from hpdm_eval.metrics.clip_similarity import clip_similarity
 from hpdm_eval.metrics.seam_tests import mean_interval
@@ -54,9 +54,10 @@ def clipsim(samples, where, **options):
         for number in sorted({entry[1] for entry in measured})
     ]
     worst = sorted(per_prompt, key=lambda entry: entry["value"])[:WORST]
-    return show_record(
-        "clipsim", protocol, {"clip": network.about["name"]}, options,
+    record = pixel_record(
+        "clipsim", protocol, {"clip": network.about["name"]},
         started=started,
+        seed=options["seed"],
         value=float(values.mean()),
         ci95=mean_interval(values, np.random.default_rng(options["seed"])),
         higher_is_better=True,
@@ -64,9 +65,9 @@ def clipsim(samples, where, **options):
         samples=summary,
         backbone=network.about,
         details=tuple(per_prompt),
-        lines=["", "prompts with the least:", *aligned(("prompt", "similarity"),
-                                                       [(e["prompt"], f"{e['value']:.2f}") for e in worst])],
     )
+    return show_record(record, options, ["", "prompts with the least:", *aligned(
+        ("prompt", "similarity"), [(e["prompt"], f"{e['value']:.2f}") for e in worst])])
 
 
 def _prompts(folder):

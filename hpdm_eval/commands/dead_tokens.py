@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -10,11 +11,11 @@ import numpy as np
 from hpdm.console import note
 from hpdm.files import atomic_file
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, show_record
-from hpdm_eval.metrics.dead_tokens import FALSE_POSITIVES, THRESHOLDS, find_dead_tokens
+from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
+from hpdm_eval.metrics.dead_tokens import FALSE_POSITIVES, THRESHOLDS, DeadTokens, find_dead_tokens
 from hpdm_eval.metrics.seam_tests import mean_interval
 from hpdm_eval.metrics.seams import parse_patch
-from hpdm_eval.records import RecordedCommand
+from hpdm_eval.records import Record, RecordedCommand
 
 WORST = 10
 MILLION = 1e6
@@ -34,42 +35,64 @@ def dead_tokens(samples, token, plots, **options):
     The value is dead tokens per million. In real video about two in a million look like one; the rate on the lattice
     moved by half a token, printed beside it, says what these clips hold by nature.
     """
-    started = time.time()
-    protocol = take_protocol(options)
-    size = parse_patch(token)
-
-    def measure(clip):
-        moved = find_dead_tokens(clip.video, size, clip.name, moved=True)
-        return find_dead_tokens(clip.video, size, clip.name), len(moved.positions), moved.tokens, clip.video.shape[1:3]
-
-    measured, summary = measure_clips(samples, protocol, options, "samples", measure)
-    found = [entry[0] for entry in measured]
-    rates = MILLION * np.array([clip.rate for clip in found])
-    interval = mean_interval(rates, np.random.default_rng(options["seed"]))
-    figures = {
-        "token": token,
-        "clips": len(found),
-        "tokens": sum(clip.tokens for clip in found),
-        "dead": sum(len(clip.positions) for clip in found),
-        "per_million": float(rates.mean()),
-        "dead_per_video": float(np.mean([len(clip.positions) for clip in found])),
-        "clips_with_dead": sum(len(clip.positions) > 0 for clip in found),
-        "tone": sum(clip.kinds.count("tone") for clip in found),
-        "texture": sum(clip.kinds.count("texture") for clip in found),
-        "expected_by_chance": FALSE_POSITIVES * sum(clip.tokens for clip in found),
-        "moved_lattice_per_million": MILLION * sum(e[1] for e in measured) / sum(e[2] for e in measured),
-    }
+    counted = count_dead_tokens(samples, take_protocol(options), parse_patch(token), options)
     if plots:
         path = Path(plots) / "dead-tokens.png"
         with atomic_file(path) as file:
-            _map(measured, size).savefig(file, dpi=120, format="png")
+            _map(counted).savefig(file, dpi=120, format="png")
         note(f"plot: {path}", options["quiet"])
+    (figures,) = counted.record.details
+    show_record(counted.record, options, [
+        "", *aligned(("figure", ""), [(key.replace("_", " "), _short(value)) for key, value in figures.items()]),
+        *_worst_lines(counted.record.extra["worst"])])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Counted:
+    """Dead tokens of a set of clips."""
+
+    record: Record
+    clips: list[DeadTokens]
+    sizes: list[tuple[int, int]]  # rows and columns of each clip
+
+    @property
+    def rates(self):
+        """Dead tokens per million of each clip: float64 [clips]."""
+        return MILLION * np.array([clip.rate for clip in self.clips])
+
+
+def count_dead_tokens(samples, protocol, token, options) -> Counted:
+    """Read the clips of `samples` and count; token: (frames, rows, columns), options: those of `pixel_options`."""
+    started = time.time()
+
+    def measure(clip):
+        moved = find_dead_tokens(clip.video, token, clip.name, moved=True)
+        return find_dead_tokens(clip.video, token, clip.name), len(moved.positions), moved.tokens, clip.video.shape[1:3]
+
+    measured, summary = measure_clips(samples, protocol, options, "samples", measure)
+    counted = [entry[0] for entry in measured]
+    rates = MILLION * np.array([clip.rate for clip in counted])
+    interval = mean_interval(rates, np.random.default_rng(options["seed"]))
+    figures = {
+        "token": "x".join(map(str, token)),
+        "clips": len(counted),
+        "tokens": sum(clip.tokens for clip in counted),
+        "dead": sum(len(clip.positions) for clip in counted),
+        "per_million": float(rates.mean()),
+        "dead_per_video": float(np.mean([len(clip.positions) for clip in counted])),
+        "clips_with_dead": sum(len(clip.positions) > 0 for clip in counted),
+        "tone": sum(clip.kinds.count("tone") for clip in counted),
+        "texture": sum(clip.kinds.count("texture") for clip in counted),
+        "expected_by_chance": FALSE_POSITIVES * sum(clip.tokens for clip in counted),
+        "moved_lattice_per_million": MILLION * sum(e[1] for e in measured) / sum(e[2] for e in measured),
+    }
     worst = [{"name": clip.name, "dead": len(clip.positions), "per_million": MILLION * clip.rate}
-             for clip in sorted(found, key=lambda clip: -clip.rate) if len(clip.positions)][:WORST]
-    show_record(
+             for clip in sorted(counted, key=lambda clip: -clip.rate) if len(clip.positions)][:WORST]
+    record = pixel_record(
         "dead-tokens", protocol,
-        {"token": list(size), "thresholds": THRESHOLDS, "false_positives": FALSE_POSITIVES}, options,
+        {"token": list(token), "thresholds": THRESHOLDS, "false_positives": FALSE_POSITIVES},
         started=started,
+        seed=options["seed"],
         value=figures["per_million"],
         ci95=interval and (max(interval[0], 0.0), interval[1]),
         unit="per million tokens",
@@ -77,10 +100,9 @@ def dead_tokens(samples, token, plots, **options):
         num_samples=summary["clips"],
         samples=summary,
         details=(figures,),
-        extra={"worst": worst, "positions": _positions(found, size)},
-        lines=["", *aligned(("figure", ""), [(key.replace("_", " "), _short(value)) for key, value in figures.items()]),
-               *_worst_lines(worst)],
+        extra={"worst": worst, "positions": _positions(counted, token)},
     )
+    return Counted(record=record, clips=counted, sizes=[entry[3] for entry in measured])
 
 
 def _positions(found, size):
@@ -102,14 +124,15 @@ def _short(value):
     return f"{value:.3g}" if isinstance(value, float) else value
 
 
-def _map(measured, size):
+def _map(counted):
     """Count of dead tokens at each place of the frame, over the clips of the most frequent size."""
     from matplotlib.figure import Figure  # takes a second to import
 
-    (height, width), count = Counter(entry[3] for entry in measured).most_common(1)[0]
-    places = np.zeros((height // size[1], width // size[2]))
-    for clip, _, _, shape in measured:
-        if shape == (height, width):
+    (height, width), count = Counter(counted.sizes).most_common(1)[0]
+    _, rows, columns = counted.record.extra["settings"]["token"]
+    places = np.zeros((height // rows, width // columns))
+    for clip, size in zip(counted.clips, counted.sizes):
+        if size == (height, width):
             np.add.at(places, tuple(clip.positions[:, 1:].T), 1)
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     panel = figure.subplots()

@@ -34,22 +34,24 @@ def measure_clips(path, protocol, options, role, measure):
     return results, source.summary()
 
 
-def show_record(metric, protocol, settings, options, *, started, lines=(), warnings=(), extra=None, **figures):
-    """Make the metric's Record, print it as `options` say, save it where they name a folder, return it.
+def pixel_record(metric, protocol, settings, *, warnings=(), extra=None, **values):
+    """The Record of a metric on pixels.
 
     settings: the metric's own, JSON-able; they are kept under "settings" and are part of the protocol's hash, so that
-    records of different settings do not pass for each other. lines: printed below the table.
+    records of different settings do not pass for each other. values: of `make_record`.
     """
     digest = sha256(json.dumps([protocol.hash(), settings], sort_keys=True).encode()).hexdigest()[:12]
-    record = make_record(
-        started=started,
+    return make_record(
         metric=metric,
         protocol={**protocol.to_dict(), "hash": digest},
-        seed=options["seed"],
         warnings=tuple(warnings),
         extra={"settings": settings, **(extra or {})},
-        **figures,
+        **values,
     )
+
+
+def show_record(record, options, lines=()):
+    """Print the record as `options` say, with `lines` below its table; save it where they name a folder; return it."""
     for message in record.warnings:
         note(f"warning: {message}", options["quiet"])
     if options["as_json"]:

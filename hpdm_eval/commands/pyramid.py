@@ -10,7 +10,7 @@ from hpdm.console import progress
 from hpdm.errors import InputError
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.options import take_protocol, take_reading
-from hpdm_eval.commands.pixels import aligned, pixel_options, show_record
+from hpdm_eval.commands.pixels import aligned, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.pyramid_consistency import band_names, compare_levels, psnr
 from hpdm_eval.metrics.seam_tests import mean_interval
 from hpdm_eval.records import RecordedCommand
@@ -52,9 +52,10 @@ def pyramid(samples, levels, **options):
         order = np.argsort([error.psnr for error in found])[:WORST]
         worst += [{"name": whose[k], "level": index + 1, "psnr": min(found[k].psnr, MOST_DB)} for k in order]
     least = min(details, key=lambda entry: entry["psnr"])
-    return show_record(
-        "pyramid", protocol, {"levels": levels}, options,
+    record = pixel_record(
+        "pyramid", protocol, {"levels": levels},
         started=started,
+        seed=options["seed"],
         value=least["psnr"],
         ci95=least["ci95"] and tuple(least["ci95"]),
         unit="dB",
@@ -63,8 +64,8 @@ def pyramid(samples, levels, **options):
         samples={**summaries[-1], "path": str(samples)},
         details=tuple(details),
         extra={"worst": sorted(worst, key=lambda entry: entry["psnr"])[:WORST]},
-        lines=["", *_table(details)],
     )
+    return show_record(record, options, ["", *_table(details)])
 
 
 def level_folders(samples, levels):

@@ -6,8 +6,9 @@ import click
 
 from hpdm.console import Command, note
 from hpdm_eval.report.collect import collect_records
+from hpdm_eval.report.model import origin
 from hpdm_eval.report.videos import choose_videos, parse_videos
-from hpdm_eval.report.write import check_folder, write_report
+from hpdm_eval.report.write import check_folder, make_sections, write_report
 
 
 @click.command(cls=Command)
@@ -37,6 +38,7 @@ def report(records, out, title, videos, per_class, most_megabytes, published, qu
     check_folder(out, [*records, *folders.values()])
     found = collect_records(records)
     grid, left_out = choose_videos(folders, per_class=per_class, limit=most_megabytes * 1e6) if folders else (None, 0)
-    page = write_report(out, found, title=title, published=published, videos=grid, left_out=left_out)
+    page = write_report(out, make_sections(found, published), title=title, lead=origin(found), videos=grid,
+                        left_out=left_out)
     note(f"{len(found)} records; tables and figures are in {out}", quiet)
     click.echo(page)

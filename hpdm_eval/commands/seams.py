@@ -11,10 +11,10 @@ import click
 from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, show_record
-from hpdm_eval.metrics.seam_tests import FEWEST_CLIPS, LEVEL, TOLERANCE, judge_seams, mean_profile
-from hpdm_eval.metrics.seams import OVERLAPS, measure_clip, parse_patch, seam_lattices
-from hpdm_eval.records import RecordedCommand
+from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
+from hpdm_eval.metrics.seam_tests import FEWEST_CLIPS, LEVEL, TOLERANCE, SeamFigure, judge_seams, mean_profile
+from hpdm_eval.metrics.seams import OVERLAPS, ClipSeams, Lattice, measure_clip, parse_patch, seam_lattices
+from hpdm_eval.records import Record, RecordedCommand
 
 MANIFEST = "samples.json"
 WORST = 10
@@ -56,15 +56,41 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
     that much is found in real video. The step statistic sees any mismatch of neighbouring patches, the
     coherent-step statistic offsets of brightness far below the texture. Axes: w, h and f, between frames.
     """
-    started = time.time()
     protocol = take_protocol(options)
     plan = find_plan(samples, patch, overlap, levels, lossless)
+    note(f"patches of {_size(plan.patch)}, overlap {plan.overlap}, {plan.levels} levels ({plan.source})",
+         options["quiet"])
+    judged = judge_tiling(samples, protocol, plan, options, reference)
+    if plots:
+        from hpdm_eval.seam_plots import write_seam_plots  # matplotlib takes a second to import
+
+        for path in write_seam_plots(plots, judged.clips, judged.lattices, judged.figures, reference=judged.reference):
+            note(f"plot: {path}", options["quiet"])
+    worst = judged.record.extra["worst"]
+    return show_record(judged.record, options, [
+        "", *_table(judged.figures), "", "clips with the largest scores:",
+        *aligned(("name", "axis", "period", "statistic", "score"),
+                 [(*list(entry.values())[:-1], f"{entry['score']:.3f}") for entry in worst])])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedTiling:
+    """The seams of a set of clips."""
+
+    record: Record
+    clips: list[ClipSeams]
+    reference: list[ClipSeams] | None
+    lattices: list[Lattice]
+    figures: list[SeamFigure]
+
+
+def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTiling:
+    """Read the clips and judge the borders of a TilingPlan; options: those of `pixel_options`. Raises InputError."""
+    started = time.time()
     _check_cut(protocol, plan)
     lattices = seam_lattices(plan.patch, plan.overlap, max(plan.levels - 1, 1), plan.lossless)
     if not lattices:
         raise InputError(f"patches of {_size(plan.patch)} are too small to look for their borders")
-    note(f"patches of {_size(plan.patch)}, overlap {plan.overlap}, {plan.levels} levels ({plan.source})",
-         options["quiet"])
 
     def measure(clip):
         return measure_clip(clip.video, lattices, clip.name)
@@ -78,17 +104,11 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
     if not figures:
         raise InputError(f"no clip of {samples} is larger than a patch of {_size(plan.patch)}: no borders to look at")
     largest = max(figures, key=lambda figure: figure.excess)
-    worst = worst_clips(clips)
-    if plots:
-        from hpdm_eval.seam_plots import write_seam_plots  # matplotlib takes a second to import
-
-        for path in write_seam_plots(plots, clips, lattices, figures, reference=real):
-            note(f"plot: {path}", options["quiet"])
-    return show_record(
+    record = pixel_record(
         "seams", protocol, {"patch": list(plan.patch), "overlap": plan.overlap, "levels": plan.levels,
                             "lossless": plan.lossless, "plan": plan.source, "level": LEVEL, "tolerance": TOLERANCE},
-        options,
         started=started,
+        seed=options["seed"],
         value=largest.excess,
         ci95=largest.ci95,
         unit="log contrast",
@@ -99,11 +119,9 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
         reference=real_summary,
         details=tuple(figure.to_dict() for figure in figures),
         warnings=list(_warnings(figures, lattices, clips, reference)),
-        extra={"worst": worst, "profiles": phase_profiles(clips, figures)},
-        lines=["", *_table(figures), "", "clips with the largest scores:",
-               *aligned(("name", "axis", "period", "statistic", "score"),
-                        [(*list(entry.values())[:-1], f"{entry['score']:.3f}") for entry in worst])],
+        extra={"worst": worst_clips(clips), "profiles": phase_profiles(clips, figures)},
     )
+    return JudgedTiling(record=record, clips=clips, reference=real, lattices=lattices, figures=figures)
 
 
 def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
@@ -134,6 +152,14 @@ def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
     if "patch" not in given:
         raise InputError(f"{samples} holds no {MANIFEST} that says how it was tiled: give --patch, such as 16x64x64")
     return TilingPlan(**{"overlap": "none", "levels": 2, "lossless": False, **given}, source="as given")
+
+
+def stored_losslessly(samples):
+    """Whether the samples.json of a folder says that no codec was used; False where there is none."""
+    try:
+        return json.loads((Path(samples) / MANIFEST).read_text(encoding="utf-8"))["settings"]["format"] == "npy"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def phase_profiles(clips, figures):

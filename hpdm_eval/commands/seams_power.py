@@ -10,7 +10,7 @@ import click
 from hpdm.console import note
 from hpdm.files import atomic_file
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, show_record
+from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.seam_tests import TOLERANCE
 from hpdm_eval.metrics.seams import parse_patch, seam_lattices
 from hpdm_eval.records import RecordedCommand
@@ -65,18 +65,19 @@ def seams_power(samples, patch, per_test, resamples, longest, out, **options):
             file.write(content)
         note(f"wrote {out / name}", options["quiet"])
     false = next(row for row in rows if row["kind"] == "none" and row["axis"] == "any")
-    show_record(
+    record = pixel_record(
         "seams-false-positives", protocol,
         {"patch": patch, "clips": per_test, "resamples": resamples, "longest": longest, "tolerance": TOLERANCE},
-        {**options, "folder": options["folder"] or str(out / "records")},
         started=started,
+        seed=options["seed"],
         value=false["detected"],
         higher_is_better=False,
         num_samples=summary["clips"],
         samples=summary,
         details=tuple(rows),
-        lines=["", *aligned(COLUMNS, [[_short(row[key]) for key in COLUMNS] for row in rows])],
     )
+    show_record(record, {**options, "folder": options["folder"] or str(out / "records")},
+                ["", *aligned(COLUMNS, [[_short(row[key]) for key in COLUMNS] for row in rows])])
 
 
 def _short(value):

@@ -7,7 +7,7 @@ from hpdm.errors import InputError
 from hpdm.files import atomic_folder
 from hpdm_eval.report.figures import render
 from hpdm_eval.report.markup import csv_text, latex, markdown
-from hpdm_eval.report.model import Section, origin
+from hpdm_eval.report.model import Section
 from hpdm_eval.report.page import page
 from hpdm_eval.report.pictures import single_pictures, study_pictures
 from hpdm_eval.report.published import published_table
@@ -58,14 +58,12 @@ def make_sections(found, published=()):
     return sections
 
 
-def write_report(out, found, *, title, published=(), videos=None, left_out=0):
-    """Write the report of records (`Found`) to the folder `out`, as a whole; returns the path of its page.
+def write_report(out, sections, *, title, lead, videos=None, left_out=0):
+    """Write a report of `Section`s to the folder `out`, as a whole; returns the path of its page.
 
-    The same records, and videos, give the same bytes.
+    lead: a line below the title. The same sections, and videos, give the same bytes.
     """
-    sections = make_sections(found, published)
     pictures = {picture.name: render(picture.draw) for section in sections for picture in section.pictures}
-    lead = origin(found)
     with atomic_folder(out) as folder:
         (folder / MARKER).touch()
         for kind in ("tables", "figures"):
