@@ -5,12 +5,19 @@ import time
 from pathlib import Path
 
 import torch
+from scipy import stats
 
 from hpdm.console import note
 
 
 def median_rates(stages, rounds, quiet=False, device=None):
-    """Median rate of every stage: {name: (items, function)} → {name: items per second}.
+    """Median rate of every stage: {name: (items, function)} → {name: items per second}; see `rates_by_round`."""
+    rates = rates_by_round(stages, rounds, quiet, device)
+    return {name: statistics.median(own) for name, own in rates.items()}
+
+
+def rates_by_round(stages, rounds, quiet=False, device=None):
+    """Rates of every stage: {name: (items, function)} → {name: [items per second, in each round]}.
 
     Each round runs all stages in turn, so that a slow spell of the machine hits all alike; a first round warms up.
     On a GPU the clock waits for `device`.
@@ -25,7 +32,18 @@ def median_rates(stages, rounds, quiet=False, device=None):
             if turn:
                 seconds[name].append(time.perf_counter() - started)
         note(f"round {turn} of {rounds} done", quiet)
-    return {name: count / statistics.median(seconds[name]) for name, (count, _) in stages.items()}
+    return {name: [count / own for own in seconds[name]] for name, (count, _) in stages.items()}
+
+
+def median_interval(values, level=0.95):
+    """Two values between which the median of what was drawn lies with a probability of `level` or more.
+
+    Distribution-free, by order statistics: the k-th smallest and largest, k as large as the binomial distribution
+    allows. None where even the extremes are too close, below six values at 95 %.
+    """
+    values = sorted(values)
+    k = int(stats.binom.ppf((1 - level) / 2, len(values), 0.5))  # fewer than k of them are below with (1 - level) / 2
+    return (values[k - 1], values[-k]) if k else None
 
 
 def peak_rss_mib():

@@ -10,6 +10,7 @@ from hpdm_eval.report.model import EMPTY, Cell, Notes, Row, Table, figure_cell, 
 from hpdm_eval.report.published import published_table
 
 SMOKE = "Tier smoke trains for seconds: it shows that everything runs, and nothing about the variants."
+SPEEDS = ("throughput", "sampling")
 NOT_COMPARABLE = ("Published figures are of other data, networks, training and hardware: they are shown apart, and "
                   "only their order can be compared with ours.")
 
@@ -89,7 +90,11 @@ class Study:
                 body[row, column] = figure_cell(figure, _marks(figure, common, notes)) if figure else EMPTY
         judged = "; ".join(dict.fromkeys(filter(None, remarks)))
         remarks = [f"Judged by {judged}."] if judged else []
-        remarks += [_about_intervals(self.found), *self.layout.notes, *self.replaced]
+        remarks.append(_about_intervals(self.found))
+        if any(item.record.metric in SPEEDS and item.record.ci95 for item in self.found):
+            remarks.append("Speeds are medians over the rounds of one run; in brackets where the median lies, at 95 %, "
+                           "on this machine in that hour.")
+        remarks += [*self.layout.notes, *self.replaced]
         if self.tier == "smoke":
             remarks.insert(0, SMOKE)
         rows = tuple(Row(heads=(label,), cells=tuple(body[row, column] for column in self.columns))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import statistics
 import time
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -29,6 +30,7 @@ from hpdm_eval.features import extract_features
 from hpdm_eval.metrics.accuracy import class_accuracy, label_in_name
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records import make_record
+from hpdm_eval.timing import median_interval
 
 NO_CLIPS = {"path": "-", "sha256": sha256(b"").hexdigest(), "clips": 0, "rejected": []}
 
@@ -77,13 +79,19 @@ def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, 
 
 
 def step_record(metric, value, config, *, started, device="cpu", details=()):
-    """A figure of a network or a training step, which judges no clips: a `Record`."""
+    """A figure of a network or a training step, which judges no clips: a `Record`.
+
+    value: a number, or a list of one per timed round: the figure is then their median, with its interval.
+    """
+    ci95 = None
+    if isinstance(value, list):
+        value, ci95 = statistics.median(value), median_interval(value)
     units = {"throughput": "videos/s", "memory": "GiB", "flops": "FLOP/sample", "compute": "TFLOP", "parameters": None,
              "sampling": "s/video"}
     settings = config_to_dict(config)
     digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return make_record(
-        started=started, device=device, metric=metric, value=value, unit=units[metric],
+        started=started, device=device, metric=metric, value=value, ci95=ci95, unit=units[metric],
         higher_is_better=metric == "throughput", protocol={"name": "training", "config": settings, "hash": digest},
         num_samples=0, samples=NO_CLIPS, seed=config.training.seed, details=tuple(details),
     )

@@ -12,11 +12,11 @@ from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.memory import choose_tile_batch
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import make_optimizer
-from hpdm_eval.timing import median_rates, memory_of_process, reset_peak_memory
+from hpdm_eval.timing import memory_of_process, rates_by_round, reset_peak_memory
 
 
 def training_rates(configs, *, batch, rounds, device, quiet=False):
-    """Videos per second of whole training steps: {name: Config} → {name: rate}, the median of `rounds` steps.
+    """Videos per second of whole training steps: {name: Config} → {name: [rate in each of `rounds` steps]}.
 
     All configurations are stepped in turn, after a first round that warms up, so that a slow spell of the machine hits
     all alike. Data are random and on the device; samples, self-conditioning and the optimizer's step are as in
@@ -24,7 +24,7 @@ def training_rates(configs, *, batch, rounds, device, quiet=False):
     """
     sizes = batch if isinstance(batch, dict) else dict.fromkeys(configs, batch)
     stages = {name: (sizes[name], training_step(config, sizes[name], device)) for name, config in configs.items()}
-    return median_rates(stages, rounds, quiet, device)
+    return rates_by_round(stages, rounds, quiet, device)
 
 
 def training_memory(config, *, batch, device):
@@ -70,12 +70,13 @@ def training_step(config, batch, device, *, update=True):
 
 
 def sampling_seconds(configs, *, videos, rounds, device, quiet=False):
-    """Seconds per video of sampling `videos` at once: {name: Config} → {name: seconds}, from the median of `rounds`.
+    """Seconds per video of sampling `videos` at once: {name: Config} → {name: [seconds in each of `rounds`]}.
 
     Networks have starting values; how long they take does not depend on what they learnt. All are sampled in turn.
     """
     stages = {name: (videos, _sampling(config, videos, device)) for name, config in configs.items()}
-    return {name: 1 / rate for name, rate in median_rates(stages, rounds, quiet, device).items()}
+    rates = rates_by_round(stages, rounds, quiet, device)
+    return {name: [1 / rate for rate in own] for name, own in rates.items()}
 
 
 def _sampling(config, videos, device):
