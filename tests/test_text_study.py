@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from hpdm.config import load_config
 from hpdm.data.procedural import CLASS_NAMES
@@ -85,7 +86,10 @@ def test_the_study_from_the_command_line_and_again(tmp_path):
     for record in records:
         if record.metric == "attributes":
             assert [entry["attribute"] for entry in record.details] == ["shape", "motion", "colour"]
-            assert 0 <= record.value <= 1 and all(entry["real"] > entry["chance"] for entry in record.details)
+            assert 0 <= record.ci95[0] <= record.value <= record.ci95[1] <= 1
+            assert all(entry["real"] > entry["chance"] for entry in record.details)
+    with Image.open(tmp_path / "prompts.png") as picture:
+        assert picture.width > picture.height > 300  # six prompts by three variants
     runs = {path.parent.parent.name for path in (tmp_path / "runs").glob("*/repeat0/log.jsonl")}
     assert runs == {"joint", "video-only", "fine-tuned", "low-resolution"}
     steps = {name: json.loads((tmp_path / "runs" / name / "repeat0" / "log.jsonl").read_text().splitlines()[-1])["step"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 import yaml
 
 from hpdm.config import Config, coarsest_levels, load_config, override_config
@@ -30,12 +31,14 @@ from hpdm_eval.commands.fvd import fvd
 from hpdm_eval.features import extract_features
 from hpdm_eval.metrics.accuracy import label_in_name
 from hpdm_eval.metrics.attributes import attribute_accuracy, fit_readout
+from hpdm_eval.metrics.seam_tests import mean_interval
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records import command_line, make_record
 from hpdm_eval.studies.drawing import REFERENCE_SEED
 from hpdm_eval.studies.measure import Records, call
 from hpdm_eval.studies.plan import Variant
 from hpdm_eval.studies.real import RealClips, write_statistics
+from hpdm_eval.studies.text_sheet import write_prompt_sheet
 
 ATTRIBUTES = ("shape", "motion", "colour")
 PROMPT_SEED = 7_000_000
@@ -90,22 +93,28 @@ class RealText:
 def attributes_record(folder, real: RealText, backbone, *, device, seed, quiet=True):
     """How often samples show the shape, motion and colour that their prompts ask for: a `Record`.
 
-    The value is the mean over the attributes; `real` in the details is the same of held-out real clips.
+    The value is the mean over the attributes; `real` in the details is the same of held-out real clips. The interval is
+    for other prompts: samples of one prompt share what the model makes of it, so prompts are what is resampled.
     """
     started = time.time()
     protocol = load_protocol("native", backbone="shapes3d")
     settings = json.loads((Path(folder) / "samples.json").read_text(encoding="utf-8"))["settings"]
     source = open_clips(folder, protocol, quiet=quiet, workers=0)
     extracted = extract_features(source, backbone, quiet=quiet)
-    asked = [attributes_of_caption(settings["prompts"][label_in_name(name)]) for name in extracted.names]
+    numbers = np.array([label_in_name(name) for name in extracted.names])
+    asked = [attributes_of_caption(settings["prompts"][number]) for number in numbers]
+    seen = {name: real.readouts[name](extracted.features) for name in ATTRIBUTES}
     details = [
-        {"attribute": name, **attribute_accuracy(real.readouts[name](extracted.features), [a.get(name) for a in asked]),
+        {"attribute": name, **attribute_accuracy(seen[name], [a[name] for a in asked]),
          "chance": 1 / len(real.readouts[name].values), "real": real.ceiling[name]}
         for name in ATTRIBUTES
     ]
+    right = np.array([[seen[name][row] == wanted[name] for name in ATTRIBUTES] for row, wanted in enumerate(asked)])
+    by_prompt = np.array([right[numbers == number].mean() for number in np.unique(numbers)])
+    interval = mean_interval(by_prompt, np.random.default_rng(seed))
     return make_record(
-        started=started, device=device, metric="attributes", value=sum(d["accuracy"] for d in details) / len(details),
-        higher_is_better=True, protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
+        started=started, device=device, metric="attributes", value=float(right.mean()),
+        ci95=interval and (max(interval[0], 0.0), min(interval[1], 1.0)), higher_is_better=True, protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
         num_reference=real.summary["clips"], samples=source.summary(), reference=real.summary,
         backbone=backbone.describe(), seed=seed, details=tuple(details),
     )
@@ -124,7 +133,7 @@ class TextStudy:
     def run(self, variants=VARIANTS):
         """Everything that is not there yet; returns the folder of the records."""
         backbone = load_backbone("shapes3d", device=self.device)
-        real = None
+        real, first = None, {}
         for repeat in range(self.tier.repeats):
             for name in variants:
                 folder = self.sample(name, repeat)
@@ -135,6 +144,8 @@ class TextStudy:
                     record = attributes_record(folder, real, backbone, device=self.device, seed=repeat)
                     self.records.save(record, path, variant, repeat)
                 self._fvd(folder, variant, repeat)
+                first.setdefault(name, folder)
+        write_prompt_sheet(self.out / "prompts.png", first)
         return self.records.folder
 
     def configure(self, name, repeat) -> Config:
@@ -196,7 +207,8 @@ class TextStudy:
 def main(tier, out, only, device, seed, quiet):
     """Train, sample and judge small text-to-video models."""
     records = TextStudy(tier, out, choose_device(device), quiet).run(only or VARIANTS)
-    note(f"{len(list(records.glob('*.json')))} records are in {records}", quiet)
+    note(f"{len(list(records.glob('*.json')))} records are in {records}, samples of ten prompts in "
+         f"{out / 'prompts.png'}", quiet)
 
 
 if __name__ == "__main__":
