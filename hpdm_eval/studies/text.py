@@ -17,6 +17,7 @@ import click
 import numpy as np
 import yaml
 
+from baselines.budget import fit_budget, training_cost
 from hpdm.config import Config, coarsest_levels, load_config, override_config
 from hpdm.console import Command, common_options, note
 from hpdm.data.procedural import sample_scene
@@ -49,7 +50,7 @@ HELD_OUT = 5  # every so many real clips check the readouts and do not fit them
 class TextTier:
     """Numbers of a tier."""
 
-    steps: int  # of training, in all; fine-tuning shares them with its generator
+    steps: int  # of training; fine-tuning shares what they cost, in FLOPs, with its generator
     samples: int
     prompts: int
     reference: int  # real clips
@@ -149,16 +150,17 @@ class TextStudy:
         return self.records.folder
 
     def configure(self, name, repeat) -> Config:
-        """The configuration of a variant; half of the steps of a fine-tuned one make its generator."""
+        """The configuration of a variant; half of the compute of a fine-tuned one goes into its generator."""
         config = override_config(self.base, [f"training.seed={repeat}"])
-        half = dataclasses.replace(config.training, steps=self.tier.steps // 2)
+        half = training_cost(config) / 2
         if name == VIDEO_ONLY:
             return override_config(config, ["data.image_share=0.0"])
         if name == LOW:
-            return coarsest_levels(dataclasses.replace(config, training=half), 1)
+            return fit_budget(coarsest_levels(config, 1), half)
         if name == FINETUNED:
-            half = dataclasses.replace(half, init_from=str(self.train(LOW, repeat)))
-            return dataclasses.replace(config, training=half)
+            config = fit_budget(config, half)
+            training = dataclasses.replace(config.training, init_from=str(self.train(LOW, repeat)))
+            return dataclasses.replace(config, training=training)
         return config
 
     def train(self, name, repeat):
