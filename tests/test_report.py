@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from report_records import base_record, found, save_records, study_record, study_records
 
 from baselines.published import load_published
@@ -78,7 +79,7 @@ def test_order_is_antisymmetric_and_follows_the_means(first, second):
 
 
 def test_table_of_a_study_and_the_orders_it_claims():
-    main_table, orders, published = study(study_records()).tables()
+    main_table, orders, _, published = study(study_records()).tables()
     body, claims = cells(main_table), cells(orders)
     assert [row.heads[0] for row in main_table.rows] == ["deep fusion (default)", "shallow fusion",
                                                          "no adaptive computation"]
@@ -101,6 +102,27 @@ def test_an_order_against_the_published_one_is_said():
     claims = cells(study(records).tables()[1])
     cell = claims["shallow fusion"]["FVD level 0"]
     assert (cell.text, cell.interval) == ("lower", "published: the other way")
+
+
+def test_differences_within_seeds_take_out_what_seeds_do_to_all():
+    """Three seeds that move all figures by tens, and variants that differ by 2, 3 and 4: against scipy's paired t."""
+    records = [study_record(variant=variant, repeat=repeat, value=value, level=2)
+               for variant, values in (("deep", (300.0, 340.0, 310.0)), ("shallow", (302.0, 343.0, 314.0)))
+               for repeat, value in enumerate(values)]
+    table = next(table for table in study(records).tables() if table.name.endswith("-differences"))
+    (row,), (column,) = table.rows, table.columns
+    low, high = stats.ttest_rel([302.0, 343.0, 314.0], [300.0, 340.0, 310.0]).confidence_interval(0.95)
+    assert (row.heads, row.cells[0].text) == (("shallow fusion",), "+3.00")
+    assert row.cells[0].interval == f"[+{low:.3f}, +{high:.2f}]"
+    assert cells(study(records).tables()[1])["shallow fusion"][column].text == "open"
+    few = [record for record in records if record.extra["repeat"] < 2]
+    assert not [table for table in study(few).tables() if table.name.endswith("-differences")]
+
+
+def test_clips_that_were_judged_again_for_every_seed_count_once():
+    records = [study_record(variant="real", repeat=repeat, value=7.0, ci95=(5.0, 9.0), level=2) for repeat in range(3)]
+    figure = study([*records, *study_records()]).figure("real", study(study_records()).columns[2])
+    assert figure.trainings == 1 and figure.interval == (5.0, 9.0)
 
 
 def test_every_table_says_where_it_is_from():
@@ -239,7 +261,7 @@ def test_latex_compiles_within_the_line(tmp_path):
     (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"], cwd=tmp_path,
                           capture_output=True, text=True, errors="replace", timeout=120)
-    assert done.returncode == 0 and "Output written on tables.pdf (5 pages" in done.stdout, done.stdout[-2000:]
+    assert done.returncode == 0 and "Output written on tables.pdf (6 pages" in done.stdout, done.stdout[-2000:]
     assert "Overfull" not in done.stdout and "multiply defined" not in done.stdout
 
 

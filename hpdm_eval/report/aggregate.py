@@ -47,11 +47,32 @@ def aggregate(found):
     if exact:
         interval = mean, mean
     elif len(values) >= FEWEST_FOR_INTERVAL:
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
-        interval = mean - half, mean + half
+        interval = _interval_of_mean(values)
     else:
         interval = found[0].record.ci95 if len(values) == 1 else None
     return Figure(value=mean, spread=spread, interval=interval, exact=exact, found=found)
+
+
+def difference_within_seeds(own, first):
+    """(mean, 95 % interval) of what `own` is above `first` where both have the same training seed; None for fewer than
+    three such seeds, and for exact figures.
+
+    Student's t over the differences. Figures of one seed share the data, their order and the starting weights, or, where
+    only sampling differs, the trained network, which takes out much of what seeds do to both.
+    """
+    if own.exact and first.exact:
+        return None
+    values, others = ({item.get("repeat"): item.record.value for item in figure.found} for figure in (own, first))
+    differences = [value - others[repeat] for repeat, value in values.items() if repeat in others]
+    if len(differences) < FEWEST_FOR_INTERVAL:
+        return None
+    return statistics.fmean(differences), _interval_of_mean(differences)
+
+
+def _interval_of_mean(values):
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return mean - half, mean + half
 
 
 def order(first, second):

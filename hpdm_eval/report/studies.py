@@ -3,11 +3,12 @@
 from itertools import groupby
 
 from baselines.published import load_published
-from hpdm_eval.report.aggregate import aggregate, order
+from hpdm_eval.report.aggregate import aggregate, difference_within_seeds, order
 from hpdm_eval.report.conditions import conditions, describe, differences, usual
 from hpdm_eval.report.layouts import PLACES, expand, load_layout
 from hpdm_eval.report.model import EMPTY, Cell, Notes, Row, Table, figure_cell, origin, slug
 from hpdm_eval.report.published import published_table
+from hpdm_eval.tables import format_value
 
 SMOKE = "Tier smoke trains for seconds: it shows that everything runs, and nothing about the variants."
 SPEEDS = ("throughput", "sampling")
@@ -70,11 +71,12 @@ class Study:
     def figure(self, variant, column):
         """The Figure of a row and a column; None where there is no record."""
         taken = [item for item in self.found if str(item.get("variant")) == variant and column.takes(item)]
-        return aggregate(sorted(taken, key=lambda item: (item.get("repeat") or 0, item.name))) if taken else None
+        taken = sorted(taken, key=lambda item: (item.get("repeat") or 0, item.name))
+        return aggregate(_distinct(taken)) if taken else None
 
     def tables(self):
         """Our table, the orders of its rows and, where the layout names one, the published table."""
-        tables = [self._main(), *self._orders()]
+        tables = [self._main(), *self._orders(), *self._differences()]
         if self.layout.published:
             tables.append(published_table(load_published(self.layout.published), remarks=(NOT_COMPARABLE,)))
         return tables
@@ -130,6 +132,48 @@ class Study:
                       columns=tuple(column.heading for column in columns), rows=tuple(rows), remarks=tuple(remarks),
                       origin=origin(self.found))]
 
+    def _differences(self):
+        """What rows are above the first one within seeds; [] where no figure has three trainings."""
+        (first, first_label), *others = self.rows
+        body = {}
+        for row, _ in others:
+            for column in self.columns:
+                pair = self.figure(row, column), self.figure(first, column)
+                body[row, column] = difference_within_seeds(*pair) if all(pair) else None
+        columns = [column for column in self.columns if any(body[row, column] for row, _ in others)]
+        rows = tuple(Row(heads=(label,), cells=tuple(_difference(body[row, column]) for column in columns))
+                     for row, label in others if any(body[row, column] for column in columns))
+        if not rows:
+            return []
+        remarks = ("Mean over seeds of the row's figure less that of the first row with the same seed; in brackets its "
+                   "95 % interval, by Student's t, not corrected for the number of cells: of twenty one excludes 0 by "
+                   "chance.",
+                   "Rows of one seed share data and starting weights, or, where only sampling differs, the network. "
+                   "The orders above make no use of this.")
+        return [Table(name=f"{self.name}-differences", title=f"Less {first_label}, within seeds", heads=("",),
+                      columns=tuple(column.heading for column in columns), rows=rows, remarks=remarks,
+                      origin=origin(self.found))]
+
+
+def _distinct(found):
+    """Without what was measured again on the same clips with the same result, such as real clips for every seed."""
+    kept = {}
+    for item in found:
+        kept.setdefault((item.record.samples["sha256"], item.record.value), item)
+    return list(kept.values())
+
+
+def _difference(found):
+    if found is None:
+        return EMPTY
+    value, interval = found
+    return Cell(text=_signed(value), interval="[{}, {}]".format(*map(_signed, interval)))
+
+
+def _signed(value):
+    text = format_value(value)
+    return text if text.startswith("-") or value == 0 else f"+{text}"
+
 
 def _standing(own, first, published):
     """A Cell: how a figure stands to that of the first row, and what is published on that."""
@@ -173,7 +217,8 @@ def _about_intervals(found):
     seeds = len({item.get("repeat") for item in found})
     if seeds >= 3:
         return (f"Mean ± standard deviation over {seeds} trainings with different seeds; in brackets the 95 % interval "
-                "of the mean, by Student's t. Figures of fewer than three trainings have no such interval.")
+                "of the mean, by Student's t; of what was measured once, such as real clips, that for another set of as "
+                "many clips.")
     if seeds == 2:
         return "Mean ± standard deviation over two trainings with different seeds: too few for an interval."
     return ("One training each. In brackets the 95 % interval of the figure of that training, for a fresh set of "
