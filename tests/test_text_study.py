@@ -85,8 +85,11 @@ def test_the_study_from_the_command_line_and_again(tmp_path):
     assert all(record.extra["study"] == "text" and record.num_samples == 12 for record in records)
     for record in records:
         if record.metric == "attributes":
-            assert [entry["attribute"] for entry in record.details] == ["shape", "motion", "colour"]
-            assert 0 <= record.ci95[0] <= record.value <= record.ci95[1] <= 1
+            attribute = record.extra["attribute"]
+            names = ["shape", "motion", "colour"] if attribute == "mean" else [attribute]
+            assert [entry["attribute"] for entry in record.details] == names
+            assert record.value == pytest.approx(np.mean([entry["accuracy"] for entry in record.details]))
+            assert record.ci95 is None or 0 <= record.ci95[0] <= record.value <= record.ci95[1] <= 1
             assert all(entry["real"] > entry["chance"] for entry in record.details)
     with Image.open(tmp_path / "prompts.png") as picture:
         assert picture.width > picture.height > 300  # six prompts by three variants

@@ -17,7 +17,7 @@ import yaml
 from hpdm.errors import InputError
 
 # what sets records of one variant, metric and seed apart
-PLACES = ("level", "step", "basis", "target", "num_samples")
+PLACES = ("level", "step", "basis", "target", "attribute", "num_samples")
 
 
 @dataclass(frozen=True, kw_only=True)

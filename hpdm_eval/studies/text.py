@@ -42,6 +42,7 @@ from hpdm_eval.studies.real import RealClips, write_statistics
 from hpdm_eval.studies.text_sheet import write_prompt_sheet
 
 ATTRIBUTES = ("shape", "motion", "colour")
+MEAN = "mean"  # over them
 PROMPT_SEED = 7_000_000
 HELD_OUT = 5  # every so many real clips check the readouts and do not fit them
 
@@ -91,11 +92,11 @@ class RealText:
         self.summary = clips.summary()
 
 
-def attributes_record(folder, real: RealText, backbone, *, device, seed, quiet=True):
-    """How often samples show the shape, motion and colour that their prompts ask for: a `Record`.
+def attribute_records(folder, real: RealText, backbone, *, device, seed, quiet=True):
+    """How often samples show the shape, motion and colour that their prompts ask for: {attribute, or MEAN: `Record`}.
 
-    The value is the mean over the attributes; `real` in the details is the same of held-out real clips. The interval is
-    for other prompts: samples of one prompt share what the model makes of it, so prompts are what is resampled.
+    `real` in the details is the same of held-out real clips. The intervals are for other prompts: samples of one prompt
+    share what the model makes of it, so prompts are what is resampled.
     """
     started = time.time()
     protocol = load_protocol("native", backbone="shapes3d")
@@ -111,14 +112,26 @@ def attributes_record(folder, real: RealText, backbone, *, device, seed, quiet=T
         for name in ATTRIBUTES
     ]
     right = np.array([[seen[name][row] == wanted[name] for name in ATTRIBUTES] for row, wanted in enumerate(asked)])
-    by_prompt = np.array([right[numbers == number].mean() for number in np.unique(numbers)])
-    interval = mean_interval(by_prompt, np.random.default_rng(seed))
-    return make_record(
-        started=started, device=device, metric="attributes", value=float(right.mean()),
-        ci95=interval and (max(interval[0], 0.0), min(interval[1], 1.0)), higher_is_better=True, protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
+    by_prompt = np.array([right[numbers == number].mean(0) for number in np.unique(numbers)])
+    common = dict(
+        started=started, device=device, metric="attributes", higher_is_better=True,
+        protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
         num_reference=real.summary["clips"], samples=source.summary(), reference=real.summary,
-        backbone=backbone.describe(), seed=seed, details=tuple(details),
+        backbone=backbone.describe(), seed=seed,
     )
+    records = {MEAN: make_record(**common, value=float(right.mean()), ci95=_share_interval(by_prompt.mean(1), seed),
+                                 details=tuple(details))}
+    for column, (name, found) in enumerate(zip(ATTRIBUTES, details)):
+        # where all are right, or all wrong, prompts do not differ
+        interval = _share_interval(by_prompt[:, column], seed) or (found["low"], found["high"])
+        records[name] = make_record(**common, value=found["accuracy"], details=(found,), ci95=interval)
+    return records
+
+
+def _share_interval(shares, seed):
+    """95 % interval of the mean of shares by prompt; None where there are too few, or they are all alike."""
+    interval = mean_interval(shares, np.random.default_rng(seed)) if np.ptp(shares) else None
+    return interval and (max(interval[0], 0.0), min(interval[1], 1.0))
 
 
 class TextStudy:
@@ -139,11 +152,13 @@ class TextStudy:
             for name in variants:
                 folder = self.sample(name, repeat)
                 variant = Variant(study="text", name=name)
-                path = self.records.path(variant, "attributes", repeat)
-                if not path.exists():
+                paths = {attribute: self.records.path(variant, "attributes", repeat, attribute=attribute)
+                         for attribute in (*ATTRIBUTES, MEAN)}
+                if not all(path.exists() for path in paths.values()):
                     real = real or RealText(self._judged(), self.tier.reference, backbone, self.quiet)
-                    record = attributes_record(folder, real, backbone, device=self.device, seed=repeat)
-                    self.records.save(record, path, variant, repeat)
+                    records = attribute_records(folder, real, backbone, device=self.device, seed=repeat)
+                    for attribute, path in paths.items():
+                        self.records.save(records[attribute], path, variant, repeat, attribute=attribute)
                 self._fvd(folder, variant, repeat)
                 first.setdefault(name, folder)
         write_prompt_sheet(self.out / "prompts.png", first)
