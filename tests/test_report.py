@@ -50,6 +50,11 @@ def test_interval_is_students():
     assert figure.interval == pytest.approx((10 - 4.3027 / 3**0.5, 10 + 4.3027 / 3**0.5), abs=1e-4)
 
 
+def test_interval_keeps_within_what_the_metric_can_be():
+    assert values(0.8, 0.9, 1.0, metric="accuracy").interval[1] == 1
+    assert values(1.0, 9.0, 2.0).interval[0] == 0 and values(1.0, 9.0, 2.0, metric="kvd").interval[0] < 0
+
+
 def test_interval_of_few_trainings():
     assert values(9.0, 11.0).interval is None and values(9.0, 11.0).spread == pytest.approx(2**0.5)
     assert values(9.0).interval is None and values(9.0).spread is None

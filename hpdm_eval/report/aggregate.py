@@ -15,6 +15,7 @@ from hpdm_eval.report.collect import Found
 
 FEWEST_FOR_INTERVAL = 3
 COUNTED = ("parameters", "flops")  # metrics without any uncertainty
+RANGES = {"accuracy": (0, 1), "attributes": (0, 1), "fvd": (0, math.inf), "is": (1, math.inf)}  # what they can be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,8 @@ def aggregate(found):
     if exact:
         interval = mean, mean
     elif len(values) >= FEWEST_FOR_INTERVAL:
-        interval = _interval_of_mean(values)
+        low, high = RANGES.get(found[0].record.metric, (-math.inf, math.inf))
+        interval = tuple(min(max(end, low), high) for end in _interval_of_mean(values))
     else:
         interval = found[0].record.ci95 if len(values) == 1 else None
     return Figure(value=mean, spread=spread, interval=interval, exact=exact, found=found)
