@@ -21,7 +21,7 @@ UNITS = {"throughput": "videos/s", "memory": "GiB", "flops": "TFLOP"}
 @click.option("--paper-size", default="S", show_default=True, help="Size that is counted at the paper's resolutions.")
 @click.option("--batch", type=click.IntRange(min=1),
               help="Videos per step when speed is measured.  [on a GPU as many as fit, else 4]")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True,
               help="Each row is timed so often, in turn; the median counts.")
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Time the rows on this device.")
 @common_options

@@ -92,7 +92,8 @@ class Study:
                 body[row, column] = figure_cell(figure, _marks(figure, common, notes)) if figure else EMPTY
         judged = "; ".join(dict.fromkeys(filter(None, remarks)))
         remarks = [f"Judged by {judged}."] if judged else []
-        remarks.append(_about_intervals(self.found))
+        if any(item.record.num_samples for item in self.found):
+            remarks.append(_about_intervals(self.found))
         if any(item.record.metric in SPEEDS and item.record.ci95 for item in self.found):
             remarks.append("Speeds are medians over the rounds of one run; in brackets where the median lies, at 95 %, "
                            "on this machine in that hour.")
