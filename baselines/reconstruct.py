@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from baselines.autoencoder import AutoencoderNetwork
-from hpdm.console import Command, common_options, note, progress
+from hpdm.console import Command, OutputFolder, common_options, note, progress
 from hpdm.data.loader import open_clips
 from hpdm.data.ranges import to_model_range, to_uint8
 from hpdm.environment import choose_device
@@ -23,7 +23,7 @@ REAL, RECONSTRUCTED, SUMMARY = "real", "reconstructed", "reconstruction.json"
 @click.option("--checkpoint", required=True, metavar="RUN|FILE", help="A run of autoencoder or of latent.")
 @click.option("--data", metavar="DIR|procedural", help="Where clips come from.  [default: the checkpoint's data]")
 @click.option("--num", type=click.IntRange(min=1), default=256, show_default=True, help="How many clips.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
+@click.option("--out", type=OutputFolder(path_type=Path), required=True, metavar="DIR",
               help=f"Gets {REAL}/ and {RECONSTRUCTED}/ with exact arrays, and {SUMMARY}.")
 @common_options
 def reconstruct(checkpoint, data, num, out, device, seed, quiet):

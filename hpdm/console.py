@@ -1,7 +1,10 @@
 """Command-line conventions that all commands share: exit codes, common options, progress."""
 
+import errno
+import os
 import sys
 import traceback
+from pathlib import Path
 
 import click
 from tqdm import tqdm
@@ -12,6 +15,10 @@ EXIT_BAD_INPUT = 2
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 
+# What the place where files are read or written has to answer for, not the program.
+OF_THE_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
+                errno.ENAMETOOLONG, errno.EIO, errno.EMFILE}
+
 
 class _ExitCodes:
     """Mixin for click commands: 0 done, 2 bad input (one line on stderr), 1 internal failure, 130 interrupted."""
@@ -19,6 +26,7 @@ class _ExitCodes:
     def main(self, args=None, prog_name=None, standalone_mode=True, **extra):
         if not standalone_mode:
             return super().main(args=args, prog_name=prog_name, standalone_mode=False, **extra)
+        _print_any_file_name()
         try:
             # In this mode click returns the code of an early exit (--help is 0) instead of raising it.
             code = super().main(args=args, prog_name=prog_name, standalone_mode=False, **extra)
@@ -33,10 +41,14 @@ class _ExitCodes:
             code = EXIT_INTERRUPTED
         except BrokenPipeError:
             code = 0
+        except OSError as error:
+            if error.errno not in OF_THE_PLACE or error.filename is None:
+                code = _internal_failure()
+            else:
+                click.echo(f"error: {os.fsdecode(error.filename)}: {os.strerror(error.errno)}", err=True)
+                code = EXIT_BAD_INPUT
         except Exception:  # the outermost frame: anything left is a fault of ours and keeps its traceback
-            traceback.print_exc()
-            click.echo("internal failure: please report the lines above", err=True)
-            code = EXIT_FAILURE
+            code = _internal_failure()
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -51,6 +63,52 @@ class Group(_ExitCodes, click.Group):
 
 
 Group.group_class = Group  # `@group.group()` makes one of these too
+
+
+def _internal_failure():
+    traceback.print_exc()
+    click.echo("internal failure: please report the lines above", err=True)
+    return EXIT_FAILURE
+
+
+def _print_any_file_name():
+    """Have stdout print file names that are no UTF-8 with escapes, as stderr does, in place of failing."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+class OutputFolder(click.Path):
+    """A folder that will be written into: one that cannot be made is refused before any work is done."""
+
+    def __init__(self, **options):
+        super().__init__(file_okay=False, **options)
+
+    def convert(self, value, param, ctx):
+        path = super().convert(value, param, ctx)
+        _check_place(self, Path(path), param, ctx)
+        return path
+
+
+class OutputFile(click.Path):
+    """A file that will be written, in a folder that exists or can be made."""
+
+    def __init__(self, **options):
+        super().__init__(dir_okay=False, **options)
+
+    def convert(self, value, param, ctx):
+        path = super().convert(value, param, ctx)
+        _check_place(self, Path(path).parent, param, ctx)
+        return path
+
+
+def _check_place(kind, folder, param, ctx):
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        kind.fail(f"{there} is no folder, so nothing can be written to {folder}", param, ctx)
+    if not os.access(there, os.W_OK | os.X_OK):
+        kind.fail(f"no permission to write in {there}", param, ctx)
 
 
 def common_options(function):

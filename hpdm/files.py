@@ -13,13 +13,14 @@ from pathlib import Path
 def atomic_file(path, mode="wb"):
     """Open a temporary file beside `path`; on success it becomes `path`, on error it disappears.
 
-    `mode` is "wb" or "w" (text is UTF-8 with "\\n" line ends). Missing parent folders are made.
+    `mode` is "wb" or "w" (text is UTF-8 with "\\n" line ends; half-decoded file names are written with escapes, which
+    JSON reads back as they were). Missing parent folders are made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
         with os.fdopen(handle, mode, **text) as file:
             yield file
             file.flush()

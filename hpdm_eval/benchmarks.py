@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import common_options
+from hpdm.console import OutputFolder, common_options
 from hpdm.environment import git_revision, hardware, package_versions
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
@@ -23,7 +23,7 @@ TITLES = {"extract": "Feature extraction with I3D", "fusion": "Resampling in con
 def result_options(function):
     """Add `--json` and `--record`, for `finish`."""
     for option in (
-        click.option("--record", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+        click.option("--record", type=OutputFolder(path_type=Path), metavar="DIR",
                      help="Also save the result in this folder."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the table."),
     ):

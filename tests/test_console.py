@@ -1,10 +1,14 @@
 """Exit codes and files: what every command promises."""
 
+import errno
+import os
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
 
-from hpdm.console import Command, Group, common_options
+from hpdm.console import Command, Group, OutputFile, OutputFolder, common_options
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, atomic_folder, sha256_file, write_json
 
@@ -78,3 +82,53 @@ def test_json_and_digest(tmp_path):
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "ü": 1\n}\n'
     (tmp_path / "b").write_bytes(b"abc")
     assert sha256_file(tmp_path / "b") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@tool.command()
+@click.option("--out", type=OutputFolder(path_type=Path))
+@click.option("--file", type=OutputFile())
+def write(out, file):
+    click.echo(f"worked for {out} {file}")
+
+
+def test_places_that_cannot_be_written_are_refused_before_the_work(tmp_path):
+    (tmp_path / "afile").write_text("x")
+    for option, place in (("--out", "afile"), ("--out", "afile/sub/deep"), ("--file", "afile/sub.npz")):
+        result = CliRunner().invoke(tool, ["write", option, str(tmp_path / place)])
+        assert result.exit_code == 2 and "worked" not in result.stdout and "afile" in result.stderr, place
+    result = CliRunner().invoke(tool, ["write", "--file", str(tmp_path)])
+    assert result.exit_code == 2 and "is a directory" in result.stderr
+    result = CliRunner().invoke(tool, ["write", "--out", str(tmp_path / "new/deep"), "--file", str(tmp_path / "n/a")])
+    assert result.exit_code == 0 and not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    result = CliRunner().invoke(tool, ["write", "--out", str(tmp_path / "closed/new")])
+    assert result.exit_code == 2 and "no permission to write in" in result.stderr
+
+
+@tool.command()
+@click.argument("number", type=int)
+@click.option("--path")
+def fail(number, path):
+    raise OSError(number, "some words", path)
+
+
+def test_faults_of_the_disk_are_one_line_and_others_keep_their_traceback():
+    full = CliRunner().invoke(tool, ["fail", str(errno.ENOSPC), "--path", "out/record.json"])
+    assert full.exit_code == 2 and full.stderr == f"error: out/record.json: {os.strerror(errno.ENOSPC)}\n"
+    for words in ([str(errno.ENOSPC)], [str(errno.ENOENT), "--path", "a"]):
+        result = CliRunner().invoke(tool, ["fail", *words])
+        assert result.exit_code == 1 and "Traceback" in result.stderr
+
+
+@tool.command()
+def odd():
+    click.echo("bad\udcff.avi")
+
+
+def test_file_names_that_are_no_utf8_can_be_printed():
+    result = CliRunner().invoke(tool, ["odd"])
+    assert result.exit_code == 0 and result.stdout == "bad\\udcff.avi\n"

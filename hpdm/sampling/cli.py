@@ -15,7 +15,7 @@ import click
 import torch
 
 from hpdm.config import override_config
-from hpdm.console import Command, common_options, note, progress
+from hpdm.console import Command, OutputFolder, common_options, note, progress
 from hpdm.data.ranges import to_uint8
 from hpdm.data.video_writer import DEFAULT_CRF
 from hpdm.environment import choose_device, hardware
@@ -46,7 +46,7 @@ class Process:
 @click.option("--checkpoint", required=True, metavar="RUN|FILE|nano",
               help="A run's folder, a step's folder, a .safetensors file, or the weights that ship with hpdm.")
 @click.option("--num", type=click.IntRange(min=1), required=True, help="How many videos the folder shall hold.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the samples.")
+@click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder for the samples.")
 @click.option("--classes", default="all", metavar="0,3,7|all|none",
               help="Sample i gets the i-th of these in turn; none samples without class or text.")
 @click.option("--prompt", "prompt", multiple=True, metavar="TEXT",

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from hpdm.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, common_options
+from hpdm.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, OutputFolder, common_options
 from hpdm.methods import method_names
 from hpdm.training.encode_text import encode_text
 
@@ -30,7 +30,7 @@ class TrainCommand(Command):
 @click.option("--data", metavar="DIR|procedural",
               help="A folder of videos with a subfolder per class, UCF-101 as it comes, or clips drawn on the fly.  "
                    "[default: procedural]")
-@click.option("--out", "run", type=click.Path(path_type=Path), metavar="RUN",
+@click.option("--out", "run", type=OutputFolder(path_type=Path), metavar="RUN",
               help="Folder of the run: checkpoints, log, sheets. Required but for --dry-run and --profile-data.")
 @click.option("--levels", type=click.IntRange(min=1),
               help="Train so many of the coarsest levels alone; a run of all levels can start from that one.")

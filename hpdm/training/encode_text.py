@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import Command, common_options, note, progress
+from hpdm.console import Command, OutputFolder, common_options, note, progress
 from hpdm.errors import InputError
 
 
@@ -13,7 +13,7 @@ from hpdm.errors import InputError
 @click.option("--size", required=True, metavar="T2V|FILE.yaml",
               help="Size whose text encoder and text length are taken.")
 @click.option("--data", required=True, metavar="DIR", help="Folder of videos and images with a list of captions.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="EMBEDDINGS",
+@click.option("--out", type=OutputFolder(path_type=Path), required=True, metavar="EMBEDDINGS",
               help="Folder for the embeddings; training takes it as --set data.embeddings=EMBEDDINGS.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Texts encoded at once.")
 @click.option("--shard", type=click.IntRange(min=1), default=10_000, show_default=True, help="Texts per file.")

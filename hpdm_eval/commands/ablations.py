@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from hpdm.config import config_from_dict, config_to_dict
-from hpdm.console import EXIT_FAILURE, common_options, note
+from hpdm.console import EXIT_FAILURE, OutputFolder, common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.files import write_json
@@ -36,7 +36,7 @@ SAY_SECONDS = 60.0  # between lines on how far several processes are
 @click.option("--tier", type=click.Choice(tier_names()), default="cpu", show_default=True, envvar="HPDM_TIER",
               help="How large: smoke takes minutes, cpu two to three hours on two cores, gpu some on a GPU; paper is "
                    "the paper's own numbers.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
+@click.option("--out", type=OutputFolder(path_type=Path), required=True,
               help="Folder for runs, samples, records and the log; the same command continues what is in it.")
 @click.option("--only", multiple=True, metavar="STUDY|STUDY.VARIANT", help="Only these; repeatable.")
 @click.option("--seeds", type=click.IntRange(min=1),

@@ -72,14 +72,14 @@ def all_metrics(metrics, splits, neighbours, **options):
             if metrics or metric == "fvd":  # what hinders fvd hinders everything
                 raise
             note(f"no {metric}: {error}", quiet)
-    announce(records, options)
     if options["as_json"]:
         click.echo(json.dumps([record.to_dict() for record in records], ensure_ascii=False))
-        return records
-    click.echo(text_table(records))
-    for record in records:
-        if record.details:
-            click.echo(f"\n{record.metric}\n" + details_table(record.details))
+    else:
+        click.echo(text_table(records))
+        for record in records:
+            if record.details:
+                click.echo(f"\n{record.metric}\n" + details_table(record.details))
+    announce(records, options)
     return records
 
 

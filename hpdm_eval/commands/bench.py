@@ -2,7 +2,7 @@
 
 import click
 
-from hpdm.console import Command, Group
+from hpdm.console import Command, Group, OutputFile, common_options
 from hpdm_eval.benchmarks import write_page
 from hpdm_eval.commands.bench_extract import extract
 from hpdm_eval.commands.bench_sampling import sampling
@@ -16,8 +16,9 @@ def bench():
 
 @click.command(cls=Command)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
-@click.option("--out", type=click.Path(dir_okay=False), required=True, metavar="FILE.md", help="Page to write.")
-def page(folder, out):
+@click.option("--out", type=OutputFile(), required=True, metavar="FILE.md", help="Page to write.")
+@common_options
+def page(folder, out, **options):
     """Write a markdown page with all results that --record saved in FOLDER."""
     write_page(folder, out)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import note
+from hpdm.console import OutputFolder, note
 from hpdm.errors import InputError
 from hpdm_eval.commands.all_metrics import Names, comparison_for
 from hpdm_eval.commands.compare_figures import ALL_METRICS, FIGURES, measure_method, tiling_plans
@@ -44,7 +44,7 @@ MOST_BYTES = 16e6  # of the samples on the page
               help="Samples of the video that one token makes, for dead-tokens.")
 @click.option("--grid-of", "grids", multiple=True, metavar="NAME=RxC[+PAD]",
               help="As --grid, for one of the sets; repeatable.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="DIR",
+@click.option("--report", type=OutputFolder(path_type=Path), metavar="DIR",
               help="Also write a page with the tables and samples of every set, and the tables as markdown, LaTeX and "
                    "CSV; an earlier report there is replaced.")
 @judging_options(several=True)
@@ -89,12 +89,12 @@ def compare_methods(metrics, sort_by, splits, neighbours, patch, token, grids, r
     methods = sort_methods(methods, sort_by or figures[0])
     pairs = {figure: pair_tests(methods, figure) for figure in figures}
     records = _with_pairs(methods, pairs)
-    announce(records, options)
     section = comparison_section(methods, pairs)
     if options["as_json"]:
         click.echo(json.dumps([record.to_dict() for record in records], ensure_ascii=False))
     else:
         click.echo(terminal_text(section))
+    announce(records, options)
     if report is not None and rank_and_size()[0] == 0:
         found = found_records(methods)
         grid, left_out = choose_videos(folders, per_class=1, limit=MOST_BYTES)

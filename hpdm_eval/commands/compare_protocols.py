@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import note
+from hpdm.console import OutputFolder, note
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.commands.fvd import measure
@@ -26,7 +26,7 @@ NOT_SHOWN = ("numerics", "ddof", "root", "bn_epsilon", "num_samples", "num_refer
 @click.option("--protocols", metavar="NAME,NAME,...", help="Which, by name or as YAML files. [all that are named]")
 @click.option("--legacy/--no-legacy", default=True, show_default=True,
               help="Each also with the arithmetic of its published code.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
+@click.option("--out", type=OutputFolder(path_type=Path), required=True,
               help="Folder for protocols.md and protocols.png.")
 @judging_options()
 def compare_protocols(protocols, legacy, out, **options):
@@ -53,16 +53,16 @@ def compare_protocols(protocols, legacy, out, **options):
             records.append(record)
     if not records:
         raise InputError(next(iter(failed), f"protocol {baseline} knows no legacy numerics; use exact"))
-    announce(records, options)
     rows, caption = _rows(records), _caption(records, failed)
-    if rank_and_size()[0] == 0:
-        with atomic_file(out / "protocols.md", "w") as file:
-            file.write(piped(COLUMNS, rows, RIGHT) + "\n" + "  \n".join(caption) + "\n")
-        save_png(_bars(records), out / "protocols.png")
     if options["as_json"]:
         click.echo(json.dumps([record.to_dict() for record in records], ensure_ascii=False))
     else:
         click.echo(aligned(COLUMNS, rows, RIGHT) + "\n" + "\n".join(caption))
+    announce(records, options)
+    if rank_and_size()[0] == 0:
+        with atomic_file(out / "protocols.md", "w") as file:
+            file.write(piped(COLUMNS, rows, RIGHT) + "\n" + "  \n".join(caption) + "\n")
+        save_png(_bars(records), out / "protocols.png")
     note(f"protocols.md and protocols.png are in {out}", options["quiet"])
     return records
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from hpdm.config import load_config
-from hpdm.console import common_options
+from hpdm.console import OutputFolder, common_options
 from hpdm.environment import choose_device, hardware
 from hpdm_eval.records import RecordedCommand, command_line
 from hpdm_eval.studies.efficiency import alternatives, computed, describe_size, enlarged, measured
@@ -16,7 +16,7 @@ UNITS = {"throughput": "videos/s", "memory": "GiB", "flops": "TFLOP"}
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the records.")
+@click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder of the records.")
 @click.option("--size", help="Size that is measured here, or a file of settings.  [nano, on a GPU S]")
 @click.option("--paper-size", default="S", show_default=True, help="Size that is counted at the paper's resolutions.")
 @click.option("--batch", type=click.IntRange(min=1),

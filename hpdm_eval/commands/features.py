@@ -4,7 +4,7 @@ import json
 
 import click
 
-from hpdm.console import common_options
+from hpdm.console import OutputFile, common_options
 from hpdm.environment import choose_device, git_revision, hardware, package_versions
 from hpdm_eval.cache import FeatureCache
 from hpdm_eval.clips import open_clips
@@ -17,7 +17,7 @@ from hpdm_eval.records import RecordedCommand, command_line, utc_now
 @click.command(cls=RecordedCommand)
 @click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE",
               help="Clips: videos, folders of frames, arrays, or a zip of them.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False), metavar="FEATS.npz", help="File to write.")
+@click.option("--out", required=True, type=OutputFile(), metavar="FEATS.npz", help="File to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @metric_options(default="native")
 @common_options

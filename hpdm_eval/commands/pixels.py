@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import click
 
-from hpdm.console import common_options, note, progress
+from hpdm.console import OutputFolder, common_options, note, progress
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.options import protocol_options, reading_options, take_reading
 from hpdm_eval.records import make_record, save_record
@@ -15,7 +15,7 @@ from hpdm_eval.tables import text_table
 def pixel_options(function):
     """Add the protocol's options (default: clips as they are), those of reading, --json and --record."""
     for option in (
-        click.option("--record", "folder", type=click.Path(file_okay=False), metavar="DIR",
+        click.option("--record", "folder", type=OutputFolder(), metavar="DIR",
                      help="Also save the record in this folder."),
         click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
     ):

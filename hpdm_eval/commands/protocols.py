@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import click
 
-from hpdm.console import Command
+from hpdm.console import Command, common_options
 from hpdm_eval.protocols import DESCRIPTION, Protocol, list_protocols, load_protocol
 
 # heading → cell; what tells protocols apart at a glance, the rest is one `protocols NAME` away
@@ -31,7 +31,8 @@ _COLUMNS = {
 @click.command(cls=Command)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object with NAME, else a list of them.")
-def protocols(name, as_json):
+@common_options
+def protocols(name, as_json, **options):
     """List the named protocols, or all settings of the one called NAME (a name, or a YAML file).
 
     The hash stands beside every figure that is made with these settings; overriding any of them on a metric's command

@@ -11,7 +11,7 @@ import click
 import torch
 import torch.nn.functional as F
 
-from hpdm.console import Command, common_options, note, progress
+from hpdm.console import Command, OutputFolder, common_options, note, progress
 from hpdm.data.procedural import CLASS_NAMES, procedural_clip
 from hpdm.data.video_writer import write_video
 from hpdm.errors import InputError
@@ -59,7 +59,7 @@ SETS = {
 
 
 @click.command(cls=Command)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="hpdm-quickstart", show_default=True,
+@click.option("--out", type=OutputFolder(path_type=Path), default="hpdm-quickstart", show_default=True,
               help="Folder to fill; one that an earlier quickstart made is used again.")
 @click.option("--clips", type=click.IntRange(min=2), default=144, show_default=True,
               help="Clips per set; under 129 the distance is mostly sampling bias.")

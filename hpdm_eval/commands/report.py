@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import Command, note
+from hpdm.console import Command, OutputFolder, common_options, note
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.report.model import origin
 from hpdm_eval.report.videos import choose_videos, parse_videos
@@ -14,7 +14,7 @@ from hpdm_eval.report.write import check_folder, make_sections, write_report
 @click.command(cls=Command)
 @click.option("--records", required=True, multiple=True, type=click.Path(), metavar="DIR",
               help="Folder of records, searched with all that lies below; repeatable.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
+@click.option("--out", required=True, type=OutputFolder(path_type=Path), metavar="DIR",
               help="Folder to make; an earlier report in it is replaced.")
 @click.option("--title", default="Results", show_default=True, help="Heading of the page.")
 @click.option("--videos", multiple=True, metavar="NAME=DIR",
@@ -25,8 +25,8 @@ from hpdm_eval.report.write import check_folder, make_sections, write_report
               help="Limit for the samples on the page; what does not fit is left out.")
 @click.option("--published", multiple=True, metavar="NAME",
               help="Also this published table, such as table2; repeatable.")
-@click.option("--quiet", is_flag=True, help="No notes on stderr.")
-def report(records, out, title, videos, per_class, most_megabytes, published, quiet):
+@common_options
+def report(records, out, title, videos, per_class, most_megabytes, published, quiet, **options):
     """Make tables (markdown, LaTeX, CSV), figures (SVG, PDF) and one HTML page of records.
 
     Records of a study are averaged over training seeds and laid out as the study's table; others get a table for each

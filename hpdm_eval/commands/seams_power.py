@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import note
+from hpdm.console import OutputFolder, note
 from hpdm.files import atomic_file
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
@@ -32,7 +32,7 @@ from hpdm_eval.studies.seam_power import (
 @click.option("--resamples", type=click.IntRange(min=10), default=200, show_default=True,
               help="Random sets of that many clips.")
 @click.option("--longest", type=click.IntRange(min=4), default=64, show_default=True, help="Frames used of each clip.")
-@click.option("--out", required=True, type=click.Path(file_okay=False), metavar="DIR",
+@click.option("--out", required=True, type=OutputFolder(), metavar="DIR",
               help="Folder for seams-power.md, .csv and .png, and for the record in records/.")
 @pixel_options
 def seams_power(samples, patch, per_test, resamples, longest, out, **options):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import Command, common_options
+from hpdm.console import Command, OutputFolder, common_options
 from hpdm.files import atomic_file
 from hpdm.sampling.cli import sample
 from hpdm.sampling.load import load_checkpoint
@@ -23,8 +23,8 @@ VALUES = (0.002, 0.02, 0.05, 0.1, 0.2)
 
 @click.command(cls=Command)
 @click.option("--checkpoint", default="nano", show_default=True, help="As for hpdm-sample.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the table and the records.")
-@click.option("--scratch", type=click.Path(path_type=Path), default="scratch/sigma-context", show_default=True,
+@click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder of the table and the records.")
+@click.option("--scratch", type=OutputFolder(path_type=Path), default="scratch/sigma-context", show_default=True,
               help="Folder for videos; what an interrupted call left there is used again.")
 @click.option("--clips", type=click.IntRange(min=24), default=144, show_default=True, help="Clips per noise level.")
 @click.option("--steps", help="Steps per level, as for hpdm-sample.")

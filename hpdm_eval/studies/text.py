@@ -19,7 +19,7 @@ import yaml
 
 from baselines.budget import fit_budget, training_cost
 from hpdm.config import Config, coarsest_levels, load_config, override_config
-from hpdm.console import Command, common_options, note
+from hpdm.console import Command, OutputFolder, common_options, note
 from hpdm.data.procedural import sample_scene
 from hpdm.data.scene_captions import attributes_of_caption, attributes_of_scene, sample_prompts
 from hpdm.environment import choose_device
@@ -218,7 +218,7 @@ class TextStudy:
 
 @click.command(cls=Command)
 @click.option("--tier", type=click.Choice(list(TIERS)), default="cpu", show_default=True, help="How large.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the study.")
+@click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder of the study.")
 @click.option("--only", type=click.Choice(VARIANTS), multiple=True, help="Only these variants; repeatable.")
 @common_options
 def main(tier, out, only, device, seed, quiet):
