@@ -3,7 +3,8 @@
 options → protocol, clips, backbone → features of both sides → the metric's figures → record → terminal, folder
 
 A metric brings one function, `measure(samples, reference, protocol) -> dict`, of two `Side`s and a Protocol; the dict
-holds `value` and, where there are any, `ci95` and `details` of the record.
+holds `value` and, where there are any, `ci95`, `details` and `settings` of the record. Settings are the metric's own,
+such as the number of splits: JSON-able, and what tells two records of the same clips apart.
 """
 
 import json
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 import click
 import numpy as np
 
-from hpdm.console import common_options, note
+from hpdm.console import OutputFolder, common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
+from hpdm.files import sha256_file
 from hpdm_eval.backbones import Backbone, PerFrame, backbone_name, load_backbone
 from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.backbones.loading import KINDS
@@ -75,6 +77,7 @@ class Comparison:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             figures = measure(self.samples, self.reference, self.protocol)
+        settings = figures.pop("settings", None)
         return make_record(
             started=self.started,
             device=self.device,
@@ -89,6 +92,7 @@ class Comparison:
             backbone=self.backbone.describe(),
             seed=self.seed,
             warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+            extra={"settings": settings} if settings else {},
             **figures,
         )
 
@@ -100,7 +104,7 @@ def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=No
     """
     def decorate(function):
         for option in (
-            click.option("--record", "folder", type=click.Path(file_okay=False), metavar="DIR",
+            click.option("--record", "folder", type=OutputFolder(), metavar="DIR",
                          help="Also save the record in this folder."),
             click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
         ):
@@ -119,8 +123,8 @@ def judge(metric, measure, options, *, higher_is_better, unit=None, per_frame=Fa
     """Run one metric as `options` (those of `judging_options`, by name) say; show and return its Record."""
     comparison = compare(options, per_frame=per_frame)
     record = comparison.record(metric, measure, higher_is_better=higher_is_better, unit=unit)
-    announce([record], options)
     click.echo(json.dumps(record.to_dict(), ensure_ascii=False) if options["as_json"] else text_table([record]))
+    announce([record], options)
     return record
 
 
@@ -158,6 +162,9 @@ def compare(options, *, reference=None, per_frame=False):
     stored = sources.get("reference")
     if isinstance(stored, Statistics):
         stored.check_match(protocol, backbone.describe(), options["reference"])
+        if stored.seed != options["seed"] and (protocol.start == "random" or protocol.selection != "sorted"):
+            note(f"{options['reference']} was drawn with --seed {stored.seed}, the samples are with {options['seed']}",
+                 options["quiet"])
     sides = {role: read_side(source, backbone, options) for role, source in sources.items()}
     return Comparison(started=started, device=device, protocol=protocol, backbone=backbone, samples=sides["samples"],
                       reference=reference or sides.get("reference"), seed=options["seed"])
@@ -197,8 +204,10 @@ def open_backbone(protocol, options, device, per_frame=False):
 def read_side(source, backbone, options):
     """Run the network over a ClipSource, or take what the `Statistics` hold."""
     if isinstance(source, Statistics):
+        stored = {"statistics": options["reference"], "statistics_sha256": sha256_file(options["reference"]),
+                  "seed": source.seed}
         return Side(moments=source.moments, features=source.features, probabilities=None,
-                    summary={**source.source, "statistics": options["reference"]})
+                    summary={**source.source, **stored})
     source.min_frames, source.shared = backbone.min_frames, True
     reading = {"batch": options["batch"], "quiet": options["quiet"],
                "cache": FeatureCache(backbone) if options["cache"] else None}

@@ -21,6 +21,9 @@ from hpdm_eval.distributed import joined_processes, rank_and_size
 
 SCHEMA = 1
 
+# What decides the features of a backbone; its file's name and place do not.
+OF_BACKBONE = ("name", "sha256", "epsilon", "precision", "mean_sha256", "per_frame")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -56,11 +59,12 @@ class Record:
 
     def file_name(self):
         """Readable name that depends on what was measured, not on when: the same question overwrites its answer."""
-        identity = [self.metric, self.protocol.get("hash"), self.seed]
-        identity += [part and part.get("sha256") for part in (self.samples, self.reference, self.backbone)]
+        identity = [self.metric, self.protocol.get("hash"), self.seed, self.extra.get("settings")]
+        identity += [part and part.get("sha256") for part in (self.samples, self.reference)]
+        identity += [self.backbone and {key: self.backbone.get(key) for key in OF_BACKBONE}]
         parts = [self.metric, self.backbone and self.backbone["name"], self.protocol["name"], _stem(self.samples)]
         parts += ["vs", _stem(self.reference)] if self.reference else []
-        digest = sha256(json.dumps(identity).encode()).hexdigest()[:8]
+        digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         return "-".join(re.sub(r"[^\w.]+", "-", part).strip("-.") for part in parts if part) + f"-{digest}.json"
 
 

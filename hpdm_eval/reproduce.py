@@ -18,7 +18,7 @@ from hpdm_eval.records import Record, parse_record
 PROGRAM = "hpdm-eval"
 # commands that measure: what they print with --json is records
 ON_FEATURES = ("fvd", "is", "kvd", "prdc", "fid", "all", "curve")
-MEASURES = (*ON_FEATURES, "seams", "dead-tokens", "pyramid")
+MEASURES = (*ON_FEATURES, "seams", "dead-tokens", "pyramid", "clipsim")
 OUTPUTS = ("--record", "--plots")  # options that write beside what is printed
 RELATIVE, ABSOLUTE = 1e-4, 1e-6  # what other processors, numbers of threads and versions may move
 UNCHANGED, CHANGED, UNKNOWN = "unchanged", "changed", "unknown"
@@ -47,18 +47,18 @@ class Reproduction:
         return not self.differences
 
 
-def reproduce(record, *, folder=".", relative=RELATIVE, absolute=ABSOLUTE, device=None):
+def reproduce(record, *, folder=".", relative=RELATIVE, absolute=ABSOLUTE, device=None, seed=None, quiet=True):
     """Run the command of a `Record` again and compare: a `Reproduction`.
 
-    folder: where the command's relative paths start. relative, absolute: what figures may differ by. device: in place
-    of the command's own. Features are computed anew, not taken from the cache. Raises InputError for a command that is
-    not ours or measures nothing, and whatever the command itself raises.
+    folder: where the command's relative paths start. relative, absolute: what figures may differ by. device, seed: in
+    place of the command's own. quiet: no progress on stderr. Features are computed anew, not taken from
+    the cache. Raises InputError for a command that is not ours or measures nothing, and whatever the command itself raises.
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder")
     printed = io.StringIO()
     with tempfile.TemporaryDirectory(prefix="hpdm-eval-") as scratch:
-        name, words = rerun_words(record.command, scratch, device)
+        name, words = rerun_words(record.command, scratch, device, seed, quiet)
         with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
             _run(name, words)
     now = _matching(record, json.loads(printed.getvalue()))
@@ -66,7 +66,7 @@ def reproduce(record, *, folder=".", relative=RELATIVE, absolute=ABSOLUTE, devic
                         changes=tuple(_changes(record, now)))
 
 
-def rerun_words(command, scratch, device=None):
+def rerun_words(command, scratch, device=None, seed=None, quiet=True):
     """(name of the subcommand, its words) to run a record's command again; raises InputError where that cannot be.
 
     What it would write is left out, or goes to the folder `scratch`, and its records are printed.
@@ -84,11 +84,12 @@ def rerun_words(command, scratch, device=None):
     words = _without(words, OUTPUTS)
     if name == "curve":
         words = [*_without(words, ("--out",)), "--out", scratch]
-    if device:
-        words = [*_without(words, ("--device",)), "--device", device]
+    for option, value in (("--device", device), ("--seed", seed)):
+        if value is not None:
+            words = [*_without(words, (option,)), option, str(value)]
     if name in ON_FEATURES:
         words.append("--no-cache")
-    return name, [*(word for word in words if word not in ("--json", "--quiet")), "--json", "--quiet"]
+    return name, [*(word for word in words if word not in ("--json", "--quiet")), "--json", *["--quiet"] * quiet]
 
 
 def _run(name, words):
@@ -149,7 +150,7 @@ def _changes(record, now):
     yield _code(record.git, now.git)
     yield _compared("weights", _weights(record), _weights(now), absent="no network takes part")
     yield _compared("inputs", _inputs(record), _inputs(now))
-    yield _compared("settings", _settings(record), _settings(now))
+    yield _compared("settings", _settings(record, now), _settings(now, record))
     yield _compared("versions", record.versions, now.versions)
     yield _compared("hardware", {"hardware": record.hardware}, {"hardware": now.hardware})
 
@@ -187,11 +188,14 @@ def _inputs(record):
     return found
 
 
-def _settings(record):
+def _settings(record, other):
     own = {key: value for key, value in record.protocol.items() if key != "hash"}
+    also = record.extra.get("settings") or {}
+    if "settings" not in other.extra:  # earlier versions did not write them
+        also = {}
     own |= {f"backbone {key}": value for key, value in (record.backbone or {}).items()
             if key in ("precision", "epsilon", "resize")}
-    return {key: json.dumps(value) for key, value in (own | (record.extra.get("settings") or {})).items()}
+    return {key: json.dumps(value) for key, value in (own | also).items()}
 
 
 def _commit(revision):

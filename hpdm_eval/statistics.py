@@ -15,11 +15,9 @@ from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.metrics.frechet import Moments
 from hpdm_eval.protocols import Protocol
+from hpdm_eval.records import OF_BACKBONE
 
 SCHEMA = 1
-
-# What decides the features of a backbone; its file's name and place do not.
-OF_BACKBONE = ("name", "sha256", "epsilon", "precision", "mean_sha256", "per_frame")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +77,11 @@ class Statistics:
         made = Protocol.from_dict({key: value for key, value in self.protocol.items() if key != "hash"})
         differences = [f"{key} is {theirs} there and {mine} here"
                        for key, (theirs, mine) in made.differences(protocol, role="reference").items()]
+        if self.backbone.get("per_frame") != backbone.get("per_frame"):
+            raise InputError(f"{where} holds statistics of single frames; make those of clips with `hpdm-eval stats`"
+                             if self.backbone.get("per_frame") else
+                             f"{where} holds statistics of clips, and this metric compares single frames; make others "
+                             "with `hpdm-eval stats --per-frame`, or give the clips")
         differences += [
             f"the backbone's {key} is {self.backbone.get(key)} there and {backbone.get(key)} here"
             for key in OF_BACKBONE if self.backbone.get(key) != backbone.get(key)
@@ -103,5 +106,5 @@ def _read(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # damaged archives raise nearly anything
         raise InputError(f"{path}: not a readable .npz file ({error})") from error

@@ -39,7 +39,7 @@ def run(clips, tmp_path, monkeypatch):
     monkeypatch.chdir(clips)
 
     def call(command, *words):
-        shared = ["--reference", "real", "--protocol", "native", "--backbone", "shapes3d", "--workers", "0",
+        shared = ["--reference", "real", *([] if "--protocol" in words else ["--protocol", "native"]), "--backbone", "shapes3d", "--workers", "0",
                   "--device", "cpu"]
         return CliRunner().invoke(main, [command, *map(str, words), *shared])
     return call
@@ -162,3 +162,14 @@ def test_enough_samples_bring_the_corrected_value_and_infinity():
     assert details["fvd-infinity"]["smallest"] == 320 and 0.8 < details["fvd-infinity"]["r2"] <= 1
     assert figures["value"] > details["corrected"]["value"]
     assert "fvd-infinity" in details_table(figures["details"])
+
+
+def test_the_curve_ends_at_the_figure_of_fvd_under_legacy_numerics_too(clips, run, tmp_path):
+    path = tmp_path / "legacy.yaml"
+    path.write_text("extends: native\nddof: 0\nroot: fp32-svd\n")
+    words = ["--samples", "step-100", "--protocol", path, "--json", "--quiet"]
+    curve = json.loads(run("curve", *words, "--at", "20", "--out", tmp_path / "out").stdout)[0]
+    alone = json.loads(run("fvd", *words, "--at", "20").stdout)
+    assert alone["protocol"]["root"] == "fp32-svd"
+    assert curve["value"] == alone["value"]
+    assert curve["details"][0]["value"] == alone["details"][-1]["value"]

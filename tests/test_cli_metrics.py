@@ -1,6 +1,8 @@
 """`hpdm-eval is`, `kvd`, `prdc`, `fid` and `all` from video files to what they print, write and refuse."""
 
 import json
+import os
+import shutil
 from unittest import mock
 
 import numpy as np
@@ -15,6 +17,8 @@ from hpdm_eval.backbones import PerFrame, load_backbone
 from hpdm_eval.backbones.backbone import Backbone
 from hpdm_eval.cli import main
 from hpdm_eval.clips import open_clips
+from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.features import FeatureSet
 from hpdm_eval.metrics.inception_score import inception_score
 from hpdm_eval.metrics.kernel import jedi_distance, kernel_video_distance, over_subsets
@@ -128,8 +132,6 @@ def test_statistics_without_features_are_refused_with_the_way_out(run, clips, si
         assert refused.exit_code == 2 and "--keep-features" in refused.stderr
         from_file, _ = figures(run(metric, "--samples", clips / "a", "--reference", tmp_path / "full.npz", "--json"))
         assert from_file["value"] == pytest.approx(figures(run(metric, *sides, "--json"))[0]["value"], rel=1e-6)
-    refused = run("fid", "--samples", clips / "a", "--reference", tmp_path / "full.npz")
-    assert refused.exit_code == 2 and "per_frame" in refused.stderr
 
 
 def test_fid_is_torch_fidelitys_on_features_of_frames(run, clips, sides, network):
@@ -209,3 +211,51 @@ def test_all_leaves_out_what_cannot_be_had_unless_it_is_asked_for(run, clips, si
     assert asked.exit_code == 2 and "8 clips cannot be split" in asked.stderr
     unknown = run("all", *sides, "--metrics", "fvd,lpips")
     assert unknown.exit_code == 2 and "'lpips' is none of" in unknown.stderr
+
+
+def test_records_of_other_settings_are_kept_apart(run, clips, tmp_path):
+    for words in (["--splits", 1], ["--splits", 2], ["--splits", 2, "--precision", "bf16"], ["--splits", 2]):
+        assert run("is", "--samples", clips / "a", *words, "--record", tmp_path).exit_code == 0
+    records = [load_record(path) for path in tmp_path.glob("*.json")]
+    found = sorted((record.extra["settings"]["splits"], record.backbone["precision"]) for record in records)
+    assert found == [(1, "fp32"), (2, "bf16"), (2, "fp32")]
+
+
+def test_fid_against_statistics_of_frames(run, clips, sides, tmp_path):
+    for name, words in (("frames", ["--per-frame", "--seed", "4"]), ("clips", [])):
+        made = run("stats", "--data", clips / "b", "--out", tmp_path / f"{name}.npz", *words)
+        assert made.exit_code == 0 and f" {name}, shapes3d" in made.stdout, made.output
+    direct, _ = figures(run("fid", *sides, "--json"))
+    stored, _ = figures(run("fid", *sides[:2], "--reference", tmp_path / "frames.npz", "--json"))
+    assert stored["value"] == pytest.approx(direct["value"], rel=1e-9)
+    assert stored["reference"]["seed"] == 4 and len(stored["reference"]["statistics_sha256"]) == 64
+    refused = run("fid", *sides[:2], "--reference", tmp_path / "clips.npz")
+    assert refused.exit_code == 2 and "stats --per-frame" in refused.stderr
+    refused = run("fvd", *sides[:2], "--reference", tmp_path / "frames.npz")
+    assert refused.exit_code == 2 and "statistics of single frames" in refused.stderr
+    together = run("stats", "--data", clips / "b", "--out", tmp_path / "x.npz", "--per-frame", "--keep-features")
+    assert together.exit_code == 2 and "leave one out" in together.stderr and not (tmp_path / "x.npz").exists()
+
+
+def test_both_names_of_a_network_are_one_protocol(clips):
+    words = ["fvd", "--samples", str(clips / "a"), "--reference", str(clips / "b"), "--backbone"]
+    for name in ("i3d", "i3d-kinetics400"):
+        options = fvd.make_context("fvd", words[1:] + [name]).params
+        assert take_protocol(options).hash() == load_protocol("hpdm-16f").hash()
+
+
+def test_a_record_that_cannot_be_saved_is_refused_before_the_clips_are_read(run, sides, tmp_path):
+    (tmp_path / "afile").write_text("")
+    result = run("fvd", *sides, "--record", tmp_path / "afile" / "records")
+    assert result.exit_code == 2 and "is no folder" in result.stderr and result.stdout == ""
+
+
+def test_a_rejected_file_whose_name_is_no_utf8(run, clips, tmp_path):
+    shutil.copytree(clips / "a", tmp_path / "a")
+    odd = os.fsencode(str(tmp_path / "a")) + b"/bad\xff.avi"
+    with open(odd, "wb"):
+        pass
+    result = run("fvd", "--samples", tmp_path / "a", "--reference", clips / "b", "--json", "--record", tmp_path / "r")
+    record, _ = figures(result)
+    assert [entry["path"] for entry in record["samples"]["rejected"]] == ["bad\udcff.avi"]
+    assert load_record(next((tmp_path / "r").iterdir())).samples == record["samples"]

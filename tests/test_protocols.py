@@ -74,7 +74,7 @@ def test_differences_by_role():
     one = load_protocol("pvdm-16f")
     two = load_protocol("pvdm-16f", num_samples=7, numerics="legacy", stride=3, samples_stride=2)
     assert one.differences(two)["stride"] == (1, 3)
-    assert set(one.differences(two, role="reference")) == {"stride", "bn_epsilon"}
+    assert set(one.differences(two, role="reference")) == {"stride"}
     assert one.differences(one) == {}
 
 
@@ -97,7 +97,7 @@ def test_yaml_files_of_ones_own(tmp_path):
     ("antialias: 1", "true or false"), ("split: ucf101-train-04", "unknown split"), ("ddof: 2", "0 or 1"),
     ("resize: lanczos", "needs antialias"), ("samples_frames: subsampled\nsamples_stride: 2", "samples_stride 1"),
     ("- 1", "fields and values"), ("a: [", "not valid YAML"), ("legacy: {x: 1}", "unknown setting x"),
-    ("extends: nothing", "unknown protocol 'nothing'"),
+    ("extends: nothing", "unknown protocol 'nothing'"), ("legacy: 5", "legacy is 5"), ("overrides: 5", "list of texts"),
 ])
 def test_mistakes_are_named(tmp_path, text, message):
     path = tmp_path / "mine.yaml"

@@ -53,6 +53,8 @@ def test_file_name_is_readable_and_names_the_question(tmp_path):
     assert later.file_name() == name
     for other in (replace(record, seed=4), replace(record, samples={**record.samples, "sha256": "f" * 64}),
                   replace(record, backbone={**record.backbone, "sha256": "f" * 64}),
+                  replace(record, backbone={**record.backbone, "precision": "bf16"}),
+                  replace(record, extra={"settings": {"splits": 5}}),
                   replace(record, protocol={**record.protocol, "hash": "f" * 12})):
         assert other.file_name() != name
     assert save_record(record, tmp_path) == save_record(later, tmp_path)
@@ -118,3 +120,10 @@ def test_command_line_of_a_command_called_from_python():
 def test_command_line_outside_a_command(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/hpdm-eval", "bench", "a b"])
     assert command_line() == "hpdm-eval bench 'a b'"
+
+
+def test_a_file_name_that_is_no_utf8_survives(tmp_path):
+    record = some_record()
+    odd = "bad\udcff.avi"  # as Python reads the bytes b"bad\xff.avi"
+    record = replace(record, samples={**record.samples, "rejected": [{"path": odd, "reason": "empty"}]})
+    assert load_record(save_record(record, tmp_path)).samples["rejected"][0]["path"] == odd

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from example_records import some_record
 from report_records import base_record, found, save_records, study_record, study_records
 
 from baselines.published import load_published
@@ -20,6 +21,7 @@ from hpdm.errors import InputError
 from hpdm_eval.cli import main
 from hpdm_eval.report.aggregate import aggregate, order
 from hpdm_eval.report.collect import collect_records
+from hpdm_eval.report.conditions import conditions, differences, question
 from hpdm_eval.report.layouts import expand, parse_layout
 from hpdm_eval.report.markup import csv_text, escape_latex, latex, markdown
 from hpdm_eval.report.model import format_number
@@ -338,3 +340,16 @@ def test_what_the_command_refuses(tmp_path):
     save_records(tmp_path / "out" / "records", [base_record()])
     result = report("--records", tmp_path / "out" / "records", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "would replace" in result.stderr
+
+
+def test_settings_of_a_metric_are_part_of_its_question():
+    """Two Inception Scores of other numbers of splits are two tables; a record of before settings were kept joins either."""
+    ten, five, bare = (some_record(metric="is", extra=extra) for extra in
+                       ({"settings": {"splits": 10}}, {"settings": {"splits": 5}}, {}))
+    assert question(ten) != question(five)
+    assert question(some_record()) == question(some_record(extra={"settings": {"at": [64], "interval_over": "both"}}))
+    slow, fast = (some_record(backbone={"name": "shapes3d", "sha256": "2" * 64, "precision": precision})
+                  for precision in ("fp32", "bf16"))
+    assert question(slow) != question(fast)
+    first, second, third = (conditions(found([record])[0]) for record in (ten, five, bare))
+    assert differences(second, first) == "splits 5 where others have 10" and differences(third, first) == ""

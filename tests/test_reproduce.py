@@ -132,10 +132,11 @@ def test_a_shell_is_not_asked(tmp_path):
     ("hpdm-eval is --samples a --record=r", "--samples a"),
     ("hpdm-eval curve --samples a --out o --quiet", "--samples a --out SCRATCH"),
     ("hpdm-eval fvd --samples a --device cuda", "--samples a --device cpu"),
+    ("hpdm-eval fvd --samples a --seed=4", "--samples a --seed 5"),
 ])
 def test_what_would_be_written_is_left_out(command, expected):
     device = "cpu" if "cuda" in command else None
-    _, words = rerun_words(command, "SCRATCH", device)
+    _, words = rerun_words(command, "SCRATCH", device, 5 if "seed" in command else None)
     assert " ".join(words) == f"{expected} --no-cache --json --quiet"
 
 

@@ -76,6 +76,21 @@ def test_matching_settings_pass():
     statistics.check_match(load_protocol("hpdm-16f", backbone="shapes3d"), {**BACKBONE, "file": "other name"}, "s.npz")
 
 
+def test_legacy_arithmetic_and_the_range_of_samples_need_no_other_statistics():
+    """The network's epsilon is compared as it was loaded, not as protocols write it."""
+    exact = some_statistics(protocol=load_protocol("hpdm-16f", backbone="shapes3d"))
+    for same in ({"numerics": "legacy"}, {"value_range": "0..255"}):
+        exact.check_match(load_protocol("hpdm-16f", backbone="shapes3d", **same), BACKBONE, "s.npz")
+    with pytest.raises(InputError, match="epsilon is 1e-05 there and 0.001 here"):
+        exact.check_match(load_protocol("hpdm-16f", backbone="shapes3d"), {**BACKBONE, "epsilon": 1e-3}, "s.npz")
+
+
+def test_statistics_of_frames_and_of_clips_are_told_apart():
+    protocol = load_protocol("hpdm-16f", backbone="shapes3d")
+    with pytest.raises(InputError, match="statistics of clips.*stats --per-frame"):
+        some_statistics().check_match(protocol, {**BACKBONE, "per_frame": True}, "s.npz")
+
+
 def test_every_setting_that_differs_is_named_with_both_values():
     other = load_protocol("hpdm-16f", backbone="shapes3d", frames=24, resolution=(128, 64))
     with pytest.raises(InputError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import note
+from hpdm.console import OutputFolder, note
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.commands.fvd import Sizes, subset_figure
@@ -21,7 +21,7 @@ COLUMNS = ("set", "samples", "fvd", "spread", "fresh spread", "draws")
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
+@click.option("--out", type=OutputFolder(path_type=Path), required=True,
               help="Folder for curve.csv, curve.md and curve.png.")
 @click.option("--at", type=Sizes(), default=SIZES, metavar="N,N,...",
               help="Numbers of samples; those above what there is are left out. "
@@ -41,8 +41,7 @@ def curve(out, at, **options):
         def measure(samples, real, protocol):
             seen.append(real)
             sizes = sorted({size for size in at if size < samples.count} | {samples.count})
-            points = [{"n": size, **subset_figure(samples.features, real.moments, size, ddof=protocol.ddof,
-                                                  seed=options["seed"])} for size in sizes]
+            points = [{"n": size, **subset_figure(samples, real, size, protocol, options["seed"])} for size in sizes]
             return {"value": points[-1]["value"], "details": tuple(points)}
 
         records[name] = evaluate("fvd-curve", measure, {**options, "samples": path}, higher_is_better=False,
@@ -52,13 +51,13 @@ def curve(out, at, **options):
         if missing:
             note(f"{name}: {records[name].num_samples} samples, none for {', '.join(map(str, missing))}",
                  options["quiet"])
-    announce(list(records.values()), options)
-    if rank_and_size()[0] == 0:
-        _write(out, records)
     if options["as_json"]:
         click.echo(json.dumps([record.to_dict() for record in records.values()], ensure_ascii=False))
     else:
         click.echo(aligned(COLUMNS, _cells(records), right=COLUMNS[1:]) + "\n" + _caption(records))
+    announce(list(records.values()), options)
+    if rank_and_size()[0] == 0:
+        _write(out, records)
     note(f"curve.csv, curve.md and curve.png are in {out}", options["quiet"])
     return list(records.values())
 

@@ -8,7 +8,7 @@ import click
 from hpdm.errors import InputError
 from hpdm_eval.judge import judge, judging_options
 from hpdm_eval.metrics import uncertainty
-from hpdm_eval.metrics.frechet import frechet_distance
+from hpdm_eval.metrics.frechet import SVD_ROOTS, frechet_distance
 from hpdm_eval.records import RecordedCommand
 from hpdm_eval.tables import aligned, format_value
 
@@ -61,12 +61,13 @@ def measure(samples, reference, protocol, *, at=(), interval=False, over="sample
     What too few samples make impossible is left out with a warning that says so.
     """
     value = frechet_distance(samples.distribution, reference.distribution, ddof=protocol.ddof, root=protocol.root)
-    figures, details = {"value": value}, []
+    settings = {"at": list(at), "extrapolate": extrapolate} | ({"interval_over": over} if interval else {})
+    figures, details = {"value": value, "settings": settings}, []
     common = {"ddof": protocol.ddof, "seed": seed}
     if interval:
         figures["ci95"] = _attempt("no interval", _interval, samples, reference, value, over, details, common)
     for size in at:
-        _attempt(f"no fvd@{size}", _at, samples, reference, size, details, common)
+        _attempt(f"no fvd@{size}", _at, samples, reference, size, details, protocol, seed)
     if extrapolate:
         _attempt("no FVD-infinity", _infinity, samples, reference, details, common)
     return {**figures, "details": tuple(details)}
@@ -82,15 +83,18 @@ def details_table(details):
     return aligned(["figure", "value", ""], rows, right=("value",))
 
 
-def subset_figure(samples, reference, size, *, ddof=1, seed=0):
-    """{"figure": "fvd@SIZE", "value": mean, "spread", "fresh_spread", "draws"} of features [N, D]."""
-    draws = uncertainty.DRAWS if size < len(samples) else 1
-    distances = uncertainty.subset_distances(samples, reference, size, draws=draws, ddof=ddof, seed=seed)
+def subset_figure(samples, reference, size, protocol, seed=0):
+    """{"figure": "fvd@SIZE", "value": mean, "spread", "fresh_spread", "draws"} of two `Side`s under a protocol."""
+    draws = uncertainty.DRAWS if size < samples.count else 1
+    # single precision rounds moments and features differently
+    other = reference.distribution if protocol.root in SVD_ROOTS else reference.moments
+    distances = uncertainty.subset_distances(samples.features, other, size, draws=draws, ddof=protocol.ddof,
+                                             root=protocol.root, seed=seed)
     return {
         "figure": f"fvd@{size}",
         "value": float(distances.mean()),
         "spread": float(distances.std(ddof=1)) if draws > 1 else None,
-        "fresh_spread": uncertainty.fresh_spread(distances, size, len(samples)),
+        "fresh_spread": uncertainty.fresh_spread(distances, size, samples.count),
         "draws": draws,
     }
 
@@ -114,8 +118,8 @@ def _interval(samples, reference, value, over, details, common):
     return min(max(value - half, 0.0), value), value + half
 
 
-def _at(samples, reference, size, details, common):
-    details.append(subset_figure(samples.features, reference.moments, size, **common))
+def _at(samples, reference, size, details, protocol, seed):
+    details.append(subset_figure(samples, reference, size, protocol, seed))
 
 
 def _infinity(samples, reference, details, common):

@@ -31,7 +31,7 @@ def measure(samples, splits=SPLITS, seed=0):
     """Figures of a `Side`; the clips are shuffled by `seed`."""
     score = inception_score(samples.probabilities, splits, seed)
     detail = {"figure": "is", "value": score.mean, "std": score.std, "n": score.n, "splits": score.splits}
-    return {"value": score.mean, "details": (detail,)}
+    return {"value": score.mean, "details": (detail,), "settings": {"splits": splits}}
 
 
 # The only clips are --samples, read with --grid.

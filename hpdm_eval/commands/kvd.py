@@ -38,6 +38,7 @@ def measure(samples, reference, variant="kvd", subsets=None, subset_size=1000, s
     x, y = samples.need_features("kvd"), reference.need_features("kvd")
     figures = {"value": distance(x, y)}
     if subsets:
+        figures["settings"] = {"subsets": subsets, "subset_size": subset_size}
         found = over_subsets(distance, x, y, subsets=subsets, subset_size=subset_size, seed=seed)
         figures["details"] = ({"figure": "mean over subsets", "value": found.mean, "std": found.std,
                                "subsets": found.subsets, "subset_size": found.subset_size},)

@@ -14,7 +14,7 @@ import re
 
 import click
 
-from hpdm_eval.backbones.loading import KNOWN
+from hpdm_eval.backbones.loading import KNOWN, SHORT_NAMES
 from hpdm_eval.protocols import CHOICES, DEFAULT, load_protocol
 
 
@@ -143,7 +143,8 @@ def take_protocol(options):
     """
     name = options.pop("protocol")
     given = {key: options.pop(key) for _, key, _, _ in _OVERRIDES}
-    given["backbone"] = options.get("backbone")
+    short = {full: name for name, full in SHORT_NAMES.items()}  # as protocols write it, so that hashes agree
+    given["backbone"] = short.get(options.get("backbone"), options.get("backbone"))
     overrides = {key: value for key, value in given.items() if value is not None}
     for reference, samples in _BOTH.items():
         if reference in overrides:

@@ -34,4 +34,4 @@ def measure(samples, reference, neighbours=NEIGHBOURS):
     """Figures of two `Side`s that hold features."""
     found = prdc_of(samples.need_features("prdc"), reference.need_features("prdc"), neighbours)
     details = tuple({"figure": name, "value": getattr(found, name), "k": found.k} for name in FIGURES)
-    return {"value": found.coverage, "details": details}
+    return {"value": found.coverage, "details": details, "settings": {"neighbours": neighbours}}

@@ -21,9 +21,11 @@ MOST_SHOWN = 10
 @click.option("--tolerance", type=click.FloatRange(min=0), default=RELATIVE, show_default=True,
               help="Relative difference up to which figures count as equal.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the command's own.")
+@click.option("--seed", type=click.IntRange(min=0), help="In place of the command's own.")
+@click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
 @click.pass_context
-def reproduce(context, record, folder, tolerance, device, as_json):
+def reproduce(context, record, folder, tolerance, device, seed, quiet, as_json):
     """Run the command of RECORD.json again and compare its figures: the value, its interval and all details.
 
     Exit code 0: equal within the tolerance. 1: different; the table says which of code, weights, inputs, settings,
@@ -31,7 +33,7 @@ def reproduce(context, record, folder, tolerance, device, as_json):
     its inputs are not there. Nothing is written, and features are computed anew.
     """
     recorded = load_record(record)
-    result = run_again(recorded, folder=folder, relative=tolerance, device=device)
+    result = run_again(recorded, folder=folder, relative=tolerance, device=device, seed=seed, quiet=quiet)
     if as_json:
         click.echo(json.dumps({
             "equal": result.equal, "tolerance": {"relative": tolerance, "absolute": ABSOLUTE},

@@ -2,7 +2,7 @@
 
 import click
 
-from hpdm.console import common_options, note
+from hpdm.console import OutputFile, common_options, note
 from hpdm.environment import choose_device, git_revision, package_versions
 from hpdm.errors import InputError
 from hpdm_eval.cache import FeatureCache
@@ -18,19 +18,25 @@ from hpdm_eval.statistics import Statistics
 @click.command(cls=RecordedCommand)
 @click.option("--data", required=True, type=click.Path(), metavar="DIR|FILE",
               help="Real clips: videos, folders of frames, arrays, or a zip of them.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False), metavar="STATS.npz", help="File to write.")
+@click.option("--out", required=True, type=OutputFile(), metavar="STATS.npz", help="File to write.")
 @click.option("--keep-features", is_flag=True, help="Store every clip's features too, for metrics that need them.")
+@click.option("--per-frame", is_flag=True,
+              help="Of single frames, for fid; through inception unless --backbone says otherwise.")
 @metric_options()
 @common_options
-def stats(data, out, keep_features, **options):
+def stats(data, out, keep_features, per_frame, **options):
     """Write mean and covariance of the features of real clips, for `--reference` of a metric.
 
     The file holds a manifest of the protocol, the network and the clips; a metric refuses it where those differ from
     its own.
     """
+    if per_frame and keep_features:
+        raise InputError("--per-frame with --keep-features: features of single frames are not kept; leave one out")
+    if per_frame and options["backbone"] is None:
+        options["backbone"] = "inception"
     protocol = take_protocol(options)
     source = open_clips(data, protocol, role="reference", **take_reading(options, "samples"))
-    backbone = open_backbone(protocol, options, choose_device(options["device"]))
+    backbone = open_backbone(protocol, options, choose_device(options["device"]), per_frame)
     source.min_frames, source.shared = backbone.min_frames, True
     reading = {"batch": options["batch"], "quiet": options["quiet"],
                "cache": FeatureCache(backbone) if options["cache"] else None}
@@ -39,10 +45,11 @@ def stats(data, out, keep_features, **options):
         moments = Moments.of(features)
     else:
         features, moments = None, extract_moments(source, backbone, **reading)
+    what = "frames" if per_frame else "clips"
     if moments.n < 2:
-        raise InputError(f"{data}: statistics need at least 2 clips, got {moments.n}")
+        raise InputError(f"{data}: statistics need at least 2 {what}, got {moments.n}")
     if moments.n <= moments.dimension:
-        note(f"warning: {moments.n} clips for {moments.dimension} features: a distance from these statistics "
+        note(f"warning: {moments.n} {what} for {moments.dimension} features: a distance from these statistics "
              "will be mostly sampling bias", options["quiet"])
     statistics = Statistics(
         moments=moments,
@@ -54,7 +61,7 @@ def stats(data, out, keep_features, **options):
         made={"command": command_line(), "versions": package_versions(), "git": git_revision(), "created": utc_now()},
     )
     statistics.save(out)
-    click.echo(f"{out}: {moments.n} clips, {backbone.name}, {protocol.label}")
+    click.echo(f"{out}: {moments.n} {what}, {backbone.name}, {protocol.label}")
 
 
 # The only clips are --data, read with --grid.

@@ -27,6 +27,9 @@ import torch
 
 from hpdm.errors import InputError
 
+ROOT = "qr-nuclear"  # this module's own way
+SVD_ROOTS = {"fp32-svd": torch.float32, "fp64-svd": torch.float64}
+
 EPS = np.finfo(np.float64).eps
 
 # SVD of the TensorFlow lineage leaves singular values below this as they are instead of taking their root
@@ -115,7 +118,7 @@ def frechet_from_moments(a, b, ddof=1):
     return frechet_distance(a, b, ddof=ddof)
 
 
-def frechet_distance(x, y, *, ddof=1, root="qr-nuclear"):
+def frechet_distance(x, y, *, ddof=1, root=ROOT):
     """Squared Fréchet distance; each side is an array or tensor of features [N, D] or a `Moments`.
 
     root: "qr-nuclear" is the method of this module in float64. So is "scipy-sqrtm": on covariances of full rank scipy's
@@ -131,9 +134,9 @@ def frechet_distance(x, y, *, ddof=1, root="qr-nuclear"):
         warnings.warn(f"{' and '.join(few)} clips for {_dimension(x)} features: the covariance is singular and the "
                       "distance mostly sampling bias; compare it only with figures from equally many clips",
                       FewSamplesWarning, stacklevel=2)
-    if root in ("fp32-svd", "fp64-svd"):
-        return frechet_by_svd_roots(x, y, ddof=ddof, dtype=torch.float32 if root == "fp32-svd" else torch.float64)
-    if root not in ("qr-nuclear", "scipy-sqrtm"):
+    if root in SVD_ROOTS:
+        return frechet_by_svd_roots(x, y, ddof=ddof, dtype=SVD_ROOTS[root])
+    if root not in (ROOT, "scipy-sqrtm"):
         raise InputError(f"unknown square root {root!r}; choose qr-nuclear, scipy-sqrtm, fp32-svd or fp64-svd")
     (mean_x, factor_x), (mean_y, factor_y) = _mean_and_factor(x, ddof), _mean_and_factor(y, ddof)
     shift = mean_x - mean_y

@@ -32,7 +32,7 @@ import numpy as np
 from scipy import stats
 
 from hpdm.errors import InputError
-from hpdm_eval.metrics.frechet import Moments
+from hpdm_eval.metrics.frechet import ROOT, SVD_ROOTS, Moments, frechet_distance
 
 GROUPS = 20
 DRAWS = 10
@@ -67,18 +67,22 @@ class Target:
         return float(shift @ shift + self.trace + np.trace(cov) - 2 * np.sqrt(np.clip(overlap, 0, None)).sum())
 
 
-def subset_distances(samples, reference, size, *, draws=DRAWS, seed=0, ddof=1):
+def subset_distances(samples, reference, size, *, draws=DRAWS, seed=0, ddof=1, root=ROOT):
     """Distances float64 [draws] of random subsets of `size` of the samples [N, D] from the whole reference.
 
     reference: features, `Moments` or a `Target`. The subsets are drawn without replacement, so with `size` near N they
-    share clips and spread less than fresh sets would, see `fresh_spread`. Raises InputError unless 2 <= size <= N.
+    share clips and spread less than fresh sets would, see `fresh_spread`. root: as of `frechet_distance`; the roots by
+    SVD take no Target. Raises InputError unless 2 <= size <= N.
     """
     samples = np.asarray(samples)
     if not 2 <= size <= len(samples):
         raise InputError(f"subsets of {size} cannot be drawn from {len(samples)} samples")
-    target = _target(reference, ddof)
     rng = np.random.default_rng([seed, size])
-    chosen = (rng.permutation(len(samples))[:size] for _ in range(draws))
+    # in their own order, so that all samples give the same rounding as the figure itself
+    chosen = (np.sort(rng.permutation(len(samples))[:size]) for _ in range(draws))
+    if root in SVD_ROOTS:
+        return np.array([frechet_distance(samples[rows], reference, ddof=ddof, root=root) for rows in chosen])
+    target = _target(reference, ddof)
     return np.array([target.distance(Moments.of(samples[rows])) for rows in chosen])
 
 

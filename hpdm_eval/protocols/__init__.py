@@ -21,9 +21,10 @@ DEFAULT = "hpdm-16f"
 
 # Fields that say what a protocol is, not what it does.
 DESCRIPTION = ("name", "title", "citation", "notes", "overrides")
-# Fields that concern the samples or the last step of a metric: statistics of a reference do not depend on them.
-SAMPLES_ONLY = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps", "numerics",
-                "ddof", "root")
+# Fields that may differ where statistics of a reference are used again: those of the samples or of a metric's last step,
+# the range of float arrays, which each side has its own, and the network's, which is compared as it was loaded.
+NOT_OF_REFERENCE = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps", "numerics",
+                    "ddof", "root", "value_range", "backbone", "bn_epsilon")
 
 CHOICES = {
     "start": ("first", "random", "center"),
@@ -85,6 +86,8 @@ class Protocol:
     def __post_init__(self):
         if isinstance(self.resolution, list):
             object.__setattr__(self, "resolution", tuple(self.resolution))
+        if not (isinstance(self.overrides, (list, tuple)) and all(isinstance(item, str) for item in self.overrides)):
+            raise InputError(f"protocol {self.name}: overrides is {self.overrides!r}, expected a list of texts")
         object.__setattr__(self, "overrides", tuple(self.overrides))
         for key in ("fps", "samples_fps", "bn_epsilon"):  # 25 and 25.0 must hash alike
             if type(getattr(self, key)) is int:
@@ -127,9 +130,9 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def differences(self, other, role=None):
-        """Settings that differ, as {field: (mine, theirs)}; role="reference" leaves out those of samples alone."""
+        """Settings that differ, as {field: (mine, theirs)}; role="reference": those that decide its statistics."""
         theirs = other.settings()
-        ignored = SAMPLES_ONLY if role == "reference" else ()
+        ignored = NOT_OF_REFERENCE if role == "reference" else ()
         return {key: (mine, theirs[key]) for key, mine in self.settings().items()
                 if mine != theirs[key] and key not in ignored}
 
@@ -189,6 +192,8 @@ def _read(name, seen=()):
     if "extends" in values:
         base, base_legacy = _read(str(values.pop("extends")), (*seen, name))
     legacy = values.pop("legacy", None) or {}
+    if not isinstance(legacy, dict):
+        raise InputError(f"protocol {name}: legacy is {legacy!r}, expected settings, such as `ddof: 0`")
     for part in (values, legacy):
         _check_keys(own, part)
     return {**base, "name": own, **values}, {**base_legacy, **legacy}

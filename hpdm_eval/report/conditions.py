@@ -11,6 +11,9 @@ from hpdm_eval.tables import metric_label, protocol_label
 
 OF_COUNTS = ("num_samples", "num_reference")  # of a protocol: what it asks for; a record says what there was
 TIMED = ("throughput", "sampling", "memory")  # figures of the machine
+OF_NETWORK = ("precision", "epsilon", "mean_sha256")  # of a backbone, beside its name and weights
+BESIDE = ("at", "extrapolate", "subsets", "subset_size")  # settings that add figures and leave the value alone
+SETTING = "setting: "
 
 
 def conditions(found):
@@ -25,6 +28,8 @@ def conditions(found):
         known["reference"] = record.reference and record.reference["sha256"][:12]
     if record.backbone:
         known |= {"backbone": record.backbone["name"], "weights": record.backbone["sha256"][:12]}
+        known |= {f"the backbone's {key}": record.backbone[key] for key in OF_NETWORK if record.backbone.get(key)}
+        known |= {SETTING + key: value for key, value in _own_settings(record).items()}
     if record.metric in TIMED and found.get("basis") != "computed":
         known["hardware"] = record.hardware
     return known
@@ -35,8 +40,10 @@ def differences(own, usual):
     words = []
     for key in usual.keys() | own.keys():
         mine, theirs = own.get(key), usual.get(key)
+        if key.startswith(SETTING) and (key not in own or key not in usual):
+            continue  # earlier versions did not write it
         if mine != theirs:
-            name = key.removeprefix("protocol: ")
+            name = key.removeprefix("protocol: ").removeprefix(SETTING)
             words.append("another set of reference clips" if key == "reference" else
                          f"{name} {_word(mine)} where others have {_word(theirs)}")
     return "; ".join(sorted(words))
@@ -63,9 +70,15 @@ def describe(figures):
 def question(record):
     """What a record outside of studies is about: records share a table where this is equal."""
     settings = {key: value for key, value in record.protocol.items() if key not in (*DESCRIPTION, *OF_COUNTS, "hash")}
-    backbone = (record.backbone["name"], record.backbone["sha256"]) if record.backbone else ("", "")
+    backbone = tuple(str((record.backbone or {}).get(key, "")) for key in ("name", "sha256", *OF_NETWORK))
     reference = record.reference["sha256"] if record.reference else ""
-    return record.metric, backbone, protocol_label(record).split("@")[0], repr(sorted(settings.items())), reference
+    own = {key: value for key, value in _own_settings(record).items() if record.backbone and key != "interval_over"}
+    return (record.metric, backbone, protocol_label(record).split("@")[0], repr(sorted(settings.items())),
+            repr(sorted(own.items())), reference)
+
+
+def _own_settings(record):
+    return {key: _plain(value) for key, value in (record.extra.get("settings") or {}).items() if key not in BESIDE}
 
 
 def _plain(value):
