@@ -234,17 +234,26 @@ def _unpack_pt(path, folder):
     files = {}
     for number, (name, tensor) in enumerate(tensors.items()):
         if isinstance(tensor, torch.Tensor) and tensor.ndim >= 4 and len(tensor):
-            tensor = tensor.detach()
-            tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
             files[str(name)] = folder / f"{number}.npy"
-            shape, dtype = tuple(tensor.shape), tensor[:1].numpy().dtype
-            out = np.lib.format.open_memmap(files[str(name)], "w+", dtype, shape)
-            for row in range(len(tensor)):
-                out[row] = tensor[row].numpy()
-            out.flush()
+            try:
+                _write_npy(tensor.detach(), files[str(name)])
+            except (TypeError, RuntimeError, NotImplementedError) as error:  # 8-bit floats, sparse, without data ...
+                raise Rejected(f"{name}: a tensor of {tensor.dtype}, {tensor.layout} on {tensor.device} is no array "
+                               f"of videos ({type(error).__name__})") from error
     if not files:
         raise Rejected("holds no tensor with the axes of videos")
     return files
+
+
+def _write_npy(tensor, path):
+    """Row by row, so that a mapped file is never in memory as a whole."""
+    import torch
+
+    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    out = np.lib.format.open_memmap(path, "w+", tensor[:1].numpy().dtype, tuple(tensor.shape))
+    for row in range(len(tensor)):
+        out[row] = tensor[row].numpy()
+    out.flush()
 
 
 def _load_tensors(path):

@@ -86,6 +86,17 @@ def test_arrays(tmp_path, kind):
         assert np.array_equal(clip.video, clips[k])
 
 
+@pytest.mark.parametrize("kind", ["float8", "sparse", "meta"])
+def test_tensors_that_are_no_arrays_are_rejected_alone(tmp_path, kind):
+    tensor = torch.zeros(2, 5, 8, 6, 3)
+    torch.save({"float8": lambda: tensor.to(torch.float8_e4m3fn), "sparse": tensor.to_sparse,
+                "meta": lambda: tensor.to("meta")}[kind](), tmp_path / "a.pt")
+    np.save(tmp_path / "b.npy", random_clips(2, 5, 8, 6, 3))
+    source, found = read(tmp_path)
+    assert list(found) == ["b.npy#0", "b.npy#1"]
+    assert [entry["path"] for entry in source.summary()["rejected"]] == ["a.pt"]
+
+
 def test_an_array_of_one_clip_and_several_in_one_file(tmp_path):
     one, two = random_clips(5, 8, 6, 3), random_clips(4, 8, 6, 3, seed=1)
     np.savez(tmp_path / "a.npz", one=one, two=two[None])
