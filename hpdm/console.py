@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -53,7 +54,13 @@ class _ExitCodes:
 
 
 class Command(_ExitCodes, click.Command):
-    """A click command with the project's exit codes."""
+    """A click command with the project's exit codes, which keeps the words it was called with, see `called_with`."""
+
+    def make_context(self, info_name, args, parent=None, **extra):
+        words = list(args)  # parsing empties args
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[__name__] = words
+        return context
 
 
 class Group(_ExitCodes, click.Group):
@@ -109,6 +116,11 @@ def _check_place(kind, folder, param, ctx):
         kind.fail(f"{there} is no folder, so nothing can be written to {folder}", param, ctx)
     if not os.access(there, os.W_OK | os.X_OK):
         kind.fail(f"no permission to write in {there}", param, ctx)
+
+
+def called_with(program):
+    """The running command as a line for a shell: `program` and the words it got, from a shell or from Python."""
+    return shlex.join([program, *click.get_current_context().meta[__name__]])
 
 
 def common_options(function):

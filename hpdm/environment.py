@@ -35,7 +35,14 @@ def hardware(device="cpu"):
 
 
 def git_revision():
-    """Commit of the source tree this package runs from, with "-dirty" for local changes; None outside a checkout."""
+    """Commit of the source tree this package runs from, with "-dirty" for local changes; None outside a checkout.
+
+    It is that of when the program started: a long run may outlive a commit, and its code does not change with it.
+    """
+    return _REVISION
+
+
+def _read_revision():
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -71,3 +78,6 @@ def _processor_name():
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+_REVISION = _read_revision()

@@ -113,6 +113,9 @@ def command_line():
     context = click.get_current_context(silent=True)
     if context is not None and __name__ in context.meta:
         return context.meta[__name__]
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None and module.name:  # python -m
+        return shlex.join(["python", "-m", module.name.removesuffix(".__main__"), *sys.argv[1:]])
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 

@@ -2,8 +2,10 @@
 
 import json
 import shlex
+import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -118,8 +120,13 @@ def test_command_line_of_a_command_called_from_python():
 
 
 def test_command_line_outside_a_command(monkeypatch):
+    main = sys.modules["__main__"]
     monkeypatch.setattr("sys.argv", ["/usr/bin/hpdm-eval", "bench", "a b"])
+    monkeypatch.setattr(main, "__spec__", None)
     assert command_line() == "hpdm-eval bench 'a b'"
+    for name, module in (("hpdm_eval.studies.text", "hpdm_eval.studies.text"), ("hpdm.training.__main__", "hpdm.training")):
+        monkeypatch.setattr(main, "__spec__", SimpleNamespace(name=name))
+        assert command_line() == f"python -m {module} bench 'a b'"
 
 
 def test_a_file_name_that_is_no_utf8_survives(tmp_path):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from small_training import small_config
 
 from hpdm.data.loader import open_clips
+from hpdm.environment import git_revision
 from hpdm.errors import InputError
 from hpdm.hierarchical import Hierarchical
 from hpdm.network import HPDM
@@ -19,6 +20,7 @@ from hpdm.training.log import read_log
 from hpdm.training.loss import draw, joint_loss
 from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer, parameter_groups
 from hpdm.training.plan import make_plan
+from hpdm.training.provenance import PROVENANCE_FILE, read_provenance
 
 
 def run(folder, *overrides, **arguments):
@@ -255,6 +257,19 @@ def test_log_has_the_figures_of_each_step(tmp_path):
         assert line["loss"] == pytest.approx(np.mean(line["loss_per_level"]))
         assert line["lr"] == learning_rate(small_config("training.steps=5").training, line["step"] - 1)
         assert line["gradient_norm"] > 0 and line["samples_per_second"] > 0
+
+
+def test_every_start_notes_what_trained(tmp_path):
+    run(tmp_path / "run", "training.steps=4", stop_after=2)
+    with open(tmp_path / "run" / PROVENANCE_FILE, "a") as file:
+        file.write('{"step": 9, "gi')  # cut off by a kill
+        file.write("\n")
+    run(tmp_path / "run", "training.steps=4")
+    run(tmp_path / "run", "training.steps=4")  # nothing left to do
+    lines = read_provenance(tmp_path / "run")
+    assert [line["step"] for line in lines] == [0, 2] and read_provenance(tmp_path) == []
+    assert lines[0]["git"] == git_revision() and lines[0]["processes"] == 1
+    assert "torch" in lines[0]["versions"] and "threads" in lines[0]["hardware"] and lines[0]["command"]
 
 
 def rin_flops(config, tokens):

@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import os
-import shlex
 import signal
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import click
 import torch
 
 from hpdm.config import override_config
-from hpdm.console import Command, OutputFolder, common_options, note, progress
+from hpdm.console import Command, OutputFolder, called_with, common_options, note, progress
 from hpdm.data.ranges import to_uint8
 from hpdm.data.video_writer import DEFAULT_CRF
 from hpdm.environment import choose_device, hardware
@@ -125,7 +123,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
     }
     about = {
         "checkpoint": loaded.describe(), "weights": "raw" if raw_weights else "ema",
-        "hardware": hardware(device), "command": shlex.join(["hpdm-sample", *sys.argv[1:]]),
+        "hardware": hardware(device), "command": called_with("hpdm-sample"),
     }
     resolutions = [method.resolution(level, sampling.canvas) for level in range(levels)]
     folders = {

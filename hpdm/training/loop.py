@@ -29,6 +29,7 @@ from hpdm.training.ema import EMA
 from hpdm.training.log import RunLog
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer
+from hpdm.training.provenance import note_start
 from hpdm.training.sheets import CLIPS, save_picture
 from hpdm.training.signals import stop_on_signals
 from hpdm.training.start import build_network, start_from
@@ -113,6 +114,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             Path(run).mkdir(parents=True, exist_ok=True)
             remove_leftovers(run)
             save_config(config, Path(run) / CONFIG_FILE)
+            note_start(run, start, device, here.world_size)
             log = RunLog(run, start)
         loader = make_loader(
             config.data, frames=frames, height=height, width=width, batch=settings.batch, seed=settings.seed,

@@ -112,9 +112,11 @@ def origin(found):
     hardware = sorted({record.hardware for record in records})
     days = sorted({record.created[:10] for record in records})
     commits = sorted({_short(record.git) for record in records})
+    trained = sorted({_short(commit) for record in records for commit in record.extra.get("trained_by") or ()})
+    trained = f", networks trained at {', '.join(trained)}" if trained and trained != commits else ""
     dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     count = f"{len(records)} record{'s' * (len(records) > 1)}"
-    return f"{'; '.join(hardware)}. {dates}. Commit {', '.join(commits)}. {count}."
+    return f"{'; '.join(hardware)}. {dates}. Commit {', '.join(commits)}{trained}. {count}."
 
 
 def slug(*parts):

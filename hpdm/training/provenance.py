@@ -1,0 +1,33 @@
+"""What made a run: a line of `provenance.jsonl` in its folder for every start of the training."""
+
+import json
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hpdm.environment import git_revision, hardware, package_versions
+
+PROVENANCE_FILE = "provenance.jsonl"
+
+
+def note_start(run, step, device, world_size):
+    """Add a line: from which step on which code, versions and hardware trained, by how many processes."""
+    line = {
+        "step": step, "git": git_revision(), "versions": package_versions(), "hardware": hardware(device),
+        "processes": world_size, "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    with open(Path(run) / PROVENANCE_FILE, "a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def read_provenance(run) -> list[dict]:
+    """The lines of a run, oldest first, without one that was cut off by a kill; empty where nothing is noted."""
+    path, lines = Path(run) / PROVENANCE_FILE, []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
