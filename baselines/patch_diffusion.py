@@ -102,6 +102,15 @@ class PatchDiffusion(Hierarchical):
         """Patch size at one of SCALES."""
         return tuple(n // scale for n in self.config.pyramid.patch)
 
+    def kinds_of_step(self):
+        """The first step with each patch size that is drawn at all."""
+        shares = {self.size(scale): share for scale, share in self.config.method.shares.items() if share > 0}
+        first, step = {}, 0
+        while len(first) < len(shares):
+            first.setdefault(self.draw_windows(step, range(1))[0], step)
+            step += 1
+        return {step: shares[size] for size, step in first.items()}
+
     def draw_windows(self, step: int, positions: range):
         """(patch size of the step, int64 [b, 3] places of the samples at `positions`), on the CPU."""
         training = self.config.training

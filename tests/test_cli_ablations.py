@@ -15,13 +15,14 @@ from click.testing import CliRunner
 from test_distributed import free_ports
 
 from hpdm.data.procedural import procedural_clip
+from hpdm.errors import InputError
 from hpdm.pyramid import shrink_video
 from hpdm.sampling.writer import SamplesFolder
 from hpdm.training import loop
 from hpdm_eval.cli import main
 from hpdm_eval.records import load_record
 from hpdm_eval.statistics import Statistics
-from hpdm_eval.studies import tasks
+from hpdm_eval.studies import work
 from hpdm_eval.studies.plan import load_tier
 from hpdm_eval.studies.real import RealClips
 
@@ -153,6 +154,41 @@ def test_a_folder_of_an_earlier_version_is_continued(made, tmp_path):
     assert result.exit_code == 2 and "the configuration" in result.stderr
 
 
+def test_records_name_the_code_that_trained_and_the_commands_that_sampled(made):
+    out, _ = made
+    (trained,) = records(out)["table3.deep-r0-fvd-level2"].extra["trained_by"]
+    (line,) = (out / "runs/table3.deep/repeat0/provenance.jsonl").read_text().splitlines()
+    assert trained == (json.loads(line)["git"] or "unknown")
+    command = json.loads((out / "samples/table3.deep/repeat0/level2/samples.json").read_text())["command"]
+    assert command.startswith("hpdm-sample --checkpoint ") and "--save-levels" in command
+
+
+def test_a_run_of_other_settings_is_not_taken_for_the_variants(made, tmp_path):
+    """As after a change to studies.yaml: the folder's tier is the same, and the run is finished."""
+    out = tmp_path / "study"
+    shutil.copytree(made[0], out)
+    path = out / "runs/table3.shallow/repeat0/config.yaml"
+    path.write_text(path.read_text().replace("fusion: shallow", "fusion: detached"))
+    result = ablations(out, "--only", "table3.shallow")
+    assert result.exit_code == 2 and "network.fusion" in result.stderr and "table3.shallow" in result.stderr
+    assert ablations(out, "--only", "table3.deep").exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{"])
+def test_a_damaged_study_is_refused(tmp_path, text):
+    (tmp_path / "study.json").write_text(text)
+    result = ablations(tmp_path, "--only", "table3.deep")
+    assert result.exit_code == 2 and "study.json is damaged" in result.stderr
+
+
+def test_a_task_that_makes_too_little_ends_the_work(tmp_path):
+    calls = []
+    task = work.Task(name="sample x", done=lambda: False, run=lambda: calls.append(1))
+    with pytest.raises(InputError, match="sample x: what was made is less"):
+        work.work([task], tmp_path, work.Progress([task], tmp_path / "log.txt", True))
+    assert len(calls) == 1
+
+
 def test_baselines_share_a_budget_and_the_lattice_of_seams(made):
     """Latent with the autoencoder that it needs: trained, sampled or reconstructed, and judged."""
     out, _ = made
@@ -168,7 +204,9 @@ def test_baselines_share_a_budget_and_the_lattice_of_seams(made):
     assert found["baselines.latent-r0-sampling"].unit == "s/video"
     folder = out / "samples" / "baselines.autoencoder" / "repeat0"
     psnr = json.loads((folder / "reconstruction.json").read_text())["psnr"]
-    assert found["baselines.autoencoder-r0-psnr"].value == psnr > 5
+    record = found["baselines.autoencoder-r0-psnr"]
+    assert record.value == psnr > 5
+    assert record.samples == found["baselines.autoencoder-r0-seams"].samples
     for variant in ("latent", "autoencoder"):
         finest = out / "samples" / f"baselines.{variant}" / "repeat0" / f"level{0 if variant == 'latent' else 2}"
         assert sorted(finest.glob("*.npy"))[-1].name == "00023_c011.npy" or variant == "autoencoder"
@@ -285,7 +323,7 @@ def test_processes_of_torchrun_work_together(made, tmp_path):
 
 def test_locks_leave_a_task_to_whoever_has_it(tmp_path):
     path = tmp_path / "task.lock"
-    with tasks._taken(path) as first, tasks._taken(path) as second:
+    with work._taken(path) as first, work._taken(path) as second:
         assert first and not second
-    with tasks._taken(path) as again:
+    with work._taken(path) as again:
         assert again

@@ -8,12 +8,15 @@ from click.testing import CliRunner
 from small_training import small_config, write_small
 
 from hpdm.config import load_config
+from hpdm.methods import make_method, method_class
 from hpdm.network import HPDM
 from hpdm.training.plan import count_flops
 from hpdm_eval.cli import main
 from hpdm_eval.records import load_record
-from hpdm_eval.studies.efficiency import alternatives, describe_size, enlarged, largest_batch
-from hpdm_eval.studies.speed import training_memory, training_step
+from hpdm_eval.studies import efficiency, speed
+from hpdm_eval.studies.efficiency import alternatives, describe_size, enlarged, largest_batch, measured
+from hpdm_eval.studies.measure import Records, step_record
+from hpdm_eval.studies.speed import fitting_batch, training_memory, training_step
 
 ROWS = ["full", "large-patch", "large-patch-adaptive", "small-patch", "small-patch-adaptive"]
 
@@ -67,6 +70,55 @@ def test_a_step_learns():
     step()
     assert any(not torch.equal(*pair) for pair in zip(before, network.parameters()))
     assert largest_batch(config, torch.device("cpu")) == config.training.micro_batch
+
+
+def test_steps_of_several_kinds_count_by_their_shares(monkeypatch):
+    """Patch diffusion's steps see whole videos or parts of them; its speed is that of the mix."""
+    config = method_class("patch-diffusion").configure(small_config("training.batch=2"))
+    method = make_method(config)
+    kinds = method.kinds_of_step()
+    assert sorted(kinds.values()) == pytest.approx([0.2, 0.3, 0.5])
+    sizes = {method.draw_windows(step, range(1))[0] for step in kinds}
+    assert sizes == {method.size(scale) for scale in (1, 2, 4)}
+    asked = {}
+
+    def rates_by_round(stages, rounds, quiet, device):
+        asked.update(stages)
+        return {(name, step): [1 / (1 + step)] * rounds for name, step in stages}
+
+    monkeypatch.setattr(speed, "rates_by_round", rates_by_round)
+    rates = speed.training_rates({"a": config, "b": small_config()}, batch=2, rounds=3, device=torch.device("cpu"))
+    assert rates["a"] == pytest.approx([1 / sum(share * (1 + step) for step, share in kinds.items())] * 3)
+    assert rates["b"] == [1.0] * 3 and set(asked) == {("a", step) for step in kinds} | {("b", 0)}
+    for _, run in asked.values():
+        run()
+
+
+@pytest.fixture
+def small_gpu(monkeypatch):
+    """A device that takes steps of at most two videos, and none of the network on whole videos."""
+    def memory(config, *, batch, device):
+        if batch > 2 or config.pyramid.levels == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 2**30
+
+    monkeypatch.setattr(speed, "training_memory", memory)
+    monkeypatch.setattr(efficiency, "training_memory", memory)
+    monkeypatch.setattr(efficiency, "training_rates", lambda group, **_: {name: [2.0] for name in group})
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return torch.device("cuda")
+
+
+def test_rows_that_do_not_fit_are_left_out(small_gpu, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(efficiency, "step_record", lambda *words, device, **more: step_record(*words, **more))
+    rows = alternatives(small_config())
+    made = measured(rows, "4x8x8", batch=None, rounds=1, device=small_gpu, records=Records(tmp_path, "gpu", "x"))
+    assert {record.extra["variant"] for record in made} == set(ROWS[3:])
+    assert {record.details[0]["batch"] for record in made if record.metric == "throughput"} == {2}
+    assert "full does not fit on this device" in capsys.readouterr().err
+    assert fitting_batch(rows["small-patch"], small_gpu, 12) == 1  # 12, 6, 3, 1
+    assert fitting_batch(rows["full"], small_gpu, 12) == 0 and largest_batch(rows["full"], small_gpu) == 0
+    assert fitting_batch(rows["full"], torch.device("cpu"), 12) == 12
 
 
 def test_command(tmp_path):

@@ -14,7 +14,8 @@ from hpdm.training.plan import count_flops
 from hpdm_eval.studies.cost import describe_cost, sampling_flops
 from hpdm_eval.studies.geometry import with_levels, without_adaptive_computation
 from hpdm_eval.studies.plan import load_studies, load_tier, make_plan, tier_names
-from hpdm_eval.studies.tasks import duration, sampling_cost
+from hpdm_eval.studies.tasks import sampling_cost
+from hpdm_eval.studies.work import duration
 
 TIERS = ("smoke", "cpu", "gpu", "paper")
 
@@ -27,6 +28,12 @@ def cpu():
 def one_of(items, name, repeat=0):
     (found,) = [item for item in items if (item.name, item.repeat) == (name, repeat)]
     return found
+
+
+def test_repeats_are_named_after_their_seeds():
+    plan = make_plan(load_tier("cpu"), ["table3.deep", "table3.real"], 2, 5)
+    assert [(run.repeat, run.config.training.seed) for run in plan.runs] == [(5, 5), (6, 6)]
+    assert {samples.repeat for samples in plan.sample_sets} == {5, 6}
 
 
 @pytest.mark.parametrize("name", TIERS)

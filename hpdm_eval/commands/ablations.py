@@ -25,7 +25,8 @@ from hpdm_eval.records import RememberingCommand, command_line
 from hpdm_eval.studies.cost import describe_cost
 from hpdm_eval.studies.measure import call
 from hpdm_eval.studies.plan import load_tier, make_plan, tier_names
-from hpdm_eval.studies.tasks import Progress, Workshop, work
+from hpdm_eval.studies.tasks import Workshop
+from hpdm_eval.studies.work import Progress, work
 
 LOG_FILE, SETTINGS_FILE = "log.txt", "study.json"
 FREE_TO_CHANGE = ("repeats", "jobs", "omit")
@@ -40,7 +41,7 @@ SAY_SECONDS = 60.0  # between lines on how far several processes are
               help="Folder for runs, samples, records and the log; the same command continues what is in it.")
 @click.option("--only", multiple=True, metavar="STUDY|STUDY.VARIANT", help="Only these; repeatable.")
 @click.option("--seeds", type=click.IntRange(min=1),
-              help="Trainings of each variant, with seeds 0, 1, ...  [the tier's]")
+              help="Trainings of each variant, with seeds from --seed on.  [the tier's]")
 @click.option("--size", help="Size of the network, or a file of settings, in place of the tier's.")
 @click.option("--data", metavar="DIR|procedural", help="Where clips come from, in place of the tier's.")
 @click.option("--jobs", type=click.IntRange(min=1),
@@ -59,7 +60,7 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
     """
     chosen = load_tier(tier)
     chosen = replace(chosen, **{key: value for key, value in (("size", size), ("data", data)) if value is not None})
-    plan = make_plan(chosen, [name for text in only for name in text.split(",")], seeds)
+    plan = make_plan(chosen, [name for text in only for name in text.split(",")], seeds, seed)
     if plan_only or (tier == "paper" and not yes):
         click.echo(describe_cost(plan))
         if not plan_only:
@@ -172,7 +173,11 @@ def _check_settings(out, plan):
     if rank_and_size()[0] > 0:
         return
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            before["tier"], before["config"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); name another folder") from error
         changed = [f"{key}: {before['tier'].get(key)!r} -> {value!r}" for key, value in settings["tier"].items()
                    if before["tier"].get(key) != value]
         # Fields that a later version has added take their defaults.

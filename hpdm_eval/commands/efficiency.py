@@ -37,16 +37,14 @@ def efficiency(out, size, paper_size, batch, rounds, measure, device, seed, quie
     records = Records(out / "records", "gpu" if on_gpu else "cpu", command_line())
     overrides = [f"training.seed={seed}", "training.activation_checkpointing=false"]
     base_name = size or ("S" if on_gpu else "nano")
-    made = []
+    paper = load_config(paper_size, overrides)
+    larger = enlarged(paper)
+    made = computed(alternatives(paper), describe_size(paper), records=records, quiet=quiet)
+    made += computed(larger, describe_size(larger["full"]), records=records, quiet=quiet)
     if measure:
         base = load_config(base_name, overrides)
-        made += measured(alternatives(base), describe_size(base), batch=batch or (None if on_gpu else 4), rounds=rounds,
-                         device=device, records=records, quiet=quiet)
-    base = load_config(paper_size, overrides)
-    target = describe_size(base)
-    made += computed(alternatives(base), target, records=records, quiet=quiet)
-    larger = enlarged(base)
-    made += computed(larger, describe_size(larger["full"]), records=records, quiet=quiet)
+        made = measured(alternatives(base), describe_size(base), batch=batch or (None if on_gpu else 4), rounds=rounds,
+                        device=device, records=records, quiet=quiet) + made
     sizes = {"measured": f"{base_name}, on {hardware(device)}", "computed": f"size {paper_size}, not run"}
     click.echo("\n\n".join(_tables(made, sizes)) + f"\n\nrecords are in {out / 'records'}")
 

@@ -17,7 +17,7 @@ from hpdm.training.plan import make_plan
 from hpdm_eval.studies.geometry import even_levels_per_block, with_levels, without_adaptive_computation
 from hpdm_eval.studies.measure import step_record
 from hpdm_eval.studies.plan import Variant
-from hpdm_eval.studies.speed import training_memory, training_rates
+from hpdm_eval.studies.speed import fitting_batch, training_memory, training_rates
 
 STUDY = "efficiency"
 MOST_VIDEOS = 512  # of a batch that is tried on a GPU
@@ -70,38 +70,41 @@ def computed(rows, target, *, records, quiet=False):
 def measured(rows, target, *, batch, rounds, device, records, quiet=False):
     """Videos per second, and memory at batch 1, of each row on this device: saves and returns two records a row.
 
-    batch: videos per step for all rows; None takes, on a GPU, the largest power of two that fits for each row.
+    batch: videos per step for all rows; None takes, on a GPU, the largest power of two that fits for each row. A row of
+    which not even one video fits has no records, as the paper's table has no figures for it.
     """
-    started, sizes, rates, made = time.time(), {}, {}, []
-    for name, config in rows.items():
-        sizes[name] = batch or largest_batch(config, device)
-    if device.type == "cuda":  # a row may need all of the memory
-        for name, config in rows.items():
-            rates |= training_rates({name: config}, batch=sizes[name], rounds=rounds, device=device, quiet=True)
+    made = []
+    # On a GPU a row may need all of the memory; elsewhere a slow spell of the machine shall hit all rows alike.
+    groups = [{name: config} for name, config in rows.items()] if device.type == "cuda" else [rows]
+    for group in groups:
+        started = time.time()
+        sizes = {name: fitting_batch(config, device, batch) if batch else largest_batch(config, device)
+                 for name, config in group.items()}
+        for name in [name for name, size in sizes.items() if not size]:
+            note(f"{target}: {name} does not fit on this device", quiet)
+        group = {name: config for name, config in group.items() if sizes[name]}
+        rates = training_rates(group, batch=sizes, rounds=rounds, device=device, quiet=quiet) if group else {}
+        for name, config in group.items():
+            memory = training_memory(config, batch=1, device=device) / GIB
+            for metric, value, at in (("throughput", rates[name], sizes[name]), ("memory", memory, 1)):
+                record = step_record(metric, value, config, started=started, device=device, details=[{"batch": at}])
+                made.append(_save(records, record, name, target, "measured"))
+            note(f"{target}: {name} measured", quiet)
+        if device.type == "cuda":
             torch.cuda.empty_cache()
-    else:
-        rates = training_rates(rows, batch=sizes, rounds=rounds, device=device, quiet=quiet)
-    for name, config in rows.items():
-        memory = training_memory(config, batch=1, device=device) / GIB
-        for metric, value, at in (("throughput", rates[name], sizes[name]), ("memory", memory, 1)):
-            record = step_record(metric, value, config, started=started, device=device, details=[{"batch": at}])
-            made.append(_save(records, record, name, target, "measured"))
-        note(f"{target}: {name} measured", quiet)
     return made
 
 
 def largest_batch(config, device):
-    """The largest power of two of videos of which a step fits on a GPU; elsewhere the configuration's micro-batch."""
+    """The largest power of two of videos of which a step fits on a GPU, 0 where none does.
+
+    Elsewhere the configuration's micro-batch.
+    """
     if device.type != "cuda":
         return plan_batch(config.training, 1).micro_batch
-    batch = 1
-    while 2 * batch <= MOST_VIDEOS:
-        try:
-            training_memory(config, batch=2 * batch, device=device)
-        except torch.cuda.OutOfMemoryError:
-            break
-        batch *= 2
-    torch.cuda.empty_cache()
+    batch = 0
+    while (larger := max(1, 2 * batch)) <= MOST_VIDEOS and fitting_batch(config, device, larger) == larger:
+        batch = larger
     return batch
 
 

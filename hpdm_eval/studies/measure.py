@@ -108,10 +108,12 @@ class Judge:
     """Makes the records of judgements (`hpdm_eval.studies.plan.Judgement`) on sample folders.
 
     statistics: function of (level of the tier's pyramid, shrink rule, frames or None) → file of the real clips.
+    trained_by: function of a `Run` → commits of the code that trained it, or None.
     """
 
-    def __init__(self, plan, records, statistics, device):
-        self.plan, self.records, self.statistics, self.device = plan, records, statistics, device
+    def __init__(self, plan, records, statistics, trained_by, device):
+        self.plan, self.records, self.device = plan, records, device
+        self.statistics, self.trained_by = statistics, trained_by
 
     def wanted(self, judgement):
         """{file of a record: (function that makes it, its metric, its place)} of all records of a judgement."""
@@ -135,7 +137,7 @@ class Judge:
             elif metric == "is" and self.plan.tier.backbone in ("shapes3d", "c3d"):
                 want("is", lambda folder: self._inception_score(judgement, folder), step=step)
             elif metric == "psnr" and samples.reconstructed:
-                want("psnr", lambda folder: self._psnr(folder))
+                want("psnr", lambda folder: self._psnr(judgement, folder))
             elif metric == "seams":
                 want("seams", lambda folder: self._seams(judgement, folder), step=step)
             elif metric == "pyramid" and samples.config.pyramid.levels > 1 and not samples.reconstructed:
@@ -152,9 +154,11 @@ class Judge:
 
     def make(self, judgement, folder):
         """Make the records that do not exist yet from the samples in `folder`."""
+        run = judgement.samples.run
         for path, (make, _, place) in self.wanted(judgement).items():
             if not path.exists():
-                self.records.save(make(folder), path, judgement.variant, judgement.repeat, **place)
+                self.records.save(make(folder), path, judgement.variant, judgement.repeat,
+                                  trained_by=run and self.trained_by(run), **place)
 
     def _base_level(self, config, level):
         """The level of the tier's own pyramid that has the resolution of `level` of a variant's."""
@@ -197,13 +201,17 @@ class Judge:
                     "--splits", 1,  # several would leave few clips to each, and score too low
                     *self._options(judgement, self.plan.tier.samples))
 
-    def _psnr(self, folder):
+    def _psnr(self, judgement, folder):
         started = time.time()
+        finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
+        source = open_clips(finest, load_protocol("native"), quiet=True, workers=0)
+        for _ in source:
+            pass  # a digest of all clips takes reading them
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return make_record(
             started=started, metric="psnr", value=summary["psnr"], unit="dB", higher_is_better=True,
             protocol={"name": "reconstruction"}, num_samples=summary["clips"],
-            samples={**NO_CLIPS, "path": str(folder), "clips": summary["clips"]}, seed=0,
+            samples=source.summary(), seed=0,
             details=({"worst": summary["worst"], "best": summary["best"]},),
         )
 

@@ -209,11 +209,11 @@ def tier_names() -> list[str]:
     return list(_read("tiers.yaml"))
 
 
-def make_plan(tier: Tier, only: Sequence[str] = (), repeats: int | None = None) -> Plan:
+def make_plan(tier: Tier, only: Sequence[str] = (), repeats: int | None = None, first: int = 0) -> Plan:
     """The plan of a tier, or of the studies and variants ("table3", "table3.deep") in `only`.
 
-    Without `only`, all but what the tier omits. Raises InputError for unknown names, and for settings that contradict
-    each other.
+    A repeat is named after its seed: `first`, `first` + 1, and so on. Without `only`, all but what the tier omits.
+    Raises InputError for unknown names, and for settings that contradict each other.
     """
     base, studies = tier.base(), load_studies()
     known = {variant.full_name for study in studies for variant in study.variants}
@@ -228,7 +228,7 @@ def make_plan(tier: Tier, only: Sequence[str] = (), repeats: int | None = None) 
         return (variant.study in only or not only) and variant.full_name not in tier.omit
 
     judgements = []
-    for repeat in range(repeats or tier.repeats):
+    for repeat in range(first, first + (repeats or tier.repeats)):
         everything = _Sharing(tier, base, studies, repeat)
         judgements += [judgement for judgement in everything.judgements if chosen(judgement.variant)]
     return Plan(tier=tier, base=base, judgements=tuple(judgements))

@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 
 import torch
@@ -20,11 +21,19 @@ def training_rates(configs, *, batch, rounds, device, quiet=False):
 
     All configurations are stepped in turn, after a first round that warms up, so that a slow spell of the machine hits
     all alike. Data are random and on the device; samples, self-conditioning and the optimizer's step are as in
-    training. `batch` is for all, or {name: videos per step}.
+    training. `batch` is for all, or {name: videos per step}. Where steps of a method differ in cost, each kind is timed
+    in every round and counts by its share of the training.
     """
     sizes = batch if isinstance(batch, dict) else dict.fromkeys(configs, batch)
-    stages = {name: (sizes[name], training_step(config, sizes[name], device)) for name, config in configs.items()}
-    return rates_by_round(stages, rounds, quiet, device)
+    stages, kinds = {}, {}
+    for name, config in configs.items():
+        step, kinds[name] = training_step(config, sizes[name], device), make_method(config).kinds_of_step()
+        stages |= {(name, number): (sizes[name], partial(step, number)) for number in kinds[name]}
+    rates = rates_by_round(stages, rounds, quiet, device)
+    return {
+        name: [1 / sum(share / rates[name, number][turn] for number, share in own.items()) for turn in range(rounds)]
+        for name, own in kinds.items()
+    }
 
 
 def training_memory(config, *, batch, device):
@@ -45,8 +54,25 @@ def training_memory(config, *, batch, device):
         return pool.submit(_resident_growth, config, batch, torch.get_num_threads()).result()
 
 
+def fitting_batch(config, device, most):
+    """The most videos a step of which fits on a GPU: `most`, halved until they do, 0 where not even one does.
+
+    On a processor, whose memory is not asked for beforehand, `most`.
+    """
+    if torch.device(device).type != "cuda":
+        return most
+    while most:
+        try:
+            training_memory(config, batch=most, device=device)
+            break
+        except torch.OutOfMemoryError:
+            most //= 2
+    torch.cuda.empty_cache()
+    return most
+
+
 def training_step(config, batch, device, *, update=True):
-    """A function that makes one training step on random videos; without `update`, forward and backward alone."""
+    """A function of a step's number that makes it on random videos; without `update`, forward and backward alone."""
     config = replace(config, training=replace(config.training, batch=batch, micro_batch=None))
     torch.manual_seed(config.training.seed)
     method = make_method(config)
@@ -57,10 +83,10 @@ def training_step(config, batch, device, *, update=True):
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
 
-    def step():
-        seed_dropout(config.training.seed, 0, range(batch))
+    def step(number=0):
+        seed_dropout(config.training.seed, number, range(batch))
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.training.precision == "bf16"):
-            method.loss(network, video, labels, step=0, positions=range(batch)).mean().backward()
+            method.loss(network, video, labels, step=number, positions=range(batch)).mean().backward()
         if update:
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm or math.inf)
             optimizer.step()
@@ -99,7 +125,8 @@ def _sampling(config, videos, device):
 def _few_steps(config, batch, device):
     step = training_step(config, batch, device)
     for _ in range(2):  # the optimizer's state exists from the second on
-        step()
+        for number in make_method(config).kinds_of_step():
+            step(number)
 
 
 def _resident_growth(config, batch, threads):

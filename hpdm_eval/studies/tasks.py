@@ -1,51 +1,31 @@
-"""The work of a plan as tasks that know whether they are done, and the loop that does them.
-
-What is on disk is all the state there is: checkpoints of the training, samples, statistics, records. So an interrupted
-study continues where it stopped, a finished task is never done again, and several processes may work on one folder:
-each takes a task that no other has.
-"""
+"""The work of a plan as tasks, each with its files: training, sampling, statistics of real clips, judging, timing."""
 
 import dataclasses
-import fcntl
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from baselines.reconstruct import SUMMARY, reconstruct_clips
-from hpdm.config import Config, override_config
-from hpdm.console import note
+from hpdm.config import Config, config_to_dict, override_config
+from hpdm.errors import InputError
+from hpdm.files import atomic_file
 from hpdm.methods import make_method
 from hpdm.pyramid import tile_starts
 from hpdm.sampling.cli import sample
-from hpdm.training.checkpoint import step_folder
+from hpdm.training.checkpoint import CONFIG_FILE, read_config, step_folder
 from hpdm.training.config import plan_batch
 from hpdm.training.loop import train
-from hpdm_eval.distributed import gather, rank_and_size
+from hpdm.training.provenance import read_provenance
+from hpdm_eval.distributed import rank_and_size
 from hpdm_eval.studies.measure import Judge, Records, call, step_record
 from hpdm_eval.studies.plan import TIMED, Plan
 from hpdm_eval.studies.real import write_real_samples, write_statistics
-from hpdm_eval.studies.speed import sampling_seconds, training_memory, training_rates
+from hpdm_eval.studies.speed import fitting_batch, sampling_seconds, training_memory, training_rates
+from hpdm_eval.studies.work import Task, is_first, of_first, on_first
 
-WAIT, FINISHED = "wait", "finished"  # in place of a task's name
 TIMED_VIDEOS = 4  # sampled at once where sampling is timed
-POLL_SECONDS = 2.0  # between looks at what other processes have finished
 SAMPLING_OPTIONS = ("overlap", "heun_levels", "sigma_context", "guidance", "S_churn", "S_min", "S_max", "S_noise")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A piece of work. `cost` is in forward passes of a patch token through a block, about."""
-
-    name: str
-    done: Callable[[], bool]
-    run: Callable[[], None]
-    needs: tuple[str, ...] = ()  # names of tasks
-    cost: float = 0.0
-    alone: bool = False  # spoilt by other processes on the machine
 
 
 class Workshop:
@@ -54,10 +34,15 @@ class Workshop:
     def __init__(self, plan: Plan, out, *, device, command="", quiet=False):
         self.plan, self.out, self.device, self.quiet = plan, Path(out), device, quiet
         self.records = Records(self.out / "records", plan.tier.name, command)
-        self.judge = Judge(plan, self.records, self.statistics, self.device.type)
+        self.judge = Judge(plan, self.records, self.statistics, self.trained_by, self.device.type)
 
     def tasks(self) -> list[Task]:
-        """All tasks, in an order in which each can be done after those before it."""
+        """All tasks, in an order in which each can be done after those before it.
+
+        Raises InputError for a run in the folder that was trained with other settings than the plan's.
+        """
+        for run in self.plan.runs:
+            self._check_run(run)
         tasks = [self._bench(study) for study in self.plan.studies if set(study.measures) & set(TIMED)]
         statistics = {}
         for judgement in self.plan.judgements:
@@ -84,6 +69,27 @@ class Workshop:
     def run_folder(self, run):
         return self.out / "runs" / run.name / f"repeat{run.repeat}"
 
+    def trained_by(self, run):
+        """Commits of the code that trained a run, oldest first; None where they are not known."""
+        commits = [line["git"] or "unknown" for line in read_provenance(self.run_folder(run))]
+        return list(dict.fromkeys(commits)) or None
+
+    def _check_run(self, run):
+        file = self.run_folder(run) / CONFIG_FILE
+        if not file.exists():
+            return
+        before, now = (config_to_dict(config) for config in (read_config(file), self._with_autoencoder(run)))
+        before["sampling"] = now["sampling"]
+        if run.needs:  # the folder may be named from elsewhere
+            before["method"]["autoencoder"] = now["method"]["autoencoder"]
+        for key in ("keep", "micro_batch"):  # what else is needed of the run, and what the device takes
+            before["training"][key] = now["training"][key]
+        if before != now:
+            changed = [f"{section}.{key}" for section, values in now.items() if isinstance(values, dict)
+                       for key, value in values.items() if before.get(section, {}).get(key) != value]
+            raise InputError(f"{file.parent} was trained with other settings ({', '.join(changed)}) than "
+                             f"{run.name} has now; name another folder, or delete that one")
+
     def _reference(self, level, shrink, frames):
         path, tier = self.statistics(level, shrink, frames), self.plan.tier
         base = self.plan.base
@@ -91,7 +97,7 @@ class Workshop:
         return Task(
             name=f"reference {path.stem}",
             done=path.exists,
-            run=lambda: _on_first(lambda: write_statistics(
+            run=lambda: on_first(lambda: write_statistics(
                 path, config, level, count=tier.reference, backbone=tier.backbone, frames=frames,
                 device=self.device.type, quiet=self.quiet)),
             cost=1e4 * (tier.reference or 10_000),
@@ -101,7 +107,8 @@ class Workshop:
         folder, training = self.run_folder(run), run.config.training
 
         def go():
-            outcome = train(self._with_autoencoder(run), folder, device=self.device.type, quiet=self.quiet)
+            config = self._that_fits(self._with_autoencoder(run), _label(run))
+            outcome = train(config, folder, device=self.device.type, quiet=self.quiet)
             if outcome.interrupted:
                 raise KeyboardInterrupt
 
@@ -121,6 +128,15 @@ class Workshop:
             return run.config
         return override_config(run.config, [f"method.autoencoder={json.dumps(str(self.run_folder(run.needs)))}"])
 
+    def _that_fits(self, config, name):
+        """The configuration with as many videos at once as the device takes; what is trained does not depend on it."""
+        most = plan_batch(config.training, rank_and_size()[1]).micro_batch
+        fitting = of_first(fitting_batch(config, self.device, most) if is_first() else None)
+        if not fitting:
+            raise InputError(f"{name} does not fit on {self.device}, not even one video at a time; leave it out with "
+                             "--only, or set training.activation_checkpointing in a file for --size")
+        return config if fitting == most else override_config(config, [f"training.micro_batch={fitting}"])
+
     def _sample(self, samples):
         folder, tier = self.folder(samples), self.plan.tier
         levels = range(samples.config.pyramid.levels)
@@ -129,7 +145,7 @@ class Workshop:
             return Task(
                 name=f"sample {_label(samples)}",
                 done=lambda: all(_count(folder / f"level{level}", "npy") >= samples.count for level in levels),
-                run=lambda: _on_first(lambda: write_real_samples(folder, samples.config, samples.count, self.quiet)),
+                run=lambda: on_first(lambda: write_real_samples(folder, samples.config, samples.count, self.quiet)),
             )
         checkpoint = step_folder(self.run_folder(samples.run), samples.step)
         needs = (f"train {_label(samples.run)}",)
@@ -137,7 +153,7 @@ class Workshop:
             return Task(
                 name=f"sample {_label(samples)}",
                 done=lambda: _summary_count(folder) >= samples.count,
-                run=lambda: _on_first(lambda: reconstruct_clips(
+                run=lambda: on_first(lambda: reconstruct_clips(
                     checkpoint, folder, samples.count, folders=("real", finest.name), device=self.device.type,
                     quiet=self.quiet)),
                 needs=needs,
@@ -181,26 +197,32 @@ class Workshop:
         def go():
             started = time.time()
             configs = {variant: config for variant, config in variants}
-            batch = plan_batch(self.plan.base.training, 1).micro_batch
+            most = plan_batch(self.plan.base.training, 1).micro_batch
+            batch = {variant: fitting_batch(config, self.device, most) for variant, config in configs.items()}
+            trainable = {variant: config for variant, config in configs.items() if batch[variant]}
             figures = {}
             if "throughput" in metrics:
                 figures["throughput"] = training_rates(
-                    configs, batch=batch, rounds=self.plan.tier.rounds, device=self.device, quiet=self.quiet)
+                    trainable, batch=batch, rounds=self.plan.tier.rounds, device=self.device, quiet=self.quiet)
             if "memory" in metrics:
-                figures["memory"] = {variant: training_memory(config, batch=batch, device=self.device) / 2**30
-                                     for variant, config in configs.items()}
+                figures["memory"] = {variant: training_memory(config, batch=batch[variant], device=self.device) / 2**30
+                                     for variant, config in trainable.items()}
             if "sampling" in metrics:
                 figures["sampling"] = sampling_seconds(
                     {variant: config for variant, config in configs.items() if make_method(config).makes_videos},
                     videos=TIMED_VIDEOS, rounds=self.plan.tier.rounds, device=self.device, quiet=self.quiet)
             for (variant, metric), path in paths.items():
-                at_once = TIMED_VIDEOS if metric == "sampling" else batch
+                if variant not in figures[metric]:
+                    with atomic_file(_does_not_fit(path), "w") as file:
+                        file.write(f"not one video of {variant.full_name} fits on {self.device}\n")
+                    continue
+                at_once = TIMED_VIDEOS if metric == "sampling" else batch[variant]
                 record = step_record(metric, figures[metric][variant], configs[variant], started=started,
                                      device=self.device, details=[{"batch": at_once, "rounds": self.plan.tier.rounds}])
                 self.records.save(record, path, variant, 0)
 
-        return Task(name=f"time {study.name}", done=lambda: all(path.exists() for path in paths.values()),
-                    run=lambda: _on_first(go), alone=True)
+        return Task(name=f"time {study.name}", done=lambda: all(map(_is_timed, paths.values())),
+                    run=lambda: on_first(go), alone=True)
 
 
 def sampling_cost(config: Config) -> float:
@@ -213,106 +235,6 @@ def sampling_cost(config: Config) -> float:
         evaluations = 2 * steps - 1 if level < sampling.heun_levels else steps
         total += tiles * evaluations * tokens * sum(hosted > level for hosted in network.levels_per_block)
     return float(total) * (1 if sampling.guidance == 1 else 2)
-
-
-class Progress:
-    """Says what was done and how long the rest may take, on stderr and in a log file."""
-
-    def __init__(self, tasks, log, quiet):
-        self.tasks, self.log, self.quiet = tasks, Path(log), quiet
-        self.began, self.before = time.monotonic(), self._cost_done()
-
-    def _cost_done(self):
-        return sum(task.cost for task in self.tasks if task.done())
-
-    def line(self):
-        """How many tasks are done, and an estimate of the time left once there is something to estimate from."""
-        total, done = sum(task.cost for task in self.tasks), self._cost_done()
-        count, elapsed = sum(task.done() for task in self.tasks), time.monotonic() - self.began
-        text = f"{count} of {len(self.tasks)} tasks done"
-        if count < len(self.tasks) and done > self.before:
-            text += f", about {duration(elapsed * (total - done) / (done - self.before))} left"
-        return text
-
-    def say(self, text):
-        """Print a line and add it to the log, on the first process of a `torchrun`."""
-        if not _is_first():
-            return
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        note(text, self.quiet)
-
-
-def duration(seconds):
-    """Seconds for people: 40 s, 12 min, 3 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def work(tasks, locks, progress):
-    """Do all tasks that are not done, each when what it needs is; returns when all are.
-
-    Tasks that another process works on are left to it. Under `torchrun` the processes do each task together.
-    """
-    by_name = {task.name: task for task in tasks}
-    while True:
-        with ExitStack() as held:
-            name = _of_first(_choose(by_name, Path(locks), held) if _is_first() else None)
-            if name == FINISHED:
-                return
-            if name == WAIT:
-                time.sleep(POLL_SECONDS)
-                continue
-            started = time.monotonic()
-            by_name[name].run()
-            _of_first(None)  # all have done their part
-            progress.say(f"{name}: {duration(time.monotonic() - started)}; {progress.line()}")
-
-
-def _choose(by_name, locks, held):
-    """Name of a task that can be done now, its lock in the ExitStack `held`; else WAIT or FINISHED."""
-    done = {name: task.done() for name, task in by_name.items()}
-    if all(done.values()):
-        return FINISHED
-    for name, task in by_name.items():
-        if done[name] or not all(done[need] for need in task.needs):
-            continue
-        with ExitStack() as lock:
-            if lock.enter_context(_taken(locks / f"{name.replace(' ', '-')}.lock")) and not task.done():
-                held.push(lock.pop_all())
-                return name
-    return WAIT
-
-
-@contextmanager
-def _taken(path):
-    """Whether this process could take a lock; held for the length of the block, and gone with the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def _is_first():
-    """Whether this is the first, or the only, process of a `torchrun`."""
-    return rank_and_size()[0] == 0
-
-
-def _of_first(value):
-    """The first process's value, on all processes of a `torchrun`, once all have come here."""
-    return gather(value)[0]
-
-
-def _on_first(function):
-    if _is_first():
-        function()
 
 
 def _label(item):
@@ -333,6 +255,15 @@ def _in_order(tasks):
         if task.alone or task.name.startswith("judge"):
             add(task)
     return list(ordered.values())
+
+
+def _does_not_fit(path):
+    """The file that says why there is no record at `path`."""
+    return path.with_suffix(".does-not-fit.txt")
+
+
+def _is_timed(path):
+    return path.exists() or _does_not_fit(path).exists()
 
 
 def _count(folder, suffix):

@@ -30,7 +30,7 @@ from hpdm_eval.backbones import load_backbone
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.fvd import fvd
 from hpdm_eval.features import extract_features
-from hpdm_eval.metrics.accuracy import label_in_name
+from hpdm_eval.metrics.accuracy import label_in_name, wilson_interval
 from hpdm_eval.metrics.attributes import attribute_accuracy, fit_readout
 from hpdm_eval.metrics.seam_tests import mean_interval
 from hpdm_eval.protocols import load_protocol
@@ -122,8 +122,9 @@ def attribute_records(folder, real: RealText, backbone, *, device, seed, quiet=T
     records = {MEAN: make_record(**common, value=float(right.mean()), ci95=_share_interval(by_prompt.mean(1), seed),
                                  details=tuple(details))}
     for column, (name, found) in enumerate(zip(ATTRIBUTES, details)):
-        # where all are right, or all wrong, prompts do not differ
-        interval = _share_interval(by_prompt[:, column], seed) or (found["low"], found["high"])
+        shares = by_prompt[:, column]
+        # where all are right, or all wrong, prompts do not differ, and are still what there is so many of
+        interval = _share_interval(shares, seed) or wilson_interval(round(shares.sum()), len(shares))
         records[name] = make_record(**common, value=found["accuracy"], details=(found,), ci95=interval)
     return records
 
@@ -137,8 +138,8 @@ def _share_interval(shares, seed):
 class TextStudy:
     """Trains, samples and judges the variants of a tier in the folder `out`."""
 
-    def __init__(self, tier_name, out, device, quiet):
-        self.tier, self.out, self.device, self.quiet = TIERS[tier_name], Path(out), device, quiet
+    def __init__(self, tier_name, out, device, quiet, seed=0):
+        self.tier, self.out, self.device, self.quiet, self.seed = TIERS[tier_name], Path(out), device, quiet, seed
         self.base = load_config("nano-T2V", [
             *self.tier.set, f"training.steps={self.tier.steps}", "training.sheet_every=0", "training.keep=1",
         ])
@@ -148,7 +149,7 @@ class TextStudy:
         """Everything that is not there yet; returns the folder of the records."""
         backbone = load_backbone("shapes3d", device=self.device)
         real, first = None, {}
-        for repeat in range(self.tier.repeats):
+        for repeat in range(self.seed, self.seed + self.tier.repeats):
             for name in variants:
                 folder = self.sample(name, repeat)
                 variant = Variant(study="text", name=name)
@@ -223,7 +224,7 @@ class TextStudy:
 @common_options
 def main(tier, out, only, device, seed, quiet):
     """Train, sample and judge small text-to-video models."""
-    records = TextStudy(tier, out, choose_device(device), quiet).run(only or VARIANTS)
+    records = TextStudy(tier, out, choose_device(device), quiet, seed).run(only or VARIANTS)
     note(f"{len(list(records.glob('*.json')))} records are in {records}, samples of ten prompts in "
          f"{out / 'prompts.png'}", quiet)
 
