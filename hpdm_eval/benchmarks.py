@@ -50,8 +50,8 @@ def finish(result, lines, *, device, as_json, record):
 
 def write_page(folder, out):
     """Markdown with every result of a folder, in a fixed order; raises InputError where there is none."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
-    results = [result for result in results if result.get("bench") in ORDER]
+    results = [_read(path) for path in sorted(Path(folder).glob("*.json"))]
+    results = [result for result in results if isinstance(result, dict) and result.get("bench") in ORDER]
     if not results:
         raise InputError(f"{folder} holds no result of hpdm-eval bench; make one with --record {folder}")
     lines = ["# Benchmarks", "", "Ratios compare alternatives within one run on one machine; absolute figures of machines "
@@ -63,3 +63,10 @@ def write_page(folder, out):
                   "", "```", result["text"], "```"]
     with atomic_file(out, "w") as file:
         file.write("\n".join(lines) + "\n")
+
+
+def _read(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not a readable JSON file ({error})") from error

@@ -48,6 +48,10 @@ def test_extract_keeps_the_features(tmp_path):
 def test_a_folder_without_results_is_refused(tmp_path):
     result = CliRunner().invoke(main, ["bench", "page", str(tmp_path), "--out", str(tmp_path / "page.md")])
     assert result.exit_code == 2 and "--record" in result.stderr and not (tmp_path / "page.md").exists()
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "odd.json").write_text("{")
+    result = CliRunner().invoke(main, ["bench", "page", str(tmp_path), "--out", str(tmp_path / "page.md")])
+    assert result.exit_code == 2 and "odd.json is not a readable JSON file" in result.stderr
 
 
 def test_sampling_counts_what_the_cache_saves(tmp_path):

@@ -7,14 +7,15 @@ import shutil
 import subprocess
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from example_records import some_record
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
-from example_records import some_record
 from report_records import base_record, found, save_records, study_record, study_records
+from scipy import stats
 
 from baselines.published import load_published
 from hpdm.errors import InputError
@@ -22,9 +23,11 @@ from hpdm_eval.cli import main
 from hpdm_eval.report.aggregate import aggregate, order
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.report.conditions import conditions, differences, question
+from hpdm_eval.report.figures import bars, render
 from hpdm_eval.report.layouts import expand, parse_layout
 from hpdm_eval.report.markup import csv_text, escape_latex, latex, markdown
 from hpdm_eval.report.model import format_number
+from hpdm_eval.report.pictures import study_pictures
 from hpdm_eval.report.published import published_table
 from hpdm_eval.report.single import single_tables
 from hpdm_eval.report.studies import Study, study_groups
@@ -343,7 +346,7 @@ def test_what_the_command_refuses(tmp_path):
 
 
 def test_settings_of_a_metric_are_part_of_its_question():
-    """Two Inception Scores of other numbers of splits are two tables; a record of before settings were kept joins either."""
+    """Scores of other numbers of splits are two tables; a record of before settings were kept joins either."""
     ten, five, bare = (some_record(metric="is", extra=extra) for extra in
                        ({"settings": {"splits": 10}}, {"settings": {"splits": 5}}, {}))
     assert question(ten) != question(five)
@@ -353,3 +356,57 @@ def test_settings_of_a_metric_are_part_of_its_question():
     assert question(slow) != question(fast)
     first, second, third = (conditions(found([record])[0]) for record in (ten, five, bare))
     assert differences(second, first) == "splits 5 where others have 10" and differences(third, first) == ""
+
+
+def test_levels_are_those_of_the_records():
+    """A size of four levels has its own columns; the finest level of studies that judge no other has no number."""
+    records = [study_record(variant, "fvd", value=10.0 + level, repeat=0, level=level)
+               for variant in ("deep", "shallow") for level in range(4)]
+    columns = Study("table3", "cpu", None, found(records)).columns
+    assert [column.heading for column in columns] == [f"FVD level {level}" for level in range(4)]
+    records = [study_record(name, "fvd", study="levels", level=3) for name in ("2", "3")]
+    assert [column.heading for column in Study("levels", "cpu", None, found(records)).columns] == ["FVD finest level"]
+
+
+def test_targets_of_the_efficiency_study_are_those_of_the_records(tmp_path):
+    counted = {"study": "efficiency", "backbone": None, "reference": None, "num_reference": None, "num_samples": 0,
+               "basis": "computed"}
+    records = [study_record("full", metric, 5.0, target=target, **counted)
+               for metric in ("memory", "flops") for target in ("16x32x32", "16x64x64")]
+    study = Study("efficiency", "cpu", None, found(records))
+    assert [column.heading for column in study.columns][:2] == ["GiB at 16x32x32, counted", "GiB at 16x64x64, counted"]
+    assert len(study.columns) == 4 and study.left_out == []
+
+
+def test_records_without_a_place_are_named(tmp_path):
+    records = [study_record("deep", "fvd", level=0), study_record("deep", "new-metric")]
+    save_records(tmp_path / "some", records)
+    result = CliRunner().invoke(main, ["report", "--records", str(tmp_path / "some"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0 and result.stderr.count("has no place in its study's table") == 1
+    save_records(tmp_path / "none", records[1:])
+    result = CliRunner().invoke(main, ["report", "--records", str(tmp_path / "none"), "--out", str(tmp_path / "empty")])
+    assert result.exit_code == 2 and "none of the 1 records" in result.stderr and not (tmp_path / "empty").exists()
+
+
+def test_budgets_are_counted_and_claim_no_order():
+    records = [study_record(variant, "compute", value, repeat, study="baselines")
+               for variant, value in (("hpdm", 13.03), ("cascade", 13.09)) for repeat in range(3)]
+    study = Study("baselines", "cpu", None, found(records))
+    (figure,) = [study.figure("hpdm", column) for column in study.columns]
+    assert figure.exact and not study._orders()[0].columns
+
+
+def test_a_users_matplotlibrc_does_not_change_the_bytes():
+    def draw():
+        return bars(["a", "b"], [("FVD", [("a", 1.0, (0.5, 1.5)), ("b", 2.0, None)])])
+
+    usual = render(draw)
+    with matplotlib.rc_context({"axes.edgecolor": "red", "xtick.direction": "in", "figure.dpi": 30}):
+        assert render(draw) == usual
+        assert matplotlib.rcParams["axes.edgecolor"] == "red"
+
+
+def test_seams_of_several_trainings_say_which_are_drawn():
+    study = Study("table3", "cpu", None, found(study_records()))
+    (picture,) = [picture for picture in study_pictures(study) if picture.name.endswith("-seams")]
+    assert picture.caption.endswith("Of several trainings the first.")

@@ -5,10 +5,13 @@ from pathlib import Path
 import click
 
 from hpdm.console import Command, OutputFolder, common_options, note
+from hpdm.errors import InputError
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.report.model import origin
 from hpdm_eval.report.videos import choose_videos, parse_videos
-from hpdm_eval.report.write import check_folder, make_sections, write_report
+from hpdm_eval.report.write import check_folder, make_sections, unshown, write_report
+
+MOST_NAMED = 10
 
 
 @click.command(cls=Command)
@@ -38,7 +41,15 @@ def report(records, out, title, videos, per_class, most_megabytes, published, qu
     check_folder(out, [*records, *folders.values()])
     found = collect_records(records)
     grid, left_out = choose_videos(folders, per_class=per_class, limit=most_megabytes * 1e6) if folders else (None, 0)
-    page = write_report(out, make_sections(found, published), title=title, lead=origin(found), videos=grid,
+    sections = make_sections(found, published)
+    missing = unshown(found)
+    if not sections:
+        raise InputError(f"none of the {len(found)} records has a place in a table: {', '.join(missing[:3])} ...")
+    for name in missing[:MOST_NAMED]:
+        note(f"{name} has no place in its study's table", quiet)
+    if len(missing) > MOST_NAMED:
+        note(f"... and {len(missing) - MOST_NAMED} more", quiet)
+    page = write_report(out, sections, title=title, lead=origin(found), videos=grid,
                         left_out=left_out)
     note(f"{len(found)} records; tables and figures are in {out}", quiet)
     click.echo(page)

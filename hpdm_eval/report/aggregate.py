@@ -14,7 +14,7 @@ from scipy import stats
 from hpdm_eval.report.collect import Found
 
 FEWEST_FOR_INTERVAL = 3
-COUNTED = ("parameters", "flops")  # metrics without any uncertainty
+COUNTED = ("parameters", "flops", "compute")  # metrics without any uncertainty
 RANGES = {"accuracy": (0, 1), "attributes": (0, 1), "fvd": (0, math.inf), "is": (1, math.inf)}  # what they can be
 
 
@@ -59,8 +59,8 @@ def difference_within_seeds(own, first):
     """(mean, 95 % interval) of what `own` is above `first` where both have the same training seed; None for fewer than
     three such seeds, and for exact figures.
 
-    Student's t over the differences. Figures of one seed share the data, their order and the starting weights, or, where
-    only sampling differs, the trained network, which takes out much of what seeds do to both.
+    Student's t over the differences. Figures of one seed share the clips and their order, the noise of training and
+    the seeds of sampling, or, where only sampling differs, the trained network, which takes out much of what seeds do.
     """
     if own.exact and first.exact:
         return None

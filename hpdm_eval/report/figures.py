@@ -13,11 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from hpdm_eval.metrics.seam_tests import TOLERANCE
+from hpdm_eval.plots import COLOURS, DASHES, MARKERS
 from hpdm_eval.report.model import PREFIXES
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C8C8C")
-MARKERS = "osD^vPX*"
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8,
          "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
          "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.grid": True,
@@ -32,7 +30,9 @@ NAMES = {"f": "between frames", "h": "between rows", "w": "between columns"}
 
 def render(draw):
     """{"svg": bytes, "pdf": bytes} of the figure that `draw()` makes."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's matplotlibrc would change the bytes
+        matplotlib.rcParams.update(STYLE)
         figure = draw()
         files = {}
         for kind, metadata in (("svg", {"Date": None, "Creator": None}),

@@ -81,21 +81,19 @@ def expand(columns, found):
     """
     expanded = []
     for column in columns:
-        taken = [item for item in found if column.takes(item)]
-        fixed = {key for key, _ in column.where}
-        for key in PLACES:
-            if key in column.each or key in fixed:
-                continue
-            if _varies(taken, key):
-                column = Column(metric=column.metric, where=column.where, each=(*column.each, key),
-                                heading=f"{column.heading}, {key.replace('_', ' ')} {{{key}}}")
-        expanded += _resolve(column, taken)
+        for own in _resolve(column, found):
+            taken = [item for item in found if own.takes(item)]
+            fixed = {key for key, _ in own.where}
+            varying = tuple(key for key in PLACES if key not in fixed and _varies(taken, key))
+            heading = own.heading + "".join(f", {key.replace('_', ' ')} {{{key}}}" for key in varying)
+            expanded += _resolve(Column(metric=own.metric, where=own.where, each=varying, heading=heading), taken)
     return expanded
 
 
-def _resolve(column, taken):
+def _resolve(column, found):
     if not column.each:
         return [column]
+    taken = [item for item in found if column.takes(item)]
     places = sorted({tuple(item.get(key) for key in column.each) for item in taken},
                     key=lambda place: [(value is not None, str(type(value)), value) for value in place])
     resolved = []

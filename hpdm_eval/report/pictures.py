@@ -15,8 +15,10 @@ def study_pictures(study):
     pictures = [*_study_curves(study), *_study_bars(study)]
     seams = [(label, item) for variant, label in study.lines for item in study.found
              if item.record.metric == "seams" and str(item.get("variant")) == variant]
-    first = {label: item for label, item in reversed(seams)}  # of several trainings the first
-    return pictures + seam_pictures(study.name, {label: first[label] for label in dict.fromkeys(l for l, _ in seams)})
+    first = {label: item for label, item in reversed(seams)}
+    several = " Of several trainings the first." if len({item.get("repeat") for _, item in seams}) > 1 else ""
+    return pictures + seam_pictures(
+        study.name, {label: first[label] for label in dict.fromkeys(l for l, _ in seams)}, several)
 
 
 def single_pictures(found, table):
@@ -40,8 +42,11 @@ def single_pictures(found, table):
                     draw=partial(figures.curves, [(title, lines)], across="samples", ylabel="distance", log=True))]
 
 
-def seam_pictures(name, found):
-    """Excesses and, from records that hold them, phase profiles. found: {label: `Found` of metric seams}."""
+def seam_pictures(name, found, remark=""):
+    """Excesses and, from records that hold them, phase profiles. found: {label: `Found` of metric seams}.
+
+    remark: what captions say besides.
+    """
     pictures = []
     panels, profiles = {}, {}
     for label, item in found.items():
@@ -58,12 +63,12 @@ def seam_pictures(name, found):
         pictures.append(Picture(
             name=f"{name}-seams", draw=partial(figures.excesses, list(found), sorted(panels.items(), key=_seam_order)),
             caption="Contrast at the borders of patches in excess of comparable positions, with 95 % intervals. "
-                    "Dotted: what is not called a seam. A diamond is a lattice that the test calls one."))
+                    f"Dotted: what is not called a seam. A diamond is a lattice that the test calls one.{remark}"))
     if profiles:
         pictures.append(Picture(
             name=f"{name}-phases", draw=partial(figures.profiles, sorted(profiles.items(), key=_seam_order)),
             caption="Contrast with the lattice of borders moved aside. A seam is a peak at 0, where the marker is; "
-                    "peaks elsewhere are of the codec or the content."))
+                    f"peaks elsewhere are of the codec or the content.{remark}"))
     return pictures
 
 

@@ -58,6 +58,11 @@ class Study:
         return slug(self.study, self.tier, self.machine)
 
     @property
+    def left_out(self):
+        """Records that no column takes."""
+        return [item for item in self.found if not any(column.takes(item) for column in self.columns)]
+
+    @property
     def title(self):
         tier = f", tier {self.tier}" if self.tier else ""
         return f"{self.layout.title}{tier}" + (f", on {self.machine}" if self.machine else "")
@@ -112,7 +117,8 @@ class Study:
             return []
         (first, first_label), *others = self.rows
         published = load_published(self.layout.published) if self.layout.published else None
-        columns = [column for column in self.columns if self.figure(first, column)]
+        # Equal budgets differ by what whole steps leave over, which is no finding.
+        columns = [column for column in self.columns if column.metric != "compute" and self.figure(first, column)]
         rows = []
         for row, label in others:
             cells = []
@@ -149,8 +155,9 @@ class Study:
         remarks = ("Mean over seeds of the row's figure less that of the first row with the same seed; in brackets its "
                    "95 % interval, by Student's t, not corrected for the number of cells: of twenty one excludes 0 by "
                    "chance.",
-                   "Rows of one seed share data and starting weights, or, where only sampling differs, the network. "
-                   "The orders above make no use of this.")
+                   "Rows of one seed are trained on the same clips in the same order, as far as they take as many "
+                   "steps, with the same noise, and sampled from the same seeds; where only sampling differs, they "
+                   "share the network. The orders above make no use of this.")
         return [Table(name=f"{self.name}-differences", title=f"Less {first_label}, within seeds", heads=("",),
                       columns=tuple(column.heading for column in columns), rows=rows, remarks=remarks,
                       origin=origin(self.found))]

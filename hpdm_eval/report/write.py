@@ -32,6 +32,12 @@ def check_folder(out, inputs):
             raise InputError(f"--out {out} would replace {path}, which is to be read; name another folder")
 
 
+def unshown(found):
+    """Names of the records of studies that no column of their study's layout takes, sorted."""
+    return sorted(item.name for (study, tier, machine), own in study_groups(found)
+                  for item in Study(study, tier, machine, own).left_out)
+
+
 def make_sections(found, published=()):
     """The Sections of all records: studies first, then single figures, then published tables.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from hpdm_eval.metrics.seam_tests import LEVEL, TOLERANCE, judge_seams
 from hpdm_eval.metrics.seams import measure_clip
+from hpdm_eval.plots import line_style
 from hpdm_eval.studies.seam_injection import inject_seams
 
 AMOUNTS = {"brightness": (1, 2, 3, 4), "shift": (1, 2, 3), "blur": (1, 2)}
@@ -90,9 +91,8 @@ def power_plot(rows):
                       (axis, statistic)]
             if axis == "any":
                 continue
-            style = {"marker": "o", "ms": 3, "ls": "-" if statistic == "step" else "--",
-                     "label": f"{axis}, {statistic}",
-                     "color": {"f": "tab:green", "h": "tab:orange", "w": "tab:blue"}[axis]}
+            style = {**line_style("whf".index(axis)), "ms": 3, "ls": "-" if statistic == "step" else "--",
+                     "label": f"{axis}, {statistic}"}
             for panel, key in zip(line, ("excess", "detected")):
                 panel.plot([row["amount"] for row in points], [row[key] for row in points], **style)
         for panel, title in zip(line, ("excess, log units", "share of sets called a seam")):

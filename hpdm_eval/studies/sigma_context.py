@@ -43,7 +43,8 @@ def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
         records.append(call(fvd, "--samples", folder, "--reference", scratch / "reference", "--protocol", "native",
                             "--backbone", "shapes3d", "--record", out / "records", *shared))
     best = min(records, key=lambda record: record.value)
-    tied = [value for value, record in zip(VALUES, records) if record.ci95[0] <= best.ci95[1]]
+    tied = [value for value, record in zip(VALUES, records) if record.ci95[0] <= best.ci95[1]] if best.ci95 else VALUES
+    meeting = "intervals overlap with its own at" if best.ci95 else "there are no intervals for"
     steps = steps or ",".join(map(str, loaded.config.sampling.steps))
     text = f"""# Conditioning noise of finished levels
 
@@ -52,8 +53,8 @@ def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
 {best.created[:10]}. Lower is better.
 
 {markdown_table(records, names=[f"sigma_context {value}" for value in VALUES])}
-The lowest is {VALUES[records.index(best)]}; intervals overlap with its own at {", ".join(map(str, tied))}, so no order \
-is claimed among those.
+The lowest is {VALUES[records.index(best)]}; {meeting} {", ".join(map(str, tied))}, so no order is claimed \
+among those.
 """
     with atomic_file(out / "sigma-context.md", "w") as file:
         file.write(text)
