@@ -52,7 +52,8 @@ def reproduce(record, *, folder=".", relative=RELATIVE, absolute=ABSOLUTE, devic
 
     folder: where the command's relative paths start. relative, absolute: what figures may differ by. device, seed: in
     place of the command's own. quiet: no progress on stderr. Features are computed anew, not taken from
-    the cache. Raises InputError for a command that is not ours or measures nothing, and whatever the command itself raises.
+    the cache. Raises InputError for a command that is not ours or measures nothing, and whatever the command itself
+    raises.
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder")

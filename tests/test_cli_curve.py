@@ -39,8 +39,8 @@ def run(clips, tmp_path, monkeypatch):
     monkeypatch.chdir(clips)
 
     def call(command, *words):
-        shared = ["--reference", "real", *([] if "--protocol" in words else ["--protocol", "native"]), "--backbone", "shapes3d", "--workers", "0",
-                  "--device", "cpu"]
+        shared = ["--reference", "real", *([] if "--protocol" in words else ["--protocol", "native"]), "--backbone",
+                  "shapes3d", "--workers", "0", "--device", "cpu"]
         return CliRunner().invoke(main, [command, *map(str, words), *shared])
     return call
 

@@ -26,7 +26,6 @@ from hpdm_eval.metrics.prdc import prdc
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records import load_record
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::hpdm_eval.metrics.inception_score.FewPerSplitWarning")
 
 

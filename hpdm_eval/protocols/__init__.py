@@ -21,8 +21,8 @@ DEFAULT = "hpdm-16f"
 
 # Fields that say what a protocol is, not what it does.
 DESCRIPTION = ("name", "title", "citation", "notes", "overrides")
-# Fields that may differ where statistics of a reference are used again: those of the samples or of a metric's last step,
-# the range of float arrays, which each side has its own, and the network's, which is compared as it was loaded.
+# Fields that may differ where statistics of a reference are used again: those of the samples or of a metric's last
+# step, the range of float arrays, which each side has its own, and the network's, which is compared as it was loaded.
 NOT_OF_REFERENCE = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps", "numerics",
                     "ddof", "root", "value_range", "backbone", "bn_epsilon")
 
