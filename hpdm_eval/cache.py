@@ -12,14 +12,15 @@ deleted at any time.
 
 import json
 import os
-import zipfile
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
+from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.backbones.weights import user_cache
+from hpdm_eval.npz import read_npz
 
 LAYOUT = 1
 # entries of `Backbone.describe()` that say where weights came from, not what they compute
@@ -53,9 +54,9 @@ class FeatureCache:
     def get(self, digest):
         """(features, probabilities) as float32 arrays, or None."""
         try:
-            with np.load(self.path(digest), allow_pickle=False) as archive:
-                return archive["features"], archive["probabilities"]
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            arrays = read_npz(self.path(digest))
+            return arrays["features"], arrays["probabilities"]
+        except (InputError, KeyError):
             return None
 
     def put(self, digest, features, probabilities):

@@ -4,7 +4,6 @@ N clips, B batch, T frames, H rows, W columns, D feature dimensions, K classes.
 """
 
 import json
-import zipfile
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 
@@ -17,6 +16,7 @@ from hpdm.files import atomic_file
 from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.distributed import failing_together, gather, rank_and_size
 from hpdm_eval.metrics.frechet import Moments
+from hpdm_eval.npz import read_npz
 
 FRAMES_PER_CLIP = 16  # a forward pass takes `batch` clips of this length, or as many frames in longer ones
 
@@ -42,15 +42,14 @@ class FeatureSet:
     @classmethod
     def load(cls, path):
         """Read what `save` wrote; raises InputError for any other file."""
+        arrays = read_npz(path)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
             features, names = arrays["features"], arrays["names"].tolist()
             manifest = json.loads(str(arrays["manifest"]))
         except KeyError as error:
             raise InputError(f"{path}: not a features file, it lacks {error}; "
                              "`hpdm-eval features` makes one") from error
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except ValueError as error:
             raise InputError(f"{path}: not a readable features file ({error})") from error
         if features.ndim != 2 or len(features) != len(names):
             raise InputError(f"{path}: damaged, features are {list(features.shape)} for {len(names)} names")

@@ -144,9 +144,12 @@ def test_mean_video_is_asked_for(tmp_path, monkeypatch):
     np.savez(tmp_path / "mean.npz", mean=np.zeros((3, 16, 112, 112)))
     np.savez(tmp_path / "other.npz", average=np.zeros(3))
     np.savez(tmp_path / "good.npz", mean=np.zeros(c3d.MEAN_SHAPE, np.float32))
+    damaged = (tmp_path / "other.npz").read_bytes()
+    (tmp_path / "damaged.npz").write_bytes(damaged.replace(b"PK\x01\x02-\x03-", b"PK\x01\x02-\x03~"))
     with pytest.raises(InputError, match="--c3d-mean"):
         load_backbone("c3d", weights=tmp_path / "weights.npz", unverified=True)
     for name, message in (("mean", "expected .3, 16, 128, 171"), ("other", "holds no `mean`"),
+                          ("damaged", "not a readable .npz file"),
                           ("good", "not a C3D for UCF-101: conv1a.bias is missing")):
         with pytest.raises(InputError, match=message):
             load_backbone("c3d", weights=tmp_path / "weights.npz", c3d_mean=tmp_path / f"{name}.npz", unverified=True)

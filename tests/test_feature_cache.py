@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from damage import each_byte_flipped
 from small_network import draw_clips, random_shapes3d
 
 from hpdm_eval.backbones import load_backbone
@@ -79,6 +80,24 @@ def test_damaged_files_are_made_again(run, extracted):
     files[2].write_bytes(content)
     assert run() == pytest.approx(first, rel=1e-6) and sum(extracted) == 9
     assert run() == pytest.approx(first, rel=1e-6) and sum(extracted) == 9
+
+
+def test_no_damage_to_a_file_ends_a_run_or_passes(tmp_path):
+    cache = FeatureCache(fake_backbone(), tmp_path)
+    features, probabilities = np.arange(1, 5, dtype=np.float32), np.array([0.25, 0.75], np.float32)
+    cache.put(DIGEST, features, probabilities)
+    for content in each_byte_flipped(cache.path(DIGEST).read_bytes()):
+        cache.path(DIGEST).write_bytes(content)
+        found = cache.get(DIGEST)
+        assert found is None or (found[0].tolist() == features.tolist() and found[1].tolist() == [0.25, 0.75])
+
+
+def test_an_array_that_claims_to_be_shorter_counts_as_absent(tmp_path):
+    cache = FeatureCache(fake_backbone(), tmp_path)
+    cache.put(DIGEST, np.ones(4000, np.float32), np.ones(3, np.float32))
+    content = cache.path(DIGEST).read_bytes()
+    cache.path(DIGEST).write_bytes(content.replace(b"(4000,)", b"(1000,)"))
+    assert cache.get(DIGEST) is None
 
 
 def test_folder_that_cannot_be_written_costs_only_time(run, extracted, tmp_path, monkeypatch):

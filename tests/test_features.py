@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from damage import each_byte_flipped
 from safetensors.torch import save_file
 
 from hpdm.data.procedural import CLASS_NAMES
@@ -104,6 +105,17 @@ def test_other_files_are_refused(tmp_path):
                           ("uneven", "damaged"), ("absent", "not a readable")):
         with pytest.raises(InputError, match=message):
             FeatureSet.load(tmp_path / f"{name}.npz")
+
+
+def test_no_damage_gets_past_as_anything_but_a_message(tmp_path):
+    path = tmp_path / "f.npz"
+    FeatureSet(features=np.arange(4, dtype=np.float32)[None], names=["a"]).save(path)
+    for content in each_byte_flipped(path.read_bytes(), masks=[255]):
+        path.write_bytes(content)
+        try:
+            assert FeatureSet.load(path).features.tolist() == [[0, 1, 2, 3]]
+        except InputError as error:
+            assert str(path) in str(error)
 
 
 def test_command_writes_features_of_an_array(tmp_path):

@@ -8,14 +8,12 @@ instead, which moves the logits by 39 %.
 B batch, T = 16 frames, H rows, W columns; input is float32 [B, 3, 16, H, W] RGB in [-1, 1].
 """
 
-import zipfile
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from hpdm.errors import InputError
+from hpdm_eval.npz import read_npz
 
 FRAMES = 16
 RESOLUTION = (112, 112)
@@ -110,12 +108,3 @@ def read_mean(path):
 def _torch_name(key):
     layer, _, part = key.strip("/").partition("/")
     return f"{layer}.{CHAINER_PARTS.get(part, part)}" if part else key
-
-
-def read_npz(path):
-    """All arrays of an .npz by name, such as a Chainer file; raises InputError where it is none."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"{path}: not a readable .npz file ({error})") from error

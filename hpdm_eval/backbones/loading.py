@@ -28,6 +28,7 @@ from hpdm_eval.backbones.preprocess import RULES
 from hpdm_eval.backbones.shapes3d import Shapes3D
 from hpdm_eval.backbones.transformers import is_transformers_name, load_transformers
 from hpdm_eval.backbones.weights import WeightsInfo, find, fingerprint
+from hpdm_eval.npz import read_npz
 
 SHORT_NAMES = {"i3d": I3D, "c3d": C3D, "inception": INCEPTION}
 KINDS = {I3D: I3DBackbone, SHAPES3D: Shapes3DBackbone, C3D: C3DBackbone, INCEPTION: InceptionBackbone}
@@ -142,7 +143,7 @@ def _load_c3d(weights, unverified, mean, settings):
         mean_info = find(C3D, weights=mean, unverified=unverified, accept=("mean2.npz",))
     except InputError as error:
         raise InputError(f"the mean video that c3d subtracts: {error}. Or give --c3d-mean FILE.npz") from error
-    state = c3d.read_npz(info.path) if info.path.suffix == ".npz" else _read_tensors(info.path)
+    state = read_npz(info.path) if info.path.suffix == ".npz" else _read_tensors(info.path)
     network = c3d.build(state, c3d.read_mean(mean_info.path), info.path)
     return C3DBackbone(network, info, mean_sha256=mean_info.sha256, epsilon=None,
                        **{**settings, "resize_rule": "bilinear-align-corners"})
