@@ -173,6 +173,33 @@ def test_unknown_hash_is_pinned_at_first_use(known, server, cache):
         fetch(item)
 
 
+PIN = {"sha256": sha256(CONTENT), "bytes": len(CONTENT), "trust": "first-use", "origin": "x", "date": "2026-01-01"}
+
+
+@pytest.mark.parametrize("content", [
+    [], {"net.pt": None}, {"net.pt": {}}, {"net.pt": {**PIN, "sha256": 1}}, {"net.pt": {**PIN, "trust": "hash"}},
+])
+def test_damaged_list_of_pins_is_one_message(known, server, tmp_path, cache, content):
+    item = known(source(urls=(server.url,)))
+    cache.mkdir()
+    (cache / "pins.json").write_text(json.dumps(content))
+    (tmp_path / "mine.pt").write_bytes(CONTENT)
+    for action in (lambda: fetch(item), lambda: files.add(tmp_path / "mine.pt", name="net.pt"),
+                   lambda: files.find("i3d-kinetics400", weights=tmp_path / "mine.pt")):
+        with pytest.raises(InputError, match="pins.json: damaged list of pinned files; delete it"):
+            action()
+    assert not (cache / "net.pt").exists()
+
+
+def test_pin_of_a_file_that_is_no_longer_known_is_left_alone(known, tmp_path, cache):
+    known(source())
+    cache.mkdir()
+    (cache / "pins.json").write_text(json.dumps({"older.pt": PIN}))
+    (tmp_path / "mine.pt").write_bytes(CONTENT)
+    with pytest.raises(InputError, match="pass --unverified"):
+        files.find("i3d-kinetics400", weights=tmp_path / "mine.pt")
+
+
 def test_damage_in_the_cache_is_found(known, server, cache):
     item = known(source(sha256=sha256(CONTENT), urls=(server.url,)))
     path = fetch(item).path

@@ -7,7 +7,7 @@ import urllib.request
 
 from hpdm.console import progress
 from hpdm.errors import InputError
-from hpdm_eval.backbones.weights import admit, cache_dir, check_cached, fingerprint, how_to_bring
+from hpdm_eval.backbones.weights import admit, cache_dir, check_cached, fingerprint, how_to_bring, read_pins
 
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 16
@@ -23,6 +23,7 @@ def fetch(source, *, folder=None, opener=None, quiet=False):
     folder, opener = folder or cache_dir(), opener or open_https
     if info := check_cached(source, folder):
         return info
+    read_pins(folder)  # a damaged list is said before anything is downloaded
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{source.file}.part"
     failures = []

@@ -25,6 +25,7 @@ from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
 
 PINS = "pins.json"
+PINNED = ("first-use", "unverified")  # trust that a pin can give
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,14 +156,25 @@ def admit(source, found, folder, origin, unverified=False):
 
 
 def read_pins(folder):
-    """{file: {"sha256", "bytes", "trust", "origin", "date"}} of the files without a published hash in a cache."""
+    """{file: {"sha256", "bytes", "trust", "origin", "date"}} of the files without a published hash in a cache.
+
+    Raises InputError for a damaged list.
+    """
     path = folder / PINS
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        pins = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(pins, dict) or not all(map(_is_pin, pins.values())):
+            raise ValueError("not a list of pins")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: damaged list of pinned files; delete it and add the weights again") from error
+    return pins
+
+
+def _is_pin(entry):
+    return (isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("sha256", "date"))
+            and entry.get("trust") in PINNED)
 
 
 def add(path, *, name=None, unverified=False, folder=None):
@@ -240,7 +252,7 @@ def _given(path, backbone, unverified, folder):
             raise InputError(f"{path}: this is {source.file} ({source.title}), not weights of {backbone}")
         return WeightsInfo(name=source.file, path=path, sha256=found.sha256, trust="hash", source=str(path))
     pin = next((pin for file, pin in read_pins(folder).items()
-                if pin["sha256"] == found.sha256 and sources()[file].backbone == backbone), None)
+                if pin["sha256"] == found.sha256 and file in sources() and sources()[file].backbone == backbone), None)
     if pin is None and not unverified:
         raise InputError(f"{path}: SHA-256 {found.sha256} is not a known file of {backbone}; "
                          "pass --unverified to use it and have every record say so")
