@@ -2,13 +2,16 @@
 
 import hashlib
 import http.server
+import io
 import json
 import subprocess
 import threading
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from hpdm.errors import InputError
@@ -57,7 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if wanted and server.resumable else 200)
         if wanted and server.resumable:
             self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
-        self.send_header("Content-Length", str(len(body)))
+        if server.announced:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[:server.stop_after])
 
@@ -68,7 +72,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.content, httpd.stop_after, httpd.resumable, httpd.ranges = CONTENT, None, True, []
+    httpd.content, httpd.stop_after, httpd.resumable, httpd.ranges, httpd.announced = CONTENT, None, True, [], True
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     httpd.url = f"http://127.0.0.1:{httpd.server_port}/net.pt"
     yield httpd
@@ -167,10 +171,67 @@ def test_unknown_hash_is_pinned_at_first_use(known, server, cache):
     info = fetch(item)
     assert info.trust == "first-use" and not info.verified
     assert json.loads((cache / "pins.json").read_text())["net.pt"]["sha256"] == sha256(CONTENT)
-    info.path.unlink()
-    server.content = CONTENT + b"!"
+    other = cache / "other.pt"
+    other.write_bytes(CONTENT + b"!")
     with pytest.raises(InputError, match="seen first on"):
-        fetch(item)
+        files.add(other, name="net.pt")
+    assert info.path.read_bytes() == CONTENT
+
+
+def test_a_pin_lasts_as_long_as_its_file(known, server, cache):
+    item = known(source(urls=(server.url,)))
+    fetch(item).path.unlink()
+    server.content = CONTENT + b"!"
+    with pytest.raises(InputError, match="pass --unverified"):  # what is gone speaks for nothing
+        (cache / "mine.pt").write_bytes(CONTENT)
+        files.find("i3d-kinetics400", weights=cache / "mine.pt")
+    info = fetch(item)
+    assert info.trust == "first-use" and info.path.read_bytes() == CONTENT + b"!"
+    assert files.find("i3d-kinetics400").trust == "first-use"
+
+
+def scripted():
+    """The bytes of a TorchScript file."""
+    return torch.jit.script(torch.nn.Linear(3, 2)).save_to_buffer()
+
+
+def arrays():
+    """The bytes of an .npz."""
+    file = io.BytesIO()
+    np.savez(file, mean=np.arange(100.0))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form, make, other", [("torchscript", scripted, arrays), ("npz", arrays, scripted)])
+def test_what_cannot_be_the_file_is_not_pinned(known, server, tmp_path, cache, form, make, other):
+    item, right = known(source(form=form, urls=(server.url,))), make()
+    last = right.index(b"PK", 10) - 1  # of the first member's content
+    damaged = right[:last] + bytes([right[last] ^ 1]) + right[last + 1:]
+    server.announced = False  # no Content-Length: a reply that breaks off looks finished
+    for content, reason in ((b"<!doctype html><title>Sign in</title>", "begins with b'<!doctype html>"),
+                            (right[:-40], "not a whole"), (damaged, "not a whole"), (other(), "not a whole"),
+                            (b"", "0 bytes")):
+        server.content = content
+        with pytest.raises(InputError, match=reason) as caught:
+            fetch(item)
+        assert server.url in str(caught.value) and list(cache.iterdir()) == []
+        (tmp_path / "mine.pt").write_bytes(content)
+        with pytest.raises(InputError, match=reason):
+            files.add(tmp_path / "mine.pt", name="net.pt")
+    server.content = right
+    assert fetch(item).trust == "first-use"
+
+
+def test_a_file_of_another_form_needs_unverified(known, tmp_path):
+    known(source(form="torchscript"))
+    (tmp_path / "net.pt").write_bytes(b"a network of one's own")
+    assert files.add(tmp_path / "net.pt", unverified=True).trust == "unverified"
+    assert files.find("i3d-kinetics400").trust == "unverified"
+
+
+def test_files_without_a_published_hash_have_a_form():
+    for item in files.sources().values():
+        assert item.hash_known or item.form in ("torchscript", "npz")
 
 
 PIN = {"sha256": sha256(CONTENT), "bytes": len(CONTENT), "trust": "first-use", "origin": "x", "date": "2026-01-01"}

@@ -35,7 +35,7 @@ def fetch(source, *, folder=None, opener=None, quiet=False):
             continue
         found = fingerprint(part)
         try:
-            admit(source, found, folder, url)
+            admit(source, part, found, folder, url)
         except InputError as error:
             part.unlink()
             failures.append(str(error))

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import zipfile
 from importlib import resources
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from hpdm_eval.backbones.backbone import (
     ScriptedI3DBackbone,
     Shapes3DBackbone,
 )
+from hpdm_eval.backbones.forms import is_torchscript
 from hpdm_eval.backbones.preprocess import RULES
 from hpdm_eval.backbones.shapes3d import Shapes3D
 from hpdm_eval.backbones.transformers import is_transformers_name, load_transformers
@@ -174,14 +174,6 @@ def _load_torchscript(info):
         return torch.jit.load(str(info.path), map_location="cpu")
     except RuntimeError as error:
         raise InputError(f"{info.path}: not a readable TorchScript file ({_first_line(error)})") from error
-
-
-def is_torchscript(path):
-    """Whether a file is a TorchScript archive, as opposed to saved tensors; looks at names only, executes nothing."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _read_tensors(path):

@@ -3,7 +3,7 @@
 Trust of a file, from best to worst:
     package      it came with this package
     hash         its SHA-256 (or git blob id) is the published one
-    first-use    no hash is published; it has the bytes that were seen first on this machine
+    first-use    no hash is published; it has the bytes that this machine's cache got first
     unverified   accepted because the user insisted
 Only the first two count as verified; the others mark every record made with them.
 """
@@ -23,6 +23,7 @@ import yaml
 
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
+from hpdm_eval.backbones.forms import check_form
 
 PINS = "pins.json"
 PINNED = ("first-use", "unverified")  # trust that a pin can give
@@ -38,6 +39,7 @@ class Source:
     bytes: int | None = None
     sha256: str | None = None
     git_blob: str | None = None  # SHA-1 over "blob <size>\0" and the bytes, as git names them
+    form: str | None = None  # see `forms.check_form`; what can be told of a file without a published hash
     urls: tuple[str, ...] = ()  # tried in this order
     page: str | None = None  # where a person finds it when no address works
 
@@ -129,15 +131,16 @@ def trust_of(source, found, folder):
     return pin["trust"] if pin and pin["sha256"] == found.sha256 else None
 
 
-def admit(source, found, folder, origin, unverified=False):
-    """Decide whether a file may become `source` in the cache; pins it where no published hash speaks for it.
+def admit(source, path, found, folder, origin, unverified=False):
+    """Decide whether the file `path` may become `source` in the cache; pins it where no published hash speaks for it.
 
-    Returns the trust; raises InputError for a file that differs from the published or pinned one.
+    found: its fingerprint; origin: what messages call it. Returns the trust; raises InputError for a file that differs
+    from the published or pinned one, or that cannot be what it should be, such as a page in place of a download.
     """
     if matches(source, found):
         return "hash"
     pins = read_pins(folder)
-    pin = pins.get(source.file)
+    pin = pins.get(source.file) if (folder / source.file).is_file() else None
     if source.hash_known or (pin and pin["sha256"] != found.sha256):
         if not unverified:
             expected = f"SHA-256 {source.sha256}" if source.sha256 else f"git blob {source.git_blob}"
@@ -148,17 +151,28 @@ def admit(source, found, folder, origin, unverified=False):
                              "or pass --unverified to use it and have every record say so")
         trust = "unverified"
     else:
-        trust = pin["trust"] if pin else "first-use"
+        trust = pin["trust"] if pin else _first_trust(source, path, origin, unverified)
     pins[source.file] = {"sha256": found.sha256, "bytes": found.bytes, "trust": trust, "origin": str(origin),
                          "date": datetime.now(UTC).strftime("%Y-%m-%d")}
     write_json(folder / PINS, pins)
     return trust
 
 
+def _first_trust(source, path, origin, unverified):
+    if source.form is not None:
+        try:
+            check_form(path, source.form)
+        except InputError as error:
+            if not unverified:
+                raise InputError(f"{origin}: {error}; this is not {source.file} or not all of it") from error
+            return "unverified"
+    return "first-use"
+
+
 def read_pins(folder):
     """{file: {"sha256", "bytes", "trust", "origin", "date"}} of the files without a published hash in a cache.
 
-    Raises InputError for a damaged list.
+    A pin means nothing once its file is gone from there. Raises InputError for a damaged list.
     """
     path = folder / PINS
     try:
@@ -195,7 +209,7 @@ def add(path, *, name=None, unverified=False, folder=None):
                              f"for ({usable}) and accept it with --unverified")
     if source.backbone is None:
         raise InputError(f"{path}: this is {source.file}, {source.title}")
-    trust = admit(source, found, folder, path, unverified)
+    trust = admit(source, path, found, folder, path, unverified)
     target = folder / source.file
     if not (target.exists() and os.path.samefile(path, target)):
         with open(path, "rb") as original, atomic_file(target) as copy:
@@ -251,8 +265,9 @@ def _given(path, backbone, unverified, folder):
         if source.backbone != backbone:
             raise InputError(f"{path}: this is {source.file} ({source.title}), not weights of {backbone}")
         return WeightsInfo(name=source.file, path=path, sha256=found.sha256, trust="hash", source=str(path))
+    mine = [source.file for source in sources().values() if source.backbone == backbone]
     pin = next((pin for file, pin in read_pins(folder).items()
-                if pin["sha256"] == found.sha256 and file in sources() and sources()[file].backbone == backbone), None)
+                if pin["sha256"] == found.sha256 and file in mine and (folder / file).is_file()), None)
     if pin is None and not unverified:
         raise InputError(f"{path}: SHA-256 {found.sha256} is not a known file of {backbone}; "
                          "pass --unverified to use it and have every record say so")
