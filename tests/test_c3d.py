@@ -73,6 +73,12 @@ def test_chainer_layout_is_the_same_network(parity, backbone):
         assert torch.equal(network.state_dict()[name], tensor)
 
 
+@pytest.mark.parametrize("state", [[1, 2], {"state_dict": {"conv1a.weight": torch.ones(2)}}, {"conv1a.weight": "text"}])
+def test_what_holds_no_tensors_is_refused(state):
+    with pytest.raises(InputError, match="w.pt: not a C3D for UCF-101: it holds no tensors by name"):
+        c3d.build(state, torch.zeros(c3d.MEAN_SHAPE), "w.pt")
+
+
 def test_preprocessing_by_hand():
     """One pixel at a time in float64: corners aligned, BGR, times 128, plus 128 minus the mean from [8, 8]."""
     random = np.random.default_rng(0)

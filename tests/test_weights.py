@@ -1,8 +1,10 @@
 """The cache of weights files: hashes, trust, downloading with resume; a loopback server stands for the network."""
 
+import contextlib
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import subprocess
 import threading
@@ -13,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from damage import each_byte_flipped
 
 from hpdm.errors import InputError
-from hpdm_eval.backbones import download
+from hpdm_eval.backbones import download, loading
 from hpdm_eval.backbones import weights as files
 from hpdm_eval.backbones.weights import Source
 from hpdm_eval.commands.weights import weights as command
@@ -220,6 +223,33 @@ def test_what_cannot_be_the_file_is_not_pinned(known, server, tmp_path, cache, f
             files.add(tmp_path / "mine.pt", name="net.pt")
     server.content = right
     assert fetch(item).trust == "first-use"
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_no_damage_to_tensors_is_anything_but_a_message(tmp_path, archive):
+    path = tmp_path / "net.pt"
+    torch.save({"a.b": torch.ones(3)}, path, _use_new_zipfile_serialization=archive)
+    content = path.read_bytes()
+    for damaged in each_byte_flipped(content, masks=[255]):
+        path.write_bytes(damaged)
+        assert not loading.is_torchscript(path)
+        with contextlib.suppress(InputError):
+            loading.read_tensors(path)
+
+
+def test_what_is_more_than_tensors_is_refused_without_advice_to_run_it(tmp_path):
+    torch.save({"a": Path("/")}, tmp_path / "net.pt")
+    with pytest.raises(InputError, match="damaged, or more than tensors") as caught:
+        loading.read_tensors(tmp_path / "net.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_no_damage_to_a_program_is_anything_but_a_message(tmp_path):
+    path = tmp_path / "net.pt"
+    for damaged in itertools.islice(each_byte_flipped(scripted(), masks=[1]), 0, None, 9):
+        path.write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            loading.load_torchscript(path)
 
 
 def test_a_file_of_another_form_needs_unverified(known, tmp_path):

@@ -77,6 +77,8 @@ def build(state, mean, file):
     state: {"conv1a.weight": tensor, ...}, or Chainer's {"conv1a/W": array, ...}, whose layouts agree. mean: as
     `read_mean` returns it. Raises InputError that lists what is missing or of another shape.
     """
+    if not isinstance(state, dict) or not all(hasattr(value, "shape") for value in state.values()):
+        raise InputError(f"{file}: not a C3D for UCF-101: it holds no tensors by name")
     network = C3D(mean)
     wanted = network.state_dict()
     renamed = {_torch_name(key): torch.as_tensor(value) for key, value in state.items()}

@@ -95,8 +95,8 @@ def _load_i3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
                              f"for {epsilon:g} use {state_dict}")
         if dtype != torch.float32 or not optimize:
             raise InputError(f"{info.path}: a TorchScript file runs as it is, in fp32; use {state_dict}")
-        return ScriptedI3DBackbone(_load_torchscript(info), info, epsilon=epsilon, **settings)
-    network = i3d.load_state(i3d.InceptionI3D(epsilon), _read_tensors(info.path), info.path)
+        return ScriptedI3DBackbone(load_torchscript(info.path), info, epsilon=epsilon, **settings)
+    network = i3d.load_state(i3d.InceptionI3D(epsilon), read_tensors(info.path), info.path)
     if optimize:
         network = i3d.FoldedI3D(network, dtype)
     return I3DBackbone(network, info, epsilon=epsilon, **settings)
@@ -138,12 +138,12 @@ def _load_c3d(weights, unverified, mean, settings):
     if is_torchscript(info.path):
         if mean is not None:
             raise InputError(f"{info.path}: a TorchScript file brings its own mean video; leave out --c3d-mean")
-        return ScriptedC3DBackbone(_load_torchscript(info), info, epsilon=None, **{**settings, "resize_rule": "own"})
+        return ScriptedC3DBackbone(load_torchscript(info.path), info, epsilon=None, **{**settings, "resize_rule": "own"})
     try:
         mean_info = find(C3D, weights=mean, unverified=unverified, accept=("mean2.npz",))
     except InputError as error:
         raise InputError(f"the mean video that c3d subtracts: {error}. Or give --c3d-mean FILE.npz") from error
-    state = read_npz(info.path) if info.path.suffix == ".npz" else _read_tensors(info.path)
+    state = read_npz(info.path) if info.path.suffix == ".npz" else read_tensors(info.path)
     network = c3d.build(state, c3d.read_mean(mean_info.path), info.path)
     return C3DBackbone(network, info, mean_sha256=mean_info.sha256, epsilon=None,
                        **{**settings, "resize_rule": "bilinear-align-corners"})
@@ -152,7 +152,7 @@ def _load_c3d(weights, unverified, mean, settings):
 def _load_inception(weights, unverified, settings):
     info = find(INCEPTION, weights=weights, unverified=unverified)
     # torch-fidelity reads the file by pickle without restrictions; what gets through here holds nothing but tensors
-    _read_tensors(info.path)
+    read_tensors(info.path)
     import_torchvision()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -164,22 +164,25 @@ def _load_inception(weights, unverified, settings):
                              **{**settings, "resize_rule": "tf1-bilinear"})
 
 
-def _load_torchscript(info):
-    """Load the program of a TorchScript file.
+def load_torchscript(path):
+    """Load the program of a TorchScript file, on the CPU; raises InputError for a damaged one.
 
     Loading and calling it executes what is inside. We come here only with a file whose hash is the published or pinned
     one, or that the user accepted with --unverified: `find` raises for all others.
     """
     try:
-        return torch.jit.load(str(info.path), map_location="cpu")
-    except RuntimeError as error:
-        raise InputError(f"{info.path}: not a readable TorchScript file ({_first_line(error)})") from error
+        return torch.jit.load(str(path), map_location="cpu")
+    except Exception as error:  # damaged programs raise nearly anything
+        raise InputError(f"{path}: not a readable TorchScript file ({_first_line(error)})") from error
 
 
-def _read_tensors(path):
+def read_tensors(path):
+    """What `torch.save` wrote, nothing but tensors in plain containers; raises InputError for any other file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except pickle.UnpicklingError as error:  # its message tells people to load without restrictions
+        raise InputError(f"{path}: not a readable state dict of tensors (damaged, or more than tensors)") from error
+    except Exception as error:  # as above
         raise InputError(f"{path}: not a readable state dict of tensors ({_first_line(error)})") from error
 
 
