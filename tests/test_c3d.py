@@ -12,6 +12,7 @@ from torch import nn
 from hpdm.errors import InputError
 from hpdm_eval.backbones import c3d, load_backbone
 from hpdm_eval.backbones.preprocess import to_unit_range
+from hpdm_eval.backbones.weights import add
 from hpdm_eval.cli import main
 from hpdm_eval.features import FeatureSet
 
@@ -159,3 +160,51 @@ def test_mean_video_is_asked_for(tmp_path, monkeypatch):
                           ("good", "not a C3D for UCF-101: conv1a.bias is missing")):
         with pytest.raises(InputError, match=message):
             load_backbone("c3d", weights=tmp_path / "weights.npz", c3d_mean=tmp_path / f"{name}.npz", unverified=True)
+
+
+@pytest.fixture
+def pinned_weights(tmp_path, monkeypatch):
+    """A function that loads c3d from weights pinned in the cache, with a mean video of one value."""
+    monkeypatch.setenv("HPDM_EVAL_WEIGHTS", str(tmp_path / "cache"))
+    monkeypatch.setattr(c3d, "build", lambda state, mean, file: nn.Identity())  # the weights would be 300 MB
+    np.savez(tmp_path / "conv3d_deepnetA_ucf.npz", **{"conv1a/W": np.zeros(3)})
+    assert add(tmp_path / "conv3d_deepnetA_ucf.npz").trust == "first-use"
+
+    def load(value, **options):
+        path = tmp_path / f"mean-{value}.npz"
+        np.savez(path, mean=np.full(c3d.MEAN_SHAPE, value, np.float32))
+        return load_backbone("c3d", c3d_mean=path, **options).describe()
+    return load
+
+
+def test_mean_video_is_pinned_at_first_use(pinned_weights, tmp_path):
+    entry = pinned_weights(1)
+    assert entry["trust"] == "first-use" and entry["verified"] is False
+    assert pinned_weights(1) == entry
+    assert load_backbone("c3d").describe() == entry
+    with pytest.raises(InputError, match="mean-2.npz: not the known mean2.npz.*seen first on.*--unverified"):
+        pinned_weights(2)
+    assert load_backbone("c3d").describe() == entry
+
+
+def test_what_is_no_mean_video_is_not_pinned(pinned_weights, tmp_path):
+    np.savez(tmp_path / "small.npz", mean=np.zeros(3))
+    with pytest.raises(InputError, match="expected .3, 16, 128, 171"):
+        load_backbone("c3d", c3d_mean=tmp_path / "small.npz")
+    assert "mean2.npz" not in (tmp_path / "cache" / "pins.json").read_text()
+
+
+def test_record_says_the_worse_trust_of_weights_and_mean(pinned_weights, tmp_path):
+    entry = pinned_weights(1, unverified=True)
+    assert entry["trust"] == "unverified"
+    assert not (tmp_path / "cache" / "mean2.npz").exists()  # what is only put up with becomes nobody's first use
+    pinned_weights(2)
+    assert pinned_weights(1, unverified=True) == entry
+    assert pinned_weights(2, unverified=True)["trust"] == "first-use"
+
+
+def test_mean_video_chooses_the_weights_that_need_one(pinned_weights, tmp_path):
+    torch.jit.script(nn.Identity()).save(str(tmp_path / "c3d_ucf101.pt"))
+    add(tmp_path / "c3d_ucf101.pt")
+    assert load_backbone("c3d").describe()["file"] == "c3d_ucf101.pt"
+    assert pinned_weights(1)["file"] == "conv3d_deepnetA_ucf.npz"

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from hpdm_eval.backbones.forms import is_torchscript
 from hpdm_eval.backbones.preprocess import RULES
 from hpdm_eval.backbones.shapes3d import Shapes3D
 from hpdm_eval.backbones.transformers import is_transformers_name, load_transformers
-from hpdm_eval.backbones.weights import WeightsInfo, find, fingerprint
+from hpdm_eval.backbones.weights import TRUSTS, WeightsInfo, find, fingerprint
 from hpdm_eval.npz import read_npz
 
 SHORT_NAMES = {"i3d": I3D, "c3d": C3D, "inception": INCEPTION}
@@ -54,8 +55,8 @@ def load_backbone(name, *, weights=None, unverified=False, device="cpu", precisi
     is not known needs `unverified`. precision: "bf16" runs all but the head in bfloat16. bn_epsilon: of the BatchNorms;
     None is the network's own (I3D: 1e-3, its TensorFlow original's). resize_rule: how clips get to the network's size,
     see `preprocess.resize`; c3d and inception have their own way. c3d_mean: the mean video of c3d, an .npz with the key
-    `mean`, in place of the cached one; a TorchScript file brings its own. optimize=False runs the network as written
-    instead of folded and rearranged.
+    `mean`, in place of the cached one; without `unverified`, the first one given is kept there and pinned. A TorchScript
+    file brings its own. optimize=False runs the network as written instead of folded and rearranged.
     """
     name = backbone_name(name)
     if precision not in PRECISIONS:
@@ -134,17 +135,23 @@ def _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
 
 
 def _load_c3d(weights, unverified, mean, settings):
-    info = find(C3D, weights=weights, unverified=unverified, accept=("c3d_ucf101.pt", "conv3d_deepnetA_ucf.npz"))
+    accept = ("c3d_ucf101.pt", "conv3d_deepnetA_ucf.npz")  # a mean video speaks for the one that needs it
+    info = find(C3D, weights=weights, unverified=unverified, accept=accept if mean is None else accept[::-1])
     if is_torchscript(info.path):
         if mean is not None:
             raise InputError(f"{info.path}: a TorchScript file brings its own mean video; leave out --c3d-mean")
-        return ScriptedC3DBackbone(load_torchscript(info.path), info, epsilon=None, **{**settings, "resize_rule": "own"})
+        return ScriptedC3DBackbone(load_torchscript(info.path), info, epsilon=None,
+                                   **{**settings, "resize_rule": "own"})
+    if mean is not None:
+        c3d.read_mean(mean)  # before anything is pinned
     try:
-        mean_info = find(C3D, weights=mean, unverified=unverified, accept=("mean2.npz",))
+        mean_info = find(C3D, weights=mean, unverified=unverified, accept=("mean2.npz",), first_use="mean2.npz")
     except InputError as error:
-        raise InputError(f"the mean video that c3d subtracts: {error}. Or give --c3d-mean FILE.npz") from error
+        way_out = ". Or give --c3d-mean FILE.npz" if mean is None else ""
+        raise InputError(f"the mean video that c3d subtracts: {error}{way_out}") from error
     state = read_npz(info.path) if info.path.suffix == ".npz" else read_tensors(info.path)
     network = c3d.build(state, c3d.read_mean(mean_info.path), info.path)
+    info = replace(info, trust=max(info.trust, mean_info.trust, key=TRUSTS.index))
     return C3DBackbone(network, info, mean_sha256=mean_info.sha256, epsilon=None,
                        **{**settings, "resize_rule": "bilinear-align-corners"})
 

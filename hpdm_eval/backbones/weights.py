@@ -26,7 +26,8 @@ from hpdm.files import atomic_file, write_json
 from hpdm_eval.backbones.forms import check_form
 
 PINS = "pins.json"
-PINNED = ("first-use", "unverified")  # trust that a pin can give
+TRUSTS = ("package", "hash", "first-use", "unverified")  # from best to worst
+PINNED = TRUSTS[2:]  # what a pin can give
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class WeightsInfo:
 
     @property
     def verified(self):
-        return self.trust in ("package", "hash")
+        return self.trust not in PINNED
 
 
 def cache_dir():
@@ -232,15 +233,16 @@ def check_cached(source, folder=None):
     return WeightsInfo(name=source.file, path=path, sha256=found.sha256, trust=trust, source=origin)
 
 
-def find(backbone, *, weights=None, unverified=False, accept=None, folder=None):
+def find(backbone, *, weights=None, unverified=False, accept=None, first_use=None, folder=None):
     """The weights file for `backbone`: the user's `weights`, else the first in the cache.
 
-    accept: names of known files that will do, in order of preference; None is all of the backbone's. Raises InputError
-    that says what to do where there is no such file, or where it is unknown and `unverified` is not given.
+    accept: names of known files that will do, in order of preference; None is all of the backbone's. first_use: the
+    known file that an unknown `weights` is added to the cache as, instead of being refused. Raises InputError that says
+    what to do where there is no such file, or where it is unknown and `unverified` is not given.
     """
     folder = folder or cache_dir()
     if weights is not None:
-        return _given(Path(weights), backbone, unverified, folder)
+        return _given(Path(weights), backbone, unverified, first_use, folder)
     wanted = [source for source in sources().values() if source.backbone == backbone]
     if accept is not None:
         wanted = [sources()[file] for file in accept]
@@ -258,7 +260,7 @@ def how_to_bring(source, folder):
             f"`hpdm-eval weights add {source.file}` (it goes to {folder})")
 
 
-def _given(path, backbone, unverified, folder):
+def _given(path, backbone, unverified, first_use, folder):
     found = fingerprint(path)
     source = identify(found)
     if source is not None:
@@ -269,6 +271,8 @@ def _given(path, backbone, unverified, folder):
     pin = next((pin for file, pin in read_pins(folder).items()
                 if pin["sha256"] == found.sha256 and file in mine and (folder / file).is_file()), None)
     if pin is None and not unverified:
+        if first_use is not None:
+            return add(path, name=first_use, folder=folder)
         raise InputError(f"{path}: SHA-256 {found.sha256} is not a known file of {backbone}; "
                          "pass --unverified to use it and have every record say so")
     return WeightsInfo(name=path.name, path=path, sha256=found.sha256, trust=pin["trust"] if pin else "unverified",
