@@ -55,8 +55,8 @@ def load_backbone(name, *, weights=None, unverified=False, device="cpu", precisi
     is not known needs `unverified`. precision: "bf16" runs all but the head in bfloat16. bn_epsilon: of the BatchNorms;
     None is the network's own (I3D: 1e-3, its TensorFlow original's). resize_rule: how clips get to the network's size,
     see `preprocess.resize`; c3d and inception have their own way. c3d_mean: the mean video of c3d, an .npz with the key
-    `mean`, in place of the cached one; without `unverified`, the first one given is kept there and pinned. A TorchScript
-    file brings its own. optimize=False runs the network as written instead of folded and rearranged.
+    `mean`, in place of the cached one; without `unverified`, the first one given is kept there and pinned; TorchScript
+    files bring their own. optimize=False runs the network as written instead of folded and rearranged.
     """
     name = backbone_name(name)
     if precision not in PRECISIONS:
