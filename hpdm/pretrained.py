@@ -83,10 +83,14 @@ def quiet_transformers():
         transformers.logging.enable_progress_bar()
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over lines of name and SHA-256 of a network's configuration and weights."""
+def folder_digest(folder: Path, also=()) -> str:
+    """SHA-256 over lines of name and SHA-256 of a network's configuration and weights.
+
+    also: names of files that count too, where the folder has them.
+    """
     weights = sorted(folder.glob(SAFE)) or sorted(folder.glob(PICKLED))
-    lines = "".join(f"{path.name} {sha256_file(path)}\n" for path in [folder / "config.json", *weights])
+    others = [folder / name for name in also if (folder / name).is_file()]
+    lines = "".join(f"{path.name} {sha256_file(path)}\n" for path in [folder / "config.json", *weights, *others])
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -1,9 +1,10 @@
 """Features of clips that were seen before: one small file per clip and network.
 
 A file's name says what its content is a function of: the digest of the clip's pixels as the network gets them, which is
-after the protocol has chosen, cut and resized the frames, and a hash of everything about the network that moves its
-features (weights, precision, epsilon, resize rule, kind of device). So two protocols share what they have in common and
-nothing else, and nothing in the cache can be out of date.
+after the protocol has chosen, cut and resized the frames, and a hash of everything else that moves features: the
+network (weights, precision, epsilon, resize rule, kind of device), the source text of our code that pixels go through
+from there on, and the versions of the libraries below it. So two protocols share what they have in common and nothing
+else, and nothing in the cache can be out of date.
 
 Files appear under their name whole or not at all, and two processes that make the same file make the same content: any
 number of runs may share the cache, and be killed at any moment. A damaged file counts as absent. The folder may be
@@ -17,14 +18,27 @@ from pathlib import Path
 
 import numpy as np
 
+from hpdm.environment import package_versions
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.backbones.weights import user_cache
 from hpdm_eval.npz import read_npz
 
-LAYOUT = 1
+LAYOUT = 1  # of the files
+# modules of `backbones` that pixels go through or that decide how; the others say where files come from
+COMPUTES = ("backbone.py", "c3d.py", "i3d.py", "loading.py", "preprocess.py", "shapes3d.py", "transformers.py")
+LIBRARIES = ("torch", "transformers", "torch-fidelity")  # the last two bring networks of their own
 # entries of `Backbone.describe()` that say where weights came from, not what they compute
 OF_ORIGIN = ("file", "verified", "trust")
+
+
+def code_version(folder=None):
+    """SHA-256 of the source text of COMPUTES in `folder`, by default the one of the running program."""
+    folder = folder or Path(__file__).parent / "backbones"
+    return sha256(b"".join(sha256((folder / name).read_bytes()).digest() for name in COMPUTES)).hexdigest()
+
+
+CODE = code_version()  # when the program starts: what it imports then does not change with the files
 
 
 def cache_folder():
@@ -42,7 +56,8 @@ class FeatureCache:
 
     def __init__(self, backbone, folder=None):
         identity = {key: value for key, value in backbone.describe().items() if key not in OF_ORIGIN}
-        identity |= {"device": backbone.device.type, "layout": LAYOUT}
+        identity |= {"device": backbone.device.type, "layout": LAYOUT, "code": CODE,
+                     "libraries": package_versions(LIBRARIES)}
         key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = (folder or cache_folder()) / f"{backbone.name}-{key}"
         self._writable = True

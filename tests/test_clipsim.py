@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -98,6 +99,19 @@ def test_wide_frames_are_cut_in_the_middle(folder):
     network = Clip(str(folder))
     wide = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 16, 40, 3), dtype=np.uint8))
     torch.testing.assert_close(network.frames(wide), network.frames(wide[:, :, 12:28]), atol=1e-4, rtol=1e-4)
+
+
+def test_the_record_tells_tokenizers_apart(folder, tmp_path):
+    before = Clip(str(folder)).about
+    changed = tmp_path / folder.name
+    shutil.copytree(folder, changed)
+    assert Clip(str(changed)).about == before
+    words = json.loads((changed / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    first, second = list(vocabulary)[1:3]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (changed / "tokenizer.json").write_text(json.dumps(words))
+    assert Clip(str(changed)).about["sha256"] != before["sha256"]
 
 
 def test_what_is_missing_is_said(folder, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from damage import each_byte_flipped
 from small_network import draw_clips, random_shapes3d
 
+from hpdm_eval import cache as cache_module
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.backbones.backbone import Backbone
 from hpdm_eval.cache import FeatureCache, cache_folder
@@ -114,6 +116,28 @@ def test_what_moves_features_is_in_the_key(tmp_path):
                {"per_frame": True}, {"mean_sha256": "3"}, {"device": "cuda"})
     assert len({folder(**change) for change in changes}) == len(changes)
     assert folder(file="renamed.pt", trust="first-use", verified=False) == folder()
+
+
+def test_code_and_libraries_that_compute_features_are_in_the_key(tmp_path, monkeypatch):
+    code = Path(cache_module.__file__).parent / "backbones"
+    others = {"__init__.py", "clip.py", "download.py", "forms.py", "train_shapes3d.py", "weights.py"}
+    assert {path.name for path in code.glob("*.py")} == {*cache_module.COMPUTES, *others}  # new modules are in one
+    shutil.copytree(code, tmp_path / "code")
+    version = cache_module.code_version(code)
+    assert cache_module.code_version(tmp_path / "code") == version
+    with open(tmp_path / "code" / "weights.py", "a") as file:
+        file.write("# says where files come from\n")
+    assert cache_module.code_version(tmp_path / "code") == version
+    with open(tmp_path / "code" / "preprocess.py", "a") as file:
+        file.write("# scales otherwise\n")
+    changed = cache_module.code_version(tmp_path / "code")
+    assert changed != version
+    assert cache_module.CODE == version
+    before = FeatureCache(fake_backbone(), tmp_path).folder
+    monkeypatch.setattr(cache_module, "CODE", changed)
+    after = FeatureCache(fake_backbone(), tmp_path).folder
+    monkeypatch.setattr(cache_module, "package_versions", lambda names: {"torch": "0"})
+    assert len({before, after, FeatureCache(fake_backbone(), tmp_path).folder}) == 3
 
 
 def test_precisions_of_a_network_keep_apart(tmp_path):

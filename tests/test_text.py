@@ -1,6 +1,7 @@
 """Text encoders: T5 against transformers' own, words, stored embeddings, and what a network is told in the end."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from hpdm.cli import train
 from hpdm.config import config_from_dict, override_config
 from hpdm.data.scene_captions import sample_prompts
 from hpdm.errors import InputError
+from hpdm.files import sha256_file
 from hpdm.text import StoredEmbeddings, T5Encoder, WordEncoder, load_encoder, make_conditioner, store_embeddings
 
 PROMPTS = sample_prompts(0, 5)
@@ -46,6 +48,12 @@ def test_t5_states_are_those_of_transformers_and_padding_changes_none(library, t
         with torch.no_grad():
             torch.testing.assert_close(ours[some], network(ids).last_hidden_state[0], atol=1e-5, rtol=0)
         assert not ours[~some].any()
+
+
+def test_digest_is_the_one_that_stored_embeddings_hold(t5):
+    """Of configuration and weights alone: embeddings that were made before tell by it whose they are."""
+    lines = "".join(f"{name} {sha256_file(t5 / name)}\n" for name in ("config.json", "model.safetensors"))
+    assert T5Encoder(str(t5), 4).digest() == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_long_texts_are_cut(t5):

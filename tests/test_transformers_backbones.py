@@ -13,6 +13,7 @@ from hpdm.data.procedural import procedural_clip
 from hpdm.errors import InputError
 from hpdm.torchvision_compat import import_torchvision
 from hpdm_eval.backbones import backbone_name, load_backbone
+from hpdm_eval.cache import FeatureCache
 from hpdm_eval.cli import main
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
@@ -105,6 +106,32 @@ def test_description_names_and_marks_the_weights(folders, tmp_path):
     key = min(state)
     save_file({**state, key: state[key] + 1}, changed / "model.safetensors", {"format": "pt"})
     assert load_backbone(f"videomae:{changed}").describe()["sha256"] != description["sha256"]
+
+
+@pytest.mark.parametrize("name, file", [("mae-encoder", "preprocessor_config.json"),
+                                        ("jepa-encoder", "video_preprocessor_config.json")])
+def test_normalisation_is_part_of_the_network(folders, tmp_path, name, file):
+    family = {"mae": "videomae", "jepa": "vjepa"}[name.partition("-")[0]]
+    before = load_backbone(f"{family}:{folders / name}")
+    assert before.describe()["image_mean"] == pytest.approx(MEAN.tolist())
+    assert before.describe()["image_std"] == pytest.approx(STD.tolist())
+    changed = tmp_path / name
+    shutil.copytree(folders / name, changed)
+    (changed / file).write_text(json.dumps({"image_mean": [0.5] * 3}))
+    after = load_backbone(f"{family}:{changed}")
+    assert after.describe()["image_mean"] == [0.5] * 3 and after.describe()["image_std"][0] == pytest.approx(0.229)
+    assert after.describe()["sha256"] != before.describe()["sha256"]
+    assert FeatureCache(after, tmp_path).folder != FeatureCache(before, tmp_path).folder
+
+
+@pytest.mark.parametrize("content", [[], {"image_mean": None}, {"image_std": None}, {"image_std": [0.5]},
+                                     {"image_std": [1, 0, 1]}, {"image_mean": [0, "x", 0]}])
+def test_normalisation_that_is_none_is_refused(folders, tmp_path, content):
+    folder = tmp_path / "net"
+    shutil.copytree(folders / "mae-encoder", folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="preprocessor_config.json: image_mean and image_std have to be three numbers"):
+        load_backbone(f"videomae:{folder}")
 
 
 def test_bf16_is_close(folders):

@@ -21,6 +21,9 @@ from hpdm.pretrained import (
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own normalisation
 FRAMES_AT_ONCE = 64
+# files that decide what a text is to the network
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+             "merges.txt")
 
 
 class Clip:
@@ -43,7 +46,8 @@ class Clip:
         self.network, self.device = network.eval().to(device), torch.device(device)
         self.size = network.config.vision_config.image_size
         self.length = network.config.text_config.max_position_embeddings
-        self.about = {"name": f"clip-{Path(where).name}", "sha256": folder_digest(folder), "verified": False}
+        self.about = {"name": f"clip-{Path(where).name}", "sha256": folder_digest(folder, TOKENIZER),
+                      "verified": False}
 
     @torch.inference_mode()
     def frames(self, video) -> torch.Tensor:

@@ -22,6 +22,7 @@ from hpdm_eval.backbones.backbone import Backbone
 from hpdm_eval.backbones.preprocess import resize, to_unit_range
 from hpdm_eval.backbones.weights import WeightsInfo
 
+PREPROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")  # the first one that is there
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -35,8 +36,14 @@ class TransformersBackbone(Backbone):
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1, 1) for values in normalisation)
         super().__init__(network.to(dtype), weights, epsilon=None, **settings)
         self._mean, self._std = mean.to(self.device), std.to(self.device)
+        self.normalisation = normalisation
         self.classifier = getattr(network, "classifier", None)
         self.encoder = getattr(network, self.family) if self.classifier is not None else network
+
+    def describe(self):
+        """As of any backbone, with the mean and the standard deviation that RGB in 0..1 is normalised by."""
+        mean, std = self.normalisation
+        return {**super().describe(), "image_mean": list(mean), "image_std": list(std)}
 
     @torch.inference_mode()
     def prepare(self, clips):
@@ -123,9 +130,11 @@ def load_transformers(name, *, dtype, **settings):
         raise InputError(f"{where}: config.json is of {config.get('model_type')!r}, a {family} backbone needs "
                          f"{prefix.lower()!r}")
     network = _load_model(library, prefix, folder, config)
-    info = WeightsInfo(name=Path(where).name, path=folder, sha256=folder_digest(folder), trust="unverified",
-                       source=where)
-    return kind(f"{family}-{Path(where).name}", network, info, _normalisation(folder), dtype=dtype, **settings)
+    preprocessor = next((name for name in PREPROCESSORS if (folder / name).is_file()), None)
+    normalisation = _normalisation(folder / preprocessor) if preprocessor else (IMAGENET_MEAN, IMAGENET_STD)
+    digest = folder_digest(folder, also=[preprocessor] if preprocessor else [])
+    info = WeightsInfo(name=Path(where).name, path=folder, sha256=digest, trust="unverified", source=where)
+    return kind(f"{family}-{Path(where).name}", network, info, normalisation, dtype=dtype, **settings)
 
 
 def _load_model(library, prefix, folder, config):
@@ -139,13 +148,17 @@ def _load_model(library, prefix, folder, config):
     return network
 
 
-def _normalisation(folder):
-    """(mean, std) of RGB in 0..1 from the folder's preprocessor, ImageNet's where it says nothing."""
-    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        if (folder / name).is_file():
-            values = read_json(folder / name)
-            return values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
-    return IMAGENET_MEAN, IMAGENET_STD
+def _normalisation(path):
+    """(mean, std) of RGB in 0..1 from a preprocessor's file, ImageNet's where it says nothing."""
+    values = read_json(path)
+    try:
+        mean = [float(number) for number in values.get("image_mean", IMAGENET_MEAN)]
+        std = [float(number) for number in values.get("image_std", IMAGENET_STD)]
+        if len(mean) != 3 or len(std) != 3 or not all(std):
+            raise ValueError("not of three channels")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: image_mean and image_std have to be three numbers each, and no std 0") from error
+    return mean, std
 
 
 def _pair(size):
