@@ -17,7 +17,7 @@ COLOURS = matplotlib.colormaps["magma"]
 
 
 def write_seam_plots(folder, clips, lattices, figures, *, reference=None):
-    """Write seams-profile.png and seams-map.png to `folder`; returns their paths.
+    """Write seams-profile.png and seams-map.png to `folder`; returns the paths of those there is something for.
 
     clips, reference: lists of ClipSeams; figures: SeamFigures that name the lattices to show.
     """
@@ -27,6 +27,8 @@ def write_seam_plots(folder, clips, lattices, figures, *, reference=None):
     paths = []
     for name, figure in (("seams-profile.png", _profiles(clips, reference, lattices, verdicts)),
                          ("seams-map.png", _map(clips, {lattice.axis: lattice.finest for lattice in lattices}))):
+        if figure is None:  # no clip has a border that far from its own edges
+            continue
         paths.append(Path(folder) / name)
         with atomic_file(paths[-1]) as file:
             figure.savefig(file, dpi=120, format="png")
@@ -61,7 +63,10 @@ def _profiles(clips, reference, lattices, verdicts):
 
 def _map(clips, finest):
     """Borders of the finest lattices, coloured by their mean excess over the clips of the most frequent size."""
-    shape, count = Counter(clip.shape[1:] for clip in clips if clip.edges).most_common(1)[0]
+    shapes = Counter(clip.shape[1:] for clip in clips if clip.edges)
+    if not shapes:
+        return None
+    shape, count = shapes.most_common(1)[0]
     clips = [clip for clip in clips if clip.shape[1:] == shape]
     spatial = {statistic: [_segments(axis, *edge, shape, finest) for axis in "hw"
                            if (edge := _mean_edges(clips, axis, statistic)) is not None] for statistic in STATISTICS}

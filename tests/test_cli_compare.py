@@ -142,3 +142,16 @@ def test_sorting_and_what_is_refused(folders, network):
     assert "could not be had" in run(folders, network, ["good", "grey"], "--metrics", "fvd", "--sort", "is").stderr
     bad = CliRunner().invoke(main, ["compare", "--samples", "folder", "--reference", "x"])
     assert bad.exit_code == 2 and "write NAME=DIR" in bad.stderr
+
+
+def test_the_range_of_float_samples_is_that_of_all_metrics(folders, network, tmp_path):
+    clips = np.load(folders / "good" / "clips.npy")[:44].astype(np.float32) / 255
+    for name, shift in (("a", -0.05), ("b", -0.02)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "clips.npy", clips + shift)  # ambiguous: neither 0..1 nor -1..1
+    (tmp_path / "real").symlink_to(folders / "real")
+    words = ["--metrics", "fvd,dead-tokens", "--json"]
+    assert "--range" in run(tmp_path, network, ["a", "b"], *words).stderr
+    result = run(tmp_path, network, ["a", "b"], *words, "--range", "0..1")
+    assert result.exit_code == 0, result.output
+    assert {record["protocol"]["value_range"] for record in json.loads(result.stdout)} == {"0..1"}

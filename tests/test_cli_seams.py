@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from scipy.ndimage import gaussian_filter
 
 from hpdm.data.video_writer import write_video
+from hpdm.sampling.cli import sample
 from hpdm_eval.cli import main
 from hpdm_eval.records import load_record
 from hpdm_eval.studies.seam_injection import inject_seams
@@ -110,6 +111,47 @@ def test_the_samplers_own_plan_gives_the_positions(folders, tmp_path):
     assert ("w", 8) not in {(entry["axis"], entry["period"]) for entry in values["details"]}
 
 
+@pytest.mark.parametrize("manifest, expected", [
+    # twice the trained height and width: the coarsest level has several tiles too
+    ({"levels": 2, "overlap": "hw", "canvas": [1, 2, 2]}, {("f", 8), *((a, p) for a in "hw" for p in (8, 16, 32))}),
+    ({"levels": 1, "overlap": "w", "canvas": [1, 1, 2]}, {("w", 16), ("w", 32)}),
+    # a pyramid that is not split in time, as that of T2V-1K
+    ({"levels": 3, "overlap": "hw", "factors": [1, 4, 4]}, {(a, p) for a in "hw" for p in (8, 16, 32)}),
+    ({"levels": 3, "overlap": "fhw", "factors": [1, 4, 4], "canvas": [2, 1, 1]},
+     {("f", 4), ("f", 8), *((a, p) for a in "hw" for p in (8, 16, 32))}),
+])
+def test_larger_canvases_and_pyramids_that_do_not_split_every_axis(tmp_path, manifest, expected):
+    for k in range(4):
+        save(tmp_path / f"{k:05d}_c000.npy", smooth_clip(k, (16, 64, 64)))
+    values = json.loads(plan(levels=manifest["levels"], overlap=manifest["overlap"]))
+    canvas = manifest.get("canvas", [1, 1, 1])
+    values["settings"]["canvas"] = canvas
+    if "factors" in manifest:
+        patch = [size // (times * factor) for size, times, factor in zip((16, 64, 64), canvas, manifest["factors"])]
+        values |= {"factors": manifest["factors"], "patch": patch}
+    (tmp_path / "samples.json").write_text(json.dumps(values))
+    record = json.loads(run("seams", "--samples", tmp_path, "--json").stdout)
+    assert {(entry["axis"], entry["period"]) for entry in record["details"]} == expected
+
+
+def test_the_sampler_writes_its_tiling_down(tmp_path):
+    result = CliRunner().invoke(sample, ["--checkpoint", "nano", "--num", "1", "--steps", "1,1,1", "--format", "npy",
+                                         "--save-levels", "--out", str(tmp_path), "--quiet", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    for level, factor in enumerate((1, 2, 4)):
+        manifest = json.loads((tmp_path / f"level{level}" / "samples.json").read_text())
+        assert manifest["patch"] == [4, 8, 8] and manifest["factors"] == [factor] * 3
+
+
+def test_plots_of_clips_too_small_for_some_lattices(tmp_path):
+    for k in range(3):
+        save(tmp_path / "clips" / f"{k}.npy", smooth_clip(k, (8, 32, 32)))
+    result = run("seams", "--samples", tmp_path / "clips", "--patch", "16x4x4", "--overlap", "hw", "--lossless",
+                 "--plots", tmp_path / "plots")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "plots" / "seams-profile.png").exists()
+
+
 def test_lossy_samples_of_small_patches_get_no_verdict(tmp_path):
     for k in range(5):
         clip = inject_seams(smooth_clip(k, (16, 64, 64)), (8, 16, 16), "shift", 3, k)
@@ -200,6 +242,29 @@ def test_dead_tokens_are_counted_and_named(tmp_path):
     assert "clips with the most:" in run("dead-tokens", *words, "--quiet").stdout
     refused = run("dead-tokens", "--samples", tmp_path / "clips", "--token", "1x2x2")
     assert refused.exit_code == 2 and "from 3 pixels up" in refused.stderr
+
+
+def test_dead_tokens_of_the_smallest_clips_have_no_moved_lattice(tmp_path):
+    save(tmp_path / "clips" / "0.npy", smooth_clip(0, (2, 12, 12)))
+    result = run("dead-tokens", "--samples", tmp_path / "clips", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["details"][0]["moved_lattice_per_million"] is None
+    assert run("dead-tokens", "--samples", tmp_path / "clips").exit_code == 0
+
+
+def test_a_pyramid_is_named_by_all_of_its_levels(tmp_path):
+    for k in range(3):
+        coarse = smooth_clip(k, (2, 8, 8))
+        save(tmp_path / "level0" / f"{k}.npy", coarse)
+        save(tmp_path / "level1" / f"{k}.npy", coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2))
+    words = ["--samples", tmp_path, "--levels", "2", "--json", "--record", tmp_path / "records"]
+    first = json.loads(run("pyramid", *words).stdout)
+    save(tmp_path / "level0" / "0.npy", smooth_clip(9, (2, 8, 8)))
+    (tmp_path / "level0" / "z.npy").write_bytes(b"no array")
+    second = json.loads(run("pyramid", *words).stdout)
+    assert second["value"] < first["value"] and second["samples"]["sha256"] != first["samples"]["sha256"]
+    assert [entry["path"] for entry in second["samples"]["rejected"]] == ["level0/z.npy"]
+    assert len(list((tmp_path / "records").iterdir())) == 2
 
 
 def test_pyramid_compares_each_level_with_the_one_below(tmp_path):

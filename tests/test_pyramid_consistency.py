@@ -77,12 +77,20 @@ def test_psnr_of_known_errors():
     assert psnr(255**2) == 0 and psnr(1) == pytest.approx(48.1308, abs=1e-4) and psnr(0) == np.inf
 
 
-@pytest.mark.parametrize("shape", [(8, 24, 30), (4, 24, 32), (8, 12, 16)])
+@pytest.mark.parametrize("shape", [(8, 24, 30), (8, 25, 32), (12, 24, 32), (8, 12, 16), (4, 12, 16)])
 def test_levels_that_are_not_twice_as_large_are_refused(shape):
-    with pytest.raises(InputError, match="twice as large"):
+    with pytest.raises(InputError, match="twice as many rows"):
         compare_levels(random_clip(0), random_clip(0, shape))
 
 
 def test_odd_sizes_do_not_halve():
-    with pytest.raises(InputError, match="does not halve"):
+    with pytest.raises(InputError, match="does not divide by 2x2x2"):
         shrink(random_clip(0, (3, 12, 16)))
+
+
+def test_levels_that_share_their_frames():
+    """As of a pyramid that is not split in time."""
+    coarse = random_clip(0)
+    fine = coarse.repeat(2, 1).repeat(2, 2)
+    assert compare_levels(coarse, fine).mse == 0
+    assert compare_levels(coarse, np.clip(fine, 0, 250) + 5).mse <= 25

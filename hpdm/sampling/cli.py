@@ -130,7 +130,8 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         level: SamplesFolder(
             out / f"level{level}" if save_levels else out,
             {**settings, "levels": level + 1, "steps": sampling.level_steps(level + 1)},
-            {**about, "resolution": resolutions[level]}, fps=fps, crf=crf,
+            {**about, "resolution": resolutions[level], "patch": config.pyramid.patch,
+             "factors": config.pyramid.factors(level)}, fps=fps, crf=crf,
         )
         for level in (range(levels) if save_levels else [levels - 1])
     }

@@ -78,8 +78,9 @@ def measure_method(name, options, known, references, metrics, settings, missing)
     for metric in metrics or ALL_METRICS:
         try:
             if metric in PIXEL_METRICS:
-                count = comparison_for("fvd", options, known, references).samples.count
-                record, found = _on_pixels(metric, name, options, count, settings)
+                comparison = comparison_for("fvd", options, known, references)
+                record, found = _on_pixels(metric, name, options, comparison.samples.count,
+                                           comparison.protocol.value_range, settings)
             else:
                 comparison = comparison_for(metric, options, known, references)
                 record = comparison.record(metric, _measure(metric, options, settings),
@@ -156,9 +157,9 @@ def _on_features(name, record, comparison, seed, settings):
     return _estimates(name, values, errors)
 
 
-def _on_pixels(metric, name, options, count, settings):
+def _on_pixels(metric, name, options, count, value_range, settings):
     """(record, {figure: Estimate or value}) of the first `count` clips as they are, by the jackknife over clips."""
-    protocol = load_protocol("native", num_samples=count)
+    protocol = load_protocol("native", num_samples=count, value_range=value_range)
     if metric == "seams":
         judged = judge_tiling(options["samples"], protocol, settings["plans"]()[name], options)
         keys = [(figure.axis, figure.period, figure.statistic) for figure in judged.figures]

@@ -73,6 +73,7 @@ def count_dead_tokens(samples, protocol, token, options) -> Counted:
     counted = [entry[0] for entry in measured]
     rates = MILLION * np.array([clip.rate for clip in counted])
     interval = mean_interval(rates, np.random.default_rng(options["seed"]))
+    moved = sum(entry[2] for entry in measured)
     figures = {
         "token": "x".join(map(str, token)),
         "clips": len(counted),
@@ -84,7 +85,7 @@ def count_dead_tokens(samples, protocol, token, options) -> Counted:
         "tone": sum(clip.kinds.count("tone") for clip in counted),
         "texture": sum(clip.kinds.count("texture") for clip in counted),
         "expected_by_chance": FALSE_POSITIVES * sum(clip.tokens for clip in counted),
-        "moved_lattice_per_million": MILLION * sum(e[1] for e in measured) / sum(e[2] for e in measured),
+        "moved_lattice_per_million": MILLION * sum(e[1] for e in measured) / moved if moved else None,
     }
     worst = [{"name": clip.name, "dead": len(clip.positions), "per_million": MILLION * clip.rate}
              for clip in sorted(counted, key=lambda clip: -clip.rate) if len(clip.positions)][:WORST]

@@ -1,6 +1,7 @@
 """`hpdm-eval pyramid`: whether the levels of a sampled pyramid agree with each other."""
 
 import time
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import click
@@ -44,7 +45,7 @@ def pyramid(samples, levels, **options):
             except InputError as error:
                 raise InputError(f"{name}, levels {index} and {index + 1}: {error}") from error
             names[index].append(name)
-        summaries.append(summary())
+        summaries += summary() if index == 0 else summary()[1:]
     rng = np.random.default_rng(options["seed"])
     details, worst = [], []
     for index, (found, whose) in enumerate(zip(errors, names)):
@@ -61,7 +62,7 @@ def pyramid(samples, levels, **options):
         unit="dB",
         higher_is_better=True,
         num_samples=summaries[-1]["clips"],
-        samples={**summaries[-1], "path": str(samples)},
+        samples=_of_all_levels(samples, summaries),
         details=tuple(details),
         extra={"worst": sorted(worst, key=lambda entry: entry["psnr"])[:WORST]},
     )
@@ -79,7 +80,7 @@ def level_folders(samples, levels):
 
 
 def read_pairs(folders, protocol, options):
-    """For each two neighbouring levels: iterator of (name, coarse, fine), and what gives the fine one's summary."""
+    """For each two neighbouring levels: iterator of (name, coarse, fine), and what then gives both their summaries."""
     def pair(coarse, fine):
         sources = [open_clips(folder, protocol, **take_reading(options, "samples")) for folder in (coarse, fine)]
 
@@ -95,9 +96,17 @@ def read_pairs(folders, protocol, options):
                     bar.update()
                 if (extra := next(other, None)) is not None:
                     raise InputError(f"{coarse} and {fine} do not hold the same clips: {extra.name} has no partner")
-        return clips(), sources[1].summary
+        return clips(), lambda: [source.summary() for source in sources]
 
     return [pair(*two) for two in zip(folders, folders[1:])]
+
+
+def _of_all_levels(samples, summaries):
+    """The record's entry for the samples: one digest of all levels, and what was rejected on any."""
+    digests = "".join(summary["sha256"] for summary in summaries)
+    rejected = [{**entry, "path": f"level{level}/{entry['path']}"}
+                for level, summary in enumerate(summaries) for entry in summary["rejected"]]
+    return {**summaries[-1], "path": str(samples), "sha256": sha256(digests.encode()).hexdigest(), "rejected": rejected}
 
 
 def _stem(name):

@@ -13,7 +13,7 @@ from hpdm.errors import InputError
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.seam_tests import FEWEST_CLIPS, LEVEL, TOLERANCE, SeamFigure, judge_seams, mean_profile
-from hpdm_eval.metrics.seams import OVERLAPS, ClipSeams, Lattice, measure_clip, parse_patch, seam_lattices
+from hpdm_eval.metrics.seams import AXES, OVERLAPS, ClipSeams, Lattice, measure_clip, parse_patch, seam_lattices
 from hpdm_eval.records import Record, RecordedCommand
 
 MANIFEST = "samples.json"
@@ -29,6 +29,8 @@ class TilingPlan:
     levels: int  # of the pyramid; level 0 is a single tile
     lossless: bool
     source: str  # where this is known from
+    split: str = AXES  # axes that levels double
+    canvas: tuple[int, int, int] = (1, 1, 1)  # how many times as large as in training the samples are
 
 
 @click.command(cls=RecordedCommand)
@@ -88,7 +90,8 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
     """Read the clips and judge the borders of a TilingPlan; options: those of `pixel_options`. Raises InputError."""
     started = time.time()
     _check_cut(protocol, plan)
-    lattices = seam_lattices(plan.patch, plan.overlap, max(plan.levels - 1, 1), plan.lossless)
+    tiled = max(plan.levels - 1, 1) if max(plan.canvas) == 1 else plan.levels - 1
+    lattices = seam_lattices(plan.patch, plan.overlap, tiled, plan.lossless, plan.split, plan.canvas)
     if not lattices:
         raise InputError(f"patches of {_size(plan.patch)} are too small to look for their borders")
 
@@ -104,9 +107,11 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
     if not figures:
         raise InputError(f"no clip of {samples} is larger than a patch of {_size(plan.patch)}: no borders to look at")
     largest = max(figures, key=lambda figure: figure.excess)
+    unusual = {"split": plan.split} if plan.split != AXES else {}
+    unusual |= {"canvas": list(plan.canvas)} if max(plan.canvas) > 1 else {}
     record = pixel_record(
         "seams", protocol, {"patch": list(plan.patch), "overlap": plan.overlap, "levels": plan.levels,
-                            "lossless": plan.lossless, "plan": plan.source, "level": LEVEL, "tolerance": TOLERANCE},
+                            "lossless": plan.lossless, **unusual, "plan": plan.source, "level": LEVEL, "tolerance": TOLERANCE},
         started=started,
         seed=options["seed"],
         value=largest.excess,
@@ -133,17 +138,13 @@ def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
     if path.is_file():
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            settings = manifest["settings"]
-            made = settings["levels"]
-            plan = TilingPlan(patch=tuple(int(size) >> (made - 1) for size in manifest["resolution"]),
-                              overlap=settings["overlap"], levels=made, lossless=settings["format"] == "npy",
-                              source=MANIFEST)
+            plan = _sampled_plan(manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if "patch" not in given:
                 raise InputError(f"{path} does not say how the samples were tiled; give --patch") from error
         else:
             changed = sorted(key for key, value in given.items() if value != getattr(plan, key))
-            if made == 1 and "patch" not in given:
+            if plan.levels == 1 and max(plan.canvas) == 1 and "patch" not in given:
                 raise InputError(f"{samples} was sampled on one level, as a single patch: there are no borders")
             if "patch" in changed and "levels" not in given:
                 given["levels"] = 2
@@ -152,6 +153,18 @@ def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
     if "patch" not in given:
         raise InputError(f"{samples} holds no {MANIFEST} that says how it was tiled: give --patch, such as 16x64x64")
     return TilingPlan(**{"overlap": "none", "levels": 2, "lossless": False, **given}, source="as given")
+
+
+def _sampled_plan(manifest):
+    """The TilingPlan that hpdm-sample wrote down; before it named patch and factors, every level doubled every axis."""
+    settings = manifest["settings"]
+    levels, canvas = settings["levels"], tuple(settings.get("canvas") or (1, 1, 1))
+    factors = manifest.get("factors") or [2 ** (levels - 1)] * 3
+    patch = manifest.get("patch") or [size // (times * factor) for size, times, factor
+                                      in zip(manifest["resolution"], canvas, factors, strict=True)]
+    split = "".join(axis for axis, factor in zip(AXES, factors, strict=True) if factor > 1 or levels == 1)
+    return TilingPlan(patch=tuple(map(int, patch)), overlap=settings["overlap"], levels=levels, split=split,
+                      canvas=canvas, lossless=settings["format"] == "npy", source=MANIFEST)
 
 
 def stored_losslessly(samples):

@@ -50,7 +50,8 @@ def find_dead_tokens(video, token, name="", thresholds=None, moved=False):
     """Dead tokens of a clip, uint8 [T,H,W,3], for `token` = (frames, height, width): DeadTokens, worst first.
 
     The outermost ring of tokens lacks neighbours and is not judged. Raises InputError for clips under 3 x 3 tokens or
-    tokens narrower than 3 pixels. moved: look on the lattice moved by half a token down and right, where none can be.
+    tokens narrower than 3 pixels. moved: look on the lattice moved by half a token down and right, where none can be; on
+    the smallest clips nothing of it is left to judge.
     """
     thresholds = {**THRESHOLDS, **(thresholds or {})}
     frames, height, width = token
@@ -63,7 +64,7 @@ def find_dead_tokens(video, token, name="", thresholds=None, moved=False):
         video = video[:, height // 2:, width // 2:]
         shape = tuple(size // step for size, step in zip(video.shape, token))
     positions, scores, kinds = [], [], []
-    for index in range(shape[0]):
+    for index in range(shape[0] if min(shape[1:]) > 2 else 0):
         plane = video[index * frames:(index + 1) * frames].mean(axis=0, dtype=np.float32)
         relative = {kind: score / thresholds[kind] for kind, score in token_scores(plane, height, width).items()}
         best = np.maximum(*(relative[kind] for kind in KINDS))
@@ -74,7 +75,7 @@ def find_dead_tokens(video, token, name="", thresholds=None, moved=False):
     order = np.argsort([-score for score in scores], kind="stable")
     return DeadTokens(
         name=name,
-        tokens=shape[0] * (shape[1] - 2) * (shape[2] - 2),
+        tokens=shape[0] * max(shape[1] - 2, 0) * max(shape[2] - 2, 0),
         positions=np.array(positions, dtype=np.int64).reshape(-1, 3)[order],
         scores=np.array(scores, dtype=np.float32)[order],
         kinds=tuple(kinds[index] for index in order),

@@ -36,25 +36,29 @@ def psnr(mse):
     return float(10 * np.log10(PEAK**2 / mse)) if mse > 0 else float("inf")
 
 
-def shrink(video):
-    """Mean over 2x2x2 samples: uint8 [T,H,W,3] of even sizes → float64 [T/2,H/2,W/2,3]. Raises InputError."""
+def shrink(video, factors=(2, 2, 2)):
+    """Mean over blocks of `factors` samples: uint8 [T,H,W,3] → float64 [T/f,H/h,W/w,3]. Raises InputError."""
     frames, height, width, channels = video.shape
-    if frames % 2 or height % 2 or width % 2:
-        raise InputError(f"a clip of {frames}x{height}x{width} does not halve along every axis")
-    blocks = video.reshape(frames // 2, 2, height // 2, 2, width // 2, 2, channels)
+    f, h, w = factors
+    if frames % f or height % h or width % w:
+        raise InputError(f"a clip of {frames}x{height}x{width} does not divide by {f}x{h}x{w}")
+    blocks = video.reshape(frames // f, f, height // h, h, width // w, w, channels)
     return blocks.mean(axis=(1, 3, 5), dtype=np.float64)
 
 
 def compare_levels(coarse, fine):
-    """Compare a clip [T,H,W,3] with its finer version [2T,2H,2W,3], both uint8: LevelError.
+    """Compare a clip [T,H,W,3] with its finer version [2T,2H,2W,3], or [T,2H,2W,3], both uint8: LevelError.
 
     Bands are rings of spatial frequency, max(|horizontal|, |vertical|) in units of Nyquist: below 1/8, to 1/4, to 1/2,
-    and above. Raises InputError for sizes that are not in the ratio of two.
+    and above. Raises InputError for rows and columns that are not in the ratio of two, and frames in neither that nor one.
     """
-    if tuple(fine.shape[:3]) != tuple(2 * size for size in coarse.shape[:3]):
-        raise InputError(f"levels of {_size(coarse)} and {_size(fine)}: the finer must be twice as large on every axis")
+    factors = tuple(larger // size for larger, size in zip(fine.shape[:3], coarse.shape[:3]))
+    if factors not in ((2, 2, 2), (1, 2, 2)) or any(
+            larger != factor * size for larger, factor, size in zip(fine.shape, factors, coarse.shape[:3])):
+        raise InputError(f"levels of {_size(coarse)} and {_size(fine)}: the finer must have twice as many rows and "
+                         "columns, and as many or twice as many frames")
     coarse = coarse.astype(np.float64)
-    error = shrink(fine) - coarse
+    error = shrink(fine, factors) - coarse
     centred = coarse - coarse.mean(axis=(1, 2), keepdims=True)
     return LevelError(mse=float((error**2).mean()), bias=float(error.mean()), error_power=band_powers(error),
                       signal_power=band_powers(centred))

@@ -67,21 +67,24 @@ def parse_patch(text):
     return patch
 
 
-def seam_lattices(patch, overlap="none", levels=1, lossless=False):
+def seam_lattices(patch, overlap="none", levels=1, lossless=False, split=AXES, canvas=(1, 1, 1)):
     """Where tiles of `patch` (frames, height, width), in samples of the finest level, may leave seams.
 
     `overlap` names the axes on which tiles overlap by half: there both borders of an overlap are positions, so the half
     period is a lattice as well. A level k steps coarser has tiles twice^k as large in the finest video; `levels` counts
     those that are tiled (the coarsest level of a pyramid is one tile and has no seam). lossless: the clips have never
-    been through a codec or JPEG, so there are no blocks to keep to. Returns a tuple of Lattice, each (axis, period)
-    once, without periods below `SHORTEST_PERIOD`, where a step and its neighbours cannot be told apart. Raises
+    been through a codec or JPEG, so there are no blocks to keep to. split: axes that levels double; along the others a
+    tile of any level has the patch's size. canvas: how many times as large as in training the video is along each axis;
+    where that is more than once, the coarsest level has several tiles too. Returns a tuple of Lattice, each (axis,
+    period) once, without periods below `SHORTEST_PERIOD`, where a step and its neighbours cannot be told apart. Raises
     InputError.
     """
     if overlap not in OVERLAPS:
         raise InputError(f"unknown overlap {overlap!r}; choose one of {', '.join(OVERLAPS)}")
     lattices = []
-    for axis, size in zip(AXES, patch):
-        periods = {size << level for level in range(levels)}
+    for axis, size, times in zip(AXES, patch, canvas, strict=True):
+        several = times > 1
+        periods = {size << level for level in range(levels + several)} if axis in split else {size} if several else set()
         if overlap != "none" and axis in overlap:
             if size % 2:
                 raise InputError(f"patches of {size} samples cannot overlap by half along axis {axis}")

@@ -91,7 +91,7 @@ def power_plot(rows):
                       (axis, statistic)]
             if axis == "any":
                 continue
-            style = {**line_style("whf".index(axis)), "ms": 3, "ls": "-" if statistic == "step" else "--",
+            style = {**line_style("whf".index(axis)), "markersize": 3, "linestyle": "-" if statistic == "step" else "--",
                      "label": f"{axis}, {statistic}"}
             for panel, key in zip(line, ("excess", "detected")):
                 panel.plot([row["amount"] for row in points], [row[key] for row in points], **style)
