@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hpdm.console import note
+from hpdm.console import OutputFolder, note
 from hpdm.files import atomic_file
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
@@ -27,7 +27,7 @@ MOST_POSITIONS = 100
               help="Clips to judge: videos, folders of frames, arrays, or a zip of them.")
 @click.option("--token", default="1x4x4", show_default=True, metavar="TxHxW",
               help="Samples of the video that one token makes.")
-@click.option("--plots", type=click.Path(file_okay=False), metavar="DIR", help="Write dead-tokens.png here: where.")
+@click.option("--plots", type=OutputFolder(), metavar="DIR", help="Write dead-tokens.png here: where.")
 @pixel_options
 def dead_tokens(samples, token, plots, **options):
     """How many tokens of the samples are broken: blocks that stand out from all sides, exactly on the token lattice.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import note
+from hpdm.console import OutputFolder, note
 from hpdm.errors import InputError
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
@@ -47,7 +47,7 @@ class TilingPlan:
 @click.option("--lossless", is_flag=True,
               help="The clips never went through a codec or JPEG, so there are no blocks to mistake for seams. "
                    "[from samples.json]")
-@click.option("--plots", type=click.Path(file_okay=False), metavar="DIR",
+@click.option("--plots", type=OutputFolder(), metavar="DIR",
               help="Write seams-profile.png and seams-map.png here.")
 @pixel_options
 def seams(samples, reference, patch, overlap, levels, lossless, plots, **options):
@@ -111,7 +111,8 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
     unusual |= {"canvas": list(plan.canvas)} if max(plan.canvas) > 1 else {}
     record = pixel_record(
         "seams", protocol, {"patch": list(plan.patch), "overlap": plan.overlap, "levels": plan.levels,
-                            "lossless": plan.lossless, **unusual, "plan": plan.source, "level": LEVEL, "tolerance": TOLERANCE},
+                            "lossless": plan.lossless, **unusual, "plan": plan.source, "level": LEVEL,
+                            "tolerance": TOLERANCE},
         started=started,
         seed=options["seed"],
         value=largest.excess,

@@ -50,7 +50,8 @@ def compare_levels(coarse, fine):
     """Compare a clip [T,H,W,3] with its finer version [2T,2H,2W,3], or [T,2H,2W,3], both uint8: LevelError.
 
     Bands are rings of spatial frequency, max(|horizontal|, |vertical|) in units of Nyquist: below 1/8, to 1/4, to 1/2,
-    and above. Raises InputError for rows and columns that are not in the ratio of two, and frames in neither that nor one.
+    and above. Raises InputError for rows and columns that are not in the ratio of two, and for frames that are neither
+    in that nor as many.
     """
     factors = tuple(larger // size for larger, size in zip(fine.shape[:3], coarse.shape[:3]))
     if factors not in ((2, 2, 2), (1, 2, 2)) or any(

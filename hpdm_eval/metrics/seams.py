@@ -84,7 +84,9 @@ def seam_lattices(patch, overlap="none", levels=1, lossless=False, split=AXES, c
     lattices = []
     for axis, size, times in zip(AXES, patch, canvas, strict=True):
         several = times > 1
-        periods = {size << level for level in range(levels + several)} if axis in split else {size} if several else set()
+        periods = {size} if several else set()
+        if axis in split:
+            periods = {size << level for level in range(levels + several)}
         if overlap != "none" and axis in overlap:
             if size % 2:
                 raise InputError(f"patches of {size} samples cannot overlap by half along axis {axis}")
