@@ -14,6 +14,7 @@ import numpy as np
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.metrics.frechet import Moments
+from hpdm_eval.npz import read_npz
 from hpdm_eval.protocols import Protocol
 from hpdm_eval.records import OF_BACKBONE
 
@@ -45,7 +46,7 @@ class Statistics:
     @classmethod
     def load(cls, path):
         """Read what `save` wrote; raises InputError for any other file."""
-        arrays = _read(path)
+        arrays = read_npz(path)
         missing = [key for key in ("mean", "cov", "n", "manifest") if key not in arrays]
         if missing:
             raise InputError(f"{path}: not reference statistics, it lacks {', '.join(missing)}; "
@@ -98,13 +99,5 @@ def is_statistics(path):
     try:
         with zipfile.ZipFile(path) as archive:
             return {"mean.npy", "cov.npy"} <= set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # damaged archives raise nearly anything
         return False
-
-
-def _read(path):
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except Exception as error:  # damaged archives raise nearly anything
-        raise InputError(f"{path}: not a readable .npz file ({error})") from error

@@ -118,7 +118,7 @@ def backbone_options(function, default=None):
                      help="Arithmetic of the backbone."),
         click.option("--unverified", is_flag=True, help="Accept weights whose checksum is not known; records say so."),
         click.option("--c3d-mean", type=click.Path(exists=True, dir_okay=False), metavar="FILE.npz",
-                     help="Mean video that c3d subtracts, in place of the cached one."),
+                     help="Mean video that c3d subtracts; kept and pinned in the cache at first use."),
         click.option("--weights", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
                      help="Weights file, in place of the cached one."),
         click.option("--backbone", metavar="NAME", default=default, show_default=default is not None,
