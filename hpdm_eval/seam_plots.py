@@ -21,13 +21,14 @@ def write_seam_plots(folder, clips, lattices, figures, *, reference=None):
 
     clips, reference: lists of ClipSeams; figures: SeamFigures that name the lattices to show.
     """
+    finest = {lattice.axis: lattice.finest for lattice in lattices}  # cuts the borders of other axes where not shown
     shown = {(figure.axis, figure.period) for figure in figures}
     lattices = [lattice for lattice in lattices if (lattice.axis, lattice.period) in shown]
     verdicts = {(figure.axis, figure.period, figure.statistic): figure for figure in figures}
     paths = []
     for name, figure in (("seams-profile.png", _profiles(clips, reference, lattices, verdicts)),
-                         ("seams-map.png", _map(clips, {lattice.axis: lattice.finest for lattice in lattices}))):
-        if figure is None:  # no clip has a border that far from its own edges
+                         ("seams-map.png", _map(clips, finest))):
+        if figure is None:  # clips so small that only lattices of longer periods could be compared
             continue
         paths.append(Path(folder) / name)
         with atomic_file(paths[-1]) as file:
@@ -62,7 +63,10 @@ def _profiles(clips, reference, lattices, verdicts):
 
 
 def _map(clips, finest):
-    """Borders of the finest lattices, coloured by their mean excess over the clips of the most frequent size."""
+    """Borders of the finest lattices, coloured by their mean excess over the clips of the most frequent size.
+
+    finest: {axis: period of all its borders}, which cuts those of other axes. None where there are no borders.
+    """
     shapes = Counter(clip.shape[1:] for clip in clips if clip.edges)
     if not shapes:
         return None

@@ -122,6 +122,8 @@ def _worst_lines(worst):
 
 
 def _short(value):
+    if value is None:
+        return "-"
     return f"{value:.3g}" if isinstance(value, float) else value
 
 

@@ -50,8 +50,8 @@ def find_dead_tokens(video, token, name="", thresholds=None, moved=False):
     """Dead tokens of a clip, uint8 [T,H,W,3], for `token` = (frames, height, width): DeadTokens, worst first.
 
     The outermost ring of tokens lacks neighbours and is not judged. Raises InputError for clips under 3 x 3 tokens or
-    tokens narrower than 3 pixels. moved: look on the lattice moved by half a token down and right, where none can be; on
-    the smallest clips nothing of it is left to judge.
+    tokens narrower than 3 pixels. moved: look on the lattice moved by half a token down and right, where none can be;
+    on the smallest clips nothing of it is left to judge.
     """
     thresholds = {**THRESHOLDS, **(thresholds or {})}
     frames, height, width = token

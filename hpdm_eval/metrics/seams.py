@@ -133,13 +133,14 @@ class ClipSeams:
     shape: tuple[int, int, int]  # frames, rows, columns
     scores: dict  # (axis, period, statistic) → score, log units; missing where the clip has no line
     profiles: dict  # (axis, period, statistic) → float32 [2 period - 1]: median over lines at moves 1-period..period-1
-    edges: dict  # (axis, statistic) → `border_excess` of the finest lattice: where the seams are
+    edges: dict  # (axis, statistic) → `border_excess` of the shortest lattice: where the seams are
 
 
 def measure_clip(video, lattices, name=""):
     """Measure one clip, uint8 [T,H,W,3], on `lattices` of `seam_lattices`: ClipSeams."""
     scores, profiles, edges = {}, {}, {}
     finest = {lattice.axis: lattice.finest for lattice in lattices}
+    shortest = {axis: min(lattice.period for lattice in lattices if lattice.axis == axis) for axis in finest}
     for axis in finest:
         if video.shape[AXES.index(axis)] < finest[axis] + MARGIN:
             continue
@@ -154,7 +155,7 @@ def measure_clip(video, lattices, name=""):
                     continue
                 key = (axis, lattice.period, statistic)
                 profiles[key], scores[key] = profile.astype(np.float32), score
-                if lattice.period == lattice.finest:
+                if lattice.period == shortest[axis]:
                     across = len(_cuts(video.shape, 3 - AXES.index(axis), finest)) if axis != "f" else contrast.shape[1]
                     edges[axis, statistic] = border_excess(contrast, lattice, across)
     return ClipSeams(name=name, shape=video.shape[:3], scores=scores, profiles=profiles, edges=edges)
