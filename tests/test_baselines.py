@@ -111,6 +111,8 @@ def test_samples_come_from_the_checkpoint_alone_and_do_not_depend_on_the_batch(r
     assert len({clip.tobytes() for clip in one.values()}) == 3
     about = json.loads((tmp_path / "one" / "samples.json").read_text())
     assert about["resolution"] == [4, 8, 8] and about["checkpoint"]["step"] == 4
+    # in pixels, also where the network works on latents
+    assert [n * factor for n, factor in zip(about["patch"], about["factors"], strict=True)] == about["resolution"]
 
 
 def test_an_autoencoder_makes_no_videos(runs, tmp_path):

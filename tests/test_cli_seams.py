@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from matplotlib.collections import LineCollection
+from sampling_models import save_tiny, tiny_config
 from scipy.ndimage import gaussian_filter
 
+from hpdm.config import config_from_dict, config_to_dict
 from hpdm.data.video_writer import write_video
 from hpdm.sampling.cli import sample
 from hpdm_eval import seam_plots
@@ -136,6 +138,38 @@ def test_larger_canvases_and_pyramids_that_do_not_split_every_axis(tmp_path, man
     assert {(entry["axis"], entry["period"]) for entry in record["details"]} == expected
 
 
+@pytest.mark.parametrize("about, settings", [
+    ({"patch": [16, 16, 16], "factors": [1, 4, 4]}, {"levels": 3, "overlap": "hw"}),
+    ({"patch": [4, 8, 8], "factors": [4, 4, 4]}, {"levels": 3, "canvas": [1, 2, 2]}),
+    ({"patch": [16, 32, 32], "factors": [1, 1, 1]}, {"levels": 1, "canvas": [1, 2, 2]}),
+    ({"patch": [16, 64, 64], "factors": [1, 1, 1]}, {"levels": 1}),
+])
+def test_a_given_patch_is_looked_for_on_every_axis_whatever_the_sampler_wrote(tmp_path, about, settings):
+    for k in range(4):
+        save(tmp_path / f"{k:05d}_c000.npy", smooth_clip(k, (16, 64, 64)))
+    values = {**json.loads(plan()), **about}
+    values["settings"] |= {**settings, "overlap": settings.get("overlap", "none")}
+    (tmp_path / "samples.json").write_text(json.dumps(values))
+    record = json.loads(run("seams", "--samples", tmp_path, "--patch", "8x24x24", "--overlap", "none", "--json").stdout)
+    assert {(entry["axis"], entry["period"]) for entry in record["details"]} == {("f", 8), ("h", 24), ("w", 24)}
+    assert not {"split", "canvas"} & record["settings"].keys()
+
+
+@pytest.mark.parametrize("damage", [
+    {"patch": [4, 8]}, {"patch": [4, 8, 0]}, {"factors": [4, 4]}, {"factors": [4, 0, 4]}, {"patch": "4x8x8"},
+    {"settings": {"canvas": [0, 1, 1]}}, {"settings": {"canvas": [1, 1]}}, {"settings": {"canvas": 2}},
+    {"settings": {"levels": 0}}, {"settings": {"levels": 2.5}}, {"resolution": [16, 64]}, {"resolution": [16, 2, 64]},
+])
+def test_a_tiling_that_cannot_be_is_refused(folders, tmp_path, damage):
+    save(tmp_path / "clips" / "0.npy", smooth_clip(0))
+    values = json.loads(plan(levels=3))
+    settings = {**values["settings"], **damage.pop("settings", {})}
+    (tmp_path / "clips" / "samples.json").write_text(json.dumps({**values, **damage, "settings": settings}))
+    result = run("seams", "--samples", tmp_path / "clips", "--json")
+    assert result.exit_code == 2 and result.stdout == "" and "give --patch" in result.stderr
+    assert run("seams", "--samples", tmp_path / "clips", "--patch", "8x32x32", "--json").exit_code == 0
+
+
 def test_the_sampler_writes_its_tiling_down(tmp_path):
     result = CliRunner().invoke(sample, ["--checkpoint", "nano", "--num", "1", "--steps", "1,1,1", "--format", "npy",
                                          "--save-levels", "--out", str(tmp_path), "--quiet", "--device", "cpu"])
@@ -143,6 +177,25 @@ def test_the_sampler_writes_its_tiling_down(tmp_path):
     for level, factor in enumerate((1, 2, 4)):
         manifest = json.loads((tmp_path / f"level{level}" / "samples.json").read_text())
         assert manifest["patch"] == [4, 8, 8] and manifest["factors"] == [factor] * 3
+
+
+@pytest.mark.parametrize("split, patch, size, overlap, expected", [
+    ("hw", [8, 8, 8], "8,32,32", "none", {"h": {8, 16}, "w": {8, 16}}),
+    ("hw", [8, 8, 8], "16,32,64", "fw", {"f": {4, 8}, "h": {8, 16}, "w": {4, 8, 16, 32}}),
+    ("fhw", [4, 8, 8], "16,64,32", "h", {"f": {4, 8}, "h": {4, 8, 16, 32}, "w": {8, 16}}),
+])
+def test_tilings_from_the_sampler_to_the_seams(tmp_path, split, patch, size, overlap, expected):
+    values = config_to_dict(tiny_config())
+    values["pyramid"] |= {"split": split, "patch": patch}
+    checkpoint = save_tiny(tmp_path / "step-00000001", config_from_dict(values))
+    result = CliRunner().invoke(sample, ["--checkpoint", str(checkpoint), "--num", "2", "--steps", "1,1,1", "--quiet",
+                                         "--overlap", overlap, "--size", size, "--beyond-training", "--save-levels",
+                                         "--format", "npy", "--out", str(tmp_path / "out"), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    record = json.loads(run("seams", "--samples", tmp_path / "out" / "level2", "--json").stdout)
+    found = {(entry["axis"], entry["period"]) for entry in record["details"]}
+    assert found == {(axis, period) for axis, periods in expected.items() for period in periods}
+    assert run("pyramid", "--samples", tmp_path / "out", "--json").exit_code == 0
 
 
 def test_plots_of_clips_too_small_for_some_lattices(tmp_path):

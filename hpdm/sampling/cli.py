@@ -94,7 +94,8 @@ class Process:
               help="Also write contact sheets beside the folder: OUT-sheet.mp4/.png and OUT-pyramid.mp4/.png.")
 @common_options
 def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels, size, beyond_training, batch,
-           tile_batch, no_cache, offload, precision, raw_weights, file_format, fps, crf, save_levels, sheet, device, seed, quiet, **chosen):
+           tile_batch, no_cache, offload, precision, raw_weights, file_format, fps, crf, save_levels, sheet, device,
+           seed, quiet, **chosen):
     """Sample videos from a checkpoint, level by level and tile by tile.
 
     Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json; for texts the class is the number of the prompt.
@@ -130,8 +131,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         level: SamplesFolder(
             out / f"level{level}" if save_levels else out,
             {**settings, "levels": level + 1, "steps": sampling.level_steps(level + 1)},
-            {**about, "resolution": resolutions[level], "patch": config.pyramid.patch,
-             "factors": config.pyramid.factors(level)}, fps=fps, crf=crf,
+            {**about, "resolution": resolutions[level], **_tiling(method, level)}, fps=fps, crf=crf,
         )
         for level in (range(levels) if save_levels else [levels - 1])
     }
@@ -265,6 +265,12 @@ def _fit_canvas(method, sampling, levels, size, beyond_training):
             f"trained for {known} (choose among these with --levels); {hint}"
         )
     return dataclasses.replace(sampling, canvas=tuple(w // t for w, t in zip(wanted, trained)))
+
+
+def _tiling(method, level):
+    """What the manifest of a level says of its tiles: their size in pixels, and how many make up a trained video."""
+    factors = method.config.pyramid.factors(level)  # the pyramid's own patch may be one of latents
+    return {"patch": [n // factor for n, factor in zip(method.resolution(level), factors)], "factors": factors}
 
 
 def _asked(config, classes, prompt, prompts, num, fps, device):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,8 +148,8 @@ def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
             changed = sorted(key for key, value in given.items() if value != getattr(plan, key))
             if plan.levels == 1 and max(plan.canvas) == 1 and "patch" not in given:
                 raise InputError(f"{samples} was sampled on one level, as a single patch: there are no borders")
-            if "patch" in changed and "levels" not in given:
-                given["levels"] = 2
+            if "patch" in changed:  # another tiling than the sampler's, and none of its own holds for it
+                plan = replace(plan, levels=2, split=AXES, canvas=(1, 1, 1))
             source = f"{MANIFEST}, but {', '.join(changed)} as given" if changed else MANIFEST
             return replace(plan, source=source, **given)
     if "patch" not in given:
@@ -159,13 +160,20 @@ def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
 def _sampled_plan(manifest):
     """The TilingPlan that hpdm-sample wrote down; before it named patch and factors, every level doubled every axis."""
     settings = manifest["settings"]
-    levels, canvas = settings["levels"], tuple(settings.get("canvas") or (1, 1, 1))
-    factors = manifest.get("factors") or [2 ** (levels - 1)] * 3
-    patch = manifest.get("patch") or [size // (times * factor) for size, times, factor
-                                      in zip(manifest["resolution"], canvas, factors, strict=True)]
-    split = "".join(axis for axis, factor in zip(AXES, factors, strict=True) if factor > 1 or levels == 1)
-    return TilingPlan(patch=tuple(map(int, patch)), overlap=settings["overlap"], levels=levels, split=split,
-                      canvas=canvas, lossless=settings["format"] == "npy", source=MANIFEST)
+    levels, canvas = operator.index(settings["levels"]), _three(settings.get("canvas") or (1, 1, 1))
+    factors = _three(manifest.get("factors") or [1 << (levels - 1)] * 3)
+    patch = _three(manifest.get("patch") or [size // (times * factor) for size, times, factor
+                                             in zip(manifest["resolution"], canvas, factors, strict=True)])
+    split = "".join(axis for axis, factor in zip(AXES, factors) if factor > 1 or levels == 1)
+    return TilingPlan(patch=patch, overlap=settings["overlap"], levels=levels, split=split, canvas=canvas,
+                      lossless=settings["format"] == "npy", source=MANIFEST)
+
+
+def _three(numbers):
+    numbers = tuple(map(operator.index, numbers))
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise ValueError(f"{numbers} are not three positive numbers")
+    return numbers
 
 
 def stored_losslessly(samples):

@@ -47,17 +47,17 @@ def shrink(video, factors=(2, 2, 2)):
 
 
 def compare_levels(coarse, fine):
-    """Compare a clip [T,H,W,3] with its finer version [2T,2H,2W,3], or [T,2H,2W,3], both uint8: LevelError.
+    """Compare a clip [T,H,W,3] with its finer version [2T,2H,2W,3], both uint8: LevelError.
+
+    Where the pyramid does not split an axis, such as time, both have the same size there.
 
     Bands are rings of spatial frequency, max(|horizontal|, |vertical|) in units of Nyquist: below 1/8, to 1/4, to 1/2,
-    and above. Raises InputError for rows and columns that are not in the ratio of two, and for frames that are neither
-    in that nor as many.
+    and above. Raises InputError for sizes that no pyramid has.
     """
-    factors = tuple(larger // size for larger, size in zip(fine.shape[:3], coarse.shape[:3]))
-    if factors not in ((2, 2, 2), (1, 2, 2)) or any(
-            larger != factor * size for larger, factor, size in zip(fine.shape, factors, coarse.shape[:3])):
-        raise InputError(f"levels of {_size(coarse)} and {_size(fine)}: the finer must have twice as many rows and "
-                         "columns, and as many or twice as many frames")
+    factors = tuple(2 if larger > size else 1 for larger, size in zip(fine.shape[:3], coarse.shape[:3]))
+    if max(factors) == 1 or fine.shape[:3] != tuple(n * size for n, size in zip(factors, coarse.shape[:3])):
+        raise InputError(f"levels of {_size(coarse)} and {_size(fine)}: the finer must be twice as large on every axis "
+                         "that the pyramid splits, and as large on the others")
     coarse = coarse.astype(np.float64)
     error = shrink(fine, factors) - coarse
     centred = coarse - coarse.mean(axis=(1, 2), keepdims=True)
