@@ -150,7 +150,7 @@ def test_the_range_of_float_samples_is_that_of_all_metrics(folders, network, tmp
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "clips.npy", clips + shift)  # ambiguous: neither 0..1 nor -1..1
     (tmp_path / "real").symlink_to(folders / "real")
-    words = ["--metrics", "fvd,dead-tokens", "--json"]
+    words = ["--metrics", "fvd,seams,dead-tokens", "--patch", "8x8x8", "--json"]
     assert "--range" in run(tmp_path, network, ["a", "b"], *words).stderr
     result = run(tmp_path, network, ["a", "b"], *words, "--range", "0..1")
     assert result.exit_code == 0, result.output
