@@ -338,6 +338,9 @@ def test_a_pyramid_is_named_by_all_of_its_levels(tmp_path):
     assert second["value"] < first["value"] and second["samples"]["sha256"] != first["samples"]["sha256"]
     assert [entry["path"] for entry in second["samples"]["rejected"]] == ["level0/z.npy"]
     assert len(list((tmp_path / "records").iterdir())) == 2
+    (tmp_path / "level0" / "0.npy").write_bytes(b"no array")
+    refused = run("pyramid", *words)
+    assert refused.exit_code == 2 and "level0/0.npy was rejected: not a readable .npy array" in refused.stderr
 
 
 def test_pyramid_compares_each_level_with_the_one_below(tmp_path):

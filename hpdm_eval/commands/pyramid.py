@@ -84,18 +84,22 @@ def read_pairs(folders, protocol, options):
     def pair(coarse, fine):
         sources = [open_clips(folder, protocol, **take_reading(options, "samples")) for folder in (coarse, fine)]
 
+        def unequal(where):
+            rejected = [f"; {folder.name}/{entry['path']} was rejected: {entry['reason']}"
+                        for folder, source in zip((coarse, fine), sources) for entry in source.rejected]
+            return InputError(f"{coarse} and {fine} do not hold the same clips: {where}{''.join(rejected[:1])}")
+
         def clips():
             with progress(total=len(sources[1]), unit="clip", description=fine.name, quiet=options["quiet"]) as bar:
                 other = iter(sources[1])
                 for clip in sources[0]:
                     match = next(other, None)
                     if match is None or _stem(match.name) != _stem(clip.name):
-                        raise InputError(f"{coarse} and {fine} do not hold the same clips: {clip.name} stands beside "
-                                         f"{match.name if match else 'nothing'}")
+                        raise unequal(f"{clip.name} stands beside {match.name if match else 'nothing'}")
                     yield clip.name, clip.video, match.video
                     bar.update()
                 if (extra := next(other, None)) is not None:
-                    raise InputError(f"{coarse} and {fine} do not hold the same clips: {extra.name} has no partner")
+                    raise unequal(f"{extra.name} has no partner")
         return clips(), lambda: [source.summary() for source in sources]
 
     return [pair(*two) for two in zip(folders, folders[1:])]
