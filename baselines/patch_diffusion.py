@@ -25,6 +25,7 @@ from hpdm.training.loss import OWN_DRAWS, add_noise_to_levels, draw, known_label
 from hpdm.training.plan import forward_flops
 
 SCALES = (1, 2, 4)  # the whole video, a half and a quarter of each axis
+MOST_SEARCHED = 5000  # steps, for one of each patch size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +104,15 @@ class PatchDiffusion(Hierarchical):
         return tuple(n // scale for n in self.config.pyramid.patch)
 
     def kinds_of_step(self):
-        """The first step with each patch size that is drawn at all."""
+        """The first step with each patch size; one that thousands of steps do not draw counts for nothing."""
         shares = {self.size(scale): share for scale, share in self.config.method.shares.items() if share > 0}
-        first, step = {}, 0
-        while len(first) < len(shares):
+        first = {}
+        for step in range(MOST_SEARCHED):
             first.setdefault(self.draw_windows(step, range(1))[0], step)
-            step += 1
-        return {step: shares[size] for size, step in first.items()}
+            if len(first) == len(shares):
+                break
+        found = sum(shares[size] for size in first)
+        return {step: shares[size] / found for size, step in first.items()}
 
     def draw_windows(self, step: int, positions: range):
         """(patch size of the step, int64 [b, 3] places of the samples at `positions`), on the CPU."""

@@ -22,8 +22,8 @@ from hpdm.training import loop
 from hpdm_eval.cli import main
 from hpdm_eval.records import load_record
 from hpdm_eval.statistics import Statistics
-from hpdm_eval.studies import work
-from hpdm_eval.studies.plan import load_tier
+from hpdm_eval.studies import tasks, work
+from hpdm_eval.studies.plan import load_tier, make_plan
 from hpdm_eval.studies.real import RealClips
 
 CHOSEN = ("table3.deep", "table3.shallow")
@@ -187,6 +187,31 @@ def test_a_task_that_makes_too_little_ends_the_work(tmp_path):
     with pytest.raises(InputError, match="sample x: what was made is less"):
         work.work([task], tmp_path, work.Progress([task], tmp_path / "log.txt", True))
     assert len(calls) == 1
+
+
+def test_what_does_not_fit_is_timed_without(tmp_path, monkeypatch, capsys):
+    """Shallow does not fit at all, not-adaptive with fewer videos at once: the task is done, and the log says so."""
+    def fitting(config, device, most):
+        assert most == 4
+        if config.network.fusion == "shallow":
+            return 0
+        return 4 if len(set(config.network.levels_per_block)) > 1 else 1
+
+    monkeypatch.setattr(tasks, "fitting_batch", fitting)
+    monkeypatch.setattr(tasks, "training_memory", lambda config, **_: 2**30)
+    plan = make_plan(load_tier("smoke"), ["table3.deep", "table3.shallow", "table3.not-adaptive"])
+    workshop = tasks.Workshop(plan, tmp_path, device=torch.device("cpu"), command="hpdm-eval ablations")
+    (task,) = [task for task in workshop.tasks() if task.alone]
+    work.work([task], tmp_path / "locks", work.Progress([task], tmp_path / "log.txt", False))
+    assert task.done()
+    found = records(tmp_path)
+    assert {name.split("-r0-")[0] for name in found} == {"table3.deep", "table3.not-adaptive"}
+    assert found["table3.deep-r0-memory"].warnings == ()
+    for metric in ("memory", "throughput"):
+        record = found[f"table3.not-adaptive-r0-{metric}"]
+        assert record.details[0]["batch"] == 1 and "steps of 1 where 4 were wanted" in record.warnings[0]
+    for said in (capsys.readouterr().err, (tmp_path / "log.txt").read_text()):
+        assert said.count("a step of one video of table3.shallow does not fit on cpu") == 1
 
 
 def test_baselines_share_a_budget_and_the_lattice_of_seams(made):

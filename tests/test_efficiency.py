@@ -94,6 +94,45 @@ def test_steps_of_several_kinds_count_by_their_shares(monkeypatch):
         run()
 
 
+@pytest.mark.parametrize("share, kinds", [(1.0, [1.0]), (1 - 1e-9, [1.0]), (0.0, [0.4, 0.6])])
+def test_kinds_of_steps_that_hardly_occur_are_not_looked_for(share, kinds):
+    config = method_class("patch-diffusion").configure(small_config())
+    config = dataclasses.replace(config, method=dataclasses.replace(config.method, full_share=share))
+    assert sorted(make_method(config).kinds_of_step().values()) == pytest.approx(kinds)
+
+
+def test_what_does_not_fit_together_is_timed_apart(monkeypatch, capsys):
+    """Each of several may fit by itself and not beside the others; one that does not even so is left out."""
+    asked = []
+
+    def rates_by_round(stages, rounds, quiet, device):
+        names = {name[0] if isinstance(name, tuple) else name for name in stages}
+        asked.append(names)
+        if len(names) > 1 or names == {"huge"}:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {name: [2.0] * rounds for name in stages}
+
+    monkeypatch.setattr(speed, "rates_by_round", rates_by_round)
+    configs = dict.fromkeys(("a", "huge", "b"), small_config())
+    options = {"rounds": 3, "device": torch.device("cpu")}
+    assert speed.training_rates(configs, batch=1, **options) == {"a": [2.0] * 3, "b": [2.0] * 3}
+    assert asked == [{"a", "b", "huge"}, {"a"}, {"huge"}, {"b"}]
+    assert "each is timed by itself" in capsys.readouterr().err
+    assert speed.sampling_seconds(configs, videos=1, **options) == {"a": [0.5] * 3, "b": [0.5] * 3}
+
+
+def test_batches_that_are_tried_divide_the_wanted_one(monkeypatch):
+    """A training's micro-batch has to divide its batch."""
+    tried = []
+
+    def memory(config, *, batch, device):
+        tried.append(batch)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(speed, "training_memory", memory)
+    assert fitting_batch(small_config(), torch.device("cuda"), 15) == 0 and tried == [15, 5, 3, 1]
+
+
 @pytest.fixture
 def small_gpu(monkeypatch):
     """A device that takes steps of at most two videos, and none of the network on whole videos."""
@@ -116,9 +155,22 @@ def test_rows_that_do_not_fit_are_left_out(small_gpu, tmp_path, capsys, monkeypa
     assert {record.extra["variant"] for record in made} == set(ROWS[3:])
     assert {record.details[0]["batch"] for record in made if record.metric == "throughput"} == {2}
     assert "full does not fit on this device" in capsys.readouterr().err
-    assert fitting_batch(rows["small-patch"], small_gpu, 12) == 1  # 12, 6, 3, 1
+    assert fitting_batch(rows["small-patch"], small_gpu, 12) == 2  # after 12, 6, 4 and 3
     assert fitting_batch(rows["full"], small_gpu, 12) == 0 and largest_batch(rows["full"], small_gpu) == 0
     assert fitting_batch(rows["full"], torch.device("cpu"), 12) == 12
+
+
+def test_a_row_that_fails_when_timed_costs_no_other(small_gpu, tmp_path, capsys, monkeypatch):
+    """Another process may have taken the memory that the row was tried with."""
+    monkeypatch.setattr(efficiency, "step_record", lambda *words, device, **more: step_record(*words, **more))
+    monkeypatch.setattr(efficiency, "training_rates", lambda group, **_: {
+        name: [2.0] for name in group if name != "small-patch"})
+    made = measured(alternatives(small_config()), "4x8x8", batch=4, rounds=1, device=small_gpu,
+                    records=Records(tmp_path, "gpu", "x"))
+    assert {record.extra["variant"] for record in made} == {"small-patch-adaptive"} and len(made) == 2
+    said = capsys.readouterr().err
+    assert "small-patch does not fit on this device" in said
+    assert "small-patch-adaptive measured, 2 videos a step" in said
 
 
 def test_command(tmp_path):

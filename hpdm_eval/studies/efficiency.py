@@ -80,16 +80,17 @@ def measured(rows, target, *, batch, rounds, device, records, quiet=False):
         started = time.time()
         sizes = {name: fitting_batch(config, device, batch) if batch else largest_batch(config, device)
                  for name, config in group.items()}
-        for name in [name for name, size in sizes.items() if not size]:
-            note(f"{target}: {name} does not fit on this device", quiet)
-        group = {name: config for name, config in group.items() if sizes[name]}
-        rates = training_rates(group, batch=sizes, rounds=rounds, device=device, quiet=quiet) if group else {}
+        fitting = {name: config for name, config in group.items() if sizes[name]}
+        rates = training_rates(fitting, batch=sizes, rounds=rounds, device=device, quiet=quiet) if fitting else {}
         for name, config in group.items():
+            if name not in rates:
+                note(f"{target}: {name} does not fit on this device", quiet)
+                continue
             memory = training_memory(config, batch=1, device=device) / GIB
             for metric, value, at in (("throughput", rates[name], sizes[name]), ("memory", memory, 1)):
                 record = step_record(metric, value, config, started=started, device=device, details=[{"batch": at}])
                 made.append(_save(records, record, name, target, "measured"))
-            note(f"{target}: {name} measured", quiet)
+            note(f"{target}: {name} measured, {sizes[name]} videos a step", quiet)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return made

@@ -8,6 +8,7 @@ from multiprocessing import get_context
 
 import torch
 
+from hpdm.console import note
 from hpdm.methods import make_method
 from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.memory import choose_tile_batch
@@ -22,9 +23,14 @@ def training_rates(configs, *, batch, rounds, device, quiet=False):
     All configurations are stepped in turn, after a first round that warms up, so that a slow spell of the machine hits
     all alike. Data are random and on the device; samples, self-conditioning and the optimizer's step are as in
     training. `batch` is for all, or {name: videos per step}. Where steps of a method differ in cost, each kind is timed
-    in every round and counts by its share of the training.
+    in every round and counts by its share of the training. What does not fit on the device is left out.
     """
     sizes = batch if isinstance(batch, dict) else dict.fromkeys(configs, batch)
+    time_steps = partial(_time_steps, sizes=sizes, rounds=rounds, device=device, quiet=quiet)
+    return _together_or_apart(time_steps, configs, quiet)
+
+
+def _time_steps(configs, *, sizes, rounds, device, quiet):
     stages, kinds = {}, {}
     for name, config in configs.items():
         step, kinds[name] = training_step(config, sizes[name], device), make_method(config).kinds_of_step()
@@ -55,20 +61,22 @@ def training_memory(config, *, batch, device):
 
 
 def fitting_batch(config, device, most):
-    """The most videos a step of which fits on a GPU: `most`, halved until they do, 0 where not even one does.
+    """The most videos a step of which fits on a GPU: `most` or, so that batches can be made of it, a divisor of it.
 
-    On a processor, whose memory is not asked for beforehand, `most`.
+    0 where not even one fits. On a processor, whose memory is not asked for beforehand, `most`.
     """
     if torch.device(device).type != "cuda":
         return most
-    while most:
+    fitting = 0
+    for batch in [most // n for n in range(1, most + 1) if most % n == 0]:
         try:
-            training_memory(config, batch=most, device=device)
+            training_memory(config, batch=batch, device=device)
+            fitting = batch
             break
         except torch.OutOfMemoryError:
-            most //= 2
+            pass
     torch.cuda.empty_cache()
-    return most
+    return fitting
 
 
 def training_step(config, batch, device, *, update=True):
@@ -98,8 +106,14 @@ def training_step(config, batch, device, *, update=True):
 def sampling_seconds(configs, *, videos, rounds, device, quiet=False):
     """Seconds per video of sampling `videos` at once: {name: Config} → {name: [seconds in each of `rounds`]}.
 
-    Networks have starting values; how long they take does not depend on what they learnt. All are sampled in turn.
+    Networks have starting values; how long they take does not depend on what they learnt. All are sampled in turn. What
+    does not fit on the device is left out.
     """
+    time_sampling = partial(_time_sampling, videos=videos, rounds=rounds, device=device, quiet=quiet)
+    return _together_or_apart(time_sampling, configs, quiet)
+
+
+def _time_sampling(configs, *, videos, rounds, device, quiet):
     stages = {name: (videos, _sampling(config, videos, device)) for name, config in configs.items()}
     rates = rates_by_round(stages, rounds, quiet, device)
     return {name: [1 / rate for rate in own] for name, own in rates.items()}
@@ -120,6 +134,22 @@ def _sampling(config, videos, device):
     )
     labels = [index % config.network.num_classes for index in range(videos)]
     return lambda: sampler.sample(range(videos), labels, config.training.seed)
+
+
+def _together_or_apart(time_all, configs, quiet):
+    """`time_all` of all configurations; where they do not fit on the device at once, of each that fits by itself."""
+    try:
+        return time_all(configs)
+    except torch.OutOfMemoryError:
+        pass  # the error holds what was allocated until here
+    torch.cuda.empty_cache()
+    if len(configs) == 1:
+        return {}
+    note("not all fit on the device at once: each is timed by itself", quiet)
+    rates = {}
+    for name, config in configs.items():
+        rates |= _together_or_apart(time_all, {name: config}, quiet)
+    return rates
 
 
 def _few_steps(config, batch, device):

@@ -214,15 +214,19 @@ class Workshop:
             for (variant, metric), path in paths.items():
                 if variant not in figures[metric]:
                     with atomic_file(_does_not_fit(path), "w") as file:
-                        file.write(f"not one video of {variant.full_name} fits on {self.device}\n")
+                        what = f"sampling {TIMED_VIDEOS} videos" if metric == "sampling" else "a step of one video"
+                        file.write(f"{what} of {variant.full_name} does not fit on {self.device}\n")
                     continue
                 at_once = TIMED_VIDEOS if metric == "sampling" else batch[variant]
                 record = step_record(metric, figures[metric][variant], configs[variant], started=started,
                                      device=self.device, details=[{"batch": at_once, "rounds": self.plan.tier.rounds}])
+                if metric != "sampling" and at_once < most:
+                    record = dataclasses.replace(record, warnings=(
+                        f"Of steps of {at_once} where {most} were wanted: no more videos fit on the device",))
                 self.records.save(record, path, variant, 0)
 
         return Task(name=f"time {study.name}", done=lambda: all(map(_is_timed, paths.values())),
-                    run=lambda: on_first(go), alone=True)
+                    run=lambda: on_first(go), alone=True, remarks=lambda: _shortages(paths.values()))
 
 
 def sampling_cost(config: Config) -> float:
@@ -260,6 +264,12 @@ def _in_order(tasks):
 def _does_not_fit(path):
     """The file that says why there is no record at `path`."""
     return path.with_suffix(".does-not-fit.txt")
+
+
+def _shortages(paths):
+    """What did not fit, of the timings of these paths, each once."""
+    files = [_does_not_fit(path) for path in paths if not path.exists()]
+    return list(dict.fromkeys(file.read_text(encoding="utf-8").strip() for file in files))
 
 
 def _is_timed(path):

@@ -29,6 +29,7 @@ class Task:
     needs: tuple[str, ...] = ()  # names of tasks
     cost: float = 0.0
     alone: bool = False  # spoilt by other processes on the machine
+    remarks: Callable[[], list[str]] = list  # on what could not be done, once it has run
 
 
 class Progress:
@@ -87,6 +88,8 @@ def work(tasks, locks, progress):
             of_first(None)  # all have done their part
             if is_first() and not by_name[name].done():
                 raise InputError(f"{name}: what was made is less than what the tier asks for; are there data enough?")
+            for remark in by_name[name].remarks():
+                progress.say(f"{name}: {remark}")
             progress.say(f"{name}: {duration(time.monotonic() - started)}; {progress.line()}")
 
 
