@@ -9,6 +9,7 @@
     notes: [...]
 """
 
+import re
 from dataclasses import dataclass
 from importlib import resources
 
@@ -95,13 +96,20 @@ def _resolve(column, found):
         return [column]
     taken = [item for item in found if column.takes(item)]
     places = sorted({tuple(item.get(key) for key in column.each) for item in taken},
-                    key=lambda place: [(value is not None, str(type(value)), value) for value in place])
+                    key=lambda place: [(value is not None, str(type(value)), _in_order(value)) for value in place])
     resolved = []
     for place in places:
         values = dict(zip(column.each, place))
         resolved.append(Column(metric=column.metric, heading=column.heading.format_map(values),
                                where=(*column.where, *values.items())))
     return resolved
+
+
+def _in_order(value):
+    """A key that sorts texts by the numbers in them: 16x32x32 before 128x64x64."""
+    if not isinstance(value, str):
+        return value
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", value)]
 
 
 def _varies(taken, key):
