@@ -118,6 +118,15 @@ def test_variants_differ_in_what_they_say(cpu):
     assert changes("shrinking.stride") == {"training.shrink"}
 
 
+@pytest.mark.parametrize("size", ["S", "T2V"])
+def test_rows_of_the_levels_study_have_the_levels_they_are_named_after(size):
+    base = load_config(size)
+    (study,) = [study for study in load_studies() if study.name == "levels"]
+    configs = {variant.name: variant.configure(base) for variant in study.variants}
+    assert {name: config.pyramid.levels for name, config in configs.items()} == {"1": 1, "2": 2, "3": 3, "4": 4}
+    assert with_levels(base, base.pyramid.levels) == base
+
+
 @pytest.mark.parametrize("only", ["table9", "table3.thin"])
 def test_unknown_names_are_refused(only):
     with pytest.raises(InputError, match="unknown study or variant"):

@@ -59,8 +59,9 @@ def difference_within_seeds(own, first):
     """(mean, 95 % interval) of what `own` is above `first` where both have the same training seed; None for fewer than
     three such seeds, and for exact figures.
 
-    Student's t over the differences. Figures of one seed share the clips and their order, the noise of training and
-    the seeds of sampling, or, where only sampling differs, the trained network, which takes out much of what seeds do.
+    Student's t over the differences. Figures of one seed share the clips and their order, the noise of training where
+    patches are alike, and the seeds of sampling, or, where only sampling differs, the trained network, which takes out
+    some of what seeds do.
     """
     if own.exact and first.exact:
         return None

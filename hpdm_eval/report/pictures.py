@@ -13,10 +13,12 @@ SINGLE_DOT = "The bar through a value is its 95 % interval."
 def study_pictures(study):
     """Pictures of a `Study`: curves where its columns are of sample counts or steps, bars of the others, seams."""
     pictures = [*_study_curves(study), *_study_bars(study)]
-    seams = [(label, item) for variant, label in study.lines for item in study.found
+    by_seed = sorted(study.found, key=lambda item: item.get("repeat") or 0)
+    seams = [(label, item) for variant, label in study.lines for item in by_seed
              if item.record.metric == "seams" and str(item.get("variant")) == variant]
     first = {label: item for label, item in reversed(seams)}
-    several = " Of several trainings the first." if len({item.get("repeat") for _, item in seams}) > 1 else ""
+    several = (" These are single trainings, not the means of the table. Of several trainings the first."
+               if len({item.get("repeat") for _, item in seams}) > 1 else "")
     return pictures + seam_pictures(
         study.name, {label: first[label] for label in dict.fromkeys(l for l, _ in seams)}, several)
 
@@ -62,8 +64,9 @@ def seam_pictures(name, found, remark=""):
     if panels:
         pictures.append(Picture(
             name=f"{name}-seams", draw=partial(figures.excesses, list(found), sorted(panels.items(), key=_seam_order)),
-            caption="Contrast at the borders of patches in excess of comparable positions, with 95 % intervals. "
-                    f"Dotted: what is not called a seam. A diamond is a lattice that the test calls one.{remark}"))
+            caption="Contrast at the borders of patches in excess of comparable positions, with 95 % intervals "
+                    "over clips. Dotted: what is not called a seam. A diamond is a lattice that the test calls one."
+                    f"{remark}"))
     if profiles:
         pictures.append(Picture(
             name=f"{name}-phases", draw=partial(figures.profiles, sorted(profiles.items(), key=_seam_order)),

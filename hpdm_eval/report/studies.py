@@ -12,8 +12,8 @@ from hpdm_eval.tables import format_value
 
 SMOKE = "Tier smoke trains for seconds: it shows that everything runs, and nothing about the variants."
 SPEEDS = ("throughput", "sampling")
-NOT_COMPARABLE = ("Published figures are of other data, networks, training and hardware: they are shown apart, and "
-                  "only their order can be compared with ours.")
+NOT_COMPARABLE = ("Published figures are of other data, model sizes, backbones, training and hardware: they are shown "
+                  "apart, and only their order can be compared with ours.")
 
 
 def study_groups(found):
@@ -117,6 +117,7 @@ class Study:
             return []
         (first, first_label), *others = self.rows
         published = load_published(self.layout.published) if self.layout.published else None
+        levels = {item.get("level") for item in self.found} - {None}
         # Equal budgets differ by what whole steps leave over, which is no finding.
         columns = [column for column in self.columns if column.metric != "compute" and self.figure(first, column)]
         rows = []
@@ -124,8 +125,8 @@ class Study:
             cells = []
             for column in columns:
                 own = self.figure(row, column)
-                cells.append(_standing(own, self.figure(first, column), _published_order(published, column, row, first))
-                             if own else EMPTY)
+                known = _published_order(published, column, row, first, levels)
+                cells.append(_standing(own, self.figure(first, column), known) if own else EMPTY)
             rows.append(Row(heads=(label,), cells=tuple(cells)))
         remarks = ["An order is claimed only where the 95 % intervals do not overlap; open: they do, or one of the two "
                    "has none."]
@@ -133,7 +134,7 @@ class Study:
         if any(figure.trainings == 1 and figure.interval and not figure.exact for figure in made if figure):
             remarks.append("Where a figure is of a single training, the order is that of these trainings, not of the "
                            "variants.")
-        if published:
+        if any(cell.interval for row in rows for cell in row.cells):
             remarks.append(f"The second line compares with {published.table} of the paper.")
         return [Table(name=f"{self.name}-orders", title=f"Against {first_label}", heads=("",),
                       columns=tuple(column.heading for column in columns), rows=tuple(rows), remarks=tuple(remarks),
@@ -156,8 +157,8 @@ class Study:
                    "95 % interval, by Student's t, not corrected for the number of cells: of twenty one excludes 0 by "
                    "chance.",
                    "Rows of one seed are trained on the same clips in the same order, as far as they take as many "
-                   "steps, with the same noise, and sampled from the same seeds; where only sampling differs, they "
-                   "share the network. The orders above make no use of this.")
+                   "steps, with the same noise where their patches are alike, and sampled from the same seeds; where "
+                   "only sampling differs, they share the network. The orders above make no use of this.")
         return [Table(name=f"{self.name}-differences", title=f"Less {first_label}, within seeds", heads=("",),
                       columns=tuple(column.heading for column in columns), rows=rows, remarks=remarks,
                       origin=origin(self.found))]
@@ -194,9 +195,16 @@ def _standing(own, first, published):
     return Cell(text=word, interval="as published" if ours == published else "published: the other way")
 
 
-def _published_order(published, column, row, first):
-    """1 where a published table has `row` above `first`, -1 where below; None where it does not say."""
+def _published_order(published, column, row, first, levels):
+    """1 where a published table has `row` above `first`, -1 where below; None where it does not say.
+
+    levels: all that the study judges. Of a pyramid with fewer or more than the published one, a level of the same
+    number shows another share of the video.
+    """
     where = dict(column.where)
+    known = {figure.level for figure in (published.figures if published else ())} - {None}
+    if "level" in where and known and max(levels, default=None) != max(known):
+        return None
     figures = [figure for figure in (published.figures if published else ())
                if figure.metric == column.metric and figure.value is not None
                and ("level" not in where or figure.level == where["level"])
