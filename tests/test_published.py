@@ -48,6 +48,20 @@ def test_tables_agree_where_they_print_the_same():
             assert figure_of("table2", method=f"HPDM-{size}", metric=metric) == pytest.approx(exact, abs=0.05)
 
 
+def test_sample_counts_of_table_2_are_those_of_the_same_figures_in_table_6():
+    """DIGAN's Inception Score has none: table 6 prints another value there."""
+    printed = {(figure.method, figure.metric, figure.samples): figure.value
+               for figure in load_published("table6").figures if figure.clip.startswith("16x")}
+    counted = [figure for figure in load_published("table2").figures if figure.samples is not None]
+    assert len(counted) == 14
+    for figure in counted:
+        assert figure.value == pytest.approx(printed[figure.method, figure.metric, figure.samples], abs=0.05)
+
+
+def test_table_1_names_no_size_that_the_paper_does_not():
+    assert "does not say which size" in load_published("table1").setting
+
+
 def test_every_figure_says_where_it_is_from():
     for name in published_names():
         table = load_published(name)

@@ -14,7 +14,7 @@ from hpdm.data.scene_captions import caption_words
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.metrics.attributes import attribute_accuracy, fit_readout
 from hpdm_eval.records import load_record
-from hpdm_eval.studies.text import VARIANTS, RealText, TextStudy, main
+from hpdm_eval.studies.text import VARIANTS, RealText, TextStudy, main, prompt_interval
 
 
 def test_readout_finds_linear_attributes_and_ignores_dead_dimensions():
@@ -59,6 +59,14 @@ def test_attributes_that_a_text_leaves_open_do_not_count():
     assert figures["accuracy"] == 2 / 3 and figures["samples"] == 3 and figures["low"] < 2 / 3 < figures["high"]
     with pytest.raises(ValueError, match="no sample"):
         attribute_accuracy(["a"], [None])
+
+
+def test_intervals_are_for_prompts_also_where_all_samples_are_right():
+    """Wilson's interval of 48 of 48 is [0.926, 1]; of as many samples as two a prompt it would be [0.962, 1]."""
+    assert prompt_interval(np.ones(48), 0) == pytest.approx((0.926, 1.0), abs=5e-4)
+    assert prompt_interval(np.zeros(48), 0) == pytest.approx((0.0, 0.074), abs=5e-4)
+    low, high = prompt_interval(np.tile([0.5, 1.0, 1.0], 16), 0)
+    assert 0.926 > low > 0.7 and low < 5 / 6 < high < 1
 
 
 def test_readouts_see_the_attributes_of_real_clips():

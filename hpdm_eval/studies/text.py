@@ -122,11 +122,15 @@ def attribute_records(folder, real: RealText, backbone, *, device, seed, quiet=T
     records = {MEAN: make_record(**common, value=float(right.mean()), ci95=_share_interval(by_prompt.mean(1), seed),
                                  details=tuple(details))}
     for column, (name, found) in enumerate(zip(ATTRIBUTES, details)):
-        shares = by_prompt[:, column]
-        # where all are right, or all wrong, prompts do not differ, and are still what there is so many of
-        interval = _share_interval(shares, seed) or wilson_interval(round(shares.sum()), len(shares))
+        interval = prompt_interval(by_prompt[:, column], seed)
         records[name] = make_record(**common, value=found["accuracy"], details=(found,), ci95=interval)
     return records
+
+
+def prompt_interval(shares, seed):
+    """95 % interval of the share of samples that are right, for other prompts. shares: one per prompt."""
+    # where all are right, or all wrong, prompts do not differ, and are still what there is so many of
+    return _share_interval(shares, seed) or wilson_interval(round(shares.sum()), len(shares))
 
 
 def _share_interval(shares, seed):
