@@ -37,7 +37,7 @@ setup(
         "safetensors>=0.4",
         "timm>=1.0.31",
         "tqdm>=4.65",
-        "av>=12",
+        "av>=18",
         'decord>=0.6; platform_machine=="x86_64" and sys_platform=="linux"',
     ],
     extras_require={

@@ -23,7 +23,7 @@ from hpdm_eval.decoding import DecodeSettings, Decoded, Job, decode
 from hpdm_eval.distributed import gather, rank_and_size, share
 from hpdm_eval.frames import FrameRule, parse_grid
 from hpdm_eval.listing import Listing, Scratch
-from hpdm_eval.workers import JobFailed, Workers
+from hpdm.video.workers import JobFailed, Workers
 
 DECODE = "hpdm_eval.decoding:decode"
 MOST_WORKERS = 16

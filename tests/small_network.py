@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from hpdm.data.procedural import CLASS_NAMES, procedural_clip
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm_eval.backbones.shapes3d import Shapes3D
 
 

@@ -9,7 +9,7 @@ from matplotlib.image import imsave
 
 from hpdm.data.procedural import procedural_clip, sample_scene
 from hpdm.data.scene_captions import caption_words, describe_scene
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm.torchvision_compat import import_torchvision
 
 WORDS = caption_words()

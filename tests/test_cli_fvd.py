@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from hpdm.data.procedural import CLASS_NAMES, procedural_clip
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm_eval.backbones.shapes3d import Shapes3D
 from hpdm_eval.cli import main
 from hpdm_eval.metrics.frechet import FewSamplesWarning, frechet_from_features

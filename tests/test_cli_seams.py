@@ -11,7 +11,7 @@ from sampling_models import save_tiny, tiny_config
 from scipy.ndimage import gaussian_filter
 
 from hpdm.config import config_from_dict, config_to_dict
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm.sampling.cli import sample
 from hpdm_eval import seam_plots
 from hpdm_eval.cli import main

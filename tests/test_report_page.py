@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from report_records import base_record, save_records, study_records
 
 from hpdm.data.procedural import procedural_clip
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm.errors import InputError
 from hpdm_eval.cli import main
 from hpdm_eval.report.videos import choose_videos

@@ -4,7 +4,7 @@ import pytest
 from video_files import grey_clip, write_video
 
 from hpdm.data.loader import DataConfig, open_clips
-from hpdm.data.ucf101 import LISTS_FOLDER, find_lists, read_split, video_key
+from hpdm.video.ucf101 import LISTS_FOLDER, find_lists, read_split, video_key
 from hpdm.errors import InputError
 
 SIZE = {"frames": 8, "height": 32, "width": 32, "seed": 0, "quiet": True}

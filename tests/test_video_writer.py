@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hpdm.data.procedural import procedural_clip
-from hpdm.data.video_writer import encode_video, write_video
+from hpdm.video.writer import encode_video, write_video
 from hpdm.errors import InputError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpdm_eval.workers import JobFailed, Workers
+from hpdm.video.workers import JobFailed, Workers
 
 FUNCTIONS = '''
 import ctypes, os, time
@@ -49,7 +49,7 @@ def test_a_job_that_kills_its_process_costs_itself_alone(function):
 
 
 def test_a_job_that_hangs_is_stopped(function):
-    with Workers(function, None, 1, timeout=1) as pool:
+    with Workers(function, None, 1, limit=1) as pool:
         futures = [pool.submit(job) for job in ("hang", "a")]
         with pytest.raises(JobFailed, match="more than 1 s"):
             futures[0].result()

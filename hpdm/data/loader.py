@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hpdm.data import ucf101
+from hpdm.video import ucf101
 from hpdm.data.captions import AUTO, CaptionedClips, find_captions
 from hpdm.data.decoding import DecodingError
 from hpdm.data.index import available_cores, build_index, list_videos

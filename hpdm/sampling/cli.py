@@ -15,7 +15,7 @@ import torch
 from hpdm.config import override_config
 from hpdm.console import Command, OutputFolder, called_with, common_options, note, progress
 from hpdm.data.ranges import to_uint8
-from hpdm.data.video_writer import DEFAULT_CRF
+from hpdm.video.writer import DEFAULT_CRF
 from hpdm.environment import choose_device, hardware
 from hpdm.errors import InputError
 from hpdm.pyramid import OVERLAPS

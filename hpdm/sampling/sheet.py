@@ -9,7 +9,7 @@ import numpy as np
 
 from hpdm.data.decoding import probe_video, read_frames
 from hpdm.data.ranges import to_uint8
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm.training.sheets import save_picture
 
 COLUMNS, ROWS = 8, 6

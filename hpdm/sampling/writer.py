@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm.environment import git_revision, package_versions
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json

@@ -13,7 +13,7 @@ import torch
 
 from hpdm.console import common_options, note
 from hpdm.data.procedural import procedural_clip
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm_eval.backbones import WeightsInfo, load_backbone

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from hpdm.console import Command, OutputFolder, common_options, note, progress
 from hpdm.data.procedural import CLASS_NAMES, procedural_clip
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, atomic_folder
 from hpdm.sampling.cli import sample

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpdm.data.video_writer import encode_video
+from hpdm.video.writer import encode_video
 from hpdm.errors import InputError
 from hpdm_eval.clips import open_clips
 from hpdm_eval.protocols import load_protocol

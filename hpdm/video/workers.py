@@ -18,6 +18,21 @@ from pathlib import Path
 
 READY = "ready"
 
+# Seconds that any job may take, more for each byte of its file: a hundred times what decoding needs on one quiet core.
+LEAST_SECONDS = 20.0
+BYTES_PER_SECOND = 500_000
+MOST_SECONDS = 900.0
+
+
+def seconds_for(path):
+    """Time limit of a job that reads the file or folder `path`, by its size: a hung decoder must not cost minutes."""
+    try:
+        size = (sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file()) if os.path.isdir(path)
+                else os.path.getsize(path))
+    except OSError:  # the job itself will say so
+        size = 0
+    return min(LEAST_SECONDS + size / BYTES_PER_SECOND, MOST_SECONDS)
+
 
 class JobFailed(Exception):
     """The job's process died or was ended for taking too long; the message says which."""
@@ -26,13 +41,14 @@ class JobFailed(Exception):
 class Workers:
     """Runs `function(job, settings)` in up to `count` processes; use as a context manager.
 
-    function: "package.module:name". Jobs, settings and answers are pickled. `timeout`: seconds after which a job's
-    process is killed. Exceptions that the function raises are raised by the future.
+    function: "package.module:name". Jobs, settings and answers are pickled. `limit`: seconds after which a job's
+    process is killed, or a function of the job that returns them (`seconds_for` of its path). Exceptions that the
+    function raises are raised by the future.
     """
 
-    def __init__(self, function, settings, count, timeout=300.0):
+    def __init__(self, function, settings, count, limit=MOST_SECONDS):
         self._start_message = (function, settings)
-        self._timeout = timeout
+        self._limit = limit if callable(limit) else lambda _: limit
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._mine = threading.local()
         self._lock = threading.Lock()
@@ -72,8 +88,9 @@ class Workers:
 
     def _run(self, job):
         process = getattr(self._mine, "process", None) or self._start()
-        late = threading.Event()
-        timer = threading.Timer(self._timeout, lambda: (late.set(), process.kill()))
+        late, limit = threading.Event(), self._limit(job)
+        timer = threading.Timer(limit, lambda: (late.set(), process.kill()))
+        timer.daemon = True
         timer.start()
         try:
             _send(process.stdin, job)
@@ -82,7 +99,7 @@ class Workers:
             self._mine.process = None
             process.kill()
             self._release(process)
-            raise JobFailed(_cause_of_death(process.returncode, late.is_set(), self._timeout)) from broken
+            raise JobFailed(_cause_of_death(process.returncode, late.is_set(), limit)) from broken
         finally:
             timer.cancel()
         if error is not None:
@@ -90,12 +107,12 @@ class Workers:
         return answer
 
     def _start(self):
-        search = [str(Path(__file__).resolve().parent.parent), *filter(None, sys.path)]
+        search = [str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)]
         environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(search))
         with self._lock:
             if self._closed:
                 raise JobFailed("the pool is closed")
-            process = subprocess.Popen([sys.executable, "-P", "-m", "hpdm_eval.workers"], env=environment,
+            process = subprocess.Popen([sys.executable, "-P", "-m", "hpdm.video.workers"], env=environment,
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._processes.add(process)
         try:
@@ -146,9 +163,9 @@ def _pickles(error):
         return False
 
 
-def _cause_of_death(code, late, timeout):
+def _cause_of_death(code, late, limit):
     if late:
-        return f"decoding took more than {timeout:.0f} s and was stopped"
+        return f"decoding took more than {limit:.0f} s and was stopped"
     if code < 0:
         return f"decoding it killed the process ({signal.Signals(-code).name})"
     return f"decoding it ended the process (exit code {code})"
