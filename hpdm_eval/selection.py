@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from hpdm.errors import InputError
 from hpdm.files import sha256_file
+from hpdm.video.ucf101 import read_list, video_key
 from hpdm_eval.frames import natural_key, seeded_key
 
 RULES = ("sorted", "shuffled", "class-balanced")
@@ -22,17 +23,14 @@ def check_split(name):
 
 
 def matching(candidates, pattern, where):
-    """Candidates whose file's name, or path below the root, fits the pattern; all of them for None.
+    """Candidates whose file's name fits the pattern, or, where it holds a "/", their path below the root; None: all.
 
     Raises InputError where none does.
     """
     if pattern is None:
         return candidates
-    chosen = []
-    for candidate in candidates:
-        path = candidate.name.partition("#")[0]
-        if fnmatchcase(path, pattern) or fnmatchcase(PurePosixPath(path).name, pattern):
-            chosen.append(candidate)
+    part = str if "/" in pattern else lambda file: PurePosixPath(file).name
+    chosen = [candidate for candidate in candidates if fnmatchcase(part(candidate.file), pattern)]
     if not chosen:
         raise InputError(f"--match {pattern}: none of the {len(candidates)} clips in {where} fits, "
                          f"the first is {candidates[0].name}")
@@ -70,29 +68,15 @@ def find_split_lists(root, lists):
 def apply_split(candidates, split, lists):
     """Candidates that the official list of `split` names, and what the record says of it.
 
-    Videos are matched by their name without folders and suffix, which is unique in UCF-101, so the files may have been
-    converted or moved. Returns (candidates, {"name", "sha256", "listed", "present"}); raises InputError.
+    Videos are matched by their `video_key`, which is unique in UCF-101, so the files may have been converted or moved. Returns (candidates, {"name", "sha256", "listed", "present"}); raises InputError.
     """
     check_split(split)
     part, number = _SPLIT.fullmatch(split).groups()
     path = Path(lists, f"{part}list0{number}.txt")
     if not path.is_file():
         raise InputError(f"split {split}: {path} does not exist; --split-lists takes UCF-101's {SPLIT_FOLDER} folder")
-    listed = _read_list(path)
-    chosen = [candidate for candidate in candidates if _stem(candidate.name.split("#")[0]) in listed]
+    listed = {video_key(video) for _, video, _ in read_list(path)}
+    chosen = [candidate for candidate in candidates if video_key(candidate.file) in listed]
     if not chosen:
         raise InputError(f"none of {len(candidates)} videos is in {path}; --split none takes them all")
     return chosen, {"name": split, "sha256": sha256_file(path), "listed": len(listed), "present": len(chosen)}
-
-
-def _read_list(path):
-    """Video stems of a list; lines are `Class/video.avi`, in train lists followed by the class number, CRLF ended."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a list of videos (not UTF-8 text)") from error
-    return {_stem(line.split()[0]) for line in lines if line.strip()}
-
-
-def _stem(name):
-    return PurePosixPath(name).stem

@@ -54,7 +54,8 @@ def test_hash_is_of_the_settings_and_of_them_alone():
     others = {"frames": 8, "start": "first", "stride": 2, "fps": 30, "short": "loop", "crop": "none", "resize": "area",
               "resolution": [64, 64], "antialias": False, "value_range": "0..1", "selection": "shuffled", "split": None,
               "num_reference": 9, "num_samples": 9, "samples_selection": "shuffled", "samples_frames": "center",
-              "samples_stride": 2, "samples_fps": 8, "backbone": "x", "backbone_resize": "short-side", "bn_epsilon": 1,
+              "samples_stride": 2, "samples_fps": 8, "clips_per_video": 2,
+              "samples_clips_per_video": 2, "backbone": "x", "backbone_resize": "short-side", "bn_epsilon": 1,
               "numerics": "legacy", "ddof": 0, "root": "fp32-svd"}
     assert set(others) == {item.name for item in fields(Protocol)} - set(DESCRIPTION)
     bilinear = load_protocol("hpdm-16f", resize="bilinear")

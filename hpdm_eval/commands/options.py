@@ -61,6 +61,8 @@ _OVERRIDES = (
     ("--samples-frames", "samples_frames", _choice("samples_frames"), "Which frames of generated clips, over --start."),
     ("--samples-stride", "samples_stride", int, "Stride in generated clips, over --stride."),
     ("--samples-fps", "samples_fps", _Number("native", float), "Frame rate of generated clips, over --fps."),
+    ("--clips-per-video", "clips_per_video", int, "Clips of one video, of samples and reference alike."),
+    ("--samples-clips-per-video", "samples_clips_per_video", int, "The same of samples, over --clips-per-video."),
     ("--short", "short", _choice("short"), "What happens to videos with too few frames."),
     ("--crop", "crop", _choice("crop"), "Crop before resizing."),
     ("--resize", "resize", _choice("resize"), "Method of resizing."),
@@ -72,7 +74,8 @@ _OVERRIDES = (
     ("--numerics", "numerics", _choice("numerics"), "exact, or legacy: the arithmetic of the published code."),
 )
 # overrides of both roles: field of the reference → field of the samples
-_BOTH = {"start": "samples_frames", "stride": "samples_stride", "fps": "samples_fps"}
+_BOTH = {"start": "samples_frames", "stride": "samples_stride", "fps": "samples_fps",
+         "clips_per_video": "samples_clips_per_video"}
 
 
 def protocol_options(default=DEFAULT):
@@ -95,7 +98,8 @@ def reading_options(function):
         click.option("--strict", is_flag=True, help="Stop at the first unusable file instead of listing it."),
         click.option("--reference-grid", metavar="RxC[+PAD]", help="As --grid, for the reference."),
         click.option("--match", metavar="PATTERN",
-                     help="Of the samples only files whose name or path fits, such as 'generated_*' or '*_noise.mp4'."),
+                     help="Of the samples only files whose name fits, such as 'generated_*' or '*_noise.mp4'; with a / "
+                          "in the pattern, whose path below the folder does."),
         click.option("--grid", metavar="RxC[+PAD]",
                      help="Samples are contact sheets: rows x columns of clips, PAD pixels around and between."),
     ):

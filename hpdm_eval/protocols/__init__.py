@@ -23,7 +23,8 @@ DEFAULT = "hpdm-16f"
 DESCRIPTION = ("name", "title", "citation", "notes", "overrides")
 # Fields that may differ where statistics of a reference are used again: those of the samples or of a metric's last
 # step, the range of float arrays, which each side has its own, and the network's, which is compared as it was loaded.
-NOT_OF_REFERENCE = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps", "numerics",
+NOT_OF_REFERENCE = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps",
+                    "samples_clips_per_video", "numerics",
                     "ddof", "root", "value_range", "backbone", "bn_epsilon")
 
 CHOICES = {
@@ -69,11 +70,14 @@ class Protocol:
     selection: str = _setting("order in which reference clips are taken: sorted, shuffled or class-balanced", "sorted")
     split: str | None = _setting("official list that the reference is, such as ucf101-train-01", None)
     num_reference: int | None = _setting("reference clips; null is all", None)
+    clips_per_video: int = _setting("clips of one reference video: spread evenly, or one random start in each of as "
+                                    "many equal parts where start is random", 1)
     num_samples: int | None = _setting("generated clips; null is all", None)
     samples_selection: str = _setting("order in which generated clips are taken", "sorted")
     samples_frames: str = _setting("which frames of a generated clip: first, random, center or subsampled", "first")
     samples_stride: int = _setting("every so many frames of a generated clip", 1)
     samples_fps: float | None = _setting("frames per second that generated clips are resampled to", None)
+    samples_clips_per_video: int = _setting("clips of one generated video", 1)
 
     backbone: str = _setting("network whose features are compared", "i3d")
     backbone_resize: str = _setting("how a clip reaches the network's size: bilinear, bilinear-antialias or "
@@ -101,6 +105,13 @@ class Protocol:
         if self.samples_frames == "subsampled" and (self.frames is None or self.samples_stride != 1):
             raise InputError(f"protocol {self.name}: samples_frames subsampled needs a number of frames and "
                              "samples_stride 1; it spreads the frames over the whole clip by itself")
+        self._check_clips()
+
+    def _check_clips(self):
+        for key, start in (("clips_per_video", "start"), ("samples_clips_per_video", "samples_frames")):
+            if getattr(self, key) > 1 and (self.frames is None or getattr(self, start) == "subsampled"):
+                raise InputError(f"protocol {self.name}: {key} above 1 needs a number of frames, and another {start} "
+                                 "than subsampled, which uses up the whole video")
 
     @property
     def label(self):
@@ -229,7 +240,7 @@ def _wanted(key, value):
     if key == "resolution":
         good = value is None or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value)))
         return None if good else "[height, width], or null"
-    if key in ("stride", "samples_stride"):
+    if key in ("stride", "samples_stride", "clips_per_video", "samples_clips_per_video"):
         return None if _is_count(value) else "a whole number from 1"
     if key in ("fps", "samples_fps", "bn_epsilon"):
         good = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e6)
