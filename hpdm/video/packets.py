@@ -72,6 +72,11 @@ class Packets:
         # DivX packed a B frame into the packet of the frame before and put an empty packet into its place.
         self._filtered = demuxer == "avi" and self._stream.codec_context.name == "mpeg4"
 
+    @property
+    def size(self):
+        """Height and width in pixels that the stream declares."""
+        return self._stream.codec_context.height, self._stream.codec_context.width
+
     def close(self):
         self._kept = None
         self._container.close()
@@ -130,8 +135,9 @@ class Packets:
     def _demuxed(self):
         """The stream's packets, each with one picture where a filter can see to that."""
         unpack = BitStreamFilterContext("mpeg4_unpack_bframes", self._stream) if self._filtered else None
+        marks_gaps = self._demuxer in ("mpeg", "mpegts")  # these mark packets after a gap, others one cut by the end
         for packet in self._container.demux(self._stream):
-            if packet.size:
+            if packet.size and (marks_gaps or not packet.is_corrupt):
                 yield from (unpack.filter(packet) if unpack else (packet,))
         if unpack:
             yield from unpack.filter(None)

@@ -4,6 +4,7 @@ import click
 
 from hpdm.console import Command, Group, OutputFile, common_options
 from hpdm_eval.benchmarks import write_page
+from hpdm_eval.commands.bench_decoding import decoding_command
 from hpdm_eval.commands.bench_extract import extract
 from hpdm_eval.commands.bench_sampling import sampling
 from hpdm_eval.commands.bench_training import fusion, training
@@ -25,3 +26,4 @@ def page(folder, out, **options):
 
 for command in (extract, fusion, training, sampling, page):
     bench.add_command(command)
+bench.add_command(decoding_command, "decoding")
