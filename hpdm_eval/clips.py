@@ -104,7 +104,8 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
 
 def in_a_line(counts):
     """{kind: how many} as text, most frequent first: "3 .txt, 1 .json"."""
-    return ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{number} {kind}" for kind, number in ordered)
 
 
 class ClipSource:
@@ -118,7 +119,8 @@ class ClipSource:
     clips; counts, lists and the entry after an iteration are those of all, and the same as of one process alone.
     """
 
-    def __init__(self, *, path, candidates, rejected, settings, num, strict, workers, quiet, split, scratch, about=None):
+    def __init__(self, *, path, candidates, rejected, settings, num, strict, workers, quiet, split, scratch,
+                 about=None):
         self.path, self.settings, self.rejected, self.accepted = str(path), settings, list(rejected), 0
         self._candidates, self._listed, self._num = candidates, rejected, num
         self._strict, self._workers, self._quiet = strict, workers, quiet

@@ -23,7 +23,7 @@ from hpdm_eval.backbones import Backbone, PerFrame, backbone_name, load_backbone
 from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.backbones.loading import KINDS
 from hpdm_eval.cache import FeatureCache
-from hpdm_eval.clips import open_clips
+from hpdm_eval.clips import ClipSource, open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
 from hpdm_eval.distributed import rank_and_size
 from hpdm_eval.features import extract_features, extract_moments
@@ -32,6 +32,8 @@ from hpdm_eval.protocols import DEFAULT, Protocol
 from hpdm_eval.records import make_record, save_record
 from hpdm_eval.statistics import Statistics, is_statistics
 from hpdm_eval.tables import text_table
+
+MANY_COPIES = 100  # from one clip in so many on, copies are worth a remark
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +73,7 @@ class Comparison:
     samples: Side
     reference: Side | None
     seed: int
+    remarks: tuple[str, ...] = ()  # on both sets of clips, for every record
 
     def record(self, metric, measure, *, higher_is_better, unit=None):
         """The Record of one metric; what its `measure` warns of is in it."""
@@ -91,7 +94,7 @@ class Comparison:
             reference=self.reference and self.reference.summary,
             backbone=self.backbone.describe(),
             seed=self.seed,
-            warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+            warnings=tuple(dict.fromkeys([*(str(warning.message) for warning in caught), *self.remarks])),
             extra={"settings": settings} if settings else {},
             **figures,
         )
@@ -113,7 +116,7 @@ def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=No
         if reference:
             function = click.option("--reference", required=True, type=click.Path(), metavar="DIR|STATS.npz",
                                     help="Real clips, or their statistics from `hpdm-eval stats`.")(function)
-        text = "Clips to judge: videos, folders of frames, arrays, or a zip of them."
+        text = "Clips to judge: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files."
         return click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE", multiple=several,
                             help=text + " Give it once per set." * several)(function)
     return decorate
@@ -162,19 +165,45 @@ def compare(options, *, reference=None, per_frame=False):
     stored = sources.get("reference")
     if isinstance(stored, Statistics):
         stored.check_match(protocol, backbone.describe(), options["reference"])
-        if stored.seed != options["seed"] and (protocol.start == "random" or protocol.selection != "sorted"):
+        check_dimension(stored, backbone, options["reference"])
+        if stored.foreign:
+            note(f"{options['reference']}: statistics of another tool, of {stored.moments.n} clips; nothing in it says "
+                 "which clips, network and protocol they are of", options["quiet"])
+        elif stored.seed != options["seed"] and (protocol.start == "random" or protocol.selection != "sorted"):
             note(f"{options['reference']} was drawn with --seed {stored.seed}, the samples are with {options['seed']}",
                  options["quiet"])
     sides = {role: read_side(source, backbone, options) for role, source in sources.items()}
+    remarks = remarks_on_copies({role: source for role, source in sources.items() if isinstance(source, ClipSource)})
     return Comparison(started=started, device=device, protocol=protocol, backbone=backbone, samples=sides["samples"],
-                      reference=reference or sides.get("reference"), seed=options["seed"])
+                      reference=reference or sides.get("reference"), seed=options["seed"], remarks=remarks)
 
 
 def open_source(role, protocol, options):
     """`Statistics` where the reference is a file of them, else a ClipSource."""
     if role == "reference" and is_statistics(options[role]):
-        return Statistics.load(options[role])
+        return Statistics.load(options[role], protocol.num_reference)
     return open_clips(options[role], protocol, role=role, **take_reading(options, role))
+
+
+def check_dimension(stored, backbone, where):
+    """Raise InputError where `Statistics` have another number of features than the network makes."""
+    if stored.moments.dimension != backbone.feature_dim:
+        raise InputError(f"{where} is of {stored.moments.dimension} features, {backbone.name} makes "
+                         f"{backbone.feature_dim}: another network made it; --backbone says which")
+
+
+def remarks_on_copies(sources):
+    """Texts on clips that are in a set more than once, or in both; sources: {role: ClipSource}, after reading."""
+    digests = {role: source.digests for role, source in sources.items()}
+    remarks = []
+    for role, all_of_them in digests.items():
+        copies = len(all_of_them) - len(set(all_of_them))
+        if copies * MANY_COPIES >= len(all_of_them):
+            remarks.append(f"{copies} of {len(all_of_them)} {role} clips equal another one of them, pixel for pixel")
+    if len(digests) == 2 and (both := set(digests["samples"]) & set(digests["reference"])):
+        same = sum(digest in both for digest in digests["samples"])
+        remarks.append(f"{same} of {len(digests['samples'])} samples are reference clips too, pixel for pixel")
+    return tuple(remarks)
 
 
 def open_backbone(protocol, options, device, per_frame=False):

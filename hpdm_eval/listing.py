@@ -73,8 +73,8 @@ class Listing:
         elif root.name.lower().endswith(SUFFIXES):
             self._file(root, root.name, None, "" if is_archive(root.name) else None)
         elif suffix(root.name) in PICKLES:
-            raise InputError(f"{root} is a pickle: reading it would run what is in it. Write videos as .npy; statistics "
-                             "with numpy.savez(FILE, mu=mean, sigma=covariance, n=number_of_clips)")
+            raise InputError(f"{root} is a pickle: reading it would run what is in it. Write videos as .npy, statistics "
+                             "by numpy.savez(FILE, mu=mean, sigma=covariance, n=number_of_clips)")
         else:
             raise InputError(f"{root} is not a folder, nor one of {' '.join(SUFFIXES)}, nor a list of files (.txt)")
         self.candidates.sort(key=lambda candidate: natural_key(candidate.name))
@@ -185,7 +185,7 @@ class Listing:
     def _archive(self, path, name, prefix, label):
         try:
             folder = self._scratch.new()
-            unpacked = unpack_archive(path, folder, lambda member: member.lower().endswith(SUFFIXES) or is_image(member))
+            unpacked = unpack_archive(path, folder, _readable)
         except Rejected as rejection:
             self._reject(name, rejection)
             return
@@ -217,7 +217,7 @@ class Listing:
                 if not self._tree(target, name.rstrip("/") + "/", target.name, name.rstrip("/")):
                     self._reject(name, "a folder without videos, frames or arrays")
             elif not exists:
-                self._reject(name, f"no such file; paths of {path.name} start at {path.parent} unless they are absolute")
+                self._reject(name, f"no such file; paths in {path.name} start at {path.parent}, or are absolute")
             elif not target.name.lower().endswith(SUFFIXES):
                 self._reject(name, "its suffix is none of a video, an array or an archive")
             else:
@@ -236,6 +236,11 @@ class Listing:
 
     def _reject(self, name, reason):
         self.rejected.append({"path": name, "reason": str(reason)})
+
+
+def _readable(name):
+    """Whether a file of that name can be a clip or a part of one."""
+    return name.lower().endswith(SUFFIXES) or is_image(name)
 
 
 def _first(name):

@@ -68,7 +68,8 @@ def find_split_lists(root, lists):
 def apply_split(candidates, split, lists):
     """Candidates that the official list of `split` names, and what the record says of it.
 
-    Videos are matched by their `video_key`, which is unique in UCF-101, so the files may have been converted or moved. Returns (candidates, {"name", "sha256", "listed", "present"}); raises InputError.
+    Videos are matched by their `video_key`, which is unique in UCF-101, so the files may have been converted or moved.
+    Returns (candidates, {"name", "sha256", "listed", "present"}); raises InputError.
     """
     check_split(split)
     part, number = _SPLIT.fullmatch(split).groups()

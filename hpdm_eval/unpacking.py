@@ -70,7 +70,7 @@ def unpack_archive(path, folder, wanted):
         unpack(path, folder, wanted, done)
     except Rejected:
         raise
-    except Exception as error:  # damaged directories raise BadZipFile, struct.error, ReadError, EOFError, zlib.error ...
+    except Exception as error:  # damaged directories raise BadZipFile, struct.error, ReadError, zlib.error ...
         raise Rejected(f"not a readable archive ({type(error).__name__}: {error})"[:200]) from error
     return done
 
@@ -95,7 +95,7 @@ def unpack_npz(path, folder):
 def unpack_pt(path, folder):
     """As `unpack_npz` for a tensor, or dicts, lists and tuples of tensors, that `torch.save` wrote.
 
-    A list of tensors of one shape and type is one array: of videos [T,H,W,C], or joined where each has an axis of clips.
+    A list of tensors of one shape and type is one array: of clips [T,H,W,C], or joined where each holds several.
     """
     try:
         value = _load_tensors(path)

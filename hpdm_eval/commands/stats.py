@@ -17,7 +17,7 @@ from hpdm_eval.statistics import Statistics
 
 @click.command(cls=RecordedCommand)
 @click.option("--data", required=True, type=click.Path(), metavar="DIR|FILE",
-              help="Real clips: videos, folders of frames, arrays, or a zip of them.")
+              help="Real clips: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files.")
 @click.option("--out", required=True, type=OutputFile(), metavar="STATS.npz", help="File to write.")
 @click.option("--keep-features", is_flag=True, help="Store every clip's features too, for metrics that need them.")
 @click.option("--per-frame", is_flag=True,
