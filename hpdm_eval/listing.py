@@ -214,8 +214,7 @@ class Listing:
             if target in seen:
                 self._reject(name, "listed before")
             elif is_folder:
-                if not self._tree(target, name.rstrip("/") + "/", target.name, name.rstrip("/")):
-                    self._reject(name, "a folder without videos, frames or arrays")
+                self._listed_folder(target, name.rstrip("/"), label)
             elif not exists:
                 self._reject(name, f"no such file; paths in {path.name} start at {path.parent}, or are absolute")
             elif not target.name.lower().endswith(SUFFIXES):
@@ -223,6 +222,16 @@ class Listing:
             else:
                 self._file(target, name, label)
             seen.add(target)
+
+    def _listed_folder(self, path, name, label):
+        """A folder in a list of files: one clip where it holds frames, else all clips below it."""
+        before = len(self.candidates)
+        if not self._tree(path, name + "/", None, name):
+            self._reject(name, "a folder without videos, frames or arrays")
+        for place in range(before, len(self.candidates)):
+            if (found := self.candidates[place]).label is None:
+                own = label if found.file == name else path.name
+                self.candidates[place] = replace(found, label=own)
 
     def _add(self, file, label, path, kind, index=None, value_range=None):
         candidate = Candidate(file=file, label=label, path=str(path), kind=kind, index=index, value_range=value_range)
