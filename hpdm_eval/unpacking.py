@@ -97,6 +97,7 @@ def unpack_pt(path, folder):
 
     A list of tensors of one shape and type is one array: of clips [T,H,W,C], or joined where each holds several.
     """
+    _check_directory(path)
     try:
         value = _load_tensors(path)
     except Exception as error:  # damaged pickles raise nearly anything
@@ -263,6 +264,17 @@ def _axes(file):
         return "few" if np.lib.format.open_memmap(file, mode="r").ndim < 4 else "enough"
     except Exception:  # left for the reader to reject with its reason
         return "unknown"
+
+
+def _check_directory(path):
+    """What a .pt file, which is an archive, says of its own size: PyTorch unpacks it unasked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+    except Exception:  # damaged, or of before PyTorch 1.6: left for PyTorch to say
+        return
+    if reason := check_growth(size, os.path.getsize(path)):
+        raise Rejected(reason)
 
 
 def _load_tensors(path):

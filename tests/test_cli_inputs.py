@@ -1,4 +1,4 @@
-"""`hpdm-eval` on inputs that went wrong once: real ones of the developers' folder of cases, and made ones of their kinds."""
+"""`hpdm-eval` on inputs that went wrong once: real ones of the developers' folder of cases, and generated ones."""
 
 import json
 

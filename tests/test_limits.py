@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
 import zlib
 from concurrent.futures import Future
 from pathlib import Path
@@ -64,6 +65,19 @@ def test_tensors_that_expand_are_refused_before_they_do(tmp_path, kind, monkeypa
         read(tmp_path)
 
 
+def test_a_compressed_file_of_tensors_is_not_unpacked(tmp_path, monkeypatch):
+    torch.save(torch.zeros(8, 16, 64, 64, 3, dtype=torch.uint8), tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain:
+        with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+            for info in plain.infolist():
+                packed.writestr(info.filename, plain.read(info))
+    (tmp_path / "plain.pt").unlink()
+    monkeypatch.setenv("HPDM_EVAL_MAX_UNPACKED", "1M")
+    monkeypatch.setattr("hpdm_eval.unpacking._load_tensors", lambda *_: pytest.fail("was loaded"))
+    with pytest.raises(InputError, match="a.pt: its content takes 1.5 MiB.*bomb"):
+        read(tmp_path)
+
+
 def test_modest_expansion_is_no_bomb(tmp_path):
     clips = random_clips(2, 4, 16, 16, 1)
     torch.save(torch.from_numpy(clips).expand(-1, -1, -1, -1, 3), tmp_path / "a.pt")
@@ -96,8 +110,8 @@ def test_statistics_and_arrays_that_unpack_to_much(tmp_path, monkeypatch):
 
 
 def test_a_header_that_claims_more_than_there_is(tmp_path):
-    data = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f8', 'fortran_order': False, 'shape': (9000000000000,), }".ljust(117) + b"\n"
-    import zipfile
+    text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (9000000000000,), }"
+    data = b"\x93NUMPY\x01\x00v\x00" + text.ljust(117) + b"\n"
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("mu.npy", data + bytes(800))
     with pytest.raises(InputError, match="not a readable"):
