@@ -56,7 +56,7 @@ def gpu(out, minutes, only, rehearse, commit, listed, device, seed, quiet):
     try:
         with Worker(plan, settings, journal.place.update) as execute:
             execute.begin(budget.left())
-            run_items(items, execute, journal, budget)
+            run_items(items, execute, journal, budget, patient=rehearse)
     except ItemFailed as error:
         raise InputError(f"the measuring process did not start: {error}") from error
     finally:

@@ -16,8 +16,8 @@ MORE_S = (("fp32", 4, False), ("tf32", 4, False), ("attention-fp16", 8, False), 
 FIRST_L = (("tf32", 4, False), ("attention-bf16", 4, False), ("bf16", 4, False))
 MORE_L = (("bf16", 8, False), ("tf32", 8, True), ("attention-bf16", 8, True), ("bf16", 16, True))
 OF_M = (("tf32", 8, False), ("attention-bf16", 8, False), ("bf16", 8, False))
-COMPILED = (("tf32", 8, False), ("attention-bf16", 8, False), ("bf16", 8, False))
-COMPILED_L = (("bf16", 4, False), ("attention-bf16", 4, False))
+COMPILED = (("tf32", 8, False), ("bf16", 8, False), ("attention-bf16", 8, False))
+COMPILED_L = (("bf16", 4, False), ("tf32", 4, False))
 # (precision, overlap, cached, videos at once, most tiles a call)
 FIRST_VIDEOS = (("tf32", "hw", True, 1, 16), ("tf32", "hw", False, 1, 16), ("tf32", "none", True, 1, 16),
                 ("fp16", "hw", True, 1, 16))
@@ -30,7 +30,7 @@ PLAN = (
     ("agreement/forward", 4, 6, agreement.forward),
     ("roof/products", 6, 4, roof.products),
     ("roof/copy", 3, 2, roof.copies),
-    ("training/S", 18, 10, partial(training.steps, size="S", cases=FIRST_S)),
+    ("training/S", 24, 10, partial(training.steps, size="S", cases=FIRST_S)),
     ("gradients/S", 14, 8, partial(gradients.cosines, size="S", batch=2)),
     ("sampling/S", 30, 15, partial(sampling.video, size="S", cases=FIRST_VIDEOS)),
     ("training/L", 30, 8, partial(training.steps, size="L", cases=FIRST_L)),
@@ -38,7 +38,7 @@ PLAN = (
     ("table1/small-patch-adaptive", 14, 6, partial(table1.row, name="small-patch-adaptive")),
     ("table1/small-patch", 14, 6, partial(table1.row, name="small-patch")),
     ("backbones/i3d", 20, 12, partial(backbones.clips_per_second, network="i3d", batches=(8, 32, 128))),
-    ("agreement/samples", 25, 12, agreement.samples),
+    ("agreement/samples", 20, 12, agreement.samples),
     ("training/S-more", 25, 10, partial(training.steps, size="S", cases=MORE_S)),
     ("sampling/S-calls", 15, 6, partial(sampling.calls, size="S", largest=64)),
     ("table1/large-patch-adaptive", 14, 5, partial(table1.row, name="large-patch-adaptive")),
@@ -48,12 +48,12 @@ PLAN = (
     ("gradients/nano", 6, 8, partial(gradients.cosines, size="nano", batch=32)),
     ("training/M", 20, 6, partial(training.steps, size="M", cases=OF_M)),
     ("sampling/S-more", 30, 12, partial(sampling.video, size="S", cases=MORE_VIDEOS)),
-    ("training/S-compiled", 80, 60, partial(training.steps, size="S", cases=COMPILED, compile=True)),
+    ("training/S-compiled", 75, 60, partial(training.steps, size="S", cases=COMPILED, compile=True)),
     ("backbones/c3d", 12, 10, partial(backbones.clips_per_second, network="c3d", batches=(8, 32, 128))),
     ("table1/full-checkpointing", 15, 4, partial(table1.row, name="full", checkpointing=True)),
     ("gradients/L", 20, 8, partial(gradients.cosines, size="L", batch=2)),
     ("sampling/L", 30, 10, partial(sampling.video, size="L", cases=VIDEOS_L)),
-    ("training/L-compiled", 90, 60, partial(training.steps, size="L", cases=COMPILED_L, compile=True)),
+    ("training/L-compiled", 75, 60, partial(training.steps, size="L", cases=COMPILED_L, compile=True)),
 )
 
 

@@ -77,6 +77,7 @@ class Trainer:
 
 def step_times(bench, trainer, *, batch, precision, checkpointing=False, rounds=ROUNDS, warm_up=1):
     """(median seconds of a pass forward and backward, of the update, loss of the last, peak memory in GiB)."""
+    bench.collect()  # blocks of another batch's sizes
     trainer.prepare(precision, checkpointing)
     video, labels = trainer.videos(batch)
     method = trainer.method(batch)
@@ -109,6 +110,8 @@ def steps(bench, *, size, cases, compile=False):
 
 
 def _step(bench, config, precision, batch, checkpointing, compile):
+    if compile:
+        torch.compiler.reset()  # other precisions are other graphs, of which there is a limit
     trainer = bench.kept((config, compile), lambda: Trainer(config, bench.device, compile=compile))
     began = bench.clock()
     of_pass, of_update, loss, peak = step_times(
