@@ -64,6 +64,8 @@ def _compare(bench, trainer, video, labels, precision, factor, names, reference)
     counted = products[:, 2] > SHARE * wanted
     each = products[:, 0] / (products[:, 1] * products[:, 2]).sqrt()
     worst = int(torch.where(counted, each.nan_to_num(nan=-1.0), 2.0).argmin())
-    details = {"worst tensor": each[worst].item() if finite else None, "its name": names[worst], "finite": finite,
-               "norm over fp32's": (own / wanted) ** 0.5, "tensors": len(names), "tensors counted": int(counted.sum())}
-    return dot / (own * wanted) ** 0.5, "cosine", details
+    cosine = dot / (own * wanted) ** 0.5
+    details = {"1 - cosine": 1 - cosine, "worst tensor": each[worst].item() if finite else None,
+               "its name": names[worst], "finite": finite, "norm over fp32's": (own / wanted) ** 0.5,
+               "tensors": len(names), "tensors counted": int(counted.sum())}
+    return cosine, "cosine", details
