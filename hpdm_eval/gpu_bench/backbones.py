@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from hpdm.data.procedural import procedural_clip
-from hpdm.data.video_writer import write_video
+from hpdm.video.writer import write_video
 from hpdm_eval.backbones import WeightsInfo
 from hpdm_eval.backbones.backbone import I3DBackbone
 from hpdm_eval.backbones.c3d import C3D, FRAMES, MEAN_SHAPE
