@@ -23,6 +23,7 @@ FIRST_VIDEOS = (("tf32", "hw", True, 1, 16), ("tf32", "hw", False, 1, 16), ("tf3
                 ("fp16", "hw", True, 1, 16))
 MORE_VIDEOS = (("bf16", "hw", True, 1, 16), ("fp32", "hw", True, 1, 16), ("fp16", "none", True, 1, 16),
                ("tf32", "hw", True, 4, 16), ("fp16", "hw", True, 4, 16))
+VIDEOS_ATTENTION = (("attention-fp16", "hw", True, 1, 16), ("attention-bf16", "hw", True, 1, 16))
 VIDEOS_L = (("tf32", "hw", True, 1, 16), ("fp16", "hw", True, 1, 16))
 
 # name, seconds on a GPU, seconds in a rehearsal, function
@@ -48,6 +49,7 @@ PLAN = (
     ("gradients/nano", 6, 8, partial(gradients.cosines, size="nano", batch=32)),
     ("training/M", 20, 6, partial(training.steps, size="M", cases=OF_M)),
     ("sampling/S-more", 30, 12, partial(sampling.video, size="S", cases=MORE_VIDEOS)),
+    ("sampling/S-attention", 15, 6, partial(sampling.video, size="S", cases=VIDEOS_ATTENTION)),
     ("training/S-compiled", 75, 60, partial(training.steps, size="S", cases=COMPILED, compile=True)),
     ("backbones/c3d", 12, 10, partial(backbones.clips_per_second, network="c3d", batches=(8, 32, 128))),
     ("table1/full-checkpointing", 15, 4, partial(table1.row, name="full", checkpointing=True)),
