@@ -290,7 +290,7 @@ def _pyav_stream(path):
     av.logging.set_level(av.logging.PANIC)
     try:
         # UCF-101 and HMDB51 files carry metadata that is not UTF-8
-        with av.open(path, metadata_errors="ignore") as file:
+        with av.open(path, **({} if av.__version__ >= "19" else {"metadata_errors": "ignore"})) as file:
             if not file.streams.video:
                 raise Rejected("holds no video stream")
             stream = file.streams.video[0]
