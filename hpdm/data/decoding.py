@@ -8,9 +8,14 @@ Nothing here needs torch, so that processes that only look at files start quickl
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 
+try:
+    import av
+
+    AV_ERRORS = (av.error.FFmpegError, IndexError, ValueError)
+except ImportError:  # training on procedural videos, and timing, need no decoder
+    av = None
 try:
     import decord
     from decord._ffi.base import DECORDError
@@ -19,8 +24,6 @@ try:
     DECORD_ERRORS = (RuntimeError, IndexError, DECORDError)
 except ImportError:  # built for Linux on x86 only
     decord = None
-
-AV_ERRORS = (av.error.FFmpegError, IndexError, ValueError)
 
 
 class DecodingError(Exception):
@@ -64,6 +67,8 @@ def _first_that_works(path, with_decord, with_av, *arguments):
             return with_decord(str(path), *arguments)
         except DECORD_ERRORS:
             pass  # PyAV may still read it, and its reasons are readable
+    if av is None:
+        raise DecodingError("PyAV is not installed: pip install av")
     try:
         return with_av(str(path), *arguments)
     except AV_ERRORS as error:

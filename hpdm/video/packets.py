@@ -28,6 +28,15 @@ _VOP = b"\x00\x00\x01\xb6"  # start of a picture in MPEG-4 part 2
 _SMALLEST_VOP = 12  # bytes; a picture that is "not coded" shows nothing and is shorter
 
 
+# Metadata is often not UTF-8 and never used; from PyAV 19 on it is decoded leniently anyway.
+_LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def open_container(path, demuxer=None):
+    """PyAV's container of a file, of the format `demuxer` alone if given."""
+    return av.open(f"file:{path}", format=demuxer, **_LENIENT)  # without "file:" a name with a colon is a protocol
+
+
 class NoVideo(Exception):
     """A file that opens but holds no video stream that can be decoded; the message says why."""
 
@@ -147,8 +156,7 @@ class Packets:
         self._container, self._stream = self._open()
 
     def _open(self):
-        # "file:" keeps names with colons from being taken for protocols; metadata is often not UTF-8 and never used.
-        container = av.open("file:" + self._path, format=self._demuxer, metadata_errors="ignore")
+        container = open_container(self._path, self._demuxer)
         try:
             streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not streams:

@@ -19,6 +19,7 @@ import numpy as np
 from hpdm.console import note, progress
 from hpdm.errors import InputError
 from hpdm.video import formats
+from hpdm.video.packets import open_container
 from hpdm.video.reader import DecodingError, VideoReader
 from hpdm.video.workers import JobFailed, Workers
 from hpdm_eval.studies.numbered_videos import all_cases, number_of, write_case, write_pictures
@@ -185,7 +186,7 @@ def _call(pool, *job):
 def _read_plain(path, identify):
     """(codec, what every frame shows) by FFmpeg's plain decoding, turned as the frames' side data say."""
     try:
-        with av.open(path, metadata_errors="ignore") as file:
+        with open_container(path) as file:
             stream = file.streams.video[0]
             frames = []
             for frame in file.decode(stream):
