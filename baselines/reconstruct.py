@@ -54,17 +54,17 @@ def reconstruct_clips(
         raise InputError(f"--checkpoint {checkpoint}: {loaded.config.method.name} has no autoencoder")
     config, out = loaded.config, Path(out)
     frames, height, width = config.method.video
-    source = open_clips(
+    clips = open_clips(
         dataclasses.replace(
             config.data, path=data or config.data.path, part="test", start="first", flip=False,
             procedural_seed=config.data.procedural_seed + 1 + seed,
         ),
         frames=frames, height=height, width=width, seed=seed, quiet=quiet,
-    ).source
+    )
     values = []
-    count = min(num, len(source))
+    count = min(num, len(clips.source))
     for item in progress(range(count), unit="clip", quiet=quiet):
-        video, label = source.read(item, np.random.default_rng([seed, item]))
+        video, label = clips.read(item, np.random.default_rng([seed, item]))
         result = to_uint8(network.decode(network.encode(to_model_range(video[None]).to(device))[0])).cpu()
         for folder, clip in zip(folders, (video[None], result), strict=True):
             with atomic_file(out / folder / f"{item:05d}_c{max(label, 0):03d}.npy") as file:
@@ -72,8 +72,9 @@ def reconstruct_clips(
         values.append(psnr(video[None], result))
     summary = {
         "psnr": float(np.mean(values)), "worst": min(values), "best": max(values), "clips": count,
-        "checkpoint": loaded.describe(), "data": source.describe(),
+        "checkpoint": loaded.describe(), "data": clips.source.describe(),
     }
+    clips.close()
     write_json(out / SUMMARY, summary)
     note(f"clips and reconstructions are in {out}", quiet)
     return summary
