@@ -21,7 +21,7 @@ from hpdm.data.accounts import BROKEN, with_hints
 from hpdm.data.config import AUTO
 from hpdm.data.index import IndexedVideo, build_index, find_file
 from hpdm.data.sources import said
-from hpdm.data.videos import FileJob
+from hpdm.data.videos import RUN, FileJob
 from hpdm.errors import InputError
 from hpdm.video import formats
 
@@ -88,7 +88,7 @@ class CaptionedClips:
     """
 
     class_names = ()
-    in_process = False  # decoders crash and hang
+    in_process, function = False, RUN  # decoders crash and hang
 
     def __init__(self, root, list_file, sampling, quiet=False):
         self.root, self.list_file, self.sampling = Path(root), list_file, sampling

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import default_collate
 
 from hpdm.data.config import AUTO, PROCEDURAL, DataConfig, check_classes
-from hpdm.data.jobs import RUN, ClipJob, seconds_of
+from hpdm.data.jobs import ClipJob, seconds_of
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.data.quarantine import Quarantine
 from hpdm.data.sources import AveragedClips, ProceduralClips
@@ -103,7 +103,7 @@ class TrainingClips:
     def submit(self, job):
         """Future of ((array, caption), None) of a ClipJob, or of (None, reason)."""
         if self._pool is None and (self._workers or not self.source.in_process):
-            self._pool = Workers(RUN, None, self._workers or 1, seconds_of)
+            self._pool = Workers(self.source.function, None, self._workers or 1, seconds_of)
             self._end = weakref.finalize(self, self._pool.close)
         if self._pool is not None:
             return self._pool.submit(job)

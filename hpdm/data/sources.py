@@ -2,7 +2,8 @@
 
 A source has `len()`, `class_names`, `images` (how many of its last items are still), and for each item `name`, `job`
 (the part of a ClipJob that makes it), `captions` (how many) and `told` (what is delivered besides the clip);
-`in_process` says whether its jobs may run in the process that trains.
+`in_process` says whether its jobs may run in the process that trains, `function` which function of which module runs
+them in others.
 
 Shapes: C colours, T frames, H rows, W columns; clips are uint8 in 0..255.
 """
@@ -10,7 +11,7 @@ Shapes: C colours, T frames, H rows, W columns; clips are uint8 in 0..255.
 import torch
 
 from hpdm.data.config import PROCEDURAL
-from hpdm.data.jobs import AveragedJob, ProceduralJob
+from hpdm.data.jobs import RUN, AveragedJob, ProceduralJob
 from hpdm.data.procedural import CLASS_NAMES, sample_scene
 from hpdm.data.scene_captions import describe_scene
 
@@ -29,7 +30,7 @@ class ProceduralClips:
     """
 
     class_names = CLASS_NAMES
-    in_process = True
+    in_process, function = True, RUN
 
     def __init__(self, *, videos, seed, frames, height, width, captions=False):
         self.videos, self.seed, self.size = videos, seed, (frames, height, width)

@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from hpdm.data.accounts import BROKEN, TOO_SHORT, with_hints
 from hpdm.data.index import IndexedVideo
+from hpdm.data.jobs import run
 from hpdm.errors import InputError
 from hpdm.video import formats
 from hpdm.video.pixels import UnreadablePicture, read_picture
 from hpdm.video.reader import DecodingError, VideoReader
 from hpdm.video.timeline import Timeline, exact_rate
+
+
+# Workers import this module with torch before the time of their first job begins to count.
+RUN = f"{__name__}:{run.__name__}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +146,7 @@ class FolderClips:
     description says.
     """
 
-    in_process = False  # decoders crash and hang
+    in_process, function = False, RUN  # decoders crash and hang
     images = 0
 
     def __init__(self, index, labels, class_names, sampling, about):
@@ -234,11 +241,8 @@ class Fitting:
         box = frames[:, top : top + box_rows, left : left + box_columns].transpose(0, 3, 1, 2)
         if (box_rows, box_columns) == (self.height, self.width):
             return box
-        from torch import from_numpy  # takes a second or two, and only where it resizes
-        from torch.nn.functional import interpolate
-
         size = self.height, self.width
-        return interpolate(from_numpy(box), size, mode="bilinear", align_corners=False, antialias=True).numpy()
+        return F.interpolate(torch.from_numpy(box), size, mode="bilinear", align_corners=False, antialias=True).numpy()
 
 
 def fit(frames, height, width, random=None):
