@@ -23,6 +23,7 @@ class Attention(nn.Module):
     def __init__(self, inputs: int, width: int, heads: int, context: int | None = None):
         super().__init__()
         self.heads = heads
+        self.precision = None  # dtype of the products with scores, see `set_attention_precision`; None: the input's
         self.norm = nn.LayerNorm(inputs)
         self.norm_context = nn.LayerNorm(context) if context else None
         self.query = nn.Linear(inputs, width)
@@ -36,11 +37,29 @@ class Attention(nn.Module):
         query = self._split(self.query(normed))
         key, value = (self._split(t) for t in self.key_value(source).chunk(2, dim=-1))
         mask = None if mask is None else mask[:, None, None]
+        if self.precision is not None:
+            query, key, value = (t.to(self.precision) for t in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # [B, heads, n, head width]
+        if self.precision is not None:
+            attended = attended.to(x.dtype)
         return x + self.out(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+ATTENTION_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def set_attention_precision(network: nn.Module, name: str):
+    """Let all attentions of a network multiply queries, keys, scores and values in "fp32", "bf16" or "fp16".
+
+    Half precision lets a GPU take its flash kernel, which has no fp32 form; projections, norms and everything else stay
+    as they are. "fp32" is the precision of the rest.
+    """
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.precision = ATTENTION_DTYPES[name]
 
 
 class FeedForward(nn.Module):

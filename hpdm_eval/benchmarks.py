@@ -15,8 +15,8 @@ from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
 from hpdm_eval.records import command_line, utc_now
 
-ORDER = ("extract", "fusion", "training", "sampling")
-TITLES = {"extract": "Feature extraction with I3D", "fusion": "Resampling in context fusion",
+ORDER = ("decoding", "extract", "fusion", "training", "sampling")
+TITLES = {"decoding": "Reading videos", "extract": "Feature extraction with I3D", "fusion": "Resampling in context fusion",
           "training": "Training step", "sampling": "Sampling"}
 
 

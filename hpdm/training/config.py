@@ -7,6 +7,7 @@ from hpdm.errors import InputError
 OPTIMIZERS = ("lamb", "adamw")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
+ATTENTION_PRECISIONS = ("fp32", "bf16", "fp16")
 PARALLEL = ("ddp", "fsdp")
 WINDOW_ORDERS = ("coarse-first", "finest-first")
 SHRINKS = ("area", "stride")
@@ -40,6 +41,7 @@ class TrainingConfig:
     shrink: str = "area"  # how coarse levels are made: see hpdm.pyramid.shrink_video
 
     precision: str = "fp32"  # "fp32", or "bf16" for autocast (weights, optimizer and average stay fp32)
+    attention_precision: str = "fp32"  # "bf16" or "fp16": attention alone in half precision (a GPU's flash kernel)
     tf32: bool = True  # allow TF32 in matrix products of a GPU
     activation_checkpointing: bool = False  # recompute each block in the backward pass: less memory, more time
     compile: bool = False  # torch.compile of the blocks
@@ -54,6 +56,7 @@ class TrainingConfig:
     def __post_init__(self):
         for name, allowed in (
             ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("parallel", PARALLEL),
+            ("attention_precision", ATTENTION_PRECISIONS),
             ("window_order", WINDOW_ORDERS), ("shrink", SHRINKS),
         ):
             if getattr(self, name) not in allowed:

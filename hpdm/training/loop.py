@@ -15,6 +15,7 @@ from hpdm.data.loader import LoadingStopped, make_loader, open_clips
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.errors import InputError
 from hpdm.methods import make_method
+from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
 from hpdm.training.checkpoint import (
     CONFIG_FILE,
@@ -90,6 +91,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         sharded = here.world_size > 1 and settings.parallel == "fsdp"
         network = build_network(method, here, sharded=sharded, seed=settings.seed)
         network.checkpoint_blocks = settings.activation_checkpointing
+        set_attention_precision(network, settings.attention_precision)
         if checkpoint is None:
             method.begin(network, clips, device)
             if settings.init_from:

@@ -5,6 +5,7 @@ trust ratio; everything else, the weight matrices, has both.
 """
 
 import math
+from inspect import signature
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -45,8 +46,10 @@ def make_optimizer(network, config) -> torch.optim.Optimizer:
 
     for group in groups:
         group["always_adapt"] = group["name"] == "decay"
+    if "foreach" in signature(Lamb).parameters:  # from timm 1.0.31 on; the steps are the same without, and slower
+        settings["foreach"] = None if sharded else True
     # Its own clipping is off: the gradient is clipped before, and its norm logged.
-    return Lamb(groups, **settings, max_grad_norm=None, foreach=None if sharded else True)
+    return Lamb(groups, **settings, max_grad_norm=None)
 
 
 def learning_rate(config, step: int) -> float:

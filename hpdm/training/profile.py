@@ -10,6 +10,7 @@ from hpdm.console import note
 from hpdm.data.loader import make_loader, open_clips, profile_loader
 from hpdm.environment import choose_device, hardware
 from hpdm.methods import make_method
+from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
 from hpdm.training.config import plan_batch
 from hpdm.training.optimizer import make_optimizer
@@ -39,6 +40,7 @@ def _profile(config, method, clips, device, micro_batch, quiet):
     torch.manual_seed(settings.seed)
     network = method.make_network().to(device).train()
     network.checkpoint_blocks = settings.activation_checkpointing
+    set_attention_precision(network, settings.attention_precision)
     optimizer = make_optimizer(network, settings)
     video, told = next(loader)
     video, labels = video.to(device), make_conditioner(config, device)(told)

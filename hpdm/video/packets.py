@@ -28,6 +28,15 @@ _VOP = b"\x00\x00\x01\xb6"  # start of a picture in MPEG-4 part 2
 _SMALLEST_VOP = 12  # bytes; a picture that is "not coded" shows nothing and is shorter
 
 
+# Metadata is often not UTF-8 and never used; from PyAV 19 on it is decoded leniently anyway.
+_LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def open_container(path, demuxer=None):
+    """PyAV's container of a file, of the format `demuxer` alone if given."""
+    return av.open(f"file:{path}", format=demuxer, **_LENIENT)  # without "file:" a name with a colon is a protocol
+
+
 class NoVideo(Exception):
     """A file that opens but holds no video stream that can be decoded; the message says why."""
 
@@ -71,6 +80,11 @@ class Packets:
         self._kept = self._pts = None
         # DivX packed a B frame into the packet of the frame before and put an empty packet into its place.
         self._filtered = demuxer == "avi" and self._stream.codec_context.name == "mpeg4"
+
+    @property
+    def size(self):
+        """Height and width in pixels that the stream declares."""
+        return self._stream.codec_context.height, self._stream.codec_context.width
 
     def close(self):
         self._kept = None
@@ -130,8 +144,9 @@ class Packets:
     def _demuxed(self):
         """The stream's packets, each with one picture where a filter can see to that."""
         unpack = BitStreamFilterContext("mpeg4_unpack_bframes", self._stream) if self._filtered else None
+        marks_gaps = self._demuxer in ("mpeg", "mpegts")  # these mark packets after a gap, others one cut by the end
         for packet in self._container.demux(self._stream):
-            if packet.size:
+            if packet.size and (marks_gaps or not packet.is_corrupt):
                 yield from (unpack.filter(packet) if unpack else (packet,))
         if unpack:
             yield from unpack.filter(None)
@@ -141,8 +156,7 @@ class Packets:
         self._container, self._stream = self._open()
 
     def _open(self):
-        # "file:" keeps names with colons from being taken for protocols; metadata is often not UTF-8 and never used.
-        container = av.open("file:" + self._path, format=self._demuxer, metadata_errors="ignore")
+        container = open_container(self._path, self._demuxer)
         try:
             streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not streams:

@@ -27,7 +27,7 @@ from av.video.frame import PictureType
 
 from hpdm.video import formats
 from hpdm.video.packets import NoVideo, Packets
-from hpdm.video.pixels import FrameConverter
+from hpdm.video.pixels import FrameConverter, UnreadablePicture, check_size
 from hpdm.video.timeline import Timeline, exact_rate
 
 BLOCK_BYTES = 64 << 20  # of decoded frames, held at once where a transform makes them smaller
@@ -98,7 +98,11 @@ class VideoReader:
         except DECODER_ERRORS as error:
             raise DecodingError(_reason(error)) from error
         try:
+            check_size(*self._packets.size)
             self._scan = self._packets.scan()
+        except UnreadablePicture as error:
+            self.close()
+            raise DecodingError(str(error)) from error
         except DECODER_ERRORS as error:
             self.close()
             raise DecodingError(_reason(error)) from error

@@ -18,10 +18,10 @@ FINE_STEP = 4  # ticks between frames from which on a time may be a rounded one
 def exact_rate(rate):
     """A frame rate as a Fraction with the denominators that rates have; 0 where it is unknown or none."""
     try:
-        rate = Fraction(rate or 0).limit_denominator(LARGEST_DENOMINATOR)
+        rate = Fraction(rate or 0)
     except (OverflowError, ValueError):  # infinity, nan
         return Fraction(0)
-    return max(rate, Fraction(0))
+    return max(rate.limit_denominator(LARGEST_DENOMINATOR) or rate, Fraction(0))
 
 
 @dataclass(frozen=True, eq=False)

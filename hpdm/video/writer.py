@@ -6,7 +6,6 @@ Shapes: T frames, H rows, W columns; clips are uint8 [T, H, W, 3] in RGB.
 import io
 from fractions import Fraction
 
-import av
 import numpy as np
 
 from hpdm.errors import InputError
@@ -30,6 +29,8 @@ def write_video(path, video, *, fps=25, crf=DEFAULT_CRF, lossless=False):
 
 def encode_video(video, *, fps=25, crf=DEFAULT_CRF, lossless=False, container="mp4"):
     """Bytes of the file that `write_video` writes."""
+    import av  # here, so that what writes no video needs no PyAV
+
     video = np.asarray(video)
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
         raise InputError(f"a video must be uint8 [frames, height, width, 3], got {video.dtype} {list(video.shape)}")

@@ -4,7 +4,9 @@ import click
 
 from hpdm.console import Command, Group, OutputFile, common_options
 from hpdm_eval.benchmarks import write_page
+from hpdm_eval.commands.bench_decoding import decoding_command
 from hpdm_eval.commands.bench_extract import extract
+from hpdm_eval.commands.bench_gpu import gpu
 from hpdm_eval.commands.bench_sampling import sampling
 from hpdm_eval.commands.bench_training import fusion, training
 
@@ -23,5 +25,6 @@ def page(folder, out, **options):
     write_page(folder, out)
 
 
-for command in (extract, fusion, training, sampling, page):
+for command in (extract, fusion, training, sampling, gpu, page):
     bench.add_command(command)
+bench.add_command(decoding_command, "decoding")

@@ -14,7 +14,7 @@ from hpdm.console import note
 from hpdm.diffusion import DiffusionConfig
 from hpdm.training.config import plan_batch
 from hpdm.training.plan import make_plan
-from hpdm_eval.studies.geometry import even_levels_per_block, with_levels, without_adaptive_computation
+from hpdm_eval.studies.geometry import alternatives, even_levels_per_block, with_levels
 from hpdm_eval.studies.measure import step_record
 from hpdm_eval.studies.plan import Variant
 from hpdm_eval.studies.speed import fitting_batch, training_memory, training_rates
@@ -22,20 +22,6 @@ from hpdm_eval.studies.speed import fitting_batch, training_memory, training_rat
 STUDY = "efficiency"
 MOST_VIDEOS = 512  # of a batch that is tried on a GPU
 GIB = 2**30
-
-
-def alternatives(base: Config) -> dict[str, Config]:
-    """The rows of the table for videos of `base`: full resolution, then patches of half and of the base's own size.
-
-    Patches of the base's size are a quarter of the video where it has three levels.
-    """
-    levels = base.pyramid.levels
-    rows = {"full": with_levels(base, 1)}
-    for name, count in (("large-patch", levels - 1), ("small-patch", levels)):
-        config = with_levels(base, count)
-        rows[name] = without_adaptive_computation(config)
-        rows[f"{name}-adaptive"] = config
-    return rows
 
 
 def enlarged(base: Config) -> dict[str, Config]:

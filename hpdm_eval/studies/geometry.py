@@ -13,6 +13,20 @@ def without_adaptive_computation(config: Config) -> Config:
     return _with_blocks(config, (config.pyramid.levels,) * blocks)
 
 
+def alternatives(base: Config) -> dict[str, Config]:
+    """The rows of table 1 for videos of `base`: full resolution, then patches of half and of the base's own size.
+
+    Patches of the base's size are a quarter of the video where it has three levels.
+    """
+    levels = base.pyramid.levels
+    rows = {"full": with_levels(base, 1)}
+    for name, count in (("large-patch", levels - 1), ("small-patch", levels)):
+        config = with_levels(base, count)
+        rows[name] = without_adaptive_computation(config)
+        rows[f"{name}-adaptive"] = config
+    return rows
+
+
 def even_levels_per_block(blocks: int, levels: int) -> tuple[int, ...]:
     """How many levels each of `blocks` works on where they take levels on evenly: 1 1 2 2 3 3 for 6 and 3."""
     return (*(1 + block * levels // blocks for block in range(blocks - 1)), levels)

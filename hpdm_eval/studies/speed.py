@@ -10,6 +10,7 @@ import torch
 
 from hpdm.console import note
 from hpdm.methods import make_method
+from hpdm.rin import set_attention_precision
 from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.memory import choose_tile_batch
 from hpdm.training.loss import seed_dropout
@@ -86,6 +87,7 @@ def training_step(config, batch, device, *, update=True):
     method = make_method(config)
     network = method.make_network().to(device).train()
     network.checkpoint_blocks = config.training.activation_checkpointing
+    set_attention_precision(network, config.training.attention_precision)
     optimizer = make_optimizer(network, config.training) if update else None
     video = torch.randint(0, 256, (batch, 3, *method.video_size), dtype=torch.uint8, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)

@@ -1,0 +1,74 @@
+"""The items of a run, most valuable first, with what each may cost in seconds.
+
+Costs are of one H100 and include building the network; a rehearsal has its own, of two processor cores.
+"""
+
+from functools import partial
+
+from hpdm.errors import InputError
+from hpdm_eval.gpu_bench import agreement, backbones, gradients, roof, sampling, table1, training
+from hpdm_eval.gpu_bench.bench import Item, Settings
+
+# (precision, micro-batch, activation checkpointing)
+FIRST_S = (("tf32", 8, False), ("attention-bf16", 8, False), ("bf16", 8, False))
+MORE_S = (("fp32", 4, False), ("tf32", 4, False), ("attention-fp16", 8, False), ("bf16", 16, False), ("tf32", 8, True),
+          ("bf16", 32, True))
+FIRST_L = (("tf32", 4, False), ("attention-bf16", 4, False), ("bf16", 4, False))
+MORE_L = (("bf16", 8, False), ("tf32", 8, True), ("attention-bf16", 8, True), ("bf16", 16, True))
+OF_M = (("tf32", 8, False), ("attention-bf16", 8, False), ("bf16", 8, False))
+COMPILED = (("tf32", 8, False), ("bf16", 8, False), ("attention-bf16", 8, False))
+COMPILED_L = (("bf16", 4, False), ("tf32", 4, False))
+# (precision, overlap, cached, videos at once, most tiles a call)
+FIRST_VIDEOS = (("tf32", "hw", True, 1, 16), ("tf32", "hw", False, 1, 16), ("tf32", "none", True, 1, 16),
+                ("fp16", "hw", True, 1, 16))
+MORE_VIDEOS = (("bf16", "hw", True, 1, 16), ("fp32", "hw", True, 1, 16), ("fp16", "none", True, 1, 16),
+               ("tf32", "hw", True, 4, 16), ("fp16", "hw", True, 4, 16))
+VIDEOS_ATTENTION = (("attention-fp16", "hw", True, 1, 16), ("attention-bf16", "hw", True, 1, 16))
+VIDEOS_L = (("tf32", "hw", True, 1, 16), ("fp16", "hw", True, 1, 16))
+
+# name, seconds on a GPU, seconds in a rehearsal, function
+PLAN = (
+    ("agreement/forward", 4, 6, agreement.forward),
+    ("roof/products", 6, 4, roof.products),
+    ("roof/copy", 3, 2, roof.copies),
+    ("training/S", 24, 10, partial(training.steps, size="S", cases=FIRST_S)),
+    ("gradients/S", 14, 8, partial(gradients.cosines, size="S", batch=2)),
+    ("sampling/S", 30, 15, partial(sampling.video, size="S", cases=FIRST_VIDEOS)),
+    ("training/L", 30, 8, partial(training.steps, size="L", cases=FIRST_L)),
+    ("table1/full", 15, 4, partial(table1.row, name="full")),
+    ("table1/small-patch-adaptive", 14, 6, partial(table1.row, name="small-patch-adaptive")),
+    ("table1/small-patch", 14, 6, partial(table1.row, name="small-patch")),
+    ("backbones/i3d", 20, 12, partial(backbones.clips_per_second, network="i3d", batches=(8, 32, 128))),
+    ("agreement/samples", 20, 12, agreement.samples),
+    ("training/S-more", 25, 10, partial(training.steps, size="S", cases=MORE_S)),
+    ("sampling/S-calls", 15, 6, partial(sampling.calls, size="S", largest=64)),
+    ("table1/large-patch-adaptive", 14, 5, partial(table1.row, name="large-patch-adaptive")),
+    ("table1/large-patch", 14, 5, partial(table1.row, name="large-patch")),
+    ("backbones/files", 30, 15, partial(backbones.from_files, batch=32)),
+    ("training/L-more", 30, 8, partial(training.steps, size="L", cases=MORE_L)),
+    ("gradients/nano", 6, 8, partial(gradients.cosines, size="nano", batch=32)),
+    ("training/M", 20, 6, partial(training.steps, size="M", cases=OF_M)),
+    ("sampling/S-more", 30, 12, partial(sampling.video, size="S", cases=MORE_VIDEOS)),
+    ("sampling/S-attention", 15, 6, partial(sampling.video, size="S", cases=VIDEOS_ATTENTION)),
+    ("training/S-compiled", 75, 60, partial(training.steps, size="S", cases=COMPILED, compile=True)),
+    ("backbones/c3d", 12, 10, partial(backbones.clips_per_second, network="c3d", batches=(8, 32, 128))),
+    ("table1/full-checkpointing", 15, 4, partial(table1.row, name="full", checkpointing=True)),
+    ("gradients/L", 20, 8, partial(gradients.cosines, size="L", batch=2)),
+    ("sampling/L", 30, 10, partial(sampling.video, size="L", cases=VIDEOS_L)),
+    ("training/L-compiled", 75, 60, partial(training.steps, size="L", cases=COMPILED_L, compile=True)),
+)
+
+
+def plan(settings: Settings) -> list[Item]:
+    """The items of a run; raises InputError where `settings.only` names one that there is not."""
+    items = [Item(name=name, cost=rehearsal if settings.rehearse else cost, run=run)
+             for name, cost, rehearsal, run in PLAN]
+    for wanted in settings.only:
+        if not any(matches(item.name, wanted) for item in items):
+            raise InputError(f"--only {wanted}: there is no such item; there are {', '.join(i.name for i in items)}")
+    return [item for item in items if not settings.only or any(matches(item.name, wanted) for wanted in settings.only)]
+
+
+def matches(name: str, wanted: str) -> bool:
+    """Whether `wanted` is an item's name or its subject."""
+    return name == wanted or name.split("/")[0] == wanted
