@@ -64,6 +64,14 @@ class DataConfig:
             raise InputError(f"data.num_workers must be 0 or more; got {self.num_workers}")
 
 
+def need_decoder():
+    """Raise InputError where what reads videos is not installed: training on procedural clips does without."""
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise InputError("PyAV is not installed, and videos are read with it: pip install av") from error
+
+
 def check_classes(names, num_classes, where):
     """Raise InputError where there are more classes than a model can tell apart (None: any number)."""
     if num_classes is not None and len(names) > num_classes:

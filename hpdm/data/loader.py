@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from hpdm.data.config import AUTO, PROCEDURAL, DataConfig, check_classes
+from hpdm.data.config import AUTO, PROCEDURAL, DataConfig, check_classes, need_decoder
 from hpdm.data.jobs import ClipJob, seconds_of
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.data.quarantine import Quarantine
@@ -342,7 +342,7 @@ def profile_loader(loader, batches):
 
 
 def _open_files(config, frames, height, width, num_classes, quiet):
-    # Imported here, so that training on procedural clips needs no decoder.
+    need_decoder()
     from hpdm.data.captions import CaptionedClips, find_captions
     from hpdm.data.folders import open_folder
     from hpdm.data.videos import ClipSampling

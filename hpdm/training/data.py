@@ -14,7 +14,7 @@ from pathlib import Path
 from hpdm.config import TrainedOn
 from hpdm.console import note
 from hpdm.data.accounts import summary
-from hpdm.data.config import PROCEDURAL
+from hpdm.data.config import PROCEDURAL, need_decoder
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
@@ -54,7 +54,8 @@ def class_names_of(config):
         return ()
     if config.path == PROCEDURAL:
         return CLASS_NAMES
-    from hpdm.data.folders import choose_videos  # here, so that training on procedural clips needs no decoder
+    need_decoder()
+    from hpdm.data.folders import choose_videos
 
     chosen = choose_videos(config)
     if chosen.class_names:
