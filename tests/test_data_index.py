@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from video_files import frame_numbers, grey_clip, write_video
+from video_files import grey_clip, write_video
 
 import hpdm.data.index as index
 from hpdm.data.index import INDEX_NAME, IndexedVideo, build_index, cache_files, list_videos

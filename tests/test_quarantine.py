@@ -89,7 +89,7 @@ def test_what_crashes_or_hangs_is_replaced_and_listed_and_never_met_again(folder
     assert torch.equal(torch.cat([begun, went_on]), clips)
     # With the whole list no file on it is opened any more, and the clips are still the same.
     known = opened(folder, tmp_path / "whole.jsonl")
-    before, start = (tmp_path / "whole.jsonl").read_bytes(), time.monotonic()
+    before = (tmp_path / "whole.jsonl").read_bytes()
     assert torch.equal(take(known, 0, steps, num_workers=1), clips)
     assert (tmp_path / "whole.jsonl").read_bytes() == before
     whole.close(), known.close()

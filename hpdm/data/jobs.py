@@ -53,7 +53,7 @@ class ProceduralJob:
         if self.captions:
             scene, _ = sample_scene(self.seed, self.item)
             video = render_scene(scene, 1 if self.still else frames, height, width)
-            video = np.broadcast_to(video, (frames, *video.shape[1:]))
+            video = np.repeat(video, frames // len(video), axis=0)
         else:
             video, _ = procedural_clip(self.seed, self.item, *self.size)
         return np.ascontiguousarray(video.transpose(3, 0, 1, 2))

@@ -124,7 +124,7 @@ class FileJob:
                 frames = fitting(np.array(read_picture(self.path))[None])
             except UnreadablePicture as error:
                 raise DecodingError(str(error)) from error
-            frames = np.broadcast_to(frames, (sampling.frames, *frames.shape[1:]))
+            frames = np.repeat(frames, sampling.frames, axis=0)
             return np.ascontiguousarray(frames.swapaxes(0, 1))
         before = self.random.bit_generator.state
 

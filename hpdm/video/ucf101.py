@@ -47,13 +47,13 @@ def read_split(folder, *, split=1, part="train"):
         raise InputError(f"UCF-101 has splits 1, 2, 3 with parts {', '.join(PARTS)}; got {split!r} and {part!r}")
     folder = Path(folder)
     class_names = _read_classes(folder / "classInd.txt")
-    ids = {name: index for index, name in enumerate(class_names)}
+    ids = {name.casefold(): index for index, name in enumerate(class_names)}
     labels = {}
     for kind in ("train", "test") if part == "all" else (part,):
         file = folder / f"{kind}list{split:02d}.txt"
         for number, line in _lines(file):
             path, *stated = line.split()
-            label = ids.get(PurePosixPath(path).parent.name)
+            label = ids.get(PurePosixPath(path).parent.name.casefold())
             if label is None or stated not in ([], [str(label + 1)]):
                 raise InputError(f"{file}, line {number}: {line!r} does not agree with the classes of classInd.txt")
             labels[video_key(path)] = label
