@@ -45,9 +45,9 @@ def folder(originals, tmp_path, monkeypatch, bad_decoder):
 
 @pytest.fixture
 def short_limit(monkeypatch):
-    """Seconds after which a hung decoder is given up: time enough to start, on a busy machine too."""
+    """A hung decoder is given up after three seconds."""
     seconds = loader_module.seconds_of
-    monkeypatch.setattr(loader_module, "seconds_of", lambda job: 8 if "hang-clip" in job.source.path else seconds(job))
+    monkeypatch.setattr(loader_module, "seconds_of", lambda job: 3 if "hang-clip" in job.source.path else seconds(job))
 
 
 def opened(folder, file=None):
@@ -63,14 +63,14 @@ def take(clips, first, end, batch=4, **options):
 
 
 def test_what_crashes_or_hangs_is_replaced_and_listed_and_never_met_again(folder, tmp_path, short_limit, caplog):
-    """Eight steps in one go, and stopped after four; two workers and one: the same clips."""
-    steps = 8
+    """Six steps in one go, and stopped after three; two workers and one: the same clips."""
+    steps = 6
     whole = opened(folder, tmp_path / "whole.jsonl")
     clips = take(whole, 0, steps, num_workers=2)
     listed = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
     assert {entry["path"] for entry in listed} == set(BAD)
     assert {entry["reason"].split(" (")[0] for entry in listed} == {
-        "decoding it killed the process", "decoding took more than 8 s and was stopped"}
+        "decoding it killed the process", "decoding took more than 3 s and was stopped"}
     assert all(entry["when"].endswith("Z") and entry["from"] % 4 == 0 for entry in listed)
     assert all(name in caplog.text for name in BAD) and "7.mp4" not in caplog.text
     for number, clip in enumerate(clips):
@@ -136,7 +136,8 @@ def children(pid):
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            if int(entry.read_text().rpartition(")")[2].split()[1]) == pid:
+            ours = b"hpdm.video.workers" in entry.with_name("cmdline").read_bytes()
+            if ours and int(entry.read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(entry.parent.name))
         except (OSError, ValueError):
             continue
@@ -145,9 +146,10 @@ def children(pid):
 
 def wait_until(condition, process, seconds=120):
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline and process.poll() is None:
+    while not condition():
+        code = process.poll()
+        assert code is None and time.monotonic() < deadline, (code, process.stderr.read() if code is not None else "")
         time.sleep(0.1)
-    assert condition(), (process.poll(), process.stderr.read() if process.poll() is not None else "")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for children in /proc")
@@ -195,7 +197,7 @@ class _Ended:
 
 def test_a_run_with_a_file_that_crashes_trains_and_goes_on(folder, tmp_path, bad_decoder):
     """Through the command; the run is interrupted and resumed, and equals one that never was."""
-    (folder / "c" / "hang-clip.mp4").unlink()
+    (folder / "c" / "hang-clip.mp4").rename(folder / "c" / "crash-open.mp4")
     figures = []
     for name, stops in (("whole", ["9"]), ("resumed", ["4", "9"])):
         (tmp_path / name).mkdir()
@@ -204,6 +206,7 @@ def test_a_run_with_a_file_that_crashes_trains_and_goes_on(folder, tmp_path, bad
             _, errors = process.communicate(timeout=200)
             assert process.returncode == 0, errors
         listed = (tmp_path / name / "run" / QUARANTINE_FILE).read_text().splitlines()
-        assert [json.loads(line)["path"] for line in listed] == [BAD[0]] * len(listed) and listed
+        listed = [json.loads(line)["path"] for line in listed]
+        assert listed[0] == "c/crash-open.mp4" and listed[1:] == [BAD[0]] * len(listed[1:]) and len(listed) > 1
         figures.append([line["loss_per_level"] for line in read_log(tmp_path / name / "run")])
     assert figures[0] == figures[1] and len(figures[0]) == 9

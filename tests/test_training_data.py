@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from small_text import write_rows
+from small_text import write_captioned, write_rows
 from small_training import SMALL, write_small
 from video_files import grey_clip, write_video
 
 from hpdm.cli import sample, train
 from hpdm.config import config_from_dict, config_to_dict
+from hpdm.data.accounts import summary
 from hpdm.data.captions import read_captions
 from hpdm.data.config import DataConfig
 from hpdm.data.folders import choose_videos
@@ -78,6 +79,7 @@ def test_what_is_used_and_left_out_is_said_and_kept_and_names_the_samples(tmp_pa
     assert (about["videos_found"], about["videos"], about["dropped"]) == (total, used, {"too short for 16 frames": short})
     assert about["per_class"][lost] == {"found": short, "used": 0, "left_out": {"too short for 16 frames": short}}
     assert about["per_class"][name] == {"found": used + 1, "used": used, "left_out": {"broken": 1}}
+    assert sorted(about["left_out"].values()) == ["broken", *["too short for 16 frames"] * short]
     assert len(about["broken"]) == 1 and about["class_names"] == [lost, name]
     with open(tmp_path / "run" / FILES_FILE, newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == [f"1 {name}"] * used
@@ -345,3 +347,13 @@ def test_long_captions_are_read_whole(tmp_path):
 def test_prompts_end_at_line_feeds_alone(tmp_path):
     (tmp_path / "prompts.txt").write_bytes("a\u2028b\r\n\nc\x0bd\x85e\n".encode())
     assert read_prompts(tmp_path / "prompts.txt").texts == ("a b", "c d e")
+
+
+def test_missing_files_and_empty_captions_are_counted_and_said(tmp_path):
+    rows = write_captioned(tmp_path, videos=2, images=1)
+    rows += [{"path": "gone.mp4", "caption": "a"}, {"path": rows[0]["path"], "caption": " \u2028 "}]
+    rows += [{"path": rows[1]["path"], "caption": ""}]
+    write_rows(tmp_path / "captions.jsonl", rows)
+    config = DataConfig(path=str(tmp_path), captions="auto", image_share=0.5)
+    about = open_clips(config, frames=4, height=8, width=8, seed=0, quiet=True).describe()
+    assert summary(about)[0] == "data: 3 of 4 used, 2 empty caption, 1 listed, but not there"

@@ -69,9 +69,10 @@ class IndexedVideo(FoundFile):
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenFile(FoundFile):
-    """A file that no decoder opens, and why."""
+    """A file that no decoder opens, and why; `fatal` where it crashed or hung the process."""
 
     reason: str
+    fatal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,15 +183,17 @@ def _scan(root, files, workers, quiet):
         futures = {pool.submit(str(root / file.path)): file for file in files}
         for future in as_completed(futures):
             file = futures[future]
-            try:
-                info, reason = future.result()
-            except JobFailed as failure:
-                info, reason = None, str(failure)
-            done[file.path] = (
-                IndexedVideo(**asdict(file), **asdict(info)) if info else BrokenFile(**asdict(file), reason=reason)
-            )
+            done[file.path] = _entry(file, future)
             bar.update()
     return done
+
+
+def _entry(file, future):
+    try:
+        info, reason = future.result()
+    except JobFailed as failure:
+        return BrokenFile(**asdict(file), reason=str(failure), fatal=True)
+    return IndexedVideo(**asdict(file), **asdict(info)) if info else BrokenFile(**asdict(file), reason=reason)
 
 
 def cache_files(root):

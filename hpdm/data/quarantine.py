@@ -52,11 +52,12 @@ class Quarantine:
             return f"quarantined: {self._reasons[path]}"
         return None
 
-    def add(self, path, reason, clip, first=None):
-        """Note that a file failed for a clip; it is not opened for clips from number `first` on."""
+    def add(self, path, reason, clip=None, first=None):
+        """Note that a file failed for a clip (None: before any); it is not opened for clips from number `first` on."""
         known = path in self._reasons
         self._note(path, reason, clip, first)
-        log.warning("%s: %s; another file takes its place%s", path, reason,
+        instead = "it is left out" if clip is None else "another file takes its place"
+        log.warning("%s: %s; %s%s", path, reason, instead,
                     "" if known or self.file is None else f", {self.file} lists it")
         if self.file is None:
             return

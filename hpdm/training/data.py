@@ -16,6 +16,7 @@ from hpdm.console import note
 from hpdm.data.accounts import summary
 from hpdm.data.config import PROCEDURAL, need_decoder
 from hpdm.data.procedural import CLASS_NAMES
+from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
 from hpdm.training.checkpoint import CONFIG_FILE, latest_checkpoint, read_config
@@ -76,11 +77,16 @@ def note_data(config, clips, quiet=False):
 
 
 def keep_data(run, clips):
-    """Write DATA_FILE and FILES_FILE into the run's folder, atomically."""
-    contents = clips.source.contents()
+    """Write DATA_FILE and FILES_FILE into the run's folder, atomically; list what killed its process while indexed."""
+    source, quarantine = clips.source, Quarantine(Path(run) / QUARANTINE_FILE)
+    contents = source.contents()
     write_json(Path(run) / DATA_FILE, clips.describe() | {
-        "class_names": list(clips.source.class_names), "fingerprint": fingerprint(contents),
+        "class_names": list(source.class_names), "fingerprint": fingerprint(contents),
+        "left_out": getattr(source, "left_out", {}),
     })
+    for file in getattr(source, "broken", ()):
+        if file.fatal and quarantine.reason(file.path, 0) is None:
+            quarantine.add(file.path, file.reason, first=0)
     if contents is not None:
         table = io.StringIO(newline="")
         csv.writer(table, lineterminator="\n").writerows([COLUMNS, *sorted(contents)])

@@ -117,7 +117,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         if start >= end:
             note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
             return Outcome(step=start, interrupted=False)
-        log = None
+        log, stop.in_steps = None, True
         if here.first:
             Path(run).mkdir(parents=True, exist_ok=True)
             remove_leftovers(run)
@@ -138,7 +138,6 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         line_start = start
 
         network.train()
-        stop.in_steps = True
         for step in range(start, end):
             done = step + 1
             rate = learning_rate(settings, step)
