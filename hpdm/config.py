@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from hpdm.data.loader import DataConfig
+from hpdm.data.config import DataConfig
 from hpdm.diffusion import DiffusionConfig
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
@@ -88,6 +88,15 @@ class TextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """What the data of a run were, noted by the training for those who sample and for a run that is resumed."""
+
+    class_names: tuple[str, ...] = ()  # by class id
+    classes: tuple[int, ...] = ()  # ids of the classes of which there were videos
+    fingerprint: str = ""  # of names, sizes and lengths of the files that were used
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that makes a model: a checkpoint carries it, and sampling needs the checkpoint alone."""
 
@@ -100,6 +109,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
+    trained_on: TrainedOn = field(default_factory=TrainedOn)
 
     def __post_init__(self):
         self.diffusion.check_levels(self.pyramid.levels)
@@ -257,6 +267,7 @@ def _build(kind, values, where):
     if not isinstance(values, dict):
         raise InputError(f"{where} must be a section with keys, not {values!r}")
     hints = typing.get_type_hints(kind)
+    values = {key: value for key, value in values.items() if key not in getattr(kind, "RETIRED", ())}
     unknown = [key for key in values if key not in hints]
     if unknown:
         raise InputError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(hints)}")

@@ -45,8 +45,9 @@ class Process:
               help="A run's folder, a step's folder, a .safetensors file, or the weights that ship with hpdm.")
 @click.option("--num", type=click.IntRange(min=1), required=True, help="How many videos the folder shall hold.")
 @click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder for the samples.")
-@click.option("--classes", default="all", metavar="0,3,7|all|none",
-              help="Sample i gets the i-th of these in turn; none samples without class or text.")
+@click.option("--classes", metavar="0,3,NAME|all|none",
+              help="Sample i gets the i-th of these in turn, by number or name; none samples without class or text.  "
+                   "[default: the classes that were trained]")
 @click.option("--prompt", "prompt", multiple=True, metavar="TEXT",
               help="What a text-to-video model shall show; sample i gets the i-th of several in turn.")
 @click.option("--prompts", metavar="FILE|ucf101",
@@ -131,12 +132,14 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         level: SamplesFolder(
             out / f"level{level}" if save_levels else out,
             {**settings, "levels": level + 1, "steps": sampling.level_steps(level + 1)},
-            {**about, "resolution": resolutions[level], **_tiling(method, level)}, fps=fps, crf=crf,
+            {**about, "resolution": resolutions[level], **_tiling(method, level)}, fps=fps, crf=crf, names=asked.names,
         )
         for level in (range(levels) if save_levels else [levels - 1])
     }
     note(f"{loaded.file} at step {loaded.step}, {about['weights']} weights, "
          f"{'x'.join(map(str, resolutions[-1]))} videos", quiet)
+    if said := asked.describe():
+        note(said, quiet)
 
     plan = {"levels": levels, "use_cache": not no_cache, "offload": offload}
     batch = min(batch or _fitting_batch(network, sampling, plan, device), num)
@@ -280,7 +283,10 @@ def _asked(config, classes, prompt, prompts, num, fps, device):
         if prompt or prompts:
             raise InputError("this model reads no text: choose with --classes")
         if not network.measures:
-            return AskedClasses(_parse_classes(classes, network.num_classes) or [0])
+            trained_on = config.trained_on
+            labels = _parse_classes(classes, network.num_classes, trained_on)
+            return AskedClasses(labels or [0], trained_on.class_names)
+    classes = classes or "all"
     if prompt and prompts:
         raise InputError("--prompt and --prompts exclude each other")
     if classes not in ("all", "none") or (classes == "none" and (prompt or prompts)):
@@ -293,12 +299,16 @@ def _asked(config, classes, prompt, prompts, num, fps, device):
     return AskedTexts(chosen, config, count=num, fps=fps, device=device)
 
 
-def _parse_classes(text, num_classes):
+def _parse_classes(text, num_classes, trained_on):
+    if text is None:
+        return list(trained_on.classes) or list(range(num_classes))
     if text == "all":
         return list(range(num_classes))
     if text == "none":
         return [num_classes]
-    labels = list(_numbers(text, int, "--classes", "0,3,7, or all or none"))
+    ids = {name: str(number) for number, name in enumerate(trained_on.class_names)}
+    known = "0,3,7, names of classes, or all or none" if ids else "0,3,7, or all or none"
+    labels = list(_numbers(",".join(ids.get(word, word) for word in text.split(",")), int, "--classes", known))
     if min(labels) < 0 or max(labels) >= num_classes:
         raise InputError(f"--classes {text}: this model has the classes 0 to {num_classes - 1}")
     return labels

@@ -29,13 +29,14 @@ class SamplesFolder:
     """Writes samples to `folder`, which belongs to one group of settings.
 
     settings: flat, JSON-able; everything that decides a sample's content. about: further entries of the manifest.
+    names: of classes by label, where they are known; the manifest says them of each sample.
     Raises InputError where the folder was made with other settings, or holds videos that nobody accounts for.
     """
 
-    def __init__(self, folder, settings: dict, about: dict, *, fps=25, crf=17):
+    def __init__(self, folder, settings: dict, about: dict, *, fps=25, crf=17, names=()):
         self.folder = Path(folder)
         self.settings = json.loads(json.dumps(settings))  # as they will be read back
-        self.about = about
+        self.about, self.names = about, names
         self.format, self.fps, self.crf = settings["format"], fps, crf
         self._check()
 
@@ -57,9 +58,12 @@ class SamplesFolder:
             np.save(file, clip, allow_pickle=False)
 
     def finished(self) -> list[dict]:
-        """The samples in the folder: index, label, file."""
+        """The samples in the folder: index, label, file and, where it is known, the name of the class."""
         found = (SAMPLE_NAME.fullmatch(path.name) for path in self.folder.iterdir())
         samples = [{"index": int(m[1]), "label": int(m[2]), "file": m[0]} for m in found if m and m[3] == self.format]
+        for sample in samples:
+            if sample["label"] < len(self.names):
+                sample["class"] = self.names[sample["label"]]
         return sorted(samples, key=lambda sample: sample["index"])
 
     def write_manifest(self):

@@ -69,6 +69,10 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
     config = load_config(size, [*options, *overrides], method=baseline)
     if levels is not None:
         config = coarsest_levels(config, levels)
+    if not any(text.partition("=")[0].strip() in ("num_classes", "network.num_classes") for text in overrides):
+        from hpdm.training.data import with_classes_of_data
+
+        config = with_classes_of_data(config, run, must_exist=not dry_run)
 
     if dry_run:
         from hpdm.training.plan import describe_run

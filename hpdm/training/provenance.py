@@ -25,9 +25,9 @@ def note_start(run, step, device, world_size):
 def read_provenance(run) -> list[dict]:
     """The lines of a run, oldest first, without one that was cut off by a kill; empty where nothing is noted."""
     path, lines = Path(run) / PROVENANCE_FILE, []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         try:
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
+        except json.JSONDecodeError:  # also of the empty text behind the last line
             continue
     return lines

@@ -79,7 +79,7 @@ class Workshop:
         if not file.exists():
             return
         before, now = (config_to_dict(config) for config in (read_config(file), self._with_autoencoder(run)))
-        before["sampling"] = now["sampling"]
+        before["sampling"], before["trained_on"] = now["sampling"], now["trained_on"]
         if run.needs:  # the folder may be named from elsewhere
             before["method"]["autoencoder"] = now["method"]["autoencoder"]
         for key in ("keep", "micro_batch"):  # what else is needed of the run, and what the device takes
