@@ -55,7 +55,7 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
     orders. strict: the first unusable file is an InputError instead of an entry in `rejected`. workers: decoding
     processes (None: one per core; 0: decode in this process, unprotected from decoders that crash).
     split_lists: UCF-101's folder of official lists, for a reference with a `split`; by default `ucfTrainTestlist`
-    in `path` or beside it; without either the folder is taken to be the split. quiet: no notes on stderr. choose:
+    in `path` or beside it; without either all of the folder is read. quiet: no notes on stderr. choose:
     function of the candidates in order (each has `name` and `label`) that returns those to read.
 
     Raises InputError for a path without anything to read.
@@ -74,18 +74,19 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
     if reference and protocol.split:
         lists = selection.find_split_lists(path, split_lists)
         if lists is None:
-            note(f"{path}: taken to be {protocol.split}; --split-lists DIR would pick it by the official lists", quiet)
+            note(f"{path}: split not applied, all of it is read; --split-lists DIR picks {protocol.split}", quiet)
         else:
             candidates, split = selection.apply_split(candidates, protocol.split, lists)
             note("{}: {present} of {listed} videos of {name}, by {}".format(path, lists, **split), quiet)
     rule = protocol.selection if reference else protocol.samples_selection
-    ordered = selection.order(candidates, rule, seed)
+    wanted = num or (protocol.num_reference if reference else protocol.num_samples)
+    ordered = selection.order(candidates, rule, seed, wanted)
     return ClipSource(
         path=path,
         candidates=choose(ordered) if choose else ordered,
         rejected=listing.rejected,
         settings=_decode_settings(protocol, reference, grid, seed),
-        num=num or (protocol.num_reference if reference else protocol.num_samples),
+        num=wanted,
         strict=strict,
         workers=workers,
         quiet=quiet,
@@ -137,13 +138,13 @@ class ClipSource:
         """The record's entry: {"path", "sha256", "clips", "rejected", "split"}, after a whole iteration.
 
         `sha256` is over the sorted digests of the clips, one hex line each; `split` says which official list chose
-        them, None where no list was used.
+        them, None where no list was used; of a subset `classes` says which it holds.
         """
         if not self._complete:
             raise RuntimeError("summary() needs a whole iteration first")
         digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(self._digests)).encode())
         return {"path": self.path, "sha256": digest.hexdigest(), "clips": self.accepted, "rejected": self.rejected,
-                "split": self._split}
+                "split": self._split, **selection.subset_entry(self._candidates, self.rejected, self.accepted)}
 
     def close(self):
         """Remove what was unpacked for reading; happens by itself at the end of the program."""

@@ -30,6 +30,7 @@ from hpdm_eval.features import extract_features, extract_moments
 from hpdm_eval.metrics.frechet import Moments
 from hpdm_eval.protocols import DEFAULT, Protocol
 from hpdm_eval.records import make_record, save_record
+from hpdm_eval.selection import sources_of
 from hpdm_eval.statistics import Statistics, is_statistics
 from hpdm_eval.tables import text_table
 
@@ -42,6 +43,7 @@ class Side:
     features: np.ndarray | None  # float32 [N, D]; None for statistics that were stored without, and for frames
     probabilities: np.ndarray | None  # float32 [N, K] of a classifier
     summary: dict  # the record's entry: {"path", "sha256", "clips", "rejected"}
+    sources: list[str] | None = None  # of each clip, where several come from one video; None: all are independent
 
     @property
     def count(self):
@@ -107,6 +109,9 @@ def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=No
             click.option("--record", "folder", type=OutputFolder(), metavar="DIR",
                          help="Also save the record in this folder."),
             click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
+            click.option("--group-by", default="auto", show_default=True, metavar="auto|none|folder|REGEX",
+                         help="Which clips come from one video, and are no independent draws in intervals: auto knows "
+                              "UCF-101's groups, REGEX is searched in the names."),
         ):
             function = option(function)
         function = metric_options(protocol, backbone)(common_options(function))
@@ -162,7 +167,8 @@ def compare(options, *, reference=None, per_frame=False):
     stored = sources.get("reference")
     if isinstance(stored, Statistics):
         stored.check_match(protocol, backbone.describe(), options["reference"])
-        if stored.seed != options["seed"] and (protocol.start == "random" or protocol.selection != "sorted"):
+        drawn = protocol.selection != "sorted" and protocol.num_reference is not None
+        if stored.seed != options["seed"] and (protocol.start == "random" or drawn):
             note(f"{options['reference']} was drawn with --seed {stored.seed}, the samples are with {options['seed']}",
                  options["quiet"])
     sides = {role: read_side(source, backbone, options) for role, source in sources.items()}
@@ -206,8 +212,9 @@ def read_side(source, backbone, options):
     if isinstance(source, Statistics):
         stored = {"statistics": options["reference"], "statistics_sha256": sha256_file(options["reference"]),
                   "seed": source.seed}
+        sources = None if options.get("group_by", "auto") == "none" else source.sources
         return Side(moments=source.moments, features=source.features, probabilities=None,
-                    summary={**source.source, **stored})
+                    summary={**source.source, **stored}, sources=sources)
     source.min_frames, source.shared = backbone.min_frames, True
     reading = {"batch": options["batch"], "quiet": options["quiet"],
                "cache": FeatureCache(backbone) if options["cache"] else None}
@@ -216,4 +223,5 @@ def read_side(source, backbone, options):
                     summary=source.summary())
     extracted = extract_features(source, backbone, **reading)
     return Side(moments=Moments.of(extracted.features), features=extracted.features,
-                probabilities=extracted.probabilities, summary=source.summary())
+                probabilities=extracted.probabilities, summary=source.summary(),
+                sources=sources_of(extracted.names, options.get("group_by", "auto")))
