@@ -28,7 +28,7 @@ from hpdm.errors import InputError
 KINDS = ("tone", "texture")
 THRESHOLDS = {"tone": 6.5, "texture": 12.0}
 BASE = {"tone": 2.0, "texture": 2.0}  # grey levels added to what is usual, so that flat areas do not divide by 0
-CLUSTER = 12  # dead tokens of a real clip that has any, see `studies/intervals.py`
+CLUSTER = 8  # dead tokens in one real clip at most, of 179 clips of 24 frames, see `studies/intervals.py`
 FALSE_POSITIVES = 4e-6  # of all tokens
 SMALLEST = 3  # samples of a token's side that a step and the slope beside it need
 

@@ -157,7 +157,7 @@ def simulate(scenario, seed=0, quiet=False):
 
 
 # Dead tokens in 24 frames of each of 179 UCF-101 clips: {count: clips}; the others have none.
-REAL_COUNTS = {1: 2}
+REAL_COUNTS = {1: 2, 3: 1, 4: 1, 6: 1, 8: 2}
 JUDGED = 108_576  # tokens of such a clip that are judged
 RATE_COLUMNS = ("clips", "model", "true per million", "mean interval", "covers", "covers, bootstrap", "without any")
 
@@ -221,8 +221,9 @@ def main(out, seed, quiet):
              "## Dead tokens", "",
              f"Counts of dead tokens in sets of clips of {JUDGED:,} judged tokens (24 frames of 320x240). `real` draws "
              f"from 179 UCF-101 clips, of which {sum(REAL_COUNTS.values())} have any ({_counts()}); poisson has the "
-             "same mean without clusters; tenfold has ten times as many clips with one. Two bootstraps are compared: "
-             "none resamples its way out of a set without any.", "", *_table(RATE_COLUMNS, rates)]
+             "same mean without clusters; tenfold has ten times as many clips with one. `covers` is of the gamma "
+             "interval that the command prints, `covers, bootstrap` of a percentile bootstrap over clips. Of a set "
+             "without any dead token a bootstrap says [0, 0].", "", *_table(RATE_COLUMNS, rates)]
     with atomic_file(out, "w") as file:
         file.write("\n".join(lines) + "\n")
     note(f"{out}: {len(rows) + len(rates)} scenarios", quiet)
@@ -257,7 +258,7 @@ def _summary(rows):
 
 
 def _counts():
-    return ", ".join(f"{count} in {clips}" for count, clips in sorted(REAL_COUNTS.items()))
+    return ", ".join(f"{count} in {clips} of them" for count, clips in sorted(REAL_COUNTS.items()))
 
 
 def _table(columns, rows):
