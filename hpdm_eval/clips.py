@@ -16,18 +16,18 @@ from itertools import groupby
 
 import numpy as np
 
-from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm_eval import selection
 from hpdm_eval.decoding import DecodeSettings, Decoded, Job, decode
 from hpdm_eval.distributed import gather, rank_and_size, share
 from hpdm_eval.frames import FrameRule, parse_grid
 from hpdm_eval.listing import Listing, Scratch
+from hpdm_eval.rejections import note_once as note
+from hpdm_eval.rejections import rejection_lines
 from hpdm_eval.workers import JobFailed, Workers
 
 DECODE = "hpdm_eval.decoding:decode"
 MOST_WORKERS = 16
-NOTES_OF_REJECTED = 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -214,10 +214,8 @@ class ClipSource:
     def _finish(self):
         if not self._noted:
             self._noted = True
-            for entry in self.rejected[:NOTES_OF_REJECTED]:
-                note("rejected {path}: {reason}".format(**entry), self._quiet)
-            if len(self.rejected) > NOTES_OF_REJECTED:
-                note(f"... and {len(self.rejected) - NOTES_OF_REJECTED} more, see the record", self._quiet)
+            for line in rejection_lines(self.rejected):
+                note(line, self._quiet)
             if self._num and 0 < self.accepted < self._num:
                 note(f"{self.path}: {self.accepted} clips where {self._num} were asked for", self._quiet)
         if not self.accepted:

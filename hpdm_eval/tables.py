@@ -4,6 +4,8 @@ A row names its metric together with the backbone, and its protocol together wit
 point to notes below the table: settings changed from the named protocol, weights of unknown origin, warnings.
 """
 
+from hpdm_eval.rejections import reason_counts
+
 COLUMNS = ("metric", "value", "protocol", "samples", "reference", "seed")
 FEW_NAMES = 5
 RIGHT_ALIGNED = ("value", "samples", "reference", "seed")
@@ -140,4 +142,4 @@ def remarks(record):
             yield column, (f"{classes['taken']} of {classes['of']} classes are in these {column}, drawn from "
                            f"{classes['available']} clips; not {_few(classes['lost'])}")
         if source and source["rejected"]:
-            yield column, f"{len(source['rejected'])} of the {column} rejected; the record lists them with reasons"
+            yield column, f"{len(source['rejected'])} of the {column} rejected: {reason_counts(source['rejected'])}"
