@@ -20,7 +20,7 @@ setup(
             "protocols/*.yaml", "backbones/weights/*", "backbones/*.yaml", "studies/*.yaml", "report/layouts/*.yaml",
             "report/page.*",
         ],
-        "baselines": ["*.yaml", "published/*.yaml"],
+        "baselines": ["*.yaml", "published/*.yaml", "published/peers/*.yaml"],
     },
     # torch is bounded above because torchvision's newest release asks for a newer torch than it is tested with;
     # the bound is part of one resolve, so nothing below can pull another torch.
