@@ -77,20 +77,30 @@ def find_layout(sheet, rows, columns, padding):
     seen = next((pair for pair in pairs if _shows_padding(sheet, pair)), None)
     if seen is not None:
         return seen
-    return next((pair for pair in pairs if all(axis.scale == 1 for axis in pair)), None)
+    return next((pair for pair in pairs if not _is_scaled(pair)), None)
 
 
 def better_padding(sheet, rows, columns, padding):
     """Padding that the pixels show where cutting by `padding` would leave it in the clips; None where all is well."""
     own = find_layout(sheet, rows, columns, padding)
-    well = own is not None and padding > 0 and _shows_padding(sheet, own)
-    for other in range(MOST_PADDING, padding if well else 0, -1):
-        if other != padding:
-            pairs = [pair for pair in _pairs(sheet, rows, columns, other)
-                     if min(axis.cell for axis in pair) >= SMALLEST]
-            if any(_shows_padding(sheet, pair) for pair in pairs):
-                return other
+    if own is not None and padding and _shows_padding(sheet, own):
+        if _is_scaled(own):
+            return None
+        others = [(other, False) for other in range(MOST_PADDING, padding, -1)]  # of which it is the inner part
+    else:
+        # rescaled sheets show one padding and the next alike; 1 is what code that rescales leaves
+        others = [(other, False) for other in range(MOST_PADDING, 0, -1)]
+        others += [(other, True) for other in range(1, MOST_PADDING + 1)]
+    for other, scaled in others:
+        pairs = [pair for pair in _pairs(sheet, rows, columns, other)
+                 if min(axis.cell for axis in pair) >= SMALLEST and _is_scaled(pair) == scaled and other != padding]
+        if any(_shows_padding(sheet, pair) for pair in pairs):
+            return other
     return None
+
+
+def _is_scaled(pair):
+    return any(axis.scale != 1 for axis in pair)
 
 
 def _pairs(sheet, rows, columns, padding):
@@ -109,7 +119,7 @@ def _shows_padding(sheet, pair):
     padded[:, across] = True
     if padded.all() or not padded.any():
         return True
-    blurred = any(axis.scale != 1 for axis in pair)
+    blurred = _is_scaled(pair)
     for colour in (np.median(frames[:, padded], axis=(0, 1)), 0.0, 255.0):
         distances = np.abs(frames - colour).mean(axis=(0, 3))
         usual = distances[~padded].mean()

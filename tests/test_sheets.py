@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from reading import CODECS, read, reasons
-from scipy.ndimage import gaussian_filter
 from video_files import write_video
 
 from hpdm_eval.cli import main
@@ -15,12 +14,15 @@ from hpdm_eval.frames import Rejected, parse_grid
 from hpdm_eval.sheets import layouts
 
 
-def clips_of(count, size, frames=4, seed=0):
+def clips_of(count, size, frames=2, seed=0):
     """uint8 [N,T,H,W,3]: smooth colours, each clip with a tint of its own."""
     rng = np.random.default_rng(seed)
-    noise = gaussian_filter(rng.normal(size=(count, frames, size, size, 3)), (0, 0, 3, 3, 0))
-    tint = rng.uniform(60, 200, (count, 1, 1, 1, 3))
-    return np.clip(tint + 40 * noise / noise.std(), 1, 255).astype(np.uint8)
+    clips = np.empty((count, frames, size, size, 3), np.uint8)
+    for clip in clips:
+        coarse = rng.normal(rng.uniform(80, 180, 3), 35, (frames, max(size // 8, 2), max(size // 8, 2), 3))
+        for t, frame in enumerate(coarse.clip(1, 255).astype(np.uint8)):
+            clip[t] = np.asarray(Image.fromarray(frame).resize((size, size), Image.BICUBIC))
+    return clips
 
 
 def sheet_of(clips, rows, columns, padding, lead, colour=0):
@@ -40,6 +42,7 @@ def scaled(sheet, block=16):
     return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.BICUBIC)) for frame in sheet])
 
 
+@settings(max_examples=20)
 @given(rows=st.integers(1, 4), columns=st.integers(1, 4), padding=st.integers(1, 3), leads=st.booleans(),
        size=st.integers(8, 20), colour=st.sampled_from([0, 255, 128]), seed=st.integers(0, 3))
 def test_clips_are_found_with_a_border_before_the_first_and_without(rows, columns, padding, leads, size, colour, seed):
@@ -67,7 +70,7 @@ def test_sheets_that_imageio_scaled(rows, columns, size, lead):
         cell = grid.cut(sheet, k)
         # the same picture: against the clip at the cell's size, and nothing of the border in it
         like = np.stack([np.asarray(Image.fromarray(frame).resize(cell.shape[2:0:-1], Image.BICUBIC)) for frame in clip])
-        assert np.abs(cell.astype(float) - like).mean() < 8
+        assert np.abs(cell.astype(float) - like).mean() < 12
         assert cell[:, [0, -1]].mean() > 40 and cell[:, :, [0, -1]].mean() > 40
 
 
@@ -80,13 +83,13 @@ def test_517_becomes_528_and_128_stays_128():
 @pytest.mark.parametrize("suffix", [".avi", ".mp4", ".gif"])
 def test_through_a_codec(tmp_path, suffix):
     """TATS writes avi: mpeg4, with single dark lines that it blurs."""
-    clips = clips_of(9, 65, frames=5)
+    clips = clips_of(9, 90, frames=5)
     sheet = scaled(sheet_of(clips, 3, 3, 1, 0))
     write_video(tmp_path / f"s{suffix}", sheet, **CODECS[suffix])
     source, found = read(tmp_path, grid="3x3+1")
     assert len(found) == 9, reasons(source)
     for k, clip in enumerate(found.values()):
-        assert clip.video.shape[1:3] == (66, 66)
+        assert clip.video.shape[1:3] == (92, 92)
         assert np.abs(clip.video.mean((0, 1, 2)) - clips[k].mean((0, 1, 2))).max() < 12
 
 
