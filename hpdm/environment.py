@@ -76,7 +76,8 @@ def choose_device(name):
 
 def _git(root, *arguments):
     return subprocess.run(
-        ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments],
+        capture_output=True, text=True, check=True, timeout=10,
     ).stdout.strip()
 
 

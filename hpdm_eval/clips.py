@@ -18,7 +18,7 @@ import numpy as np
 
 from hpdm.errors import InputError
 from hpdm_eval import selection
-from hpdm_eval.decoding import DecodeSettings, Decoded, Job, decode
+from hpdm_eval.decoding import Decoded, DecodeSettings, Job, decode
 from hpdm_eval.distributed import gather, rank_and_size, share
 from hpdm_eval.frames import FrameRule, parse_grid
 from hpdm_eval.listing import Listing, Scratch

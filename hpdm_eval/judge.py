@@ -36,7 +36,6 @@ from hpdm_eval.selection import sources_of
 from hpdm_eval.statistics import Statistics, is_statistics
 from hpdm_eval.tables import text_table
 
-
 FAMILIES = ("videomae", "vjepa", "i3d", "c3d", "inception", "shapes3d")
 
 

@@ -115,7 +115,7 @@ def _by_expression(names, rule):
 
 
 def subset_entry(candidates, rejected, accepted):
-    """What a record says of a subset: {"classes": {"available": clips, "of": classes, "taken": classes, "lost": [...]}}.
+    """A record's entry of a subset: {"classes": {"available": clips, "of": classes, "taken": classes, "lost": [...]}}.
 
     candidates: in the order of reading; rejected: [{"path", "reason"}]; accepted: how many clips were read. {} where
     all that is usable was read.

@@ -1,9 +1,9 @@
 """Where the clips of a contact sheet lie: padding between them, a border before the first or not, and rescaling.
 
 Three ways to save a sheet are common. With torchvision's `make_grid` padding surrounds every clip. VideoGPT and TATS
-(`save_video_grid`) leave as much room and start at 0, so that a border of twice the padding ends the sheet. imageio then
-scales a sheet whose sides are no multiples of 16 up to such (517 to 528 px), which blurs the padding. Which of them it
-is cannot be told from the size; it is told from the pixels, since padding has one colour all along.
+(`save_video_grid`) leave as much room and start at 0, so that a border of twice the padding ends the sheet. imageio
+then scales a sheet whose sides are no multiples of 16 up to such (517 to 528 px), which blurs the padding. Which of
+them it is cannot be told from the size; it is told from the pixels, since padding has one colour all along.
 
 T frames, H rows, W columns: a sheet is [T,H,W,C]. A layout along one axis is a list of (start, stop) pixels of clips.
 """
@@ -45,7 +45,8 @@ class Layout:
         """Pixels that are padding."""
         total = self.count * self.clip + (self.count + 1) * self.padding
         first = self.leads * self.padding
-        taken = {first + index * (self.clip + self.padding) + k for index in range(self.count) for k in range(self.clip)}
+        pitch = self.clip + self.padding
+        taken = {first + index * pitch + k for index in range(self.count) for k in range(self.clip)}
         middles = [k for k in range(total) if k not in taken]
         return sorted({min(int((k + 0.5) * self.scale), round(total * self.scale) - 1) for k in middles})
 

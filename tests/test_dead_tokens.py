@@ -126,7 +126,7 @@ def test_the_interval_holds_the_mean_and_scales_with_it(counts, scale):
 
 @pytest.mark.parametrize("clips", [8, 32, 128])
 def test_the_interval_covers_the_rate_of_real_clips(clips):
-    """Counts of 179 real clips, as the report of intervals has them; the bootstrap that was here before had 20 to 89 %."""
+    """Counts of 179 real clips, as the report of intervals has them; a studentised bootstrap has 20 to 89 %."""
     from hpdm_eval.studies.intervals import simulate_rates
 
     row = simulate_rates(clips, "real", replicates=300)
@@ -136,7 +136,8 @@ def test_the_interval_covers_the_rate_of_real_clips(clips):
 def test_the_record_of_clean_clips_has_an_upper_bound(tmp_path):
     for seed in range(3):
         np.save(tmp_path / f"{seed}.npy", smooth_clip(seed))
-    result = CliRunner().invoke(main, ["dead-tokens", "--samples", str(tmp_path), "--workers", "0", "--json", "--quiet"])
+    words = ["dead-tokens", "--samples", str(tmp_path), "--workers", "0", "--json", "--quiet"]
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     tokens = record["details"][0]["tokens"] / 3

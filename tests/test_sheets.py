@@ -69,7 +69,8 @@ def test_sheets_that_imageio_scaled(rows, columns, size, lead):
     for k, clip in enumerate(clips):
         cell = grid.cut(sheet, k)
         # the same picture: against the clip at the cell's size, and nothing of the border in it
-        like = np.stack([np.asarray(Image.fromarray(frame).resize(cell.shape[2:0:-1], Image.BICUBIC)) for frame in clip])
+        size = cell.shape[2:0:-1]
+        like = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.BICUBIC)) for frame in clip])
         assert np.abs(cell.astype(float) - like).mean() < 12
         assert cell[:, [0, -1]].mean() > 40 and cell[:, :, [0, -1]].mean() > 40
 
@@ -104,8 +105,8 @@ def test_a_border_left_in_the_clips_is_an_error_that_names_the_grid(padding, lea
 
 def test_the_error_reaches_the_user(tmp_path):
     np.save(tmp_path / "s.npy", scaled(sheet_of(clips_of(16, 128), 4, 4, 1, 0))[None])
-    result = CliRunner().invoke(main, ["features", "--samples", str(tmp_path), "--grid", "4x4", "--backbone", "shapes3d",
-                                       "--out", str(tmp_path / "f.npz"), "--workers", "0", "--quiet"])
+    result = CliRunner().invoke(main, ["features", "--samples", str(tmp_path), "--grid", "4x4", "--backbone",
+                                       "shapes3d", "--out", str(tmp_path / "f.npz"), "--workers", "0", "--quiet"])
     assert result.exit_code == 2 and "--grid 4x4+1 fits" in result.stderr and "Traceback" not in result.output
 
 

@@ -1,6 +1,7 @@
 """Published figures: every one with its source, clip size, sample count, protocol and whether it was pretrained.
 
-One YAML file per table of the paper, and one of its peers in `peers/`. `rows` and `columns` name the keys that span the table, `common` holds what its
+One YAML file per table of the paper, and one of its peers in `peers/`. `rows` and `columns` name the keys that span the
+table, `common` holds what its
 figures share. A figure is as printed: nobody has measured it here.
 """
 

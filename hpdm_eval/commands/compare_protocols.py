@@ -36,7 +36,8 @@ def compare_protocols(protocols, legacy, out, **options):
     protocols. One that cannot be applied to these videos is listed with the reason.
     """
     baseline = options["protocol"]
-    names = protocols.split(",") if protocols else [protocol.name for protocol in list_protocols() if protocol.is_splits is None]
+    named = [protocol.name for protocol in list_protocols() if protocol.is_splits is None]  # not of Inception Scores
+    names = protocols.split(",") if protocols else named
     names = [baseline, *(name for name in names if name != baseline)]
     variants = [options["numerics"]] if options["numerics"] else ["exact", "legacy"] if legacy else ["exact"]
     records, failed = [], {}  # reason → protocols

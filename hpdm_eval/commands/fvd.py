@@ -12,7 +12,6 @@ from hpdm_eval.metrics.frechet import SVD_ROOTS, frechet_distance
 from hpdm_eval.records import RecordedCommand
 from hpdm_eval.tables import aligned, format_value
 
-
 CORRECTED, INFINITY = "corrected", "fvd-infinity"
 AGAINST = "{} against this reference"  # whose own sampling bias stays in it
 

@@ -67,11 +67,12 @@ _OVERRIDES = (
     ("--antialias", "antialias", None, "Whether shrinking widens the filter."),
     ("--range", "value_range", _choice("value_range"), "Range of float arrays."),
     ("--selection", "selection", _choice("selection"),
-     "Which reference clips are taken where there are more: class-balanced or shuffled draw at random, sorted takes the "
-     "first by name."),
+     "Which reference clips are taken where there are more: class-balanced or shuffled draw at random, sorted takes "
+     "the first by name."),
     ("--samples-selection", "samples_selection", _choice("samples_selection"), "The same for generated clips."),
     ("--split", "split", str, "Official list that the reference is, such as ucf101-train-01, or none."),
-    ("--numerics", "numerics", _choice("numerics"), "legacy: the rounding of the published code; exact: double precision."),
+    ("--numerics", "numerics", _choice("numerics"),
+     "legacy: the rounding of the published code; exact: double precision."),
 )
 # overrides of both roles: field of the reference → field of the samples
 _BOTH = {"start": "samples_frames", "stride": "samples_stride", "fps": "samples_fps"}

@@ -67,8 +67,8 @@ def inception_score(probabilities, splits=SPLITS, seed=0):
 def looped_score(probabilities, *, splits, loops, per_loop, seed=0):
     """`InceptionScore` over several independent sets, as TGANv2 publishes it: mean and spread of the sets' scores.
 
-    The rows [n, K] are shuffled by `seed` and dealt into sets of `per_loop`; each is scored in `splits` parts. There are
-    `loops` sets, or as many whole ones as n allows, at least one.
+    The rows [n, K] are shuffled by `seed` and dealt into sets of `per_loop`; each is scored in `splits` parts. There
+    are `loops` sets, or as many whole ones as n allows, at least one.
     """
     probabilities = np.asarray(probabilities, np.float64)
     n = len(probabilities)

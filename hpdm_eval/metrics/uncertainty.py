@@ -214,10 +214,10 @@ def extrapolate(samples, reference, *, over="samples", points=POINTS, draws=DRAW
     """FVD-infinity of samples [N, D]: least squares over `points` sizes from 2.5 D up, evenly spaced in 1/size.
 
     over: "samples" leaves the reference as it is; the line ends at the distance from this reference. "both" takes the
-    same share of the reference's features [M, D]: both biases fall with it, and the line ends at the distance of the two
-    populations. Each point is the mean of `draws` random subsets; the last is all there is. Raises InputError where the
-    side that is varied, or the smaller one of both, is below 5 D. The points share samples, so their scatter about the
-    line is no measure of the error of `value`.
+    same share of the reference's features [M, D]: both biases fall with it, and the line ends at the distance of the
+    two populations. Each point is the mean of `draws` random subsets; the last is all there is. Raises InputError where
+    the side that is varied, or the smaller one of both, is below 5 D. The points share samples, so their scatter about
+    the line is no measure of the error of `value`.
     """
     samples = np.asarray(samples)
     total, dimension = samples.shape

@@ -41,8 +41,8 @@ def unshown(found):
 def make_sections(found, published=()):
     """The Sections of all records: studies first, then single figures, then published tables.
 
-    published: names of published tables to add; where a record has the networks of the literature, table 6 is added, and with
-    it the peers.
+    published: names of published tables to add; where a record has the networks of the literature, table 6 is added,
+    and with it the peers.
     """
     sections = []
     for (study, tier, machine), own in study_groups(found):
