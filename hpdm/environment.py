@@ -1,5 +1,6 @@
 """What a run ran on: package versions, hardware, source revision, device choice."""
 
+import json
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ import torch
 
 from hpdm.errors import InputError
 
+BUILD_FILE = "_build.json"  # {"git": commit}, written by setup.py
 RECORDED_PACKAGES = ("hpdm", "torch", "numpy", "scipy", "torch-fidelity", "decord", "av")
 
 
@@ -35,7 +37,8 @@ def hardware(device="cpu"):
 
 
 def git_revision():
-    """Commit of the source tree this package runs from, with "-dirty" for local changes; None outside a checkout.
+    """Commit of the source tree this package runs from, with "-dirty" for local changes; of an installed package that
+    of the tree it was built from, which the build writes into it; None where neither is known.
 
     It is that of when the program started: a long run may outlive a commit, and its code does not change with it.
     """
@@ -45,11 +48,18 @@ def git_revision():
 def _read_revision():
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return None
+        return _built_from(Path(__file__).with_name(BUILD_FILE))
     try:
         revision = _git(root, "rev-parse", "HEAD")
         return revision + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _built_from(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["git"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -66,7 +76,8 @@ def choose_device(name):
 
 def _git(root, *arguments):
     return subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments],
+        capture_output=True, text=True, check=True, timeout=10,
     ).stdout.strip()
 
 

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from hpdm.environment import git_revision, hardware, package_versions
 from hpdm.errors import InputError
 from hpdm.files import write_json
 from hpdm_eval.distributed import joined_processes, rank_and_size
+from hpdm_eval.tables import protocol_label, split_is_missing
 
 SCHEMA = 1
 
@@ -82,7 +83,15 @@ def make_record(*, started, device="cpu", command=None, **values):
         created=utc_now(),
         **values,
     )
-    return check_record(record, "this record")
+    check_record(record, "this record")
+    warnings = (*record.warnings, *_split_warnings(record))
+    return replace(record, warnings=warnings, extra={**record.extra, "label": protocol_label(record)})
+
+
+def _split_warnings(record):
+    if split_is_missing(record.protocol, record.reference):
+        yield (f"split not applied: {record.reference['path']} was read as it is, and {record.protocol['name']} wants "
+               f"{record.protocol['split']}; --split-lists DIR picks it, --split none says that there is none")
 
 
 class RememberingCommand(Command):

@@ -1,6 +1,7 @@
 """`hpdm-eval reproduce`: is a record's figure still what its command gives, and if not, what has changed?"""
 
 import json
+from pathlib import Path
 
 import click
 
@@ -16,8 +17,8 @@ MOST_SHOWN = 10
 
 @click.command(cls=Command)
 @click.argument("record", type=click.Path(exists=True, dir_okay=False), metavar="RECORD.json")
-@click.option("--folder", type=click.Path(exists=True, file_okay=False), default=".", show_default=True,
-              help="Where the command's relative paths start.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False),
+              help="Where the command's relative paths start. [here, or the record's folder or one above it]")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=RELATIVE, show_default=True,
               help="Relative difference up to which figures count as equal.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the command's own.")
@@ -30,10 +31,12 @@ def reproduce(context, record, folder, tolerance, device, seed, quiet, as_json):
 
     Exit code 0: equal within the tolerance. 1: different; the table says which of code, weights, inputs, settings,
     versions and hardware have changed. 2: the command cannot be run: it is not one of `hpdm-eval`'s measurements, or
-    its inputs are not there. Nothing is written, and features are computed anew.
+    its inputs are not found. The protocol is that in the record; of `all`, `compare`, `curve` and `compare-protocols`
+    only what this record needs is run. Nothing is written, and features are computed again.
     """
     recorded = load_record(record)
-    result = run_again(recorded, folder=folder, relative=tolerance, device=device, seed=seed, quiet=quiet)
+    result = run_again(recorded, folder=folder, near=Path(record).parent, relative=tolerance, device=device, seed=seed,
+                       quiet=quiet)
     if as_json:
         click.echo(json.dumps({
             "equal": result.equal, "tolerance": {"relative": tolerance, "absolute": ABSOLUTE},

@@ -16,16 +16,17 @@ from hpdm.errors import InputError
 from hpdm_eval.arrays import RANGES
 from hpdm_eval.resize import METHODS
 from hpdm_eval.selection import RULES, check_split
+from hpdm_eval.tables import subset_remarks
 
-DEFAULT = "hpdm-16f"
+DEFAULT = "generic-16f"  # claims nothing of the data
 
 # Fields that say what a protocol is, not what it does.
 DESCRIPTION = ("name", "title", "citation", "notes", "overrides")
 # Fields that may differ where statistics of a reference are used again: those of the samples or of a metric's last
 # step, the range of float arrays, which each side has its own, and the network's, which is compared as it was loaded.
 NOT_OF_REFERENCE = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps",
-                    "samples_clips_per_video", "numerics",
-                    "ddof", "root", "value_range", "backbone", "bn_epsilon")
+                    "samples_clips_per_video", "numerics", "ddof", "root", "value_range", "backbone", "bn_epsilon",
+                    "is_splits", "is_loops")
 
 CHOICES = {
     "start": ("first", "random", "center"),
@@ -67,13 +68,14 @@ class Protocol:
     antialias: bool = _setting("whether shrinking widens the filter", False)
     value_range: str = _setting("range of float arrays: auto, 0..1, -1..1 or 0..255", "auto")
 
-    selection: str = _setting("order in which reference clips are taken: sorted, shuffled or class-balanced", "sorted")
-    split: str | None = _setting("official list that the reference is, such as ucf101-train-01", None)
+    selection: str = _setting("which reference clips are taken where there are more: class-balanced or shuffled draw "
+                              "at random, sorted takes the first by name", "class-balanced")
+    split: str | None = _setting("official list that picks the reference, such as ucf101-train-01", None)
     num_reference: int | None = _setting("reference clips; null is all", None)
     clips_per_video: int = _setting("clips of one reference video: spread evenly, or one random start in each of as "
                                     "many equal parts where start is random", 1)
     num_samples: int | None = _setting("generated clips; null is all", None)
-    samples_selection: str = _setting("order in which generated clips are taken", "sorted")
+    samples_selection: str = _setting("the same for generated clips", "class-balanced")
     samples_frames: str = _setting("which frames of a generated clip: first, random, center or subsampled", "first")
     samples_stride: int = _setting("every so many frames of a generated clip", 1)
     samples_fps: float | None = _setting("frames per second that generated clips are resampled to", None)
@@ -83,9 +85,11 @@ class Protocol:
     backbone_resize: str = _setting("how a clip reaches the network's size: bilinear, bilinear-antialias or "
                                     "tf1-bilinear of the whole frame, or short-side and centre crop", "bilinear")
     bn_epsilon: float | None = _setting("BatchNorm epsilon of the network; null is the network's own", None)
-    numerics: str = _setting("exact, or legacy: the arithmetic of the published code", "exact")
+    numerics: str = _setting("legacy: the rounding of the published code; exact: double precision", "exact")
     ddof: int = _setting("covariances divide by N - ddof", 1)
     root: str = _setting("how the trace of the matrix square root is computed", "qr-nuclear")
+    is_splits: int | None = _setting("parts over which an Inception Score is averaged; null is the command's", None)
+    is_loops: int | None = _setting("sets of num_samples whose Inception Scores are averaged; null is one", None)
 
     def __post_init__(self):
         if isinstance(self.resolution, list):
@@ -115,8 +119,14 @@ class Protocol:
 
     @property
     def label(self):
-        """Name for tables: with its overrides and its hash."""
-        return " ".join([self.name, *(f"+{override}" for override in self.overrides), f"[{self.hash()}]"])
+        """Name for tables: with its overrides, its hash and what `remark` says."""
+        return " ".join([self.name, *(f"+{override}" for override in self.overrides), f"[{self.hash()}]",
+                         *([f"({self.remark})"] if self.remark else [])])
+
+    @property
+    def remark(self):
+        """What a reader of the bare name would not expect: subsets that are prefixes. "" where there is nothing."""
+        return "; ".join(subset_remarks(self.settings()))
 
     def to_dict(self):
         """All fields as JSON types."""
@@ -144,6 +154,8 @@ class Protocol:
         """Settings that differ, as {field: (mine, theirs)}; role="reference": those that decide its statistics."""
         theirs = other.settings()
         ignored = NOT_OF_REFERENCE if role == "reference" else ()
+        if role == "reference" and self.num_reference is other.num_reference is None:
+            ignored += ("selection",)  # all are taken
         return {key: (mine, theirs[key]) for key, mine in self.settings().items()
                 if mine != theirs[key] and key not in ignored}
 
@@ -152,7 +164,8 @@ def load_protocol(name_or_path, **overrides):
     """Resolve a named protocol, or a YAML file of one's own, with some settings overridden.
 
     A YAML file holds fields of `Protocol`; `extends: NAME` starts from another named protocol, and `legacy:` holds what
-    `numerics: legacy` changes. Raises InputError for unknown names, fields and values.
+    `numerics: legacy` changes. In the protocols of this package that is rounding alone, and `legacy` is what those
+    named after a paper do. Raises InputError for unknown names, fields and values.
     """
     values, legacy = _read(str(name_or_path))
     _check_keys(values["name"], overrides)
