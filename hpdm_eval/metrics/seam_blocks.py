@@ -29,7 +29,9 @@ AMPLITUDE = 0.04  # log units; a lattice that is weaker everywhere else is weake
 CLIP_VALUE = 0.5  # log units, of one clip: letterbox edges reach 3
 BESIDE = 7  # samples around a border of tiles that their step reaches by way of the neighbours' median
 NARROW = 2  # the same where tiles are too small for that
-GRID = 8e-4  # ratio of neighbouring periods that are tried
+GRID = 0.4  # samples by which neighbouring periods that are tried drift apart along the axis
+LONGEST = 140.0  # samples: twice the largest blocks
+AT_ONCE = 512  # periods folded at once
 FINE = 0.006  # refinement reaches so far, in relative terms
 SNAP = 0.97  # a plausible source size is taken to be the true one if it explains this much of what the best does
 SOURCE_MULTIPLE = 8  # rows and columns of plausible sources
@@ -77,11 +79,14 @@ def _search(clips, axis, finest, codec):
     first = _best(means, axis, finest, _periods)
     if first is None:
         return []
-    if codec is not None and _fraction(first.period, codec):
-        return [replace(first, period=float(codec))]
     size = max(map(len, means.values())) - 1
     left = {statistic: _without(values, first.period) for statistic, values in means.items()}
     second = _best(left, axis, finest, _periods)
+    if codec is not None and _fraction(first.period, codec):
+        found = [replace(first, period=float(codec))]
+        if second is not None and not _simple(second.period, codec):  # from before a resize
+            found.append(replace(second, period=MACROBLOCK_PARTS * second.period))
+        return found
     if second is not None and _beat(first.period, second.period, size):
         first = second
     first = _smallest(means, axis, finest, first)
@@ -90,6 +95,11 @@ def _search(clips, axis, finest, codec):
         own = _best(left, axis, finest, lambda size: np.array([float(codec)]))
         found += [] if own is None else [own]
     return found
+
+
+def _simple(period, codec):
+    """Whether a period is the codec's, or a simple multiple or fraction of it."""
+    return any(abs(period * below / (codec * above) - 1) < 2 * FINE for above in range(1, 9) for below in (1, 2, 4, 8))
 
 
 def _smallest(means, axis, finest, blocks):
@@ -127,8 +137,8 @@ def _best(means, axis, finest, periods):
 
 
 def _periods(size):
-    longest = size / FEWEST_CYCLES
-    return np.exp(np.arange(np.log(SHORTEST_PERIOD), np.log(max(longest, SHORTEST_PERIOD)), GRID))
+    longest = min(size / FEWEST_CYCLES, LONGEST)
+    return np.exp(np.arange(np.log(SHORTEST_PERIOD), np.log(max(longest, SHORTEST_PERIOD)), GRID / size))
 
 
 def _mean_values(clips, key):
@@ -177,7 +187,8 @@ def _strongest(positions, values, axis, size, periods):
     """The Blocks of that of `periods` with the most evidence; None where there is not enough."""
     if not len(periods):
         return None
-    evidence, amplitude = fold(positions, values, periods)
+    folded = [fold(positions, values, periods[k:k + AT_ONCE]) for k in range(0, len(periods), AT_ONCE)]
+    evidence, amplitude = (np.concatenate(part) for part in zip(*folded))
     best = int(evidence.argmax())
     if evidence[best] < EVIDENCE or amplitude[best] < AMPLITUDE:
         return None
@@ -406,7 +417,7 @@ def _often_keyed(clips, length):
 
 def _growth(clips, lattice):
     """Why blocks of the tiles' own size are suspected: those of 16 and 32 leave more the larger they are."""
-    if any(clip.block and lattice.period % clip.block == 0 and clip.block > lattice.block for clip in clips):
+    if any(clip.block and clip.block > lattice.block for clip in clips) and lattice.period % (2 * lattice.block) == 0:
         return "the files' codec has blocks that end where the tiles do, and leaves more at the end of larger ones"
     if lattice.finest % (4 * lattice.block) and lattice.finest != 4 * lattice.block:
         return None

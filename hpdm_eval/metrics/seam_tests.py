@@ -21,6 +21,7 @@ from hpdm_eval.metrics.seams import STATISTICS, all_moves, lattice_moves, rescor
 LEVEL = 0.05
 TOLERANCE = 0.05  # log units
 FEWEST_CLIPS = 4
+TAIL = 4  # degrees of freedom of differences between positions
 POWER = 0.8  # with which a step of one grey level must be found for "no seam" to be said
 DRAWS = 2000
 PERMUTATIONS = 5000
@@ -93,6 +94,8 @@ def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, toler
         for draft, hit in zip(drafts, rejected):
             if draft["reason"] is None and not hit:
                 draft["reason"] = _too_weak(samples, draft, tolerance)
+    for draft in drafts:
+        del draft["spread"]
     return [SeamFigure(**draft, significant=bool(hit) if draft["reason"] is None else None)
             for draft, hit in zip(drafts, rejected)]
 
@@ -118,7 +121,8 @@ def _draft(samples, reference, lattice, statistic, tolerance, draws, rng):
                    "excess_samples": float(scores.mean()), "excess_reference": float(real.mean())}
     return {"axis": lattice.axis, "period": lattice.period, "statistic": statistic, **figures,
             "excess": float(figures["excess"]), "clips": len(scores), "codec_matched": lattice.reason is None, "z": z,
-            "rank": rank, "phases": phases, "reason": reason, "blocks": lattice.blocks}
+            "rank": rank, "phases": phases, "reason": reason, "blocks": lattice.blocks,
+            "spread": scores.mean() / z if z else 0.0}
 
 
 def _unkeyed(clips, key):
@@ -128,7 +132,10 @@ def _unkeyed(clips, key):
 
 
 def _too_weak(samples, draft, tolerance):
-    """Why a lattice without a seam gets no verdict: a step of one grey level would not have been found. Else None."""
+    """Why a lattice without a seam gets no verdict: a step of one grey level would not have been found. Else None.
+
+    The step counts as found by coherent-step; for the verdict under `step` it is enough that that one would have.
+    """
     key = (draft["axis"], draft["period"], "coherent-step")
     clips = [clip for clip in _unkeyed(samples, key) if key in clip.scores and key[0] in clip.rise]
     if len(clips) < FEWEST_CLIPS:
@@ -136,29 +143,56 @@ def _too_weak(samples, draft, tolerance):
     scores, rise = _scores(clips, key), float(np.mean([clip.rise[key[0]] for clip in clips]))
     error = scores.std(ddof=1) / np.sqrt(len(scores))
     needed = tolerance + (stats.t.ppf(1 - LEVEL, len(scores) - 1) + stats.norm.ppf(POWER)) * error
+    if draft["statistic"] == key[2]:
+        needed = max(needed, stats.t.ppf(1 - LEVEL, TAIL) * draft["spread"])
     if min(scores.mean(), 0) + rise < needed:
         return "a step of one grey level would not be found in these clips"
     return None
 
 
-def pooled_scores(clips, lattices):
-    """Each clip's part in the excess of all borders together: float64 [n], whose mean is the headline figure.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PooledSeams:
+    """The headline: the excess of all borders together, comparable between tilings."""
 
-    The headline is the mean of the excesses of the finest lattice of each axis, on whose lines all tiles of the axis
-    end, under both statistics. How many lattices a tiling has, and how many axes, changes what is averaged and not what
-    is expected of clips without seams: 0, where a maximum grows with their number. Lattices without a verdict are left
-    out, unless all of them are. Clips too small for an axis count where they can: a clip's part is its scores, each
-    times the share of all clips by those that have it.
+    value: float  # log units
+    ci95: tuple[float, float] | None
+    over: tuple[tuple[str, int], ...]  # (axis, period) of the lattices it is the mean over
+    scores: np.ndarray  # float64 [n]: each clip's part; their mean is `value`, of the samples alone
+
+
+def pool_seams(samples, lattices, reference=None):
+    """PooledSeams of clips scored on settled `lattices`.
+
+    The value is the mean of the excesses of the finest lattice of each axis, on whose lines all tiles of that axis end,
+    under both statistics. How many lattices and axes a tiling has changes what is averaged and not what is expected of
+    clips without seams, which is 0; a maximum grows with their number. Lattices without a verdict are left out, unless
+    all of them are, or there is a reference, which answers for them.
     """
     finest = {}
     for lattice in lattices:
-        if any(key[:2] == (lattice.axis, lattice.period) for clip in clips for key in clip.scores):
+        if any(key[:2] == (lattice.axis, lattice.period) for clip in samples for key in clip.scores):
             finest.setdefault(lattice.axis, lattice)
-    chosen = [lattice for lattice in finest.values() if lattice.reason is None] or list(finest.values())
+    chosen = [lattice for lattice in finest.values() if lattice.reason is None or reference is not None]
+    chosen = chosen or list(finest.values())
+    over = tuple((lattice.axis, lattice.period) for lattice in chosen)
+    scores = _parts(samples, over)
+    value, ci95 = float(scores.mean()), mean_t_interval(scores)
+    if reference is not None:
+        real = _parts(reference, over)
+        value -= float(real.mean())
+        ci95 = difference_t_interval(scores, real)
+    return PooledSeams(value=value, ci95=ci95, over=over, scores=scores)
+
+
+def _parts(clips, over):
+    """Each clip's part in the mean over lattices and statistics of the mean scores: float64 [n].
+
+    A clip that is too small for a lattice has no part in it; those that have count for it too.
+    """
     parts = []
-    for lattice in chosen:
+    for axis, period in over:
         for statistic in STATISTICS:
-            key = (lattice.axis, lattice.period, statistic)
+            key = (axis, period, statistic)
             scored = {id(clip) for clip in _unkeyed(clips, key) if key in clip.scores}
             if scored:
                 parts.append([clip.scores[key] * len(clips) / len(scored) if id(clip) in scored else 0.0
@@ -166,16 +200,29 @@ def pooled_scores(clips, lattices):
     return np.mean(parts, axis=0) if parts else np.zeros(len(clips))
 
 
-def pooled_interval(scores):
-    """95 % interval of the mean of `pooled_scores`, by Student's t; None for fewer than two clips.
+def mean_t_interval(scores):
+    """95 % interval of a mean by Student's t; None for fewer than `FEWEST_CLIPS`.
 
-    Pooled scores are means of several medians and nearly symmetric, so that t covers from 4 clips up, where the
-    bootstrap does not: reports/seams-power.md.
+    Pooled scores are means of several medians and nearly symmetric: t covers from four clips up, as simulated in
+    reports/seams-power.md.
     """
-    if len(scores) < 2:
+    if len(scores) < FEWEST_CLIPS:
         return None
     reach = stats.t.ppf(0.975, len(scores) - 1) * scores.std(ddof=1) / np.sqrt(len(scores))
     return float(scores.mean() - reach), float(scores.mean() + reach)
+
+
+def difference_t_interval(scores, real):
+    """95 % interval of the difference of two means by Welch's t; None for fewer than `FEWEST_CLIPS` of either."""
+    if min(len(scores), len(real)) < FEWEST_CLIPS:
+        return None
+    errors = np.array([scores.var(ddof=1) / len(scores), real.var(ddof=1) / len(real)])
+    if not errors.any():
+        return (float(scores.mean() - real.mean()),) * 2
+    freedom = errors.sum()**2 / (errors**2 / (np.array([len(scores), len(real)]) - 1)).sum()
+    reach = stats.t.ppf(0.975, freedom) * np.sqrt(errors.sum())
+    difference = scores.mean() - real.mean()
+    return float(difference - reach), float(difference + reach)
 
 
 def _scores(clips, key):
@@ -265,8 +312,8 @@ def mean_profile(clips, key):
 def standing(profile, lattice):
     """(z, rank, number ranked, p) of the lattice's own value among its moves, each less the mean of its codec phase.
 
-    Phases are of the codec's block or, where blocks were found in the clips, of those. p is one-sided, by Student's t.
-    None for z and rank, and p 0, where fewer than four moves can be compared.
+    Phases are of the codec's block or, where blocks were found in the clips, of those. p is one-sided, by Student's t
+    with at most `TAIL` degrees of freedom: single positions of real clips stand out further than a Gaussian has it. None for z and rank, and p 0, where fewer than four moves can be compared.
     """
     moves = all_moves(lattice)
     moves = moves[np.isfinite(profile[lattice.period - 1 + moves])]
@@ -284,7 +331,7 @@ def standing(profile, lattice):
         return None, None, 0, 0.0
     spread = np.sqrt((rest**2).sum() / (len(rest) - used) * (1 + (weights**2).sum()))
     z = float((own - against) / spread) if spread > 0 else None
-    p_value = float(stats.t.sf(z, len(rest) - used)) if z is not None else float(own <= against)
+    p_value = float(stats.t.sf(z, min(len(rest) - used, TAIL))) if z is not None else float(own <= against)
     return z, int(1 + (rest >= own - against).sum()), len(rest) + 1, p_value
 
 

@@ -238,6 +238,11 @@ def _cuts(shape, number, finest):
     return np.arange(0, shape[number], finest.get(AXES[number], shape[number]))
 
 
+def _luma(video):
+    """float32 of the shape of `video` without its last axis; a product of matrices is slow on bytes."""
+    return video[..., 0] * LUMA[0] + video[..., 1] * LUMA[1] + video[..., 2] * LUMA[2]
+
+
 def third_difference(x, axis):
     """s at borders 2..n-2 of `axis`: float array with n-3 entries there."""
     x = np.moveaxis(x, axis, 0)
@@ -247,7 +252,7 @@ def third_difference(x, axis):
 def _sums_in_space(video, axis, finest):
     """Sums of |s| and s over the stretches of some frames: {statistic: [n - 3, stretches], "pixels": [stretches]}."""
     number = AXES.index(axis)
-    s = third_difference(video @ LUMA, number)
+    s = third_difference(_luma(video), number)
     cuts = _cuts(video.shape, 3 - number, finest)
     sums = {}
     for statistic, values in _clipped(s).items():
@@ -262,7 +267,7 @@ def _sums_in_time(video, finest):
     pixels = np.outer(np.diff(np.append(rows, video.shape[1])), np.diff(np.append(columns, video.shape[2])))
     window, sums = [], {statistic: [] for statistic in STATISTICS}
     for frame in video:
-        window = [*window[-3:], frame @ LUMA]
+        window = [*window[-3:], _luma(frame)]
         if len(window) < 4:
             continue
         for statistic, plane in _clipped(third_difference(np.stack(window), 0)[0]).items():
