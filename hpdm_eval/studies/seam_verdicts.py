@@ -9,6 +9,7 @@ seams-codecs.csv and seams-codecs.md. What an interrupted call has measured is u
 
 import csv
 import io
+import json
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -29,10 +30,11 @@ from hpdm_eval.studies.seam_injection import inject_seams
 
 PATCHES = ((16, 64, 64),)
 LEVELS = 2  # of tiles: the patch and twice that
-FRAMES = 24  # the shortest clip of UCF-101 has 29
-SETS = {8: 12, 24: 4}  # clips in a set: random sets; and one set of all
+FRAMES = 20  # the shortest clip of UCF-101 has 29
+SETS = {8: 6, 24: 2}  # clips in a set: random sets; and one set of all
 STEPPED = 24  # clips that are also measured with a step between tiles
 TOGETHER = 3  # combinations that share a first resize
+CHUNK = 32  # clips measured at once
 COLUMNS = ("steps", "patch", "clips", "sets", "called", *(f"verdicts {axis}" for axis in AXES), "stepped called",
            *(f"found {axis}" for axis in AXES))
 
@@ -43,7 +45,7 @@ COLUMNS = ("steps", "patch", "clips", "sets", "called", *(f"verdicts {axis}" for
 @click.option("--out", required=True, type=OutputFolder(), metavar="DIR", help="Folder for the table and the page.")
 @click.option("--scratch", default="scratch/seams", show_default=True, metavar="DIR", help="Folder for measurements.")
 @click.option("--part", default="1/1", show_default=True, metavar="K/N",
-              help="Measure every N-th combination from the K-th on, and judge nothing unless it is 1/1.")
+              help="Take every N-th task from the K-th on, to share the work; a last call with 1/1 writes the table.")
 @common_options
 def main(samples, clips, out, scratch, part, device, seed, quiet):
     """Judge real clips after forty combinations of resizes and codecs."""
@@ -52,17 +54,28 @@ def main(samples, clips, out, scratch, part, device, seed, quiet):
     protocol = load_protocol("native", frames=FRAMES, samples_selection="shuffled")
     videos = list(open_clips(samples, protocol, num=clips, workers=0, seed=seed, quiet=quiet))
     digest = sha256("".join(clip.digest for clip in videos).encode()).hexdigest()[:12]
-    paths = {steps: Path(scratch) / f"{number:02d}-{digest}.npz" for number, steps in enumerate(combinations())}
-    for chains in tasks()[first - 1::every]:
-        missing = [steps for steps in chains if not paths[steps].exists()]
-        for steps, measured in zip(missing, measure_combinations(videos, missing)):
-            save_measured(paths[steps], measured)
-            note(name_of(steps), quiet)
+    scratch = {steps: Path(scratch) / f"{number:02d}-{digest}" for number, steps in enumerate(combinations())}
+    for start in range(0, len(videos), CHUNK):
+        for chains in tasks()[first - 1::every]:
+            missing = [steps for steps in chains if not _chunk(scratch[steps], start).exists()]
+            for steps, measured in zip(missing, measure_combinations(videos[start:start + CHUNK], missing, start)):
+                save_measured(_chunk(scratch[steps], start), measured)
+                note(f"{name_of(steps)}, clips from {start}", quiet)
+    rows = []
+    for steps in [steps for chains in tasks()[first - 1::every] for steps in chains]:
+        path = scratch[steps].with_suffix(".json")
+        if not path.exists():
+            measured = {}
+            for start in range(0, len(videos), CHUNK):
+                for key, clips_of in load_measured(_chunk(scratch[steps], start)).items():
+                    measured.setdefault(key, []).extend(clips_of)
+            with atomic_file(path) as file:
+                file.write(json.dumps(judge_combination(steps, measured, seed)).encode())
+        rows += json.loads(path.read_text())
     if every > 1:
         return
-    rows = []
-    for steps in combinations():
-        rows += judge_combination(steps, load_measured(paths[steps]), seed)
+    order = {name_of(steps): number for number, steps in enumerate(combinations())}
+    rows.sort(key=lambda row: order[row["steps"]])
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -76,6 +89,10 @@ def main(samples, clips, out, scratch, part, device, seed, quiet):
 def name_of(steps):
     """The steps in a few words."""
     return ", then ".join(map(str, steps))
+
+
+def _chunk(path, start):
+    return path.with_name(f"{path.name}-{start:03d}.npz")
 
 
 def _part(text):
@@ -96,13 +113,13 @@ def tasks():
     return [group[k:k + TOGETHER] for group in groups.values() for k in range(0, len(group), TOGETHER)]
 
 
-def measure_combinations(videos, chains):
+def measure_combinations(videos, chains, first=0):
     """For each of `chains`, which begin with the same resize or are one, {(patch, stepped): list of ClipSeams}.
 
-    videos: list of Clip.
+    videos: list of Clip; first: the number of the first of them.
     """
     results = [{(patch, stepped): [] for patch in PATCHES for stepped in (False, True)} for _ in chains]
-    for number, clip in enumerate(videos):
+    for number, clip in enumerate(videos, first):
         shared, coding = put_through(clip.video, chains[0][:1]) if chains else (None, None)
         for steps, measured in zip(chains, results):
             video, known = put_through(shared, steps[1:]) if len(steps) > 1 else (shared, coding)
