@@ -164,9 +164,7 @@ def _on_pixels(metric, name, options, comparison, settings):
     protocol = load_protocol("native", num_samples=count, samples_selection=rule, value_range=value_range)
     if metric == "seams":
         judged = judge_tiling(options["samples"], protocol, settings["plans"]()[name], options)
-        keys = [(figure.axis, figure.period, figure.statistic) for figure in judged.figures]
-        scores = np.array([[clip.scores.get(key, np.nan) for key in keys] for clip in judged.clips])
-        record, statistic = judged.record, lambda rows: [np.nanmax(np.nanmean(scores[rows], axis=0))]
+        record, statistic = judged.record, lambda rows: [judged.pooled.scores[rows].mean()]
     else:
         counted = count_dead_tokens(options["samples"], protocol, settings["token"], options)
         rates = counted.rates
