@@ -20,7 +20,7 @@ import numpy as np
 
 from hpdm.environment import package_versions
 from hpdm.errors import InputError
-from hpdm.files import atomic_file
+from hpdm.files import atomic_file, expand_user
 from hpdm_eval.backbones.weights import user_cache
 from hpdm_eval.npz import read_npz
 
@@ -44,7 +44,7 @@ CODE = code_version()  # when the program starts: what it imports then does not 
 def cache_folder():
     """Folder of cached features: $HPDM_EVAL_CACHE, else hpdm-eval/features in the platform's cache folder."""
     if chosen := os.environ.get("HPDM_EVAL_CACHE"):
-        return Path(chosen).expanduser()
+        return expand_user(chosen)
     return user_cache() / "features"
 
 

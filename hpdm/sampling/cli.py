@@ -2,11 +2,7 @@
 
 import dataclasses
 import json
-import os
-import signal
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -16,7 +12,7 @@ from hpdm.config import override_config
 from hpdm.console import Command, OutputFolder, called_with, common_options, note, progress
 from hpdm.data.ranges import to_uint8
 from hpdm.data.video_writer import DEFAULT_CRF
-from hpdm.environment import choose_device, hardware
+from hpdm.environment import choose_device, hardware, processes_here
 from hpdm.errors import InputError
 from hpdm.pyramid import OVERLAPS
 from hpdm.sampling.calls import find_call_sizes, reference_size
@@ -26,18 +22,6 @@ from hpdm.sampling.prompts import AskedClasses, AskedTexts, Prompts, read_prompt
 from hpdm.sampling.writer import FORMATS, SamplesFolder
 
 PRECISIONS = ("tf32", "fp32")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Process:
-    """This process' share of a run that `torchrun` may have split."""
-
-    rank: int
-    world_size: int
-
-    @classmethod
-    def current(cls):
-        return cls(rank=int(os.environ.get("RANK", 0)), world_size=int(os.environ.get("WORLD_SIZE", 1)))
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -104,7 +88,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
     """
     device = choose_device(device)
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    process = Process.current()
+    process = processes_here()
     quiet = quiet or process.rank > 0
     loaded = load_checkpoint(checkpoint, raw_weights, device)
     network, method, config = loaded.network, loaded.method, loaded.config
@@ -149,8 +133,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         use_cache=not no_cache, offload=offload,
     )
     run = _Run(sampler, folders, asked, seed, levels)
-    with _terminated_as_interrupted():
-        run.make(range(process.rank, num, process.world_size), batch, quiet)
+    run.make(range(process.rank, num, process.world_size), batch, quiet)
     if sheet and process.rank == 0:
         _write_sheets(run, out, fps, quiet)
     done = len(run.finest.finished())
@@ -334,24 +317,6 @@ def _check_memory(network, sampling, plan, batch, tile_batch, device, quiet):
     if advice:
         raise InputError(f"sampling would not fit into memory: about {estimate} needed, {free / 2**30:.2f} GiB free; "
                          f"what helps: {', '.join(advice)}")
-
-
-@contextmanager
-def _terminated_as_interrupted():
-    """Within the block SIGTERM ends the run the way Ctrl-C does."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: nobody sends us signals there
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _write_sheets(run, out, fps, quiet):

@@ -22,7 +22,8 @@ from pathlib import Path
 import yaml
 
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, write_json
+from hpdm.files import atomic_file, expand_user, home_folder, write_json
+from hpdm.files import user_cache as platform_cache
 from hpdm_eval.backbones.forms import check_form
 
 PINS = "pins.json"
@@ -74,19 +75,18 @@ class WeightsInfo:
 def cache_dir():
     """Folder of downloaded weights: $HPDM_EVAL_WEIGHTS, else hpdm-eval in the platform's cache folder."""
     if chosen := os.environ.get("HPDM_EVAL_WEIGHTS"):
-        return Path(chosen).expanduser()
+        return expand_user(chosen)
     return user_cache()
 
 
 def user_cache():
     """hpdm-eval in the platform's cache folder."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "hpdm-eval"
+    home = home_folder()
+    if sys.platform == "darwin" and home:
+        return home / "Library" / "Caches" / "hpdm-eval"
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA") or (home and home / "AppData" / "Local")):
+        return Path(local) / "hpdm-eval"
+    return platform_cache("hpdm-eval")
 
 
 @cache

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from hpdm.console import Command
+from hpdm.console import Command, Device
 from hpdm_eval.records import load_record
 from hpdm_eval.reproduce import ABSOLUTE, RELATIVE
 from hpdm_eval.reproduce import reproduce as run_again
@@ -20,7 +20,7 @@ MOST_SHOWN = 10
               help="Where the command's relative paths start.")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=RELATIVE, show_default=True,
               help="Relative difference up to which figures count as equal.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the command's own.")
+@click.option("--device", type=Device(), help="In place of the command's own.")
 @click.option("--seed", type=click.IntRange(min=0), help="In place of the command's own.")
 @click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
