@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import re
 import shlex
@@ -124,11 +125,29 @@ def _say(text):
 class Command(_ExitCodes, click.Command):
     """A click command with the project's exit codes, which keeps the words it was called with, see `called_with`."""
 
+    def parse_args(self, context, args):
+        rest = super().parse_args(context, args)
+        for parameter in self.get_params(context):
+            _check_number(context, parameter, context.params.get(parameter.name))
+        return rest
+
     def make_context(self, info_name, args, parent=None, **extra):
         words = list(args)  # parsing empties args
         context = super().make_context(info_name, args, parent, **extra)
         context.meta[__name__] = words
         return context
+
+
+def _check_number(context, parameter, value):
+    """Refuse numbers that nothing can be: not a number, infinity, whole ones beyond 64 bits."""
+    for number in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(number, float) and not math.isfinite(number) and not (number > 0 and parameter.name == "s_max"):
+            raise click.BadParameter(f"{number} is no finite number", context, parameter)
+        if isinstance(number, int) and not -MOST <= number <= (LARGEST_SEED if parameter.name == "seed" else MOST):
+            raise click.BadParameter("the number is too large", context, parameter)
+
+
+MOST, LARGEST_SEED = 10**12, 2**63 - 1
 
 
 class Group(_ExitCodes, click.Group):

@@ -1,5 +1,8 @@
 """The exceptions that mean "the input is wrong" or "the place is", as opposed to "the program is wrong"."""
 
+import re
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Bad input: files, options or configuration that the user can correct.
@@ -22,3 +25,16 @@ class WriteError(InputError, OSError):
 
     def __str__(self):
         return self.message
+
+
+@contextmanager
+def too_large():
+    """Within the block, which makes a network, sizes that no memory holds are an InputError."""
+    try:
+        yield
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, RuntimeError) and not re.search(r"overflow|can't allocate|allocate memory", text, re.I):
+            raise
+        line = (text.splitlines() or ["out of memory"])[0][:200]
+        raise InputError(f"a network of these settings cannot be made, it is too large ({line})") from error

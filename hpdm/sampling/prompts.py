@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from hpdm.conditioning import no_conditions
 from hpdm.errors import InputError
+from hpdm.yaml_text import parse_yaml
 from hpdm.text import make_conditioner, measures_of_samples
 
 SHIPPED = "ucf101"
@@ -104,8 +104,8 @@ def read_prompts(name) -> Prompts:
         path = Path(str(resources.files("hpdm") / "prompts" / f"{name}.yaml"))
     try:
         text = path.read_text(encoding="utf-8-sig")
-        content = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else text.splitlines()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(text, str(name)) if path.suffix in (".yaml", ".yml") else text.splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the prompts {name} cannot be read: {' '.join(str(error).split())}") from error
     frequencies = None
     if isinstance(content, dict) and set(content) <= {"prompts", "frequencies"}:

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from hpdm.environment import check_meeting_point, choose_device, processes_here
+from hpdm.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,21 @@ class Processes:
             dist.all_reduce(values)
             values /= self.world_size
         return values
+
+    def agreed(self, function):
+        """What `function` returns on the first process, on all of them; an InputError of it is raised on all."""
+        if self.world_size == 1:
+            return function()
+        outcome = [None]
+        if self.first:
+            try:
+                outcome = [function()]
+            except InputError as error:
+                outcome = [InputError(str(error))]
+        dist.broadcast_object_list(outcome, device=self.device if self.device.type == "cuda" else None)
+        if isinstance(outcome[0], InputError):
+            raise outcome[0]
+        return outcome[0]
 
     def wait(self):
         """Return when all processes have come here."""

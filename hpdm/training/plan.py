@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpdm.config import config_to_dict
 from hpdm.environment import processes_here
+from hpdm.errors import too_large
 from hpdm.fusion import Geometry
 from hpdm.methods import make_method
 from hpdm.training.config import plan_batch
@@ -180,7 +181,7 @@ def describe_run(config) -> str:
 def _on_meta(config):
     """A configuration's method, and its network in training mode without data."""
     method = make_method(config)
-    with torch.device("meta"):
+    with too_large(), torch.device("meta"):
         return method, method.make_network().train()
 
 
