@@ -1,4 +1,4 @@
-"""Several processes on one evaluation, as `torchrun --no-python hpdm-eval ...` starts them.
+"""Several processes on one evaluation, as `torchrun -m hpdm_eval -- ...` starts them.
 
 Each process decodes and runs the network on its share of the clips; then all of them gather all features, so that each
 ends with what a single process would have. Only the first talks to the user. Objects travel by gloo, also where the

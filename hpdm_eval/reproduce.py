@@ -1,6 +1,7 @@
 """Making a record's figure again: run its command, compare, and say what has changed since.
 
-Only commands of `hpdm-eval` that print records are run, in this process and without a shell.
+Only commands of `hpdm-eval` that print records are run, in this process and without a shell. A record is a file of
+somebody else's: what it names is used only as far as it is verified, or allowed by whoever runs this.
 """
 
 import contextlib
@@ -8,11 +9,13 @@ import io
 import json
 import math
 import shlex
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from hpdm.console import OutputFile, OutputFolder
 from hpdm.errors import InputError
+from hpdm.files import scratch_folder
+from hpdm.trust import only_trusting
 from hpdm_eval.records import Record, parse_record
 
 PROGRAM = "hpdm-eval"
@@ -47,21 +50,23 @@ class Reproduction:
         return not self.differences
 
 
-def reproduce(record, *, folder=".", relative=RELATIVE, absolute=ABSOLUTE, device=None, seed=None, quiet=True):
+def reproduce(record, *, folder=".", relative=RELATIVE, absolute=ABSOLUTE, device=None, seed=None, quiet=True,
+              allow=()):
     """Run the command of a `Record` again and compare: a `Reproduction`.
 
     folder: where the command's relative paths start. relative, absolute: what figures may differ by. device, seed: in
-    place of the command's own. quiet: no progress on stderr. Features are computed anew, not taken from
+    place of the command's own. quiet: no progress on stderr. allow: what the command may use though nobody has verified
+    it: weights files and folders by path or SHA-256, networks by their id on the hub. Features are computed anew, not taken from
     the cache. Raises InputError for a command that is not ours or measures nothing, and whatever the command itself
     raises.
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder")
     printed = io.StringIO()
-    with tempfile.TemporaryDirectory(prefix="hpdm-eval-") as scratch:
+    with scratch_folder("hpdm-eval-reproduce") as scratch:
         name, words = rerun_words(record.command, scratch, device, seed, quiet)
-        with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
-            _run(name, words)
+        with contextlib.chdir(folder), contextlib.redirect_stdout(printed), only_trusting(allow):
+            _run(name, words, scratch)
     now = _matching(record, json.loads(printed.getvalue()))
     return Reproduction(recorded=record, now=now, differences=tuple(_differences(record, now, relative, absolute)),
                         changes=tuple(_changes(record, now)))
@@ -84,7 +89,7 @@ def rerun_words(command, scratch, device=None, seed=None, quiet=True):
                          f"made by {command}")
     words = _without(words, OUTPUTS)
     if name == "curve":
-        words = [*_without(words, ("--out",)), "--out", scratch]
+        words = [*_without(words, ("--out",)), "--out", str(scratch)]
     for option, value in (("--device", device), ("--seed", seed)):
         if value is not None:
             words = [*_without(words, (option,)), option, str(value)]
@@ -93,11 +98,17 @@ def rerun_words(command, scratch, device=None, seed=None, quiet=True):
     return name, [*(word for word in words if word not in ("--json", "--quiet")), "--json", *["--quiet"] * quiet]
 
 
-def _run(name, words):
+def _run(name, words, scratch):
+    """Run a subcommand that writes nothing outside of `scratch`."""
     from hpdm_eval.cli import main  # imports every command's module on demand
 
     command = main.get_command(None, name)
-    command.main(words, prog_name=f"{PROGRAM} {name}", standalone_mode=False)
+    with command.make_context(name, list(words)) as context:
+        for parameter in command.get_params(context):
+            value = context.params.get(parameter.name)
+            if isinstance(parameter.type, OutputFolder | OutputFile) and str(value) not in ("None", "()", str(scratch)):
+                raise InputError(f"the record's command would write to {value}")
+        command.invoke(context)
 
 
 def _without(words, options):

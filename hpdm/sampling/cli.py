@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -13,7 +15,8 @@ from hpdm.console import Command, OutputFolder, called_with, common_options, not
 from hpdm.data.ranges import to_uint8
 from hpdm.data.video_writer import DEFAULT_CRF
 from hpdm.environment import choose_device, hardware, processes_here
-from hpdm.errors import InputError
+from hpdm.errors import InputError, WriteError
+from hpdm.lock import LOCK_FILE, hold
 from hpdm.pyramid import OVERLAPS
 from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.load import load_checkpoint
@@ -84,7 +87,9 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
 
     Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json; for texts the class is the number of the prompt.
     Sample i depends on the seed, i, its class or text and the settings, not on batch sizes or the number of processes.
-    The same command again continues where it stopped; under torchrun the videos are shared out among the processes.
+    The same command again continues where it stopped. Several GPUs share the videos out among themselves:
+
+        torchrun --nproc-per-node 8 -m hpdm.sampling -- --checkpoint RUN --num 2048 --out DIR
     """
     device = choose_device(device)
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -111,6 +116,8 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         "hardware": hardware(device), "command": called_with("hpdm-sample"),
     }
     resolutions = [method.resolution(level, sampling.canvas) for level in range(levels)]
+    name = LOCK_FILE + f"-{process.rank}" * (process.rank > 0)  # processes of one run share the folder
+    click.get_current_context().with_resource(hold(out, name))
     folders = {
         level: SamplesFolder(
             out / f"level{level}" if save_levels else out,
@@ -178,9 +185,13 @@ class _Run:
                         folder.write(index, self.label(index), clips[level][number])
                     self.made += 1
                     bar.update()
+        except WriteError as error:
+            kept = f"{len(self.finest.finished())} videos are kept; make room, and the same command continues"
+            raise WriteError(error.filename, error.errno, os.strerror(error.errno), kept) from error
         finally:
             bar.close()
-            self._write_manifests()
+            with suppress(WriteError):  # said already, or the videos say it by themselves
+                self._write_manifests()
 
     def _write_manifests(self):
         for folder in self.folders.values():

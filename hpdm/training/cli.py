@@ -53,7 +53,8 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
     """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
     The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;
-    a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training, with the same options.
+    a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training -- and the same
+    options.
     """
     if run is None and not (dry_run or profile_data):
         raise click.UsageError("--out RUN is missing: the folder for checkpoints and log")

@@ -29,6 +29,7 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     from hpdm.data.captions import AUTO, find_captions, read_captions
     from hpdm.data.sources import PROCEDURAL
     from hpdm.environment import choose_device
+    from hpdm.lock import hold
     from hpdm.text import WORDS, load_encoder, store_embeddings
 
     config = load_config(size, [f"data.path={json.dumps(data)}", *overrides])
@@ -37,6 +38,7 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     rows = read_captions(find_captions(data, config.data.captions or AUTO))
     texts = list(dict.fromkeys(row.caption for row in rows if row.caption))
     encoder = load_encoder(config, choose_device(device))
+    click.get_current_context().with_resource(hold(out))
     with progress(total=len(texts), unit="caption", description=out.name, quiet=quiet) as bar:
         store_embeddings(out, texts, encoder, batch=batch, shard=shard, done=bar.update)
     note(f"encoded with {encoder.name}", quiet)

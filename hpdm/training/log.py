@@ -23,6 +23,7 @@ class RunLog:
         kept = [line for line in lines if line["step"] <= start_step] if start_step else []
         with atomic_file(self.path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
+        self._quiet = quiet
         self._board = _tensorboard(Path(run) / "tensorboard", start_step)
 
     def write(self, line: dict):
@@ -31,20 +32,27 @@ class RunLog:
         Raises WriteError where the disk is full.
         """
         append_line(self.path, json.dumps(line), kept="checkpoints are kept; make room, and the same command continues")
-        if self._board:
-            for name, value in line.items():
-                values = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
-                for key, number in values.items():
-                    self._board.add_scalar(key, number, line["step"])
+        for name, value in line.items():
+            values = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+            for key, number in values.items():
+                self._show("add_scalar", key, number, line["step"])
 
     def picture(self, picture, step):
         """Show uint8 [height, width, 3] in TensorBoard."""
-        if self._board:
-            self._board.add_image("sheet", picture, step, dataformats="HWC")
+        self._show("add_image", "sheet", picture, step, dataformats="HWC")
 
     def close(self):
-        if self._board:
-            self._board.close()
+        self._show("close")
+
+    def _show(self, method, *arguments, **options):
+        """Tell TensorBoard; where it fails, on a full disk for one, training goes on without."""
+        if self._board is None:
+            return
+        try:
+            getattr(self._board, method)(*arguments, **options)
+        except Exception as error:  # its writer is a thread, which hands on whatever it met
+            self._board = None
+            note(f"no more is written for TensorBoard: {error or type(error).__name__}", self._quiet)
 
 
 def read_log(run) -> list[dict]:
@@ -92,4 +100,7 @@ def _tensorboard(folder, start_step):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder, purge_step=start_step + 1 if start_step else None)
+    try:
+        return SummaryWriter(folder, purge_step=start_step + 1 if start_step else None)
+    except OSError:  # no room; the log itself says so
+        return None

@@ -24,7 +24,8 @@ import yaml
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, expand_user, home_folder, write_json
 from hpdm.files import user_cache as platform_cache
-from hpdm_eval.backbones.forms import check_form
+from hpdm.trust import need_trust, trust_is_limited
+from hpdm_eval.backbones.forms import check_form, is_torchscript
 
 PINS = "pins.json"
 TRUSTS = ("package", "hash", "first-use", "unverified")  # from best to worst
@@ -270,6 +271,10 @@ def _given(path, backbone, unverified, first_use, folder):
     mine = [source.file for source in sources().values() if source.backbone == backbone]
     pin = next((pin for file, pin in read_pins(folder).items()
                 if pin["sha256"] == found.sha256 and file in mine and (folder / file).is_file()), None)
+    if pin is None:
+        kind = "unverified weights, a program that is executed," if is_torchscript(path) else "unverified weights"
+        need_trust(kind, path, found.sha256)
+        unverified = unverified or trust_is_limited()  # nothing is pinned by a file's word
     if pin is None and not unverified:
         if first_use is not None:
             return add(path, name=first_use, folder=folder)

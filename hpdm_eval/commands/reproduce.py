@@ -22,18 +22,24 @@ MOST_SHOWN = 10
               help="Relative difference up to which figures count as equal.")
 @click.option("--device", type=Device(), help="In place of the command's own.")
 @click.option("--seed", type=click.IntRange(min=0), help="In place of the command's own.")
+@click.option("--allow", multiple=True, metavar="FILE|SHA-256|OWNER/NAME",
+              help="Unverified weights, or a network on the hub, that the record may use; repeatable. A TorchScript file "
+                   "is a program: it is executed.")
 @click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
 @click.pass_context
-def reproduce(context, record, folder, tolerance, device, seed, quiet, as_json):
+def reproduce(context, record, folder, tolerance, device, seed, allow, quiet, as_json):
     """Run the command of RECORD.json again and compare its figures: the value, its interval and all details.
 
     Exit code 0: equal within the tolerance. 1: different; the table says which of code, weights, inputs, settings,
     versions and hardware have changed. 2: the command cannot be run: it is not one of `hpdm-eval`'s measurements, or
-    its inputs are not there. Nothing is written, and features are computed anew.
+    its inputs are not there, or it asks for something unverified. Nothing is written, and features are computed anew.
+
+    A record's own --unverified counts for nothing: --allow names each file or network that you trust.
     """
     recorded = load_record(record)
-    result = run_again(recorded, folder=folder, relative=tolerance, device=device, seed=seed, quiet=quiet)
+    result = run_again(recorded, folder=folder, relative=tolerance, device=device, seed=seed, quiet=quiet,
+                       allow=allow)
     if as_json:
         click.echo(json.dumps({
             "equal": result.equal, "tolerance": {"relative": tolerance, "absolute": ABSOLUTE},
