@@ -65,7 +65,8 @@ def choose_device(name):
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"--device {name}: PyTorch knows no such device; write auto, cpu, cuda, cuda:1 or mps") from error
+        raise InputError(f"--device {name}: PyTorch knows no such device; write auto, cpu, cuda, cuda:1 or "
+                         "mps") from error
     if device.type == "meta":
         raise InputError(f"--device {name} holds no data; use --device cpu")
     if device.type == "cpu":
@@ -124,7 +125,8 @@ def check_meeting_point():
     """Raise InputError where several processes are to join and the environment does not say where."""
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if processes_here().world_size > 1 and missing:
-        raise InputError(f"WORLD_SIZE and RANK are set and {' and '.join(missing)} not: start the processes with torchrun")
+        raise InputError(f"WORLD_SIZE and RANK are set and {' and '.join(missing)} not: start the processes with "
+                         "torchrun")
 
 
 def _whole_number(name):

@@ -110,7 +110,7 @@ def writing(path, kept=UNCHANGED):
 
 
 def no_room(error):
-    """The errno that an exception, or one that it comes from, has to do with a full or failing disk; None for others."""
+    """The errno of a full or failing disk that an exception, or one that it comes from, tells of; None for others."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -135,6 +135,7 @@ def checked_file(path):
         sink = _Sink(raw)
         try:
             yield sink
+            sink.flush()
         finally:
             if sink.error is not None:
                 raise sink.error

@@ -56,9 +56,9 @@ def reproduce(record, *, folder=".", relative=RELATIVE, absolute=ABSOLUTE, devic
 
     folder: where the command's relative paths start. relative, absolute: what figures may differ by. device, seed: in
     place of the command's own. quiet: no progress on stderr. allow: what the command may use though nobody has verified
-    it: weights files and folders by path or SHA-256, networks by their id on the hub. Features are computed anew, not taken from
-    the cache. Raises InputError for a command that is not ours or measures nothing, and whatever the command itself
-    raises.
+    it: weights files and folders by path or SHA-256, networks by their id on the hub. Features are computed anew, not
+    taken from the cache. Raises InputError for a command that is not ours or measures nothing, and whatever the command
+    itself raises.
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder")

@@ -52,6 +52,8 @@ class Statistics:
             raise InputError(f"{path}: not reference statistics, it lacks {', '.join(missing)}; "
                              "`hpdm-eval stats` makes such a file")
         mean, cov, n = arrays["mean"], arrays["cov"], arrays["n"]
+        if not all(array.dtype.kind in "fiu" for array in (mean, cov, n, arrays.get("features", mean))):
+            raise InputError(f"{path}: damaged statistics, they hold something other than numbers")
         if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or n.shape != () or n < 2:
             raise InputError(f"{path}: damaged statistics (mean {list(mean.shape)}, cov {list(cov.shape)}, n {n})")
         if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
@@ -65,7 +67,11 @@ class Statistics:
             if manifest["schema"] != SCHEMA:
                 raise InputError(f"{path}: statistics of schema {manifest['schema']}, this version reads {SCHEMA}")
             parts = {key: manifest[key] for key in ("protocol", "backbone", "source", "seed", "made")}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if not all(isinstance(parts[key], dict) for key in ("protocol", "backbone", "source", "made")):
+                raise TypeError("not of objects")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{path}: the statistics' manifest is damaged ({error})") from error
         return cls(moments=Moments.from_arrays(mean, cov, n), features=features, **parts)
 

@@ -220,7 +220,8 @@ def read_weights(file):
 
 def _header(opened) -> dict:
     header = parse_json((opened.metadata() or {})[HEADER])
-    if not isinstance(header, dict) or not isinstance(header.get("config"), dict) or type(header.get("step")) is not int:
+    parts = {"config": dict, "step": int}
+    if not isinstance(header, dict) or not all(isinstance(header.get(key), kind) for key, kind in parts.items()):
         raise ValueError("its header names no configuration or no step")
     return header
 

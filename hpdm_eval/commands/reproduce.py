@@ -23,8 +23,8 @@ MOST_SHOWN = 10
 @click.option("--device", type=Device(), help="In place of the command's own.")
 @click.option("--seed", type=click.IntRange(min=0), help="In place of the command's own.")
 @click.option("--allow", multiple=True, metavar="FILE|SHA-256|OWNER/NAME",
-              help="Unverified weights, or a network on the hub, that the record may use; repeatable. A TorchScript file "
-                   "is a program: it is executed.")
+              help="Unverified weights, or a network on the hub, that the record may use; repeatable. A TorchScript "
+                   "file is a program: it is executed.")
 @click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
 @click.pass_context

@@ -100,7 +100,8 @@ def test_what_fits_has_the_bytes_that_a_plain_file_gets(tmp_path, kind):
 
 
 def test_folders_name_themselves_not_their_temporary_place(tmp_path):
-    for write in (lambda folder: (folder / "a").write_bytes(b"x" * 90_000), lambda folder: write_json(folder / "b", "x" * 90_000)):
+    for write in (lambda folder: (folder / "a").write_bytes(b"x" * 90_000),
+                  lambda folder: write_json(folder / "b", "x" * 90_000)):
         with largest_file(50_000), pytest.raises(WriteError, match=r"/run could not be written: File too large"):
             with atomic_folder(tmp_path / "run") as folder:
                 write(folder)
@@ -127,8 +128,8 @@ def half(tmp_path_factory):
 
 
 def go_on(run, size_file):
-    words = ["--size", size_file, "--out", run, *(w for text in CONFIG for w in ("--set", text)), "--device", "cpu", "--quiet"]
-    return CliRunner().invoke(train, list(map(str, words)))
+    words = ["--size", size_file, "--out", run, *(w for text in CONFIG for w in ("--set", text))]
+    return CliRunner().invoke(train, [*map(str, words), "--device", "cpu", "--quiet"])
 
 
 @pytest.mark.parametrize("limit", [500, 5_000, 100_000, 250_000])
@@ -143,9 +144,10 @@ def test_training_stops_with_one_line_and_goes_on_where_it_was(half, tmp_path, l
     assert [line["step"] for line in read_log(run)] == [1, 2, 3, 4] and sweep(run) == 0
 
 
-def test_training_on_a_disk_that_fills_up(small_disk, tmp_path):
+def test_training_on_a_disk_that_fills_up(half, small_disk, tmp_path):
     size_file = write_small(tmp_path / "small.yaml")
-    disk = small_disk(1_400)  # one checkpoint fits, two do not
+    one = sum(path.stat().st_size for path in (half / "step-00000002").iterdir())
+    disk = small_disk(one * 3 // 2 // 1024 + 100)  # one checkpoint fits, two do not
     result = go_on(disk / "run", size_file)
     line = only_line(result.stderr)
     assert result.exit_code == 2 and "No space left on device" in line and "step 2 is kept; make room" in line

@@ -9,7 +9,7 @@ from small_training import small_config
 
 from hpdm.errors import InputError
 from hpdm.sampling.load import find_weights, load_checkpoint
-from hpdm.training.checkpoint import Damaged, check_files, latest_checkpoint, read_weights
+from hpdm.training.checkpoint import FILES, Damaged, check_files, latest_checkpoint, read_weights
 from hpdm.training.log import LOG_FILE, read_log
 from hpdm.training.loop import train
 from hpdm.training.provenance import PROVENANCE_FILE, read_provenance
@@ -78,7 +78,7 @@ def test_a_copy_without_links_is_used(run, capsys):
     assert step == 6 and "after 4 of 6" in errors and (run / "latest").is_symlink()
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "training.pt", "config.yaml", "manifest.json"])
+@pytest.mark.parametrize("file", [*FILES, "manifest.json"])
 def test_a_damaged_newest_one_falls_back_to_the_one_before(run, capsys, file):
     flip(run / "step-00000004" / file, 30 if file == "manifest.json" else None)
     step, errors = go_on(run, capsys)
