@@ -19,6 +19,7 @@ from hpdm.files import parse_json, write_json
 from hpdm_eval.distributed import joined_processes, rank_and_size
 
 SCHEMA = 1
+LONGEST_NAME = 200  # bytes of a record's file name before its digest
 
 # What decides the features of a backbone; its file's name and place do not.
 OF_BACKBONE = ("name", "sha256", "epsilon", "precision", "mean_sha256", "per_frame")
@@ -64,7 +65,10 @@ class Record:
         parts = [self.metric, self.backbone and self.backbone["name"], self.protocol["name"], _stem(self.samples)]
         parts += ["vs", _stem(self.reference)] if self.reference else []
         digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-        return "-".join(re.sub(r"[^\w.]+", "-", part).strip("-.") for part in parts if part) + f"-{digest}.json"
+        name = "-".join(re.sub(r"[^\w.]+", "-", part).strip("-.") for part in parts if part)
+        if len(name.encode()) > LONGEST_NAME:  # file systems end at 255 bytes
+            name = name.encode()[:LONGEST_NAME].decode(errors="ignore")
+        return f"{name}-{digest}.json"
 
 
 def make_record(*, started, device="cpu", command=None, **values):

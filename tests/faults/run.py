@@ -59,9 +59,9 @@ def run(out, effort, seed, only):
     return 1 if bad else 0
 
 
-INTRODUCTION = """What happens to runs, samples and results when something fails. `survived`: the work went on and came \
-out as if nothing had happened, or the damage was in nothing that is read. `said`: one line named what is wrong, exit \
-code 2. The others may not happen: `lost` is damage that nobody was told of, or work that was gone; `traceback` an \
+INTRODUCTION = """What happens to runs, samples and results when something fails. `survived`: the work went on and \
+came out as if nothing had happened, or the damage was in nothing that is read. `said`: one line named what is wrong, \
+exit code 2. The others may not happen: `lost` is damage that nobody was told of, or work that was gone; `traceback` an \
 error that is no message; `hang` a file that took more than twenty seconds."""
 
 
