@@ -26,7 +26,8 @@ from hpdm_eval.npz import read_npz
 
 LAYOUT = 1  # of the files
 # modules of `backbones` that pixels go through or that decide how; the others say where files come from
-COMPUTES = ("backbone.py", "c3d.py", "i3d.py", "loading.py", "preprocess.py", "shapes3d.py", "transformers.py")
+COMPUTES = ("backbone.py", "c3d.py", "i3d.py", "loading.py", "preprocess.py", "scripted.py", "shapes3d.py",
+            "transformers.py")
 LIBRARIES = ("torch", "transformers", "torch-fidelity")  # the last two bring networks of their own
 # entries of `Backbone.describe()` that say where weights came from, not what they compute
 OF_ORIGIN = ("file", "verified", "trust")

@@ -8,16 +8,18 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from small_training import small_config
+from small_training import small_config, write_small
 
 from hpdm.config import load_config
 from hpdm.errors import InputError
@@ -417,6 +419,73 @@ def killed_evaluation(effort, seed, folder):
     return [tally]
 
 
+RANKS = 3
+
+
+def torchrun(module, *words):
+    """A started `torchrun` of RANKS processes of a module."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--master-port", "0",
+               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", module, "--", *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def children(process):
+    """Process ids of the workers that a torchrun has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == process.pid:
+                found.append(int(entry.name))
+    return found
+
+
+def kill_one(process, ready, chance):
+    """Kill one worker of a torchrun at a random moment after ready() has become true; returns whether one was."""
+    while process.poll() is None and not ready():
+        time.sleep(0.05)
+    time.sleep(chance.random() * 0.5)
+    workers = children(process)
+    if not workers or process.poll() is not None:
+        return False
+    with suppress(OSError):
+        os.kill(chance.choice(workers), signal.SIGKILL)
+    process.wait(timeout=300)
+    return True
+
+
+def killed_rank(effort, seed, folder):
+    """One process of three under torchrun killed: all end, and the next start completes what one never stopped makes."""
+    folder.mkdir(parents=True)
+    chance, size = random.Random(seed), folder / "size.yaml"
+    write_small(size)
+    training = ["--size", size, "--device", "cpu", "--set", "training.steps=30", "--set", "training.batch=6", "--set",
+                "checkpoint_every=3", "--set", "log_every=1"]
+    torchrun("hpdm.training", *training, "--out", folder / "whole").wait(timeout=600)
+    expected = weights_of(folder / "whole")
+    tallies = [Tally("training, one of three processes"), Tally("sampling, one of three processes")]
+    for number in range(effort):
+        run = folder / f"run{number}"
+        kill_one(torchrun("hpdm.training", *training, "--out", run), (run / "latest").exists, chance)
+        code = torchrun("hpdm.training", *training, "--out", run).wait(timeout=600)
+        good = code == 0 and weights_of(run) == expected
+        tallies[0].add("survived" if good else "traceback" if code else "lost", f"case {number}: code {code}")
+    sampling = ["--checkpoint", folder / "whole", "--num", "60", "--format", "npy", "--steps", "2,1", "--device", "cpu",
+                "--batch", "2", "--quiet"]
+
+    def content(out):
+        return {path.name: path.read_bytes() for path in out.glob("*.npy")}
+
+    torchrun("hpdm.sampling", *sampling, "--out", folder / "samples").wait(timeout=600)
+    for number in range(effort):
+        out = folder / f"out{number}"
+        kill_one(torchrun("hpdm.sampling", *sampling, "--out", out), lambda out=out: any(out.glob("*.npy")), chance)
+        code = torchrun("hpdm.sampling", *sampling, "--out", out).wait(timeout=600)
+        good = code == 0 and len(content(out)) == 60 and content(out) == content(folder / "samples")
+        tallies[1].add("survived" if good else "traceback" if code else "lost", f"case {number}: code {code}")
+    return tallies
+
+
 # Loss of power
 
 
@@ -477,5 +546,6 @@ CAMPAIGNS = {
     "Killed training": (killed_training, 2, 40),
     "Killed sampling": (killed_sampling, 2, 30),
     "Killed evaluation": (killed_evaluation, 1, 20),
+    "Killed processes of several": (killed_rank, 0, 3),
     "Lost writes": (lost_power, 1, 1),
 }

@@ -61,8 +61,8 @@ def run(out, effort, seed, only):
 
 INTRODUCTION = """What happens to runs, samples and results when something fails. `survived`: the work went on and \
 came out as if nothing had happened, or the damage was in nothing that is read. `said`: one line named what is wrong, \
-exit code 2. The others may not happen: `lost` is damage that nobody was told of, or work that was gone; `traceback` an \
-error that is no message; `hang` a file that took more than twenty seconds."""
+exit code 2. The others may not happen: `lost` is damage that nobody was told of, or work that was gone; `traceback` \
+an error that is no message; `hang` a file that took more than twenty seconds."""
 
 
 if __name__ == "__main__":

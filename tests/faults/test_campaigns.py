@@ -4,7 +4,7 @@ import pytest
 from campaigns import CAMPAIGNS, mutate
 
 
-@pytest.mark.parametrize("name", CAMPAIGNS)
+@pytest.mark.parametrize("name", [name for name, (_, effort, _) in CAMPAIGNS.items() if effort])
 def test_nothing_is_lost(name, tmp_path):
     campaign, effort, _ = CAMPAIGNS[name]
     for tally in campaign(effort, 0, tmp_path / "faults"):

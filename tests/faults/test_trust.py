@@ -14,6 +14,9 @@ from click.testing import CliRunner
 from hpdm.errors import InputError
 from hpdm.files import sha256_file, write_json
 from hpdm_eval.backbones import weights
+from hpdm_eval.backbones.i3d import random_network
+from hpdm_eval.backbones.loading import load_backbone
+from hpdm_eval.backbones.scripted import read_scripted
 from hpdm_eval.cli import main
 from hpdm_eval.records import load_record
 from hpdm_eval.reproduce import reproduce
@@ -130,6 +133,51 @@ def test_the_library_asks_too(place):
     command = shlex.join(shlex.split(f"{FVD} --backbone i3d --weights evil.pt --unverified"))
     with pytest.raises(InputError, match=re.escape("--allow evil.pt")):
         reproduce(replace(load_record(COMMITTED), command=command), folder=place)
+
+
+class Tree(torch.nn.Module):
+    """A program with the tensors of a network somewhere in it."""
+
+    def __init__(self, state):
+        super().__init__()
+        for name, tensor in state.items():
+            *path, last = name.split(".")
+            place = self
+            for part in path:
+                if not hasattr(place, part):
+                    place.add_module(part, torch.nn.Module())
+                place = getattr(place, part)
+            place.register_buffer(last, tensor)
+
+    def forward(self, x):
+        torch.save(x, "ran.pt")
+        return x
+
+
+def test_tensors_are_read_without_running_the_program(tmp_path, monkeypatch):
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).half()
+    torch.jit.script(network).save(str(tmp_path / "net.pt"))
+    monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("the program was loaded"))
+    state = read_scripted(tmp_path / "net.pt")
+    assert state.keys() == network.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+    whole = (tmp_path / "net.pt").read_bytes()
+    for place in range(0, len(whole), 37):
+        (tmp_path / "net.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 65]) + whole[place + 1:])
+        try:
+            read_scripted(tmp_path / "net.pt")
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_scripted_i3d_is_not_run(tmp_path, monkeypatch):
+    state = {name: tensor for name, tensor in random_network(0).state_dict().items() if "num_batches" not in name}
+    torch.jit.script(Tree({f"model.{name}": tensor for name, tensor in state.items()})).save(str(tmp_path / "net.pt"))
+    torch.save(state, tmp_path / "state.pt")
+    monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("the program was loaded"))
+    video = torch.randint(0, 256, (1, 9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ours, plain = (load_backbone("i3d", weights=tmp_path / name, unverified=True) for name in ("net.pt", "state.pt"))
+    assert torch.equal(ours.extract(video)[0], plain.extract(video)[0])
 
 
 def test_help_says_that_torchscript_is_a_program():
