@@ -30,6 +30,7 @@ OLD_SECONDS = 24 * 3600  # a leftover of this age is nobody's, where the file sy
 DEEPEST_JSON = 200
 
 _swept = set()  # folders that this process has looked through for leftovers
+_scratch = {}  # temporary folder → the descriptor that holds its lock
 
 
 @contextmanager
@@ -228,18 +229,31 @@ def sweep(folder):
 
 
 @contextmanager
-def scratch_folder(prefix="hpdm-"):
+def scratch_folder(prefix="hpdm"):
     """A temporary folder for the length of the block; those of killed processes are deleted first."""
-    place = Path(tempfile.gettempdir())
-    if (place, prefix) not in _swept:
-        _swept.add((place, prefix))
-        for old in place.glob(f".{_glob_escape(prefix)}.????????.part"):
-            _sweep_one(old)
-    folder, handle = _locked_folder(place / prefix)
+    folder = make_scratch(prefix)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_scratch(folder)
+
+
+def make_scratch(prefix="hpdm"):
+    """A temporary folder that is this process' until `remove_scratch`; those of killed processes are deleted first."""
+    place = Path(tempfile.gettempdir())
+    if (place, prefix) not in _swept:
+        _swept.add((place, prefix))
+        for old in place.glob(f".{prefix}.????????.part"):
+            _sweep_one(old)
+    folder, handle = _locked_folder(place / prefix)
+    _scratch[folder] = handle
+    return folder
+
+
+def remove_scratch(folder):
+    """Delete a folder of `make_scratch`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if (handle := _scratch.pop(folder, None)) is not None:
         os.close(handle)
 
 
@@ -360,10 +374,6 @@ def _sweep_one(path):
                 shutil.rmtree(path)
         finally:
             os.close(handle)
-
-
-def _glob_escape(text):
-    return re.sub(r"([*?[])", r"[\1]", text)
 
 
 def _locked_file(path):

@@ -455,7 +455,7 @@ def kill_one(process, ready, chance):
 
 
 def killed_rank(effort, seed, folder):
-    """One process of three under torchrun killed: all end, and the next start completes what one never stopped makes."""
+    """One process of three under torchrun killed: all end, and the next start completes what a whole run makes."""
     folder.mkdir(parents=True)
     chance, size = random.Random(seed), folder / "size.yaml"
     write_small(size)

@@ -11,8 +11,10 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -63,6 +65,27 @@ def test_what_is_temporary_goes_with_a_signal(tmp_path, number):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors.split() == ["interrupted"]
     assert not Path(folder).exists() and list(tmp_path.iterdir()) == []
+
+
+def test_what_an_evaluation_has_unpacked_goes_with_sigterm(tmp_path):
+    clips = [np.random.default_rng(index).integers(0, 255, (16, 64, 64, 3), np.uint8) for index in range(60)]
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        for index, clip in enumerate(clips):
+            with archive.open(f"{index:02d}.npy", "w") as file:
+                np.save(file, clip)
+    place = tmp_path / "tmp"
+    place.mkdir()
+    words = ["features", "--samples", tmp_path / "clips.zip", "--out", tmp_path / "f.npz", "--backbone", "shapes3d",
+             "--device", "cpu", "--batch", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "hpdm_eval", *map(str, words)], text=True, stderr=subprocess.PIPE,
+                               env=ENVIRONMENT | {"TMPDIR": str(place), "HPDM_EVAL_CACHE": str(tmp_path / "cache")})
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and not list(place.rglob("*.npy")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors.split()[-1] == "interrupted" and "Traceback" not in errors
+    assert not list(place.rglob("*.npy")) and not (tmp_path / "f.npz").exists()
 
 
 def test_what_a_kill_leaves_is_swept_at_the_next_start(tmp_path):
