@@ -546,6 +546,6 @@ CAMPAIGNS = {
     "Killed training": (killed_training, 2, 40),
     "Killed sampling": (killed_sampling, 2, 30),
     "Killed evaluation": (killed_evaluation, 1, 20),
-    "Killed processes of several": (killed_rank, 0, 3),
+    "Killed processes of several": (killed_rank, 0, 2),
     "Lost writes": (lost_power, 1, 1),
 }
