@@ -73,7 +73,7 @@ def _code_of(error, asked_to_end, output):
 
 
 class _Output(io.FileIO):
-    """The descriptor behind stdout; remembers the error that writing to it gave."""
+    """The descriptor behind stdout; remembers, and marks, the error that writing to it gave."""
 
     error = None
 
@@ -81,7 +81,7 @@ class _Output(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            self.error = error
+            self.error, error.of_stdout = error, True
             raise
 
 

@@ -1,9 +1,11 @@
 """The record: one figure as JSON, with everything that is needed to say how it was made and to make it again."""
 
 import json
+import os
 import re
 import shlex
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -14,8 +16,8 @@ import click
 
 from hpdm.console import Command
 from hpdm.environment import git_revision, hardware, package_versions
-from hpdm.errors import InputError
-from hpdm.files import parse_json, write_json
+from hpdm.errors import InputError, WriteError
+from hpdm.files import no_room, parse_json, write_json
 from hpdm_eval.distributed import joined_processes, rank_and_size
 
 SCHEMA = 1
@@ -108,7 +110,15 @@ class RecordedCommand(RememberingCommand):
         with joined_processes():
             if rank_and_size()[0] > 0:
                 context.params["quiet"] = True
-            return super().invoke(context)
+            try:
+                return super().invoke(context)
+            except OSError as error:
+                # Results name their files; what is left is unpacked to be read.
+                number = None if error.filename or hasattr(error, "of_stdout") else no_room(error)
+                if number is None:
+                    raise
+                raise WriteError(f"a temporary file in {tempfile.gettempdir()}", number, os.strerror(number),
+                                 "make room there, or set TMPDIR to another folder") from error
 
 
 def command_line():

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -182,6 +183,19 @@ def test_evaluation_says_what_it_could_not_write(tmp_path):
         line = only_line(result.stderr)
         assert result.exit_code == 2 and "could not be written: File too large" in line, result.stderr
         assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("**/.*.part"))
+
+
+def test_a_full_temporary_folder(small_disk, tmp_path):
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        with archive.open("clip.npy", "w") as file:
+            np.save(file, np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3), np.uint8))
+    disk = small_disk(64)
+    words = [sys.executable, "-m", "hpdm_eval", "features", "--samples", tmp_path / "clips.zip", "--out",
+             tmp_path / "f.npz", "--backbone", "shapes3d", "--device", "cpu", "--workers", "0", "--quiet"]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(disk)})
+    assert done.returncode == 2 and "TMPDIR" in only_line(done.stderr), done.stderr
+    assert not (tmp_path / "f.npz").exists() and list(disk.iterdir()) == []
 
 
 COMMANDS = [
