@@ -1,6 +1,7 @@
 """Making a record's figure again: run its command, compare, and say what has changed since.
 
-Only commands of `hpdm-eval` that print records are run, in this process and without a shell.
+Only commands of `hpdm-eval` that print records are run, in this process and without a shell. A record is a file of
+somebody else's: what it names is used only as far as it is verified, or allowed by whoever runs this.
 """
 
 import contextlib
@@ -8,13 +9,15 @@ import io
 import json
 import math
 import shlex
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import yaml
 
+from hpdm.console import OutputFile, OutputFolder
 from hpdm.errors import InputError
+from hpdm.files import scratch_folder
+from hpdm.trust import only_trusting
 from hpdm_eval.protocols import DESCRIPTION
 from hpdm_eval.records import Record, parse_record
 
@@ -53,23 +56,25 @@ class Reproduction:
 
 
 def reproduce(record, *, folder=None, near=None, relative=RELATIVE, absolute=ABSOLUTE, device=None, seed=None,
-              quiet=True):
+              quiet=True, allow=()):
     """Run the command of a `Record` again and compare: a `Reproduction`.
 
     folder: where the command's relative paths start; without it, the working folder or, where the inputs are not there,
     the folder `near`, such as the record's own, or one above it. relative, absolute: what figures may differ by.
-    device, seed: in place of the command's own. quiet: no progress on stderr. The protocol is the one that the record
-    holds, whatever its name means now; of a command that measures more, only the record's metric and samples are run.
-    Features are computed again, not taken from the cache. Raises InputError for a command that is not ours or measures
-    nothing, for inputs that are not found, and whatever the command itself raises.
+    device, seed: in place of the command's own. quiet: no progress on stderr. allow: what the command may use though
+    nobody has verified it: weights files and folders by path or SHA-256, networks by their id on the hub. The protocol
+    is the one that the record holds, whatever its name means now; of a command that measures more, only the record's
+    metric and samples are run. Features are computed again, not taken from the cache. Raises InputError for a command
+    that is not ours or measures nothing, for inputs that are not found, and whatever the command itself raises.
     """
     if folder is not None and not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder")
     printed = io.StringIO()
-    with tempfile.TemporaryDirectory(prefix="hpdm-eval-") as scratch:
+    with scratch_folder("hpdm-eval-reproduce") as scratch:
         name, words = rerun_words(record.command, scratch, device, seed, quiet, record)
-        with contextlib.chdir(find_folder(words, folder, near)), contextlib.redirect_stdout(printed):
-            _run(name, words)
+        place = find_folder(words, folder, near)
+        with contextlib.chdir(place), contextlib.redirect_stdout(printed), only_trusting(allow):
+            _run(name, words, scratch)
     now = _matching(record, json.loads(printed.getvalue()))
     return Reproduction(recorded=record, now=now, differences=tuple(_differences(record, now, relative, absolute)),
                         changes=tuple(_changes(record, now)))
@@ -98,7 +103,7 @@ def rerun_words(command, scratch, device=None, seed=None, quiet=True, record=Non
     if record is not None:
         words = _only(name, words, record, scratch)
     if name == "curve":
-        words = [*_without(words, ("--out",)), "--out", scratch]
+        words = [*_without(words, ("--out",)), "--out", str(scratch)]
     for option, value in (("--device", device), ("--seed", seed)):
         if value is not None:
             words = [*_without(words, (option,)), option, str(value)]
@@ -163,11 +168,17 @@ def _write_protocol(name, record, scratch):
     return str(path)
 
 
-def _run(name, words):
+def _run(name, words, scratch):
+    """Run a subcommand that writes nothing outside of `scratch`."""
     from hpdm_eval.cli import main  # imports every command's module on demand
 
     command = main.get_command(None, name)
-    command.main(words, prog_name=f"{PROGRAM} {name}", standalone_mode=False)
+    with command.make_context(name, list(words)) as context:
+        for parameter in command.get_params(context):
+            value = context.params.get(parameter.name)
+            if isinstance(parameter.type, OutputFolder | OutputFile) and str(value) not in ("None", "()", str(scratch)):
+                raise InputError(f"the record's command would write to {value}")
+        command.invoke(context)
 
 
 def _without(words, options):

@@ -69,6 +69,9 @@ class Statistics:
             raise InputError(f"{path}: not reference statistics, it lacks {', '.join(missing)}; "
                              "`hpdm-eval stats` makes such a file")
         mean, cov, n = arrays["mean"], arrays["cov"], arrays["n"]
+        features = arrays.get("features", mean)
+        if not all(array.dtype.kind in "fiu" for array in (mean, cov, n, features)):
+            raise InputError(f"{path}: damaged statistics, they hold something other than numbers")
         _check_moments(path, mean, cov, n)
         features = arrays.get("features")
         if features is not None and features.shape != (int(n), len(mean)):
@@ -82,7 +85,11 @@ class Statistics:
             if manifest["schema"] != SCHEMA:
                 raise InputError(f"{path}: statistics of schema {manifest['schema']}, this version reads {SCHEMA}")
             parts = {key: manifest[key] for key in ("protocol", "backbone", "source", "seed", "made")}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if not all(isinstance(parts[key], dict) for key in ("protocol", "backbone", "source", "made")):
+                raise TypeError("not of objects")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{path}: the statistics' manifest is damaged ({error})") from error
         return cls(moments=Moments.from_arrays(mean, cov, n), features=features,
                    sources=None if sources is None else sources.tolist(), **parts)

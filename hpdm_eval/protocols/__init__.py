@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from hpdm.errors import InputError
+from hpdm.yaml_text import parse_yaml
 from hpdm_eval.arrays import RANGES
 from hpdm_eval.resize import METHODS
 from hpdm_eval.selection import RULES, check_split
 from hpdm_eval.tables import subset_remarks
 
 DEFAULT = "generic-16f"  # claims nothing of the data
+MOST = 10**9  # of any count
 
 # Fields that say what a protocol is, not what it does.
 DESCRIPTION = ("name", "title", "citation", "notes", "overrides")
@@ -207,9 +207,9 @@ def _read(name, seen=()):
     else:
         raise InputError(f"unknown protocol {name!r}: known are {', '.join(_names())}, or a .yaml file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"protocol {name} is not valid YAML: {str(error).splitlines()[0]}") from error
+        values = parse_yaml(path.read_text(encoding="utf-8"), f"protocol {name}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"protocol {name} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"protocol {name}: expected fields and values, such as `frames: 16`")
     base, base_legacy = {}, {}
@@ -227,19 +227,20 @@ def _check_keys(name, values):
     known = [item.name for item in fields(Protocol)]
     unknown = sorted(str(key) for key in set(values) - set(known))
     if unknown:
-        raise InputError(f"protocol {name}: unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
+        raise InputError(f"protocol {name}: unknown setting {', '.join(unknown)[:200]}; known are {', '.join(known)}")
 
 
 def _check(protocol, key, value):
     wanted = _wanted(key, value)
     if wanted is not None:
-        raise InputError(f"protocol {protocol}: {key} is {value!r}, expected {wanted}")
+        shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+        raise InputError(f"protocol {protocol}: {key} is {shown}, expected {wanted}")
 
 
 def _wanted(key, value):
     """What `key` should have been, None where `value` is fine."""
     if key in CHOICES:
-        return None if value in CHOICES[key] else "one of " + ", ".join(CHOICES[key])
+        return None if isinstance(value, str) and value in CHOICES[key] else "one of " + ", ".join(CHOICES[key])
     if key in ("name", "title", "citation", "notes", "backbone"):
         return None if isinstance(value, str) else "text"
     if key == "split":
@@ -262,7 +263,7 @@ def _wanted(key, value):
 
 
 def _is_count(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
 
 
 def _short(value):
