@@ -14,7 +14,9 @@ from hpdm.data.ranges import to_model_range, to_uint8
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
+from hpdm.lock import hold
 from hpdm.sampling.load import load_checkpoint
+from hpdm.video.reader import DecodingError
 
 REAL, RECONSTRUCTED, SUMMARY = "real", "reconstructed", "reconstruction.json"
 
@@ -34,6 +36,7 @@ def reconstruct(checkpoint, data, num, out, device, seed, quiet):
 
         hpdm-eval fvd --samples DIR/reconstructed --reference DIR/real
     """
+    click.get_current_context().with_resource(hold(out))
     summary = reconstruct_clips(checkpoint, out, num, data=data, device=device, seed=seed, quiet=quiet)
     click.echo(f"PSNR {summary['psnr']:.2f} dB, mean of {summary['clips']} clips "
                f"(worst {summary['worst']:.2f}, best {summary['best']:.2f})")
@@ -54,25 +57,32 @@ def reconstruct_clips(
         raise InputError(f"--checkpoint {checkpoint}: {loaded.config.method.name} has no autoencoder")
     config, out = loaded.config, Path(out)
     frames, height, width = config.method.video
-    source = open_clips(
+    clips = open_clips(
         dataclasses.replace(
             config.data, path=data or config.data.path, part="test", start="first", flip=False,
             procedural_seed=config.data.procedural_seed + 1 + seed,
         ),
         frames=frames, height=height, width=width, seed=seed, quiet=quiet,
-    ).source
+    )
     values = []
-    count = min(num, len(source))
+    count = min(num, len(clips.source))
     for item in progress(range(count), unit="clip", quiet=quiet):
-        video, label = source.read(item, np.random.default_rng([seed, item]))
+        try:
+            video, label = clips.read(item, np.random.default_rng([seed, item]))
+        except DecodingError as error:
+            note(f"left out: {clips.source.name(item)}: {error}", quiet)
+            continue
         result = to_uint8(network.decode(network.encode(to_model_range(video[None]).to(device))[0])).cpu()
         for folder, clip in zip(folders, (video[None], result), strict=True):
             with atomic_file(out / folder / f"{item:05d}_c{max(label, 0):03d}.npy") as file:
                 np.save(file, np.ascontiguousarray(clip[0].permute(1, 2, 3, 0).numpy()), allow_pickle=False)
         values.append(psnr(video[None], result))
+    clips.close()
+    if not values:
+        raise InputError(f"{data or config.data.path}: none of {count} videos can be decoded")
     summary = {
-        "psnr": float(np.mean(values)), "worst": min(values), "best": max(values), "clips": count,
-        "checkpoint": loaded.describe(), "data": source.describe(),
+        "psnr": float(np.mean(values)), "worst": min(values), "best": max(values), "clips": len(values),
+        "checkpoint": loaded.describe(), "data": clips.source.describe(),
     }
     write_json(out / SUMMARY, summary)
     note(f"clips and reconstructions are in {out}", quiet)

@@ -14,7 +14,6 @@ from itertools import groupby
 
 import numpy as np
 
-from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm_eval import selection
 from hpdm_eval.ahead import decode_ahead
@@ -23,9 +22,10 @@ from hpdm_eval.distributed import gather, rank_and_size, share
 from hpdm_eval.frames import FrameRule, parse_grid
 from hpdm_eval.listing import Listing, Scratch
 from hpdm_eval.parts import take_part
+from hpdm_eval.rejections import note_once as note
+from hpdm_eval.rejections import rejection_lines
 
 MOST_WORKERS = 16
-NOTES_OF_REJECTED = 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
     fixes random starts and orders. strict: the first unusable file is an InputError instead of an entry in `rejected`.
     workers: decoding processes (None: one per core; 0: decode in this process, unprotected from decoders that crash).
     split_lists: UCF-101's folder of official lists, for a reference with a `split`; by default `ucfTrainTestlist`
-    in `path` or beside it; without either the folder is taken to be the split. quiet: no notes on stderr. choose:
+    in `path` or beside it; without either all of the folder is read. quiet: no notes on stderr. choose:
     function of the candidates in order (each has `name` and `label`) that returns those to read.
 
     Raises InputError for a path without anything to read.
@@ -81,18 +81,19 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
     if reference and protocol.split:
         lists = selection.find_split_lists(path, split_lists)
         if lists is None:
-            note(f"{path}: taken to be {protocol.split}; --split-lists DIR would pick it by the official lists", quiet)
+            note(f"{path}: split not applied, all of it is read; --split-lists DIR picks {protocol.split}", quiet)
         else:
             candidates, split = selection.apply_split(candidates, protocol.split, lists)
             note("{}: {present} of {listed} videos of {name}, by {}".format(path, lists, **split), quiet)
     rule = protocol.selection if reference else protocol.samples_selection
-    ordered = selection.order(candidates, rule, seed)
+    wanted = num or (protocol.num_reference if reference else protocol.num_samples)
+    ordered = selection.order(candidates, rule, seed, wanted)
     return ClipSource(
         path=path,
         candidates=choose(ordered) if choose else ordered,
         rejected=listing.rejected,
         settings=_decode_settings(protocol, reference, grid, seed),
-        num=num or (protocol.num_reference if reference else protocol.num_samples),
+        num=wanted,
         strict=strict,
         workers=workers,
         quiet=quiet,
@@ -152,14 +153,16 @@ class ClipSource:
         """The record's entry: {"path", "sha256", "clips", "rejected", "split"}, after a whole iteration.
 
         `sha256` is over the sorted digests of the clips, one hex line each; `split` says which official list chose
-        them, None where no list was used. Where there is anything to say, also "passed_over" {kind of file: how many},
-        "part" (of train, test and val above the classes) and "duplicates" (clips that equal an earlier one).
+        them, None where no list was used; of a subset `classes` says which it holds. Where there is anything to say,
+        also "passed_over" {kind of file: how many}, "part" (of train, test and val above the classes) and "duplicates"
+        (clips that equal an earlier one).
         """
         digests = self.digests
         digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(digests)).encode())
         about = {**self._about, "duplicates": len(digests) - len(set(digests))}
         return {"path": self.path, "sha256": digest.hexdigest(), "clips": self.accepted, "rejected": self.rejected,
-                "split": self._split, **{key: value for key, value in about.items() if value}}
+                "split": self._split, **selection.subset_entry(self._candidates, self.rejected, self.accepted),
+                **{key: value for key, value in about.items() if value}}
 
     @property
     def digests(self):
@@ -229,10 +232,8 @@ class ClipSource:
     def _finish(self):
         if not self._noted:
             self._noted = True
-            for entry in self.rejected[:NOTES_OF_REJECTED]:
-                note("rejected {path}: {reason}".format(**entry), self._quiet)
-            if len(self.rejected) > NOTES_OF_REJECTED:
-                note(f"... and {len(self.rejected) - NOTES_OF_REJECTED} more, see the record", self._quiet)
+            for line in rejection_lines(self.rejected):
+                note(line, self._quiet)
             if self._num and 0 < self.accepted < self._num:
                 note(f"{self.path}: {self.accepted} clips where {self._num} were asked for", self._quiet)
         if not self.accepted:

@@ -12,6 +12,7 @@ import numpy as np
 
 from hpdm.errors import InputError
 from hpdm.video.walk import natural_key
+from hpdm_eval.sheets import better_padding, find_layout, layouts
 
 __all__ = ["FrameRule", "Grid", "NoVideo", "Rejected", "natural_key", "parse_grid", "seeded_key"]
 
@@ -26,7 +27,7 @@ class NoVideo(Rejected):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A contact sheet of `rows` x `columns` clips with `padding` pixels around and between them."""
+    """A contact sheet of `rows` x `columns` clips with `padding` pixels between them, and around or behind them."""
 
     rows: int
     columns: int
@@ -40,23 +41,31 @@ class Grid:
 
     def cell_size(self, height, width):
         """(height, width) of one clip on a sheet of that size; raises Rejected where it does not divide."""
-        cell = []
-        for size, count in ((height, self.rows), (width, self.columns)):
-            inner = size - (count + 1) * self.padding
-            if inner < count or inner % count:
-                inside = f": {inner} px without padding are no multiple of {count}" if self.padding else ""
-                raise Rejected(f"{height}x{width} px do not divide into a grid of {self}{inside}; give --grid "
-                               "rows x columns + padding, as in 1x8+2, or pick the sheets with --match")
-            cell.append(inner // count)
-        return tuple(cell)
+        found = [layouts(size, count, self.padding) for size, count in ((height, self.rows), (width, self.columns))]
+        if not all(found):
+            raise Rejected(f"{height}x{width} px do not divide into a grid of {self}; give --grid rows x columns + "
+                           "padding, as in 1x8+2, or pick the sheets with --match")
+        return tuple(axis[0].cell for axis in found)
 
     def cut(self, sheet, cell):
-        """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C]."""
-        height, width = self.cell_size(*sheet.shape[1:3])
+        """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C].
+
+        Clips are found with a border before the first and without, and on sheets that were scaled to multiples of 16
+        px, see `sheets`. Raises Rejected where the size does not divide, and where padding would be left in the clips.
+        """
+        self.cell_size(*sheet.shape[1:3])
+        padding = better_padding(sheet, self.rows, self.columns, self.padding)
+        if padding is not None:
+            right = Grid(rows=self.rows, columns=self.columns, padding=padding)
+            raise Rejected(f"clips cut by a grid of {self} would keep the border between them; --grid {right} fits")
+        found = find_layout(sheet, self.rows, self.columns, self.padding)
+        if found is None:
+            raise Rejected(f"{sheet.shape[1]}x{sheet.shape[2]} px do not divide into a grid of {self}, and no padding "
+                           "is seen where scaling would have put it")
+        down, across = found
         row, column = divmod(cell, self.columns)
-        top = self.padding + row * (height + self.padding)
-        left = self.padding + column * (width + self.padding)
-        return sheet[:, top:top + height, left:left + width]
+        top, left = down.start(row), across.start(column)
+        return sheet[:, top:top + down.cell, left:left + across.cell]
 
 
 def parse_grid(text):

@@ -14,6 +14,8 @@ from hpdm_eval.frames import natural_key, seeded_key
 RULES = ("sorted", "shuffled", "class-balanced")
 SPLIT_FOLDER = "ucfTrainTestlist"
 _SPLIT = re.compile(r"ucf101-(train|test)-0([123])")
+_UCF_GROUP = re.compile(r"(v_[A-Za-z]+_g\d+)_c\d+")
+_CLASS_IN_NAME = re.compile(r"(?:v_([A-Za-z]+)_g\d+_c\d+|\d+_c(\d+))$")
 
 
 def check_split(name):
@@ -37,24 +39,93 @@ def matching(candidates, pattern, where):
     return chosen
 
 
-def order(candidates, rule, seed):
-    """Candidates (in natural order) as `rule` wants them.
+def order(candidates, rule, seed, wanted=None):
+    """Candidates (in natural order) as `rule` wants them; the first `wanted` usable ones are read (None: all).
 
     sorted: as they are; a prefix of them holds the first classes alone. shuffled: by a hash of (seed, name), so that
-    the order of two clips does not depend on the others. class-balanced: one of each class in turn (classes in natural
-    order, clips of a class as in shuffled), so that any prefix is as balanced as the classes allow.
+    the order of two clips does not depend on the others. class-balanced: drawn at random, one of each class in turn,
+    so that any prefix is as balanced as the classes allow; the first `wanted` are then put into natural order, where
+    the cells of one sheet are neighbours, and so are all where all are read. Classes are those of `class_of`.
     """
     if rule == "sorted":
         return list(candidates)
     shuffled = sorted(candidates, key=lambda candidate: seeded_key(seed, candidate.name))
     if rule == "shuffled":
         return shuffled
+    if wanted is None or wanted >= len(candidates):
+        return list(candidates)
     classes = defaultdict(list)
     for candidate in shuffled:
-        classes[candidate.label or ""].append(candidate)
-    ranked = [(turn, natural_key(label), candidate)
+        classes[class_of(candidate)].append(candidate)
+    # Which classes get one more where `wanted` is no multiple of their number is drawn too, else the first always do.
+    ranked = [(turn, seeded_key(seed, f"class\0{label}"), candidate)
               for label, members in classes.items() for turn, candidate in enumerate(members)]
-    return [candidate for *_, candidate in sorted(ranked, key=lambda entry: entry[:2])]
+    drawn = [candidate for *_, candidate in sorted(ranked, key=lambda entry: entry[:2])]
+    places = {id(candidate): place for place, candidate in enumerate(candidates)}
+    return sorted(drawn[:wanted], key=lambda candidate: places[id(candidate)]) + drawn[wanted:]
+
+
+def class_of(candidate):
+    """Class of a candidate: its class folder; else what its name says, as UCF-101's (`v_Punch_g08_c01`) and those of
+    `hpdm-sample` (`00012_c003`) do; else "", which all nameless ones share."""
+    if candidate.label:
+        return candidate.label
+    match = _CLASS_IN_NAME.match(PurePosixPath(candidate.file or candidate.name).stem)
+    return (match[1] or match[2]) if match else ""
+
+
+def source_of(name):
+    """Group of a clip whose members are no independent draws: the UCF-101 group (`v_Punch_g08`) of a video of it
+    (`Punch/v_Punch_g08_c01.avi`), None for any other name. Clips of one group are cut from one longer video."""
+    match = _UCF_GROUP.match(PurePosixPath(name).name)
+    return match[1] if match else None
+
+
+def sources_of(names, rule="auto"):
+    """Source of each clip, list of N texts, or None where every clip is a draw of its own.
+
+    rule: "auto" knows the groups of UCF-101; "none" is None; "folder" is the folder that a clip lies in; anything else
+    is a regular expression that is searched in the name: its first group, or all that it matches, is the source, and a
+    name without a match is a source of its own. Raises InputError for an expression that is none or never matches.
+    """
+    names = list(map(str, names))
+    if rule in (None, "none"):
+        return None
+    if rule == "auto":
+        found = [source_of(name) for name in names]
+    elif rule == "folder":
+        found = [str(PurePosixPath(name.partition("#")[0]).parent) for name in names]
+    else:
+        found = _by_expression(names, rule)
+    sources = [name if source is None else f"source {source}" for name, source in zip(names, found)]
+    return None if len(set(sources)) == len(names) else sources
+
+
+def _by_expression(names, rule):
+    try:
+        expression = re.compile(rule)
+    except re.error as error:
+        raise InputError(f"--group-by {rule}: write auto, none, folder or a regular expression ({error})") from error
+    matches = [expression.search(name) for name in names]
+    if not any(matches):
+        raise InputError(f"--group-by {rule}: no name matches, the first is {names[0]}")
+    return [match and (match[1] if expression.groups and match[1] is not None else match[0]) for match in matches]
+
+
+def subset_entry(candidates, rejected, accepted):
+    """A record's entry of a subset: {"classes": {"available": clips, "of": classes, "taken": classes, "lost": [...]}}.
+
+    candidates: in the order of reading; rejected: [{"path", "reason"}]; accepted: how many clips were read. {} where
+    all that is usable was read.
+    """
+    unusable = {entry["path"] for entry in rejected}
+    usable = [candidate for candidate in candidates if candidate.name not in unusable]
+    if len(usable) <= accepted:
+        return {}
+    known = {class_of(candidate) for candidate in usable}
+    taken = {class_of(candidate) for candidate in usable[:accepted]}
+    return {"classes": {"available": len(usable), "of": len(known), "taken": len(taken),
+                        "lost": sorted(known - taken, key=natural_key)}}
 
 
 def find_split_lists(root, lists):

@@ -1,8 +1,9 @@
 """Reference statistics: mean and covariance of features in one .npz, with the manifest that says what they are of.
 
 Keys of the file: `mean` float64 [D], `cov` float64 [D, D] (over N - 1), `n`, `manifest` (JSON text), and optionally
-`features` float32 [N, D]. Those of other tools (pytorch-fid and its descendants: `mu`, `sigma`) are read as well where
-the number of clips is known; nothing says which clips, network and protocol they are of.
+`features` float32 [N, D] and `sources` text [N], see `selection.sources_of`. Those of other tools (pytorch-fid and its
+descendants: `mu`, `sigma`) are read as well where the number of clips is known; nothing says which clips, network and
+protocol they are of.
 """
 
 import json
@@ -34,6 +35,7 @@ class Statistics:
     source: dict  # the clips: {"path", "sha256", "clips", "rejected"}, as `ClipSource.summary()`
     seed: int  # of the protocol's random starts and selection
     features: np.ndarray | None = None  # float32 [N, D]
+    sources: list[str] | None = None  # of each clip, where several come from one video
     made: dict = field(default_factory=dict)  # command, versions, created
 
     def save(self, path):
@@ -43,6 +45,8 @@ class Statistics:
         arrays = self.moments.to_arrays()
         if self.features is not None:
             arrays["features"] = self.features.astype(np.float32)
+        if self.sources is not None:
+            arrays["sources"] = np.array(self.sources, dtype=np.str_)
         with atomic_file(path) as file:
             np.savez(file, **arrays, manifest=np.array(json.dumps(manifest)))
 
@@ -65,19 +69,30 @@ class Statistics:
             raise InputError(f"{path}: not reference statistics, it lacks {', '.join(missing)}; "
                              "`hpdm-eval stats` makes such a file")
         mean, cov, n = arrays["mean"], arrays["cov"], arrays["n"]
+        features = arrays.get("features", mean)
+        if not all(array.dtype.kind in "fiu" for array in (mean, cov, n, features)):
+            raise InputError(f"{path}: damaged statistics, they hold something other than numbers")
         _check_moments(path, mean, cov, n)
         features = arrays.get("features")
         if features is not None and features.shape != (int(n), len(mean)):
             raise InputError(f"{path}: damaged statistics, features are {list(features.shape)} for n = {n} and "
                              f"{len(mean)} dimensions")
+        sources = arrays.get("sources")
+        if sources is not None and (sources.dtype.kind != "U" or sources.shape != (int(n),)):
+            raise InputError(f"{path}: damaged statistics, sources are {list(sources.shape)} for n = {n}")
         try:
             manifest = json.loads(str(arrays["manifest"]))
             if manifest["schema"] != SCHEMA:
                 raise InputError(f"{path}: statistics of schema {manifest['schema']}, this version reads {SCHEMA}")
             parts = {key: manifest[key] for key in ("protocol", "backbone", "source", "seed", "made")}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if not all(isinstance(parts[key], dict) for key in ("protocol", "backbone", "source", "made")):
+                raise TypeError("not of objects")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{path}: the statistics' manifest is damaged ({error})") from error
-        return cls(moments=Moments.from_arrays(mean, cov, n), features=features, **parts)
+        return cls(moments=Moments.from_arrays(mean, cov, n), features=features,
+                   sources=None if sources is None else sources.tolist(), **parts)
 
     @classmethod
     def _of_another_tool(cls, path, arrays, count):

@@ -33,3 +33,41 @@ def own_feature_cache(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+# Imported by every child's interpreter at its start: decoders that fail as the file's name says.
+BAD_DECODER = """
+import os, signal, time
+import hpdm.video.reader as reader
+
+def fail(path, when):
+    name = os.path.basename(str(path))
+    if "crash-" + when in name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "hang-" + when in name:
+        while True:
+            time.sleep(1)
+    if "binding-" + when in name:
+        raise AttributeError("no such attribute")
+
+class BadReader(reader.VideoReader):
+    def __init__(self, path):
+        fail(path, "open")
+        super().__init__(path)
+
+    def read_chosen(self, *arguments):
+        fail(self.path, "clip")
+        return super().read_chosen(*arguments)
+
+reader.VideoReader = BadReader
+"""
+
+
+@pytest.fixture
+def bad_decoder(tmp_path_factory, monkeypatch):
+    """Worker processes crash and hang on files named crash-open, hang-open (at once), crash-clip, hang-clip (for clips);
+    returns the folder that does it on PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("bad-decoder")
+    (folder / "sitecustomize.py").write_text(BAD_DECODER)
+    monkeypatch.syspath_prepend(folder)
+    return folder

@@ -121,7 +121,8 @@ def test_several_captions_of_a_file_are_all_used_and_the_list_may_correct_the_fr
     other = {"path": rows[0]["path"], "caption": "b", "fps": ""}
     write_rows(tmp_path / "captions.csv", [{**rows[0], "fps": "10"}, other])
     (tmp_path / "captions.jsonl").unlink()
-    told = [open_folder(tmp_path, image_share=0.0)[number][1] for number in range(20)]
+    clips = open_folder(tmp_path, image_share=0.0)
+    told = [clips[number][1] for number in range(20)]
     assert {entry["caption"] for entry in told} == {rows[0]["caption"], "b"}
     assert {entry["measures"][0].item() for entry in told} == {10.0}
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from video_files import frame_numbers, grey_clip, write_video
+from video_files import grey_clip, write_video
 
-import hpdm.data.decoding as decoding
 import hpdm.data.index as index
-from hpdm.data.decoding import DecodingError, probe_video, read_frames
-from hpdm.data.index import INDEX_NAME, build_index, cache_files, list_videos
+from hpdm.data.index import INDEX_NAME, IndexedVideo, build_index, cache_files, list_videos
 from hpdm.data.ranges import to_model_range, to_uint8
-from hpdm.data.videos import SHORT, STARTS, ClipSampling, fit
+from hpdm.data.config import SHORT, STARTS
+from hpdm.data.videos import ClipSampling, FileJob, fit
 from hpdm.errors import InputError
+from hpdm.video.reader import DecodingError, VideoReader
+from hpdm.video.timeline import Timeline
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +46,9 @@ def test_index_holds_what_was_written(folder):
     found = build_index(folder, quiet=True)
     rows = [(v.path, v.label, v.frames, round(v.fps, 3), v.height, v.width) for v in found.videos]
     assert rows == [("Jump/deeper/a.avi", "Jump", 9, 30.0, 32, 32), ("Run/b.mp4", "Run", 20, 25.0, 48, 64)]
-    assert [(file.path, file.reason) for file in found.broken][0] == ("Jump/empty.mp4", "empty file")
-    assert found.broken[1].path == "Jump/text.mp4" and "Invalid data" in found.broken[1].reason
+    assert [(file.path, file.reason) for file in found.broken][0] == ("Jump/empty.mp4", "the file is empty")
+    assert found.broken[1].path == "Jump/text.mp4" and "not a video" in found.broken[1].reason
+    assert [(v.seconds, v.even) for v in found.videos] == [(8.5 / 30, True), (19.5 / 25, True)]
     assert (folder / INDEX_NAME).exists()
 
 
@@ -121,39 +124,41 @@ def test_folders_without_videos_are_refused_and_stay_untouched(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def crash_on_text(path):
-    if path.endswith("text.mp4"):
-        os._exit(139)
-    return probe_video(path), None
-
-
-def test_a_decoder_that_dies_costs_one_file(folder, monkeypatch):
+def test_a_decoder_that_dies_or_hangs_costs_one_file(folder, bad_decoder, monkeypatch):
     (folder / "Jump" / "empty.mp4").unlink()
-    for copy in range(4):
+    for copy in range(2):
         shutil.copy(folder / "Run" / "b.mp4", folder / "Run" / f"copy{copy}.mp4")
-    monkeypatch.setattr(index, "_probe", crash_on_text)
+    for kind in ("crash", "hang", "binding"):
+        shutil.copy(folder / "Run" / "b.mp4", folder / "Run" / f"{kind}-open.mp4")
+    monkeypatch.setattr(index, "seconds_for", lambda path: 20 if "hang" not in path else 3)
     found = build_index(folder, workers=2, quiet=True)
-    assert [(file.path, file.reason) for file in found.broken] == [("Jump/text.mp4", "the decoder crashed on it")]
-    assert len(found.videos) == 6
+    reasons = {file.path: file.reason for file in found.broken}
+    assert reasons["Run/crash-open.mp4"] == "decoding it killed the process (SIGSEGV)"
+    assert reasons["Run/hang-open.mp4"] == "decoding took more than 3 s and was stopped"
+    assert reasons["Run/binding-open.mp4"] == "cannot be decoded (AttributeError: no such attribute)"
+    assert len(reasons) == 4 and len(found.videos) == 4
 
 
-@pytest.mark.parametrize("with_decord", [True, False])
-def test_frames_are_read_by_number(tmp_path, monkeypatch, with_decord):
-    if not with_decord:
-        monkeypatch.setattr(decoding, "decord", None)
-    elif decoding.decord is None:
-        pytest.skip("decord is not built for this platform")
-    path = write_video(tmp_path / "a.mp4", grey_clip(40))
-    info = probe_video(path)
-    assert (info.frames, info.fps, info.height, info.width) == (40, 25.0, 48, 64)
-    wanted = [30, 3, 3, 39, 0]
-    frames = read_frames(path, wanted)
-    assert frames.dtype == np.uint8 and frames.shape == (5, 48, 64, 3)
-    assert frame_numbers(np.moveaxis(frames, -1, 0))[0].tolist() == wanted
-    with pytest.raises(DecodingError):
-        read_frames(path, [40])
-    with pytest.raises(DecodingError, match="no such file"):
-        read_frames(tmp_path / "b.mp4", [0])
+def test_a_subset_leaves_what_is_known_of_the_rest(folder, monkeypatch):
+    everything = build_index(folder, quiet=True)
+    write_video(folder / "Run" / "new.mp4", grey_clip(5))
+    part = [file for file in list_videos(folder).files if file.path.startswith("Run")]
+    assert [video.path for video in build_index(folder, found=part, quiet=True).videos] == ["Run/b.mp4", "Run/new.mp4"]
+    opened = probed_files(monkeypatch)
+    assert len(build_index(folder, quiet=True).videos) == len(everything.videos) + 1 and not opened
+
+
+def test_what_is_passed_over_is_counted_and_links_end(folder):
+    (folder / "Jump" / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "Run" / "again").symlink_to(folder / "Jump", target_is_directory=True)
+    (folder / "Run" / "gone.mp4").symlink_to(folder / "nowhere.mp4")
+    (folder / "Run" / "README").touch()
+    (folder / "Run" / "x.TXT").touch()
+    listing = list_videos(folder)
+    assert [file.path for file in listing.files] == [
+        "Jump/deeper/a.avi", "Jump/empty.mp4", "Jump/text.mp4", "Run/b.mp4"]
+    assert listing.passed_over == {".txt": 2, "without suffix": 1, "broken link or special file": 1,
+                                   "link to a folder that is listed elsewhere": 2}
 
 
 def test_real_clips_have_their_known_lengths(shared, tmp_path):
@@ -166,14 +171,15 @@ def test_real_clips_have_their_known_lengths(shared, tmp_path):
         assert 29 <= video.frames <= 329
 
 
-def test_decord_and_av_agree_on_a_real_clip(shared, monkeypatch):
-    if decoding.decord is None:
-        pytest.skip("decord is not built for this platform")
-    path = shared / "data" / "ucf101-mini" / "videos" / "Punch" / "v_Punch_g08_c02.avi"
-    info, frames = probe_video(path), read_frames(path, [0, 17, 28])
-    monkeypatch.setattr(decoding, "decord", None)
-    assert probe_video(path) == info
-    assert np.array_equal(read_frames(path, [0, 17, 28]), frames)
+def indexed(timeline, size=8):
+    """The index's entry of a video with that timeline."""
+    return IndexedVideo(path="a.mp4", size=1, mtime=1, frames=timeline.frames, fps=float(timeline.rate),
+                        seconds=timeline.seconds, even=timeline.is_even, height=size, width=size)
+
+
+def nearest(times, wanted):
+    """Numbers of the frames nearest to the times; of two equally near the earlier."""
+    return [min(range(len(times)), key=lambda i: (abs(times[i] - time), i)) for time in wanted]
 
 
 @given(
@@ -182,12 +188,14 @@ def test_decord_and_av_agree_on_a_real_clip(shared, monkeypatch):
 )
 def test_clip_frames_follow_the_rule(frames, stride, length, start, short, seed):
     sampling = ClipSampling(frames=frames, height=8, width=8, start=start, stride=stride, short=short)
-    span = (frames - 1) * stride + 1
-    refusal = sampling.refusal(length, 25.0)
+    span, timeline = (frames - 1) * stride + 1, Timeline.even(length, 25)
+    refusal = sampling.refusal(indexed(timeline))
     assert (refusal is not None) == (short == "drop" and span > length)
     if refusal:
+        with pytest.raises(DecodingError, match="too short"):
+            sampling.indices(timeline, np.random.default_rng(seed))
         return
-    indices = sampling.indices(length, 25.0, np.random.default_rng(seed))
+    indices = sampling.indices(timeline, np.random.default_rng(seed))
     if span > length:
         assert indices.tolist() == [i * stride % length for i in range(frames)]
         return
@@ -198,18 +206,62 @@ def test_clip_frames_follow_the_rule(frames, stride, length, start, short, seed)
 
 def test_random_starts_reach_both_ends():
     sampling = ClipSampling(frames=4, height=8, width=8)
-    starts = {int(sampling.indices(7, 25.0, np.random.default_rng(seed))[0]) for seed in range(60)}
+    starts = {int(sampling.indices(Timeline.even(7, 25), np.random.default_rng(seed))[0]) for seed in range(60)}
     assert starts == {0, 1, 2, 3}
 
 
 def test_frame_rate_is_resampled_to_nearest_frames():
     sampling = ClipSampling(frames=6, height=8, width=8, start="first", fps=10)
-    times = sampling.indices(100, 25.0, np.random.default_rng(0)) / 25.0
+    times = sampling.indices(Timeline.even(100, 25), np.random.default_rng(0)) / 25.0
     assert np.abs(times - np.arange(6) / 10).max() <= 0.5 / 25 + 1e-12
-    assert sampling.refusal(13, 25.0) == "too short for 6 frames of 10 fps" and sampling.refusal(14, 25.0) is None
-    assert sampling.refusal(100, 0.0) == "no frame rate in the file"
+    refusals = {n: sampling.refusal(indexed(Timeline.even(n, 25))) for n in (13, 14)}
+    assert refusals == {13: "too short for 6 frames of 10 fps", 14: None}
+    assert sampling.refusal(indexed(Timeline.even(100, 0))) == "no frame rate in the file"
     slower = ClipSampling(frames=4, height=8, width=8, start="first", fps=50)
-    assert slower.indices(100, 25.0, np.random.default_rng(0)).tolist() == [0, 1, 1, 2]
+    assert slower.indices(Timeline.even(100, 25), np.random.default_rng(0)).tolist() == [0, 0, 1, 1]
+
+
+@given(
+    gaps=st.lists(st.integers(1, 9), min_size=1, max_size=30), frames=st.integers(1, 8), stride=st.integers(1, 3),
+    fps=st.sampled_from([5, 10, 12.5, 30]), seed=st.integers(0, 20), short=st.sampled_from(SHORT),
+)
+def test_uneven_frames_are_resampled_by_their_times(gaps, frames, stride, fps, seed, short):
+    """Against a search over all times, in ticks of 1/500 s: so fine that no spacing passes for a rounded even one."""
+    times = [0, *np.cumsum(10 * np.array(gaps)).tolist()]
+    timeline = Timeline.of(times, Fraction(1, 500))
+    sampling = ClipSampling(frames=frames, height=8, width=8, stride=stride, fps=fps, short=short)
+    steps = [stride * k * 500 / Fraction(fps) for k in range(frames)]
+    whole = 2 * times[-1] - times[-2]
+    end = Fraction(times[-1] + whole, 2)  # the time up to which a video lasts
+    starts = [i for i, time in enumerate(times) if time + steps[-1] < end]
+    video, random = indexed(timeline), np.random.default_rng(seed)
+    assert (sampling.refusal(video) is None) == (bool(starts) or short == "loop")
+    assert max(sampling.last_start(timeline), -1) == (starts[-1] if starts else -1)
+    if starts:
+        indices = sampling.indices(timeline, random).tolist()
+        assert indices[0] in starts and indices == nearest(times, [times[indices[0]] + step for step in steps])
+    elif short == "loop":
+        repeated = [time + whole * turn for turn in range(3 + int(steps[-1] / whole)) for time in times]
+        expected = [i % len(times) for i in nearest(repeated, steps)]
+        assert sampling.indices(timeline, random).tolist() == expected
+
+
+def test_a_variable_frame_rate_comes_out_right(shared):
+    path = shared / "cases" / "variable-frame-rate" / "vfr2.mp4"
+    if not path.exists():
+        pytest.skip("needs the case variable-frame-rate")
+    with VideoReader(path) as video:
+        timeline = video.timeline
+    entry = indexed(timeline)
+    sampling = ClipSampling(frames=16, height=8, width=8, start="first", fps=10)
+    assert not entry.even and sampling.refusal(entry) is None
+    right = [0, 5, 10, 15, 20, 21, 22, 24, 25, 26, 27, 29]
+    assert sampling.indices(timeline, np.random.default_rng(0))[:12].tolist() == right
+    with VideoReader(path) as video:
+        frames = video.read(right)
+    job = FileJob(path=str(path), sampling=ClipSampling(frames=12, height=frames.shape[1], width=frames.shape[2],
+                                                        start="first", fps=10), random=np.random.default_rng(0))
+    assert np.array_equal(job.run(), frames.transpose(3, 0, 1, 2))
 
 
 @pytest.mark.parametrize("size, target, box", [
@@ -220,7 +272,7 @@ def test_frame_rate_is_resampled_to_nearest_frames():
 ])
 def test_picture_is_cropped_in_the_middle_and_resized(size, target, box):
     frames = torch.randint(0, 256, (2, *size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    clip = fit(frames.numpy(), *target)
+    clip = torch.from_numpy(fit(frames.numpy(), *target))
     assert clip.dtype == torch.uint8 and clip.shape == (3, 2, *target) and clip.is_contiguous()
     cut = frames[:, box[0], box[1]].permute(0, 3, 1, 2).double()
     exact = F.interpolate(cut, size=target, mode="bilinear", align_corners=False, antialias=True).transpose(0, 1)

@@ -350,10 +350,12 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import hpdm_eval.commands.bench, hpdm.training.loop
-from hpdm.data.decoding import DecodingError, probe_video
+from hpdm.data.loader import DataConfig, open_clips
+from hpdm.errors import InputError
+assert open_clips(DataConfig(), frames=1, height=8, width=8, seed=0)[0][0].shape == (3, 1, 8, 8)
 try:
-    probe_video(__import__("hpdm").__path__[0] + "/config.py")
-except DecodingError as error:
+    open_clips(DataConfig(path="."), frames=1, height=8, width=8, seed=0)
+except InputError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,

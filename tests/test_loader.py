@@ -1,7 +1,6 @@
 """The loader: what a step contains must not depend on processes, workers, or where a run was stopped."""
 
 import logging
-import multiprocessing
 import os
 import signal
 from collections import Counter
@@ -13,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from video_files import frame_numbers, grey_clip, write_video
 
-from hpdm.data.decoding import read_frames
 from hpdm.data.index import INDEX_NAME
 from hpdm.data.loader import (
     REPLACEMENTS,
@@ -47,11 +45,26 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module", autouse=True)
+def opened():
+    """Clips by their configuration and seed: processes that decode take seconds to start."""
+    OPENED.clear()
+    yield OPENED
+    for clips in OPENED.values():
+        clips.close()
+
+
+OPENED = {}
+
+
 def take(config, count, **options):
-    loader = make_loader(config, **{**SIZE, "batch": 6, "num_workers": 0, **options})
-    batches = [next(loader) for _ in range(count)]
-    loader.close()
-    return batches
+    options = {**SIZE, "batch": 6, "num_workers": 0, **options}
+    if "clips" not in options:
+        size = {name: options[name] for name in SIZE}
+        key = config, options["seed"]
+        options["clips"] = OPENED[key] = OPENED.get(key) or open_clips(config, **size)
+    loader = make_loader(config, **options)
+    return [next(loader) for _ in range(count)]
 
 
 def equal(mine, theirs):
@@ -82,15 +95,9 @@ def test_steps_differ_and_seeds_differ(folder):
         assert not torch.equal(first[0], take(config, 1, seed=4)[0][0])
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_workers_do_not_change_batches(folder, start_method):
-    path = next(folder.glob("*/0.mp4"))
+def test_workers_do_not_change_batches(folder):
     for config in configs(folder):
-        config = DataConfig(**{**vars(config), "start_method": start_method})
-        read_frames(path, [0])  # decoding in the parent, which must not disturb children that are forked later
-        assert equal(take(config, 5), take(config, 5, num_workers=2))
-        if start_method == "spawn":
-            break  # starting them takes seconds, and the source does not matter
+        assert equal(take(config, 5), take(config, 5, num_workers=2, steps_ahead=7))
 
 
 def test_resuming_at_a_step_continues_the_run(folder):
@@ -220,13 +227,18 @@ def test_a_folder_that_vanishes_ends_the_run_with_one_sentence(tmp_path, num_wor
 def test_signals_to_the_group_leave_workers_alive():
     loader = make_loader(DataConfig(), **SIZE, batch=2, num_workers=2)
     next(loader), next(loader)  # one from each worker: both have started
-    for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGINT)
-        os.kill(worker.pid, signal.SIGTERM)
+    workers = [process.pid for process in loader.clips._pool._processes]
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
     for _ in range(8):
         next(loader)
+    assert [process.pid for process in loader.clips._pool._processes] == workers
     loader.close()
-    assert not multiprocessing.active_children()
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_loading_leaves_the_callers_random_state_alone():
@@ -255,7 +267,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, folder):
 
 @pytest.mark.parametrize("options", [
     {"layout": "flat"}, {"split": 4}, {"part": "val"}, {"start": "last"}, {"short": "pad"}, {"stride": 0}, {"fps": 0.0},
-    {"fps": float("nan")}, {"num_workers": -1}, {"start_method": "thread"}, {"procedural_videos": 0},
+    {"fps": float("nan")}, {"num_workers": -1}, {"procedural_videos": 0},
 ])
 def test_configuration_is_checked(options):
     with pytest.raises(InputError, match=f"data.{next(iter(options))}"):
@@ -280,9 +292,9 @@ def test_profile_counts_clips_and_takes_the_stream_further():
     delivered = Counter()
 
     class Slow(TrainingClips):
-        def __getitem__(self, number):
+        def request(self, number):
             delivered["clips"] += 1
-            return super().__getitem__(number)
+            return super().request(number)
 
     clips = Slow(open_clips(DataConfig(), **SIZE).source, seed=3)
     loader = make_loader(DataConfig(), **SIZE, batch=2, num_workers=0, clips=clips)

@@ -1,29 +1,33 @@
 """Folders of videos and images with captions: the list of captions, and clips cut from what it names.
 
-The list is a JSON Lines file with an object per line, or a CSV file with a header: `path` relative to the folder,
-`caption`, and optionally `fps`, the frame rate where the file's own is wrong or missing. A file may come in several
+The list is a JSON Lines file with an object per line, or a CSV file (RFC 4180) with a header: `path` relative to the
+folder, `caption`, and optionally `fps`, the frame rate where the file's own is wrong or missing. Lines of JSON Lines end
+at the line feed alone; white space within a caption, line breaks of CSV included, counts as one blank. A file may come in several
 rows; each reading takes one of its captions. An image is a video that stands still.
 
 Shapes: C colours (RGB), T frames, H rows, W columns; clips are uint8 in 0..255.
 """
 
 import csv
+import hashlib
+import io
 import json
 import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import torch
-
-from hpdm.data.decoding import read_frames
-from hpdm.data.index import VIDEO_SUFFIXES, FoundFile, IndexedVideo, build_index
-from hpdm.data.videos import fit
+from hpdm.data.accounts import BROKEN, with_hints
+from hpdm.data.config import AUTO
+from hpdm.data.index import IndexedVideo, build_index, find_file
+from hpdm.data.sources import said
+from hpdm.data.videos import RUN, FileJob
 from hpdm.errors import InputError
+from hpdm.video import formats
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 LIST_NAMES = ("captions.jsonl", "captions.csv")
-AUTO = "auto"
+LONGEST_FIELD = 1 << 20  # characters of one field of a CSV file; more is a quote that was never closed
+MISSING, EMPTY = "listed, but not there", "empty caption"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ def read_captions(file) -> list[Row]:
     """All rows of a list; raises InputError with the line of one that is not as it should be."""
     file = Path(file)
     rows = []
-    for number, values in _read_csv(file) if file.suffix == ".csv" else _read_jsonl(file):
+    for number, values in _read_csv(file) if formats.suffix(file) == ".csv" else _read_jsonl(file):
         path, caption, fps = (values.get(key) for key in ("path", "caption", "fps"))
         fps = None if fps in (None, "") else fps
         try:
@@ -69,6 +73,8 @@ def read_captions(file) -> list[Row]:
             fps = math.nan
         if not isinstance(path, str) or not path or not isinstance(caption, str) or not (fps is None or 0 < fps < 1e4):
             raise InputError(f"{file}, line {number}: needs path and caption as text, and fps, if any, above 0")
+        if not _is_unicode(caption):
+            raise InputError(f"{file}, line {number}: the caption is not valid Unicode (half a surrogate pair)")
         rows.append(Row(path=PurePosixPath(path).as_posix(), caption=" ".join(caption.split()), fps=fps))
     if not rows:
         raise InputError(f"{file} lists no captions")
@@ -82,16 +88,19 @@ class CaptionedClips:
     """
 
     class_names = ()
+    in_process, function = False, RUN  # decoders crash and hang
 
     def __init__(self, root, list_file, sampling, quiet=False):
         self.root, self.list_file, self.sampling = Path(root), list_file, sampling
         self.dropped, self.broken = Counter(), []
-        rows = self._usable(read_captions(list_file))
-        found = {path: self._find(path) for path in rows}
-        self.dropped["listed, but not there"] += sum(file is None for file in found.values())
+        read = read_captions(list_file)
+        rows = self._usable(read)
+        found = {path: find_file(self.root, path) for path in rows}
+        if missing := sum(file is None for file in found.values()):
+            self.dropped[MISSING] = missing
         found = [file for file in found.values() if file]
         if not found:
-            raise InputError(f"{list_file} names no file that is in {root}: {dict(self.dropped)}")
+            raise InputError(f"{list_file} names no file that is in {root}: {with_hints(self.dropped)}")
         index = build_index(self.root, found=found, quiet=quiet)
         self.broken = list(index.broken)
         videos, images = [], []
@@ -101,37 +110,44 @@ class CaptionedClips:
                 self.dropped[reason] += 1
             else:
                 (images if entry.still else videos).append(entry)
-        self.files, self.images = videos + images, len(images)
+        self.files, self.images, self.rows = videos + images, len(images), len(read)
+        self.found = len(rows)
         if not self.files:
-            raise InputError(f"no file that {list_file} names is usable: {dict(self.dropped)}")
+            self.dropped[BROKEN] += len(self.broken)
+            raise InputError(f"no file that {list_file} names is usable: {with_hints(self.dropped)}")
 
     def __len__(self):
         return len(self.files)
 
     def name(self, item):
-        """Path of file `item`, for messages."""
-        return str(self.root / self.files[item].file.path)
+        """Path of file `item` below the folder, which is how messages and lists of files call it."""
+        return self.files[item].file.path
 
-    def read(self, item, random):
-        """(uint8 [C,T,H,W], what is said of it) of one clip of file `item`; raises DecodingError for a damaged file.
+    def job(self, item, random):
+        """FileJob of one clip of file `item`."""
+        entry = self.files[item]
+        own = next((fps for fps in (entry.fps,) if fps and fps != entry.file.fps), None)
+        return FileJob(path=str(self.root / entry.file.path), sampling=self.sampling, random=random, fps=own)
 
-        The second is {"label": -1, "caption": text, "measures": float32 [3] as `hpdm.config.MEASURES`}.
-        """
-        entry, sampling = self.files[item], self.sampling
-        path = self.root / entry.file.path
-        if entry.still:
-            frames = read_frames(path, [0])
-        else:
-            frames = read_frames(path, sampling.indices(entry.file.frames, entry.fps, random))
-        video = fit(frames, sampling.height, sampling.width, random if sampling.crop == "random" else None)
-        caption = entry.captions[int(random.integers(len(entry.captions))) if len(entry.captions) > 1 else 0]
-        told = said(caption, 0 if entry.still else sampling.rate(entry.fps), entry.file.height, entry.file.width)
-        return video.expand(-1, sampling.frames, -1, -1), told
+    def captions(self, item):
+        """How many captions file `item` has."""
+        return len(self.files[item].captions)
+
+    def told(self, item, caption=0):
+        """`said` of file `item` with its caption of that number."""
+        entry = self.files[item]
+        fps = 0 if entry.still else self.sampling.rate(entry.fps)
+        return said(entry.captions[caption], fps, entry.file.height, entry.file.width)
+
+    def contents(self):
+        """(path, bytes, frames, digest of the captions) of each file used, which makes up the data's fingerprint."""
+        return [(entry.file.path, entry.file.size, entry.file.frames, _digest(entry)) for entry in self.files]
 
     def describe(self):
         """What the list and the folder hold, and what was left out and why; JSON-able."""
         return {
             "path": str(self.root), "layout": "captions", "captions": str(self.list_file),
+            "videos_found": self.found, "rows": self.rows,
             "videos": len(self.files) - self.images, "images": self.images,
             "captions_in_total": sum(len(entry.captions) for entry in self.files),
             "frames_in_total": sum(entry.file.frames for entry in self.files),
@@ -144,55 +160,41 @@ class CaptionedClips:
         return sorted({caption for entry in self.files for caption in entry.captions})
 
     def _usable(self, rows):
-        """path → its rows, without those that no file can be found or told for."""
+        """path → its rows, without those of which no file can be found or no text taken."""
         usable = {}
         for row in rows:
-            suffix, parts = PurePosixPath(row.path).suffix.lower(), PurePosixPath(row.path).parts
+            suffix, parts = formats.suffix(row.path), PurePosixPath(row.path).parts
             if not row.caption:
-                self.dropped["empty caption"] += 1
+                self.dropped[EMPTY] += 1
             elif row.path.startswith("/") or ".." in parts:
                 self.dropped["path leads out of the folder"] += 1
-            elif suffix not in VIDEO_SUFFIXES + IMAGE_SUFFIXES:
+            elif not (formats.is_video(row.path) or formats.is_image(row.path)):
                 self.dropped[f"neither a video nor an image: {suffix or 'no suffix'}"] += 1
             else:
                 usable.setdefault(row.path, []).append(row)
         return usable
 
-    def _find(self, path):
-        try:
-            stat = (self.root / path).stat()
-        except OSError:
-            return None
-        return FoundFile(path=path, size=stat.st_size, mtime=stat.st_mtime_ns)
-
     def _entry(self, file, rows):
-        still = PurePosixPath(file.path).suffix.lower() in IMAGE_SUFFIXES
+        still = formats.is_image(file.path)
         fps = next((row.fps for row in rows if row.fps), file.fps)
         captions = tuple(dict.fromkeys(row.caption for row in rows))
         return Captioned(file=file, captions=captions, fps=0.0 if still else fps, still=still)
 
     def _refusal(self, entry):
-        if reason := self.sampling.refusal_of_shape(entry.file.height, entry.file.width):
-            return reason
         if entry.still:
-            return None
-        if reason := self.sampling.refusal(entry.file.frames, entry.fps):
+            return self.sampling.refusal_of_shape(entry.file)
+        if reason := self.sampling.refusal(entry.file, entry.fps if entry.fps != entry.file.fps else None):
             return reason
         return None if entry.fps else "no frame rate in the file"
 
 
-def said(caption: str, fps: float, height: int, width: int) -> dict:
-    """What data with captions deliver beside a clip."""
-    return {"label": -1, "caption": caption, "measures": torch.tensor([fps, height, width], dtype=torch.float32)}
-
-
 def _read_jsonl(file):
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(_text(file).split("\n"), 1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{file}, line {number} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise InputError(f"{file}, line {number}: expected an object with path and caption")
@@ -200,15 +202,55 @@ def _read_jsonl(file):
 
 
 def _read_csv(file):
-    reader = csv.DictReader(_text(file).splitlines())
-    if not {"path", "caption"} <= set(reader.fieldnames or ()):
-        raise InputError(f"{file}: the first line must name the columns path, caption and optionally fps")
-    for values in reader:
-        yield reader.line_num, values
+    header = None
+    for number, fields in _csv_rows(file):
+        if header is None:
+            header = fields
+            if not {"path", "caption"} <= set(header) or len(set(header)) < len(header):
+                raise InputError(f"{file}: the first line must name the columns path, caption and optionally fps, "
+                                 "each once")
+        elif len(fields) != len(header):
+            raise InputError(f"{file}, line {number}: {len(fields)} fields where the header has {len(header)}; a text "
+                             'with commas or line breaks in it goes between double quotes')
+        else:
+            yield number, dict(zip(header, fields, strict=True))
+    if header is None:
+        raise InputError(f"{file} is empty; its first line must name the columns path, caption and optionally fps")
+
+
+def _csv_rows(file):
+    """(line on which it begins, fields) of every row that is not empty."""
+    before, begun = csv.field_size_limit(LONGEST_FIELD), 1
+    reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
+    try:
+        for fields in reader:
+            if fields:
+                yield begun, fields
+            begun = reader.line_num + 1
+    except csv.Error as error:
+        reason = "a quote is never closed" if "unexpected end" in str(error) else str(error)
+        if "field larger" in str(error):
+            reason = f"a field of more than {LONGEST_FIELD:,} characters; is a quote never closed?"
+        raise InputError(f"{file}, line {begun}: {reason}") from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _text(file):
     try:
-        return file.read_text(encoding="utf-8-sig")
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            return opened.read()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as UTF-8 text: {error}") from error
+
+
+def _is_unicode(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _digest(entry):
+    return hashlib.sha256(json.dumps([entry.fps, *entry.captions]).encode()).hexdigest()[:16]

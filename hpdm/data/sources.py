@@ -1,18 +1,26 @@
-"""Where clips come from beside folders of videos: drawn from formulas, or averaged from larger clips.
+"""Where clips come from besides video folders: drawn from formulas, or averaged from larger clips.
+
+A source has `len()`, `class_names`, `images` (how many of its last items are still), and for each item `name`, `job`
+(the part of a ClipJob that makes it), `captions` (how many) and `told` (what is delivered besides the clip);
+`in_process` says whether its jobs may run in the process that trains, `function` which function of which module runs
+them in others.
 
 Shapes: C colours, T frames, H rows, W columns; clips are uint8 in 0..255.
 """
 
 import torch
-import torch.nn.functional as F
 
-from hpdm.data.captions import said
-from hpdm.data.procedural import CLASS_NAMES, procedural_clip, render_scene, sample_scene
-from hpdm.data.ranges import to_model_range, to_uint8
+from hpdm.data.config import PROCEDURAL
+from hpdm.data.jobs import RUN, AveragedJob, ProceduralJob
+from hpdm.data.procedural import CLASS_NAMES, sample_scene
 from hpdm.data.scene_captions import describe_scene
 
-PROCEDURAL = "procedural"
-PROCEDURAL_FPS = 25.0  # what a model is told of procedural videos
+PROCEDURAL_FPS = 25.0  # frame rate that conditions a model on procedural videos
+
+
+def said(caption: str, fps: float, height: int, width: int) -> dict:
+    """What data with captions deliver beside a clip."""
+    return {"label": -1, "caption": caption, "measures": torch.tensor([fps, height, width], dtype=torch.float32)}
 
 
 class ProceduralClips:
@@ -22,10 +30,11 @@ class ProceduralClips:
     """
 
     class_names = CLASS_NAMES
+    in_process, function = True, RUN
 
     def __init__(self, *, videos, seed, frames, height, width, captions=False):
         self.videos, self.seed, self.size = videos, seed, (frames, height, width)
-        self.captions, self.images = captions, videos if captions else 0
+        self.captioned, self.images = captions, videos if captions else 0
 
     def __len__(self):
         return self.videos + self.images
@@ -33,21 +42,31 @@ class ProceduralClips:
     def name(self, item):
         return f"procedural clip {item}"
 
-    def read(self, item, random):
-        """(uint8 [C,T,H,W], class id, or `said` of it) of clip `item`; nothing about it is random."""
-        frames, height, width = self.size
-        if not self.captions:
-            video, label = procedural_clip(self.seed, item, *self.size)
-            return torch.from_numpy(video).permute(3, 0, 1, 2), label
+    def job(self, item, random):
+        """The clip of an item; nothing about it is random."""
+        return ProceduralJob(seed=self.seed, item=item, size=self.size, captions=self.captioned, still=self._still(item))
+
+    def captions(self, item):
+        return int(self.captioned)
+
+    def told(self, item, caption=0):
+        """Class id of clip `item`, or `said` of it."""
+        if not self.captioned:
+            return item % len(CLASS_NAMES)
+        _, height, width = self.size
         scene, _ = sample_scene(self.seed, item)
-        still = item >= self.videos
-        video = torch.from_numpy(render_scene(scene, 1 if still else frames, height, width)).permute(3, 0, 1, 2)
-        told = said(describe_scene(scene, still), 0 if still else PROCEDURAL_FPS, height, width)
-        return video.expand(-1, frames, -1, -1), told
+        still = self._still(item)
+        return said(describe_scene(scene, still), 0 if still else PROCEDURAL_FPS, height, width)
+
+    def contents(self):
+        return None
 
     def describe(self):
         about = {"path": PROCEDURAL, "videos": self.videos, "classes": len(CLASS_NAMES), "procedural_seed": self.seed}
-        return about | ({"images": self.images} if self.captions else {})
+        return about | ({"images": self.images} if self.captioned else {})
+
+    def _still(self, item):
+        return item >= self.videos
 
 
 class AveragedClips:
@@ -55,17 +74,15 @@ class AveragedClips:
 
     def __init__(self, source, shrink):
         self.source, self.shrink = source, shrink
-        self.class_names, self.images = source.class_names, getattr(source, "images", 0)
 
     def __len__(self):
         return len(self.source)
 
-    def name(self, item):
-        return self.source.name(item)
+    def __getattr__(self, name):
+        return getattr(self.source, name)
 
-    def read(self, item, random):
-        video, told = self.source.read(item, random)
-        return to_uint8(F.avg_pool3d(to_model_range(video), self.shrink)), told
+    def job(self, item, random):
+        return AveragedJob(source=self.source.job(item, random), shrink=self.shrink)
 
     def describe(self):
         return self.source.describe() | {"shrink": list(self.shrink)}

@@ -1,6 +1,6 @@
 """What each sample of a run is asked to show: a class, or a text.
 
-A file of prompts is text with one prompt per line, or YAML: a list of prompts, or `prompts` and `frequencies` by name,
+A file of prompts is text with one prompt per line, which the line feed alone ends, or YAML: a list of prompts, or `prompts` and `frequencies` by name,
 whose samples then come in those proportions. `ucf101` names the prompts for UCF-101's classes that ship with hpdm.
 """
 
@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from hpdm.conditioning import no_conditions
 from hpdm.errors import InputError
+from hpdm.yaml_text import parse_yaml
 from hpdm.text import make_conditioner, measures_of_samples
 
 SHIPPED = "ucf101"
 ENCODED_AT_ONCE = 32
+SHOWN = 8  # classes named in a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +31,30 @@ class Prompts:
 
 
 class AskedClasses:
-    """Sample i shows the i-th of `labels` in turn."""
+    """Sample i shows the i-th of `labels` in turn; `names` are those of all classes, where they are known."""
 
-    def __init__(self, labels):
-        self.labels, self.settings = labels, {"classes": labels}
+    def __init__(self, labels, names=()):
+        self.labels, self.names, self.settings = labels, names, {"classes": labels}
 
     def label(self, index: int) -> int:
         return self.labels[index % len(self.labels)]
 
+    def describe(self):
+        """A line for people: which classes are made; empty where they have no names."""
+        if not self.names:
+            return ""
+        shown = [f"{label} {class_name(self.names, label)}" for label in dict.fromkeys(self.labels)]
+        more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+        return f"classes: {', '.join(shown[:SHOWN])}{more}, of {len(self.names)}"
+
     def told(self, labels):
         """What the network is told for samples with `labels`."""
         return labels
+
+
+def class_name(names, label: int) -> str:
+    """Name of a class for people, "no class" beyond the last."""
+    return names[label] if label < len(names) else "no class"
 
 
 class AskedTexts:
@@ -48,6 +62,8 @@ class AskedTexts:
 
     Texts are encoded here, all at once, and the encoder is given up again. No text at all stands for samples without.
     """
+
+    names = ()
 
     def __init__(self, prompts: Prompts, config, *, count, fps, device):
         self.config, self.device, self.texts = config, torch.device(device), prompts.texts
@@ -62,6 +78,9 @@ class AskedTexts:
             conditioner.of_prompts(self.texts[first : first + ENCODED_AT_ONCE], fps).to("cpu")
             for first in range(0, len(self.texts), ENCODED_AT_ONCE)
         ]
+
+    def describe(self):
+        return ""
 
     def label(self, index: int) -> int:
         if not self.texts:
@@ -103,9 +122,10 @@ def read_prompts(name) -> Prompts:
     if str(name) == SHIPPED and not path.exists():
         path = Path(str(resources.files("hpdm") / "prompts" / f"{name}.yaml"))
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else text.splitlines()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+        content = parse_yaml(text, str(name)) if path.suffix in (".yaml", ".yml") else text.split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the prompts {name} cannot be read: {' '.join(str(error).split())}") from error
     frequencies = None
     if isinstance(content, dict) and set(content) <= {"prompts", "frequencies"}:

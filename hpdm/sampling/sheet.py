@@ -1,20 +1,24 @@
 """Pictures for looking at: a sheet of many samples, and one sample at every level of its pyramid, as video and image.
 
+A sheet of samples whose classes have names says them below the samples.
+
 Shapes: clips are uint8 [T, H, W, 3].
 """
 
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from hpdm.data.decoding import probe_video, read_frames
 from hpdm.data.ranges import to_uint8
-from hpdm.video.writer import write_video
 from hpdm.training.sheets import save_picture
+from hpdm.video.reader import VideoReader
+from hpdm.video.writer import write_video
 
 COLUMNS, ROWS = 8, 6
 MARGIN = 2
 LARGEST_SIDE = 2048  # pixels of a sheet; larger cells are thinned
+NAMED_WIDTH = 96  # pixels that a cell with a name has at least, by repeating its pixels
 
 
 def write_sheet(stem, folder, *, fps=25) -> list[Path]:
@@ -22,13 +26,16 @@ def write_sheet(stem, folder, *, fps=25) -> list[Path]:
 
     Returns the files written: none for an empty folder.
     """
-    names = [entry["file"] for entry in folder.finished()[: COLUMNS * ROWS]]
-    if not names:
+    samples = folder.finished()[: COLUMNS * ROWS]
+    if not samples:
         return []
-    clips = [_read(folder.folder / name) for name in names]
+    clips = [_read(folder.folder / sample["file"]) for sample in samples]
     columns = min(COLUMNS, len(clips))
     thinning = -(-columns * clips[0].shape[2] // LARGEST_SIDE)
-    return _write(stem, _grid([clip[:, ::thinning, ::thinning] for clip in clips], columns), fps)
+    clips = [clip[:, ::thinning, ::thinning] for clip in clips]
+    if any("class" in sample for sample in samples):
+        clips = [_named(clip, sample.get("class", "")) for clip, sample in zip(clips, samples, strict=True)]
+    return _write(stem, _grid(clips, columns), fps)
 
 
 def write_pyramid(stem, levels, *, fps=25) -> list[Path]:
@@ -49,7 +56,26 @@ def write_pyramid(stem, levels, *, fps=25) -> list[Path]:
 def _read(path):
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
-    return read_frames(path, range(probe_video(path).frames))
+    with VideoReader(path) as video:
+        return video.read(range(video.timeline.frames))
+
+
+def _named(clip, name):
+    """A clip, enlarged to a width at which names can be read, with its name in a line below."""
+    times = max(1, -(-NAMED_WIDTH // clip.shape[2]))
+    clip = clip.repeat(times, axis=1).repeat(times, axis=2)
+    font = ImageFont.load_default()
+    scalable = isinstance(font, ImageFont.FreeTypeFont)  # Pillow may be built without FreeType
+    name = name.encode("utf-8" if scalable else "latin-1", "replace").decode("utf-8" if scalable else "latin-1")
+    kept, printable = len(name), name
+    while kept and font.getlength(printable) > clip.shape[2] - 2 * MARGIN:
+        kept -= 1
+        printable = name[:kept] + ".."
+    height = 2 * MARGIN + (sum(font.getmetrics()) if scalable else 12)
+    line = Image.new("RGB", (clip.shape[2], height), "white")
+    ImageDraw.Draw(line).text((MARGIN, MARGIN), printable, fill="black", font=font)
+    lines = np.broadcast_to(np.asarray(line), (len(clip), *np.asarray(line).shape))
+    return np.concatenate([clip, lines], axis=1)
 
 
 def _grid(clips, columns):

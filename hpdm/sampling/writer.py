@@ -18,7 +18,7 @@ import numpy as np
 from hpdm.video.writer import write_video
 from hpdm.environment import git_revision, package_versions
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, write_json
+from hpdm.files import atomic_file, read_json, write_json, writing
 
 MANIFEST = "samples.json"
 FORMATS = ("mp4", "npy")
@@ -29,13 +29,14 @@ class SamplesFolder:
     """Writes samples to `folder`, which belongs to one group of settings.
 
     settings: flat, JSON-able; everything that decides a sample's content. about: further entries of the manifest.
+    names: of classes by label, where they are known; the manifest says them of each sample.
     Raises InputError where the folder was made with other settings, or holds videos that nobody accounts for.
     """
 
-    def __init__(self, folder, settings: dict, about: dict, *, fps=25, crf=17):
+    def __init__(self, folder, settings: dict, about: dict, *, fps=25, crf=17, names=()):
         self.folder = Path(folder)
         self.settings = json.loads(json.dumps(settings))  # as they will be read back
-        self.about = about
+        self.about, self.names = about, names
         self.format, self.fps, self.crf = settings["format"], fps, crf
         self._check()
 
@@ -57,9 +58,12 @@ class SamplesFolder:
             np.save(file, clip, allow_pickle=False)
 
     def finished(self) -> list[dict]:
-        """The samples in the folder: index, label, file."""
+        """The samples in the folder: index, label, file and, where it is known, the name of the class."""
         found = (SAMPLE_NAME.fullmatch(path.name) for path in self.folder.iterdir())
         samples = [{"index": int(m[1]), "label": int(m[2]), "file": m[0]} for m in found if m and m[3] == self.format]
+        for sample in samples:
+            if sample["label"] < len(self.names):
+                sample["class"] = self.names[sample["label"]]
         return sorted(samples, key=lambda sample: sample["index"])
 
     def write_manifest(self):
@@ -87,9 +91,11 @@ class SamplesFolder:
                 raise InputError(f"{self.folder} holds samples but no {MANIFEST}; name an empty folder")
             return
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        except (ValueError, KeyError, TypeError) as error:
+            before = read_json(path)["settings"]
+        except (InputError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a manifest of samples; name another folder") from error
+        if not isinstance(before, dict):
+            raise InputError(f"{path} is not a manifest of samples; name another folder")
         changed = [
             f"{key}: {json.dumps(before.get(key))} -> {json.dumps(self.settings.get(key))}"
             for key in sorted(before.keys() | self.settings.keys())
@@ -101,6 +107,8 @@ class SamplesFolder:
 
 @contextmanager
 def _locked(path):
-    with open(path, "w", encoding="utf-8") as file:
+    with writing(path, kept="the samples are kept"):
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115  closed below
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -26,9 +26,11 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     The same command again encodes what is missing: after an interruption, or when captions were added.
     """
     from hpdm.config import load_config
-    from hpdm.data.captions import AUTO, find_captions, read_captions
-    from hpdm.data.sources import PROCEDURAL
+    from hpdm.data.captions import find_captions, read_captions
+    from hpdm.data.config import AUTO, PROCEDURAL
+    from hpdm.data.index import find_file
     from hpdm.environment import choose_device
+    from hpdm.lock import hold
     from hpdm.text import WORDS, load_encoder, store_embeddings
 
     config = load_config(size, [f"data.path={json.dumps(data)}", *overrides])
@@ -36,7 +38,14 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
         raise InputError("encode-text is for folders with captions and for a size that reads a T5's embeddings")
     rows = read_captions(find_captions(data, config.data.captions or AUTO))
     texts = list(dict.fromkeys(row.caption for row in rows if row.caption))
+    if not texts:
+        raise InputError(f"all {len(rows)} captions of {data} are empty")
+    if empty := sum(not row.caption for row in rows):
+        note(f"left out: {empty} of {len(rows)} rows with an empty caption", quiet)
+    if missing := sum(find_file(data, path) is None for path in {row.path for row in rows}):
+        note(f"{missing} files that are listed are not there; their captions are encoded all the same", quiet)
     encoder = load_encoder(config, choose_device(device))
+    click.get_current_context().with_resource(hold(out))
     with progress(total=len(texts), unit="caption", description=out.name, quiet=quiet) as bar:
         store_embeddings(out, texts, encoder, batch=batch, shard=shard, done=bar.update)
     note(f"encoded with {encoder.name}", quiet)

@@ -1,7 +1,7 @@
 """The training loop, top to bottom: set up, resume, step, log, save."""
 
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +11,22 @@ from torch.utils.data import default_collate
 
 from hpdm.config import Config, config_to_dict, save_config
 from hpdm.console import note, progress
-from hpdm.data.loader import make_loader, open_clips
+from hpdm.data.loader import LoadingStopped, make_loader, open_clips
+from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.errors import InputError
+from hpdm.lock import LOCK_FILE
 from hpdm.methods import make_method
 from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
 from hpdm.training.checkpoint import (
     CONFIG_FILE,
-    latest_checkpoint,
     load_training_state,
     read_config,
     remove_leftovers,
     save_checkpoint,
 )
 from hpdm.training.config import plan_batch
+from hpdm.training.data import keep_data, note_data, refuse_other_data
 from hpdm.training.distributed import gradient_sync, processes, replicate, shard
 from hpdm.training.ema import EMA
 from hpdm.training.log import RunLog
@@ -32,6 +34,7 @@ from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer
 from hpdm.training.provenance import note_start
 from hpdm.training.sheets import CLIPS, save_picture
+from hpdm.training.recover import newest_whole, owned_run, set_aside_later
 from hpdm.training.signals import stop_on_signals
 from hpdm.training.start import build_network, start_from
 
@@ -41,7 +44,8 @@ FREE_TO_CHANGE = {
         "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "max_nonfinite", "log_every",
         "checkpoint_every", "keep", "sheet_every",
     },
-    "data": {"num_workers", "steps_ahead", "start_method", "embeddings"},
+    # The files themselves are compared, wherever they are: see hpdm/training/data.py.
+    "data": {"num_workers", "steps_ahead", "embeddings", "path", "split_lists", "captions"},
     "text": {"encoder_precision"},
     "method": {"autoencoder"},
 }
@@ -67,20 +71,23 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
     fit, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
     """
     settings, method = config.training, make_method(config)
-    with processes(device) as here, stop_on_signals() as stop:
+    with processes(device) as here, stop_on_signals() as stop, owned_run(run, here), ExitStack() as at_end:
         quiet = quiet or not here.first
         device = here.device
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
 
         # Everything that can be wrong with the input is found before the folder is touched.
         batches = plan_batch(settings, here.world_size)
-        checkpoint = find_checkpoint(run, config, resume)
+        checkpoint = here.agreed(lambda: find_checkpoint(run, config, resume, quiet))
         frames, height, width = method.video_size
         with here.first_goes_first():
             clips = open_clips(
                 config.data, frames=frames, height=height, width=width, seed=settings.seed,
                 num_classes=config.network.num_classes, quiet=quiet,
             )
+        at_end.enter_context(closing(clips))
+        config = note_data(config, clips, quiet)
+        refuse_other_data(run, checkpoint, config, clips)
         conditioner = make_conditioner(config, device)
         sharded = here.world_size > 1 and settings.parallel == "fsdp"
         network = build_network(method, here, sharded=sharded, seed=settings.seed)
@@ -111,17 +118,21 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         if start >= end:
             note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
             return Outcome(step=start, interrupted=False)
-        log = None
+        log, stop.in_steps = None, True
         if here.first:
             Path(run).mkdir(parents=True, exist_ok=True)
             remove_leftovers(run)
+            set_aside_later(run, checkpoint, lambda text: note(text, quiet))
             save_config(config, Path(run) / CONFIG_FILE)
             note_start(run, start, device, here.world_size)
-            log = RunLog(run, start)
+            keep_data(run, clips)
+            log = RunLog(run, start, quiet)
+        here.wait()  # the first has made the folder
+        clips.quarantine = Quarantine(Path(run) / QUARANTINE_FILE)
         loader = make_loader(
             config.data, frames=frames, height=height, width=width, batch=settings.batch, seed=settings.seed,
             rank=here.rank, world_size=here.world_size, start_step=start, micro_batch=batches.micro_batch, clips=clips,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda", stopped=lambda: stop.requested,
         )
         bf16 = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
         bar = progress(total=settings.steps, initial=start, unit="step", description=Path(run).name, quiet=quiet)
@@ -138,7 +149,16 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             losses = torch.zeros(method.losses, device=device)
             for index in range(batches.passes):
                 positions = batches.positions(here.rank, index)
-                video, told = next(loader)
+                try:
+                    video, told = next(loader)
+                except LoadingStopped as reason:
+                    note(f"step {done} is not made: {reason}", quiet)
+                    if here.world_size == 1 and step > start:
+                        save_checkpoint(
+                            run, step=step, network=network, ema=ema, optimizer=optimizer, config=config,
+                            progress={"sums": sums, "nonfinite": nonfinite}, keep=settings.keep,
+                        )
+                    return Outcome(step=step, interrupted=True)
                 video, labels = video.to(device, non_blocking=True), conditioner(told)
                 seed_dropout(settings.seed, step, positions)
                 with gradient_sync(model, index == batches.passes - 1):
@@ -217,7 +237,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         return Outcome(step=done, interrupted=interrupted)
 
 
-def find_checkpoint(run, config: Config, resume: bool) -> Path | None:
+def find_checkpoint(run, config: Config, resume: bool, quiet=False) -> Path | None:
     """The checkpoint to continue from; None for a new run.
 
     Raises InputError for a folder of something else, for one that was trained with other settings, and, with `resume`,
@@ -226,11 +246,11 @@ def find_checkpoint(run, config: Config, resume: bool) -> Path | None:
     run = Path(run)
     if run.exists() and not run.is_dir():
         raise InputError(f"--out {run} is a file; name a folder")
-    checkpoint = latest_checkpoint(run)
+    checkpoint = newest_whole(run, say=lambda text: note(text, quiet))
     if checkpoint is None:
         if resume:
             raise InputError(f"--resume: {run} has no checkpoint to continue from")
-        if run.is_dir() and any(run.iterdir()) and not (run / CONFIG_FILE).exists():
+        if run.is_dir() and any(path.name != LOCK_FILE for path in run.iterdir()) and not (run / CONFIG_FILE).exists():
             raise InputError(f"--out {run} is not empty and holds no training run; name a new folder")
         return None
     if changes := differences(read_config(checkpoint / CONFIG_FILE), config):
@@ -244,7 +264,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple]:
     before, after = config_to_dict(old), config_to_dict(new)
     changed = {}
     for section in after:
-        if section == "sampling":
+        if section in ("sampling", "trained_on"):
             continue
         if not isinstance(after[section], dict):
             before[section], after[section] = {"": before[section]}, {"": after[section]}

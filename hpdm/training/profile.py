@@ -1,6 +1,7 @@
 """Whether the data keep up with the steps: clips per second of both, measured one after the other."""
 
 import time
+from contextlib import closing
 
 import torch
 
@@ -25,6 +26,12 @@ def profile_run(config: Config, *, device="auto", quiet=False) -> str:
     frames, height, width = method.video_size
     clips = open_clips(config.data, frames=frames, height=height, width=width, seed=settings.seed,
                        num_classes=config.network.num_classes, quiet=quiet)
+    with closing(clips):
+        return _profile(config, method, clips, device, micro_batch, quiet)
+
+
+def _profile(config, method, clips, device, micro_batch, quiet):
+    settings, (frames, height, width) = config.training, method.video_size
     loader = make_loader(config.data, frames=frames, height=height, width=width, batch=micro_batch, seed=settings.seed,
                          clips=clips, pin_memory=device.type == "cuda")
     note(f"measuring {DELIVERIES} deliveries of {micro_batch} clips", quiet)

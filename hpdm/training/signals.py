@@ -1,4 +1,7 @@
-"""Ending a run from outside: SIGTERM and Ctrl-C ask it to finish its step and save; a second Ctrl-C ends it at once."""
+"""Ending a run from outside: SIGTERM and Ctrl-C ask it to finish its step and save; a second Ctrl-C ends it at once.
+
+Before the first step there is nothing to save, and the first signal ends it.
+"""
 
 import os
 import signal
@@ -13,13 +16,15 @@ SAME_PRESS_SECONDS = 2.0
 
 
 class StopRequest:
-    """Whether the run shall stop; set by the signal handlers."""
+    """Whether the run was asked to stop, set by the signal handlers; `in_steps`: whether there are steps to finish."""
 
     def __init__(self):
-        self.requested = False
+        self.requested = self.in_steps = False
         self._pressed = None  # when Ctrl-C first came
 
     def receive(self, number, frame):
+        if not self.in_steps:
+            raise KeyboardInterrupt
         grace = SAME_PRESS_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
         if number == signal.SIGINT and self._pressed is not None and time.monotonic() - self._pressed >= grace:
             print("stopped at once: nothing saved since the last checkpoint", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ survive that), the caller's main module is not imported again, and a child start
 imports only the module that holds its function.
 """
 
+import ctypes
 import importlib
 import os
 import pickle
@@ -32,6 +33,11 @@ def seconds_for(path):
     except OSError:  # the job itself will say so
         size = 0
     return min(LEAST_SECONDS + size / BYTES_PER_SECOND, MOST_SECONDS)
+
+
+def available_cores():
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class JobFailed(Exception):
@@ -113,7 +119,7 @@ class Workers:
             if self._closed:
                 raise JobFailed("the pool is closed")
             process = subprocess.Popen([sys.executable, "-P", "-m", "hpdm.video.workers"], env=environment,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
             self._processes.add(process)
         try:
             _send(process.stdin, self._start_message)
@@ -128,7 +134,9 @@ class Workers:
 
 def serve():
     """The child's loop: read a job from stdin, answer on stdout, until stdin ends (the parent closed it or died)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # some schedulers send them to every process; the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    _end_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
     jobs = sys.stdin.buffer
@@ -149,6 +157,12 @@ def serve():
             message = (None, RuntimeError(f"{type(error).__name__}: {error}") if not _pickles(error) else error)
         _send(answers, message)
         del message  # a clip may be large, and the next job long in coming
+
+
+def _end_with_parent():
+    """Have the kernel end this process when its parent is gone: a hung decoder never looks at its pipe again."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _send(file, message):

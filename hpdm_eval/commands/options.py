@@ -68,10 +68,13 @@ _OVERRIDES = (
     ("--resize", "resize", _choice("resize"), "Method of resizing."),
     ("--antialias", "antialias", None, "Whether shrinking widens the filter."),
     ("--range", "value_range", _choice("value_range"), "Range of float arrays."),
-    ("--selection", "selection", _choice("selection"), "Order in which reference clips are taken."),
+    ("--selection", "selection", _choice("selection"),
+     "Which reference clips are taken where there are more: class-balanced or shuffled draw at random, sorted takes "
+     "the first by name."),
     ("--samples-selection", "samples_selection", _choice("samples_selection"), "The same for generated clips."),
     ("--split", "split", str, "Official list that the reference is, such as ucf101-train-01, or none."),
-    ("--numerics", "numerics", _choice("numerics"), "exact, or legacy: the arithmetic of the published code."),
+    ("--numerics", "numerics", _choice("numerics"),
+     "legacy: the rounding of the published code; exact: double precision."),
 )
 # overrides of both roles: field of the reference → field of the samples
 _BOTH = {"start": "samples_frames", "stride": "samples_stride", "fps": "samples_fps",
@@ -153,6 +156,9 @@ def take_protocol(options):
     for reference, samples in _BOTH.items():
         if reference in overrides:
             overrides.setdefault(samples, overrides[reference])
+    splits = options.pop("is_splits", None)
+    if splits is not None and load_protocol(name).is_splits is not None:
+        overrides["is_splits"] = splits
     if overrides.get("split") == "none":
         overrides["split"] = None
     protocol = load_protocol(name, **{key: None if value == "null" else value for key, value in overrides.items()})

@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 import torch
 
-from hpdm.data.decoding import DecodingError
+from hpdm.video.reader import DecodingError
 from hpdm.data.loader import PROCEDURAL, open_clips
 from hpdm.data.ranges import to_model_range, to_uint8
 from hpdm.environment import git_revision, package_versions
@@ -37,10 +37,11 @@ class RealClips:
     def __init__(self, config, level, count=None, *, procedural_seed=REFERENCE_SEED, frames=None, quiet=False):
         data = dataclasses.replace(config.data, procedural_seed=procedural_seed, flip=False)
         frames_full, height, width = config.pyramid.resolution(config.pyramid.levels - 1)
-        self.source = open_clips(
+        self.clips = open_clips(
             data, frames=frames_full, height=height, width=width, seed=config.training.seed,
             num_classes=config.network.num_classes, quiet=quiet,
-        ).source
+        )
+        self.source = self.clips.source
         self.levels, self.level, self.shrink = config.pyramid.levels, level, config.training.shrink
         self.split = config.pyramid.split
         self.frames = frames
@@ -58,7 +59,7 @@ class RealClips:
         for item in range(self.count):
             name = self.source.name(item)
             try:
-                video, label = self.source.read(item, np.random.default_rng([REFERENCE_SEED, item]))
+                video, label = self.clips.read(item, np.random.default_rng([REFERENCE_SEED, item]))
             except DecodingError as error:
                 self.rejected.append({"path": name, "reason": str(error)})
                 continue

@@ -79,7 +79,7 @@ class Workshop:
         if not file.exists():
             return
         before, now = (config_to_dict(config) for config in (read_config(file), self._with_autoencoder(run)))
-        before["sampling"] = now["sampling"]
+        before["sampling"], before["trained_on"] = now["sampling"], now["trained_on"]
         if run.needs:  # the folder may be named from elsewhere
             before["method"]["autoencoder"] = now["method"]["autoencoder"]
         for key in ("keep", "micro_batch"):  # what else is needed of the run, and what the device takes
@@ -165,7 +165,7 @@ class Workshop:
             options += [("steps", ",".join(map(str, sampling.steps)))]
             call(sample, "--checkpoint", checkpoint,
                  "--num", samples.count, "--out", folder, "--save-levels", "--format", tier.format,
-                 "--seed", samples.repeat, "--device", self.device.type, *(["--quiet"] if self.quiet else []),
+                 "--seed", samples.repeat, "--device", self.device, *(["--quiet"] if self.quiet else []),
                  *(word for name, value in options for word in (f"--{name.lower().replace('_', '-')}", value)))
 
         return Task(

@@ -1,0 +1,139 @@
+"""What a run learns from: said at its start, kept in its folder and its checkpoints, compared when it is resumed.
+
+    data.json         what was found, used and left out, per reason and per class
+    data-files.csv    the files that are used: path, bytes, frames, class
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+from pathlib import Path
+
+from hpdm.config import TrainedOn
+from hpdm.console import note
+from hpdm.data.accounts import summary
+from hpdm.data.config import PROCEDURAL, need_decoder
+from hpdm.data.procedural import CLASS_NAMES
+from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
+from hpdm.errors import InputError
+from hpdm.files import atomic_file, write_json
+from hpdm.training.checkpoint import CONFIG_FILE, latest_checkpoint, read_config
+
+DATA_FILE, FILES_FILE = "data.json", "data-files.csv"
+COLUMNS = ("path", "bytes", "frames", "class")
+
+
+def with_classes_of_data(config, run=None, must_exist=True):
+    """The configuration with as many classes as its data have, or as the run in the folder `run` has that it continues.
+
+    A network that reads texts is left as it is, and without `must_exist` any where the data are not there, for which
+    InputError is raised otherwise.
+    """
+    if config.network.text_width:
+        return config
+    checkpoint = None if run is None else latest_checkpoint(run)
+    if checkpoint is not None:
+        number = read_config(checkpoint / CONFIG_FILE).network.num_classes
+    else:
+        try:
+            number = len(class_names_of(config.data))
+        except InputError:
+            if must_exist or Path(config.data.path).is_dir():
+                raise
+            return config
+    return dataclasses.replace(config, network=dataclasses.replace(config.network, num_classes=number))
+
+
+def class_names_of(config):
+    """Names of the classes of the data that a DataConfig names; empty where it has none. Opens no video.
+
+    Raises InputError where there are no data, or some videos have a class and others none.
+    """
+    if config.captions is not None:
+        return ()
+    if config.path == PROCEDURAL:
+        return CLASS_NAMES
+    need_decoder()
+    from hpdm.data.folders import choose_videos
+
+    chosen = choose_videos(config)
+    if chosen.class_names:
+        chosen.need_classes()  # some have one
+    return chosen.class_names
+
+
+def note_data(config, clips, quiet=False):
+    """Say what the `TrainingClips` are made of; returns the configuration with its `trained_on` filled in."""
+    for line in summary(clips.describe()):
+        note(line, quiet)
+    names = clips.source.class_names if config.network.num_classes else ()
+    contents = clips.source.contents()
+    labels = range(len(names)) if contents is None else sorted(set(getattr(clips.source, "labels", ())) - {-1})
+    trained_on = TrainedOn(class_names=tuple(names), classes=tuple(labels) if names else (),
+                           fingerprint=fingerprint(contents))
+    return dataclasses.replace(config, trained_on=trained_on)
+
+
+def keep_data(run, clips):
+    """Write DATA_FILE and FILES_FILE into the run's folder, atomically; list what killed its process while indexed."""
+    source, quarantine = clips.source, Quarantine(Path(run) / QUARANTINE_FILE)
+    contents = source.contents()
+    write_json(Path(run) / DATA_FILE, clips.describe() | {
+        "class_names": list(source.class_names), "fingerprint": fingerprint(contents),
+        "left_out": getattr(source, "left_out", {}),
+    })
+    for file in getattr(source, "broken", ()):
+        if file.fatal and quarantine.reason(file.path, 0) is None:
+            quarantine.add(file.path, file.reason, first=0)
+    if contents is not None:
+        table = io.StringIO(newline="")
+        csv.writer(table, lineterminator="\n").writerows([COLUMNS, *sorted(contents)])
+        with atomic_file(Path(run) / FILES_FILE) as file:
+            file.write(table.getvalue().encode(errors="surrogateescape"))
+
+
+def fingerprint(contents):
+    """Hex digest of the files of a source: names below the folder, sizes, lengths, classes; "" for a source without."""
+    if contents is None:
+        return ""
+    lines = (json.dumps(row) for row in sorted(contents))
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+def refuse_other_data(run, checkpoint, config, clips):
+    """Raise InputError where a run is resumed with other data than it was trained on, wherever those are now."""
+    if checkpoint is None:
+        return
+    before, now = read_config(checkpoint / CONFIG_FILE), config
+    same = "use the same, or a new --out folder"
+    old, new = before.data, now.data
+    if bool(old.captions) != bool(new.captions) or (PROCEDURAL in (old.path, new.path) and old.path != new.path):
+        name = "path" if old.path != new.path else "captions"
+        raise InputError(f"{run} was trained with other settings: data.{name} was {getattr(old, name)!r}, now "
+                         f"{getattr(new, name)!r}; {same}")
+    if old.path == PROCEDURAL or before.trained_on.fingerprint == now.trained_on.fingerprint:
+        return
+    if not before.trained_on.fingerprint:  # by a version that kept none
+        if Path(old.path).resolve() != Path(new.path).resolve():
+            raise InputError(f"{run} was trained with other settings: data.path was {old.path!r}, now {new.path!r}; {same}")
+        return
+    raise InputError(f"{run} was trained on other data than {new.path} holds now: "
+                     f"{_differences(run, clips.source.contents())}; use the same data, or a new --out folder")
+
+
+def _differences(run, contents):
+    try:
+        text = (Path(run) / FILES_FILE).read_bytes().decode(errors="surrogateescape")
+        before = {row[0]: tuple(row[1:]) for row in list(csv.reader(io.StringIO(text, newline="")))[1:]}
+    except OSError:
+        return f"the list of files differs, but {FILES_FILE}, which could say how, is missing"
+    now = {path: tuple(map(str, rest)) for path, *rest in contents}
+    kinds = {
+        "added": sorted(now.keys() - before.keys()),
+        "removed": sorted(before.keys() - now.keys()),
+        "changed": sorted(path for path in now.keys() & before.keys() if now[path] != before[path]),
+    }
+    said = [f"{len(paths)} {kind} (such as {paths[0]})" for kind, paths in kinds.items() if paths]
+    return f"of the files that are used, {', '.join(said)}" if said else "the list of files differs"
