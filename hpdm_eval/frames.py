@@ -12,7 +12,7 @@ import numpy as np
 
 from hpdm.errors import InputError
 from hpdm.video.walk import natural_key
-from hpdm_eval.sheets import better_padding, find_layout, layouts
+from hpdm_eval.sheets import better_padding, find_layout, layouts, some_frames
 
 __all__ = ["FrameRule", "Grid", "NoVideo", "Rejected", "natural_key", "parse_grid", "seeded_key"]
 
@@ -48,11 +48,17 @@ class Grid:
         return tuple(axis[0].cell for axis in found)
 
     def cut(self, sheet, cell):
-        """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C].
+        """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C]; raises Rejected as `locate`."""
+        top, left, height, width = self.locate(sheet)[cell]
+        return sheet[:, top:top + height, left:left + width]
+
+    def locate(self, sheet):
+        """(top, left, height, width) in pixels of each clip on `sheet` [T,H,W,C], row by row.
 
         Clips are found with a border before the first and without, and on sheets that were scaled to multiples of 16
         px, see `sheets`. Raises Rejected where the size does not divide, and where padding would be left in the clips.
         """
+        sheet = some_frames(sheet)
         self.cell_size(*sheet.shape[1:3])
         padding = better_padding(sheet, self.rows, self.columns, self.padding)
         if padding is not None:
@@ -63,9 +69,8 @@ class Grid:
             raise Rejected(f"{sheet.shape[1]}x{sheet.shape[2]} px do not divide into a grid of {self}, and no padding "
                            "is seen where scaling would have put it")
         down, across = found
-        row, column = divmod(cell, self.columns)
-        top, left = down.start(row), across.start(column)
-        return sheet[:, top:top + down.cell, left:left + across.cell]
+        return [(down.start(row), across.start(column), down.cell, across.cell)
+                for row in range(self.rows) for column in range(self.columns)]
 
 
 def parse_grid(text):
