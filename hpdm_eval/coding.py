@@ -4,13 +4,13 @@ Compression leaves steps of its own: between the blocks of a picture, and in tim
 the frame before. A measurement of steps has to know where those are.
 """
 
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-
-from hpdm_eval.decoding import VIDEO_SUFFIXES
+from hpdm.video.formats import VIDEO_SUFFIXES
+from hpdm.video.packets import open_container
 
 # Codecs whose larger squares leave larger steps: at 16, 32 and 64 pixels. The squares of HEVC and VP9 do not, measured.
 LARGE_BLOCKS = {"av1": 64, "vvc": 128}
@@ -44,7 +44,7 @@ class Coding:
 def read_coding(file):
     """The Coding of a video: a path, or a file object. None where it cannot be read."""
     try:
-        with av.open(file if hasattr(file, "read") else str(file), metadata_errors="ignore") as container:
+        with open_container(file) as container:
             stream = container.streams.video[0]
             packets = [(packet.dts if packet.pts is None else packet.pts, packet.is_keyframe, packet.size)
                        for packet in container.demux(stream) if packet.size and not packet.is_discard]
@@ -68,7 +68,7 @@ class Codings:
 
     def of(self, name):
         """The Coding of a clip's file; None for frames, arrays, and what cannot be found."""
-        name = name.rsplit("#", 1)[0]
+        name = re.sub(r"#\d+$", "", name)  # the number of a clip; names may hold a # as well
         if name not in self._found:
             self._found[name] = self._read(name)
         return self._found[name]
@@ -76,19 +76,20 @@ class Codings:
     def _read(self, name):
         if not name.lower().endswith(VIDEO_SUFFIXES):
             return None
-        if self._root.is_dir():
+        if self._root.is_dir() or self._root.suffix.lower() == ".txt":  # a list of files
             return self._of_folder(name)
         if self._root.suffix.lower() == ".zip":
             return _of_archive(self._root, name)
         return read_coding(self._root)
 
     def _of_folder(self, name):
-        path = self._root / name
+        root = self._root if self._root.is_dir() else self._root.parent
+        path = root / name
         if path.is_file():
             return read_coding(path)
         parts = name.split("/")  # a zip inside the folder is listed as a folder of that name
         for depth in range(1, len(parts)):
-            archive = self._root.joinpath(*parts[:depth])
+            archive = root.joinpath(*parts[:depth])
             if archive.suffix.lower() == ".zip" and archive.is_file():
                 return _of_archive(archive, "/".join(parts[depth:]))
         return None
