@@ -144,7 +144,8 @@ class _Cutter:
         chosen = [rule.indices(timeline, seed, part.name, part.repeat) for part in self._job.parts]
         self._unique, self._inverse = zip(*(np.unique(indices, return_inverse=True) for indices in chosen))
         self._wanted = np.unique(np.concatenate(self._unique))
-        self._read, self._size, self._videos = 0, None, [None] * len(self._job.parts)
+        self._read, self._size, self._sheet = 0, None, None
+        self._videos = [None] * len(self._job.parts)
         self._filled = [0] * len(self._job.parts)
         return self._wanted
 
@@ -159,7 +160,11 @@ class _Cutter:
             mine = np.isin(numbers, self._unique[index])
             if not mine.any():
                 continue
-            frames = _transform(block if mine.all() else block[mine], part.cell, self._settings)
+            frames = block if mine.all() else block[mine]
+            if part.cell is not None:
+                self._sheet = self._sheet or self._settings.grid.find(block)
+                frames = self._sheet.cut(frames, part.cell)
+            frames = _transform(frames, self._settings)
             if self._videos[index] is None:
                 self._check(frames[0].nbytes)
                 self._videos[index] = np.empty((len(self._unique[index]), *frames.shape[1:]), np.uint8)
@@ -189,9 +194,7 @@ def _is_blank(video):
     return int(middle.max()) - int(middle.min()) <= BLANK
 
 
-def _transform(frames, cell, settings):
-    if cell is not None:
-        frames = settings.grid.cut(frames, cell)
+def _transform(frames, settings):
     if settings.crop == "center":
         top, left, height, width = resize.center_window(*frames.shape[1:3], settings.resolution)
         frames = frames[:, top:top + height, left:left + width]

@@ -8,9 +8,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-
-from hpdm_eval.decoding import VIDEO_SUFFIXES
+from hpdm.video.formats import VIDEO_SUFFIXES
+from hpdm.video.packets import open_container
 
 # Codecs whose larger squares leave larger steps: at 16, 32 and 64 pixels. The squares of HEVC and VP9 do not, measured.
 LARGE_BLOCKS = {"av1": 64, "vvc": 128}
@@ -44,7 +43,7 @@ class Coding:
 def read_coding(file):
     """The Coding of a video: a path, or a file object. None where it cannot be read."""
     try:
-        with av.open(file if hasattr(file, "read") else str(file), metadata_errors="ignore") as container:
+        with open_container(file) as container:
             stream = container.streams.video[0]
             packets = [(packet.dts if packet.pts is None else packet.pts, packet.is_keyframe, packet.size)
                        for packet in container.demux(stream) if packet.size and not packet.is_discard]
