@@ -144,8 +144,8 @@ class _Cutter:
         chosen = [rule.indices(timeline, seed, part.name, part.repeat) for part in self._job.parts]
         self._unique, self._inverse = zip(*(np.unique(indices, return_inverse=True) for indices in chosen))
         self._wanted = np.unique(np.concatenate(self._unique))
-        self._read, self._size, self._sheet = 0, None, None
-        self._videos = [None] * len(self._job.parts)
+        self._read, self._size, self._videos = 0, None, [None] * len(self._job.parts)
+        self._cells = None
         self._filled = [0] * len(self._job.parts)
         return self._wanted
 
@@ -156,15 +156,14 @@ class _Cutter:
         self._size = self._size or block.shape[1:3]
         if block.shape[1:3] != self._size:
             raise Rejected("its frames change size from {}x{} to {}x{} px".format(*self._size, *block.shape[1:3]))
+        if self._cells is None and self._job.parts[0].cell is not None:
+            self._cells = self._settings.grid.locate(block)  # once: all of a clip is cut in one way
         for index, part in enumerate(self._job.parts):
             mine = np.isin(numbers, self._unique[index])
             if not mine.any():
                 continue
-            frames = block if mine.all() else block[mine]
-            if part.cell is not None:
-                self._sheet = self._sheet or self._settings.grid.find(block)
-                frames = self._sheet.cut(frames, part.cell)
-            frames = _transform(frames, self._settings)
+            window = None if part.cell is None else self._cells[part.cell]
+            frames = _transform(block if mine.all() else block[mine], window, self._settings)
             if self._videos[index] is None:
                 self._check(frames[0].nbytes)
                 self._videos[index] = np.empty((len(self._unique[index]), *frames.shape[1:]), np.uint8)
@@ -194,7 +193,10 @@ def _is_blank(video):
     return int(middle.max()) - int(middle.min()) <= BLANK
 
 
-def _transform(frames, settings):
+def _transform(frames, window, settings):
+    if window is not None:
+        top, left, height, width = window
+        frames = frames[:, top:top + height, left:left + width]
     if settings.crop == "center":
         top, left, height, width = resize.center_window(*frames.shape[1:3], settings.resolution)
         frames = frames[:, top:top + height, left:left + width]

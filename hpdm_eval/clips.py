@@ -64,8 +64,8 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
     reference = role == "reference"
     grid = parse_grid(grid)
     scratch = Scratch()
-    listing = Listing(path, scratch, grid, protocol.value_range,
-                      protocol.clips_per_video if reference else protocol.samples_clips_per_video)
+    settings = _decode_settings(protocol, reference, grid, seed)
+    listing = Listing(path, scratch, grid, protocol.value_range, settings.rule.clips)
     if strict and listing.rejected:
         raise InputError("{path}: {reason} (--strict)".format(**listing.rejected[0]))
     if not listing.candidates:
@@ -92,7 +92,7 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
         path=path,
         candidates=choose(ordered) if choose else ordered,
         rejected=listing.rejected,
-        settings=_decode_settings(protocol, reference, grid, seed),
+        settings=settings,
         num=wanted,
         strict=strict,
         workers=workers,
@@ -244,10 +244,10 @@ class ClipSource:
 def _decode_settings(protocol, reference, grid, seed):
     if reference:
         cut = {"start": protocol.start, "stride": protocol.stride, "fps": protocol.fps,
-               "clips": protocol.clips_per_video}
+               "clips": protocol.clips_per_video or 1}
     else:
         cut = {"start": protocol.samples_frames, "stride": protocol.samples_stride, "fps": protocol.samples_fps,
-               "clips": protocol.samples_clips_per_video}
+               "clips": protocol.samples_clips_per_video or 1}
     return DecodeSettings(
         rule=FrameRule(frames=protocol.frames, short=protocol.short, **cut),
         crop=protocol.crop,

@@ -12,7 +12,7 @@ import numpy as np
 
 from hpdm.errors import InputError
 from hpdm.video.walk import natural_key
-from hpdm_eval.sheets import Layout, better_padding, find_layout, layouts
+from hpdm_eval.sheets import better_padding, find_layout, layouts, some_frames
 
 __all__ = ["FrameRule", "Grid", "NoVideo", "Rejected", "natural_key", "parse_grid", "seeded_key"]
 
@@ -48,15 +48,17 @@ class Grid:
         return tuple(axis[0].cell for axis in found)
 
     def cut(self, sheet, cell):
-        """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C]; see `find`."""
-        return self.find(sheet).cut(sheet, cell)
+        """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C]; raises Rejected as `locate`."""
+        top, left, height, width = self.locate(sheet)[cell]
+        return sheet[:, top:top + height, left:left + width]
 
-    def find(self, sheet):
-        """The SheetLayout of `sheet` [T,H,W,C], for this and further frames of it.
+    def locate(self, sheet):
+        """(top, left, height, width) in pixels of each clip on `sheet` [T,H,W,C], row by row.
 
         Clips are found with a border before the first and without, and on sheets that were scaled to multiples of 16
         px, see `sheets`. Raises Rejected where the size does not divide, and where padding would be left in the clips.
         """
+        sheet = some_frames(sheet)
         self.cell_size(*sheet.shape[1:3])
         padding = better_padding(sheet, self.rows, self.columns, self.padding) if np.ptp(sheet) else None
         if padding is not None:
@@ -66,21 +68,9 @@ class Grid:
         if found is None:
             raise Rejected(f"{sheet.shape[1]}x{sheet.shape[2]} px do not divide into a grid of {self}, and no padding "
                            "is seen where scaling would have put it")
-        return SheetLayout(down=found[0], across=found[1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class SheetLayout:
-    """Where the clips of a contact sheet lie: the layouts of its rows and columns."""
-
-    down: Layout
-    across: Layout
-
-    def cut(self, sheet, cell):
-        """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C]."""
-        row, column = divmod(cell, self.across.count)
-        top, left = self.down.start(row), self.across.start(column)
-        return sheet[:, top:top + self.down.cell, left:left + self.across.cell]
+        down, across = found
+        return [(down.start(row), across.start(column), down.cell, across.cell)
+                for row in range(self.rows) for column in range(self.columns)]
 
 
 def parse_grid(text):

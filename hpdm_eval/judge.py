@@ -291,4 +291,4 @@ def read_side(source, backbone, options):
     extracted = extract_features(source, backbone, **reading)
     return Side(moments=Moments.of(extracted.features), features=extracted.features,
                 probabilities=extracted.probabilities, summary=source.summary(),
-                sources=sources_of(extracted.names, options.get("group_by", "auto")))
+                sources=sources_of(extracted.names, options.get("group_by", "auto"), source.settings.rule.clips))

@@ -81,24 +81,31 @@ def source_of(name):
     return match[1] if match else None
 
 
-def sources_of(names, rule="auto"):
+def sources_of(names, rule="auto", clips=1):
     """Source of each clip, list of N texts, or None where every clip is a draw of its own.
 
-    rule: "auto" knows the groups of UCF-101; "none" is None; "folder" is the folder that a clip lies in; anything else
-    is a regular expression that is searched in the name: its first group, or all that it matches, is the source, and a
-    name without a match is a source of its own. Raises InputError for an expression that is none or never matches.
+    clips: how many were cut from each video (the protocol's `clips_per_video`); their names end in "#k".
+    rule: "auto" knows the groups of UCF-101, and clips of one video; "none" is None; "folder" is the folder that a clip
+    lies in; anything else is a regular expression that is searched in the name: its first group, or all that it
+    matches, is the source, and a name without a match is a source of its own. Raises InputError for an expression that
+    is none or never matches.
     """
     names = list(map(str, names))
     if rule in (None, "none"):
         return None
     if rule == "auto":
-        found = [source_of(name) for name in names]
+        found = [source_of(name) or (_video_of(name, clips) if clips > 1 else None) for name in names]
     elif rule == "folder":
-        found = [str(PurePosixPath(name.partition("#")[0]).parent) for name in names]
+        found = [str(PurePosixPath(name).parent) for name in names]
     else:
         found = _by_expression(names, rule)
     sources = [name if source is None else f"source {source}" for name, source in zip(names, found)]
     return None if len(set(sources)) == len(names) else sources
+
+
+def _video_of(name, clips):
+    file, _, number = name.rpartition("#")
+    return f"{file}#{int(number) // clips}"
 
 
 def _by_expression(names, rule):

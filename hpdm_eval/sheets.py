@@ -100,6 +100,11 @@ def better_padding(sheet, rows, columns, padding):
     return None
 
 
+def some_frames(sheet):
+    """The frames [T,H,W,C] of a sheet that are looked at, from its first to its last."""
+    return sheet[np.linspace(0, len(sheet) - 1, min(FRAMES, len(sheet))).astype(int)]
+
+
 def _is_scaled(pair):
     return any(axis.scale != 1 for axis in pair)
 
@@ -113,7 +118,7 @@ def _pairs(sheet, rows, columns, padding):
 
 def _shows_padding(sheet, pair):
     """Whether the padding of a layout has one colour, which other pixels have not; yes where there is none."""
-    frames = sheet[np.linspace(0, len(sheet) - 1, min(FRAMES, len(sheet))).astype(int)].astype(np.float32)
+    frames = some_frames(sheet).astype(np.float32)
     down, across = (np.array(axis.lines(), int) for axis in pair)
     padded = np.zeros(frames.shape[1:3], bool)
     padded[down] = True
@@ -122,7 +127,8 @@ def _shows_padding(sheet, pair):
         return True
     blurred = _is_scaled(pair)
     for colour in (np.median(frames[:, padded], axis=(0, 1)), 0.0, 255.0):
-        distances = np.abs(frames - colour).mean(axis=(0, 3))
+        apart = np.abs(frames - colour)
+        distances = sum(apart[..., channel] for channel in range(apart.shape[-1])).mean(axis=0) / apart.shape[-1]
         usual = distances[~padded].mean()
         # the worst line decides: what is of one colour on all lines but one is no padding
         worst = max(_of_lines(distances, down, blurred) + _of_lines(distances.T, across, blurred))

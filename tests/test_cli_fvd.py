@@ -220,5 +220,6 @@ def test_clips_too_short_for_the_network_are_rejected_with_the_reason(run, clips
     assert result.exit_code == 0, result.output
     samples = json.loads(result.stdout)["samples"]
     assert samples["clips"] == 2
-    assert samples["rejected"] == [{"path": "1.mp4", "reason": "3 frames, needs at least 4"}]
+    assert samples["rejected"] == [
+        {"path": "1.mp4", "reason": "3 frames, needs at least 4; --frames 4 --short loop repeats them"}]
     assert "rejected 1.mp4: 3 frames" in result.stderr

@@ -15,6 +15,7 @@ from video_files import frame_numbers, grey_clip, write_video
 
 from hpdm.errors import InputError
 from hpdm_eval.protocols import load_protocol
+from hpdm_eval.selection import sources_of
 
 CONTAINERS = {".m4v": {}, ".mpg": {"codec": "mpeg2video"}, ".ts": {}, ".flv": {}, ".wmv": {"codec": "wmv2"},
               ".3gp": {}, ".mpeg": {"codec": "mpeg1video"}, ".ogv": {"codec": "libvpx"}}
@@ -330,7 +331,10 @@ def test_several_clips_of_each_video(tmp_path):
     both = load_protocol("native", frames=4, samples_clips_per_video=2, samples_frames="random")
     again = [{name: clip.digest for name, clip in read(tmp_path, both, seed=seed)[1].items()} for seed in (0, 0, 1)]
     assert again[0] == again[1] != again[2]
-    assert protocol.hash() != load_protocol("native", frames=4).hash() and "clips_per_video=3" in protocol.label
+    one = load_protocol("native", frames=4)
+    assert protocol.hash() != one.hash() and "clips_per_video=3" in protocol.label
+    assert load_protocol("native", frames=4, clips_per_video=1).hash() == one.hash()
+    assert sources_of(list(found), clips=3) == [f"source {name}#0" for name in ["long.mp4"] * 3 + ["short.mp4"] * 2]
     with pytest.raises(InputError, match="clips_per_video above 1 needs a number of frames"):
         load_protocol("native", clips_per_video=2)
 

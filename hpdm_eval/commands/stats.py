@@ -44,7 +44,7 @@ def stats(data, out, keep_features, per_frame, **options):
                "cache": FeatureCache(backbone) if options["cache"] else None}
     if keep_features:
         extracted = extract_features(source, backbone, **reading)
-        features, sources = extracted.features, sources_of(extracted.names)
+        features, sources = extracted.features, sources_of(extracted.names, clips=source.settings.rule.clips)
         moments = Moments.of(features)
     else:
         features, sources, moments = None, None, extract_moments(source, backbone, **reading)

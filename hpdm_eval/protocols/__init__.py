@@ -72,14 +72,14 @@ class Protocol:
                               "at random, sorted takes the first by name", "class-balanced")
     split: str | None = _setting("official list that picks the reference, such as ucf101-train-01", None)
     num_reference: int | None = _setting("reference clips; null is all", None)
-    clips_per_video: int = _setting("clips of one reference video: spread evenly, or one random start in each of as "
-                                    "many equal parts where start is random", 1)
+    clips_per_video: int | None = _setting("clips of one reference video: spread evenly, or one random start in each "
+                                           "of as many equal parts where start is random; null is one", None)
     num_samples: int | None = _setting("generated clips; null is all", None)
     samples_selection: str = _setting("the same for generated clips", "class-balanced")
     samples_frames: str = _setting("which frames of a generated clip: first, random, center or subsampled", "first")
     samples_stride: int = _setting("every so many frames of a generated clip", 1)
     samples_fps: float | None = _setting("frames per second that generated clips are resampled to", None)
-    samples_clips_per_video: int = _setting("clips of one generated video", 1)
+    samples_clips_per_video: int | None = _setting("clips of one generated video; null is one", None)
 
     backbone: str = _setting("network whose features are compared", "i3d")
     backbone_resize: str = _setting("how a clip reaches the network's size: bilinear, bilinear-antialias or "
@@ -102,6 +102,9 @@ class Protocol:
                 object.__setattr__(self, key, float(getattr(self, key)))
         for item in fields(self):
             _check(self.name, item.name, getattr(self, item.name))
+        for key in ("clips_per_video", "samples_clips_per_video"):  # one, as null: they must hash alike
+            if getattr(self, key) == 1:
+                object.__setattr__(self, key, None)
         if self.split is not None:
             check_split(self.split)
         if self.resize == "lanczos" and not self.antialias:
@@ -113,7 +116,7 @@ class Protocol:
 
     def _check_clips(self):
         for key, start in (("clips_per_video", "start"), ("samples_clips_per_video", "samples_frames")):
-            if getattr(self, key) > 1 and (self.frames is None or getattr(self, start) == "subsampled"):
+            if getattr(self, key) and (self.frames is None or getattr(self, start) == "subsampled"):
                 raise InputError(f"protocol {self.name}: {key} above 1 needs a number of frames, and another {start} "
                                  "than subsampled, which uses up the whole video")
 
@@ -254,7 +257,7 @@ def _wanted(key, value):
     if key == "resolution":
         good = value is None or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value)))
         return None if good else "[height, width], or null"
-    if key in ("stride", "samples_stride", "clips_per_video", "samples_clips_per_video"):
+    if key in ("stride", "samples_stride"):
         return None if _is_count(value) else "a whole number from 1"
     if key in ("fps", "samples_fps", "bn_epsilon"):
         good = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e6)
