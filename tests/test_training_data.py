@@ -233,6 +233,9 @@ def test_the_same_data_elsewhere_continues_and_other_data_are_named(tmp_path, mo
     went_on, output = goes_on(job, 5)
     assert not went_on and "Traceback" not in output
     assert "2 added (such as b/new0.mp4), 1 removed (such as a/2.mp4), 1 changed (such as a/0.mp4)" in output
+    write_video(job / "new class" / "0.mp4", grey_clip(16, 16, 16))
+    went_on, output = goes_on(job, 5)
+    assert not went_on and "was trained on other data" in output and "3 added (such as b/new0.mp4)" in output
     went_on, output = goes_on("procedural", 5)
     assert not went_on and "data.path was" in output
     assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == before
