@@ -316,7 +316,7 @@ def test_captions_of_the_cases(case):
     ("a.csv", 'path,caption\r\nx.mp4,"one, \r\n ""two"""\r\n\r\ny.mp4,z\r\n', [("x.mp4", 'one, "two"'), ("y.mp4", "z")]),
     ("a.CSV", "caption,path\na\x0bb,x.mp4", [("x.mp4", "a b")]),
     ("a.csv", "\ufeffpath,caption,fps\nx.mp4,a\u2028b\x85c,\n", [("x.mp4", "a b c")]),
-    ("a.jsonl", '{"path": "x.mp4", "caption": "a\u2029b\x85c\x0cd"}\r\n\n{"path": "y.mp4", "caption": "e"}',
+    ("a.jsonl", '{"path": "x.mp4", "caption": "a\u2029b\x85c d"}\r\n\n{"path": "y.mp4", "caption": "e"}',
      [("x.mp4", "a b c d"), ("y.mp4", "e")]),
 ])
 def test_lines_end_where_the_formats_say(tmp_path, name, text, rows):
