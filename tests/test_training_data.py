@@ -115,7 +115,7 @@ def test_names_are_written_below_the_samples_of_a_sheet():
 
 def test_old_configurations_load_and_start_methods_are_forgotten():
     old = config_to_dict(config_from_dict(SMALL))
-    del old["trained_on"]
+    assert "trained_on" not in old
     old["data"]["start_method"] = "spawn"
     assert config_from_dict(old) == config_from_dict(SMALL)
     with pytest.raises(InputError, match="unknown key"):
