@@ -1,9 +1,51 @@
+import json
+import subprocess
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent
 DECORD = 'decord>=0.6; platform_machine=="x86_64" and sys_platform=="linux"'  # built for nothing else
+BUILD_FILE = Path("hpdm", "_build.json")
+
+
+def revision():
+    """Commit of this tree, "-dirty" with local changes; that of the source archive it is; or None."""
+    if not (ROOT / ".git").exists():
+        file = ROOT / BUILD_FILE
+        return json.loads(file.read_text(encoding="utf-8"))["git"] if file.is_file() else None
+
+    def git(*words):
+        command = ["git", "-c", f"safe.directory={ROOT.resolve()}", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_revision(folder):
+    path = Path(folder) / BUILD_FILE
+    path.write_text(json.dumps({"git": revision()}) + "\n", encoding="utf-8")
+
+
+class BuildWithCommit(build_py):
+    """Records of an installed package name the commit it was built from."""
+
+    def run(self):
+        super().run()
+        if not getattr(self, "editable_mode", False):
+            write_revision(self.build_lib)
+
+
+class SdistWithCommit(sdist):
+    def make_release_tree(self, base_dir, files):
+        super().make_release_tree(base_dir, files)
+        write_revision(base_dir)
+
 
 setup(
     name="hpdm",
@@ -14,6 +56,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
+    cmdclass={"build_py": BuildWithCommit, "sdist": SdistWithCommit},
     packages=find_packages(include=["hpdm", "hpdm.*", "hpdm_eval", "hpdm_eval.*", "baselines", "baselines.*"]),
     package_data={
         "hpdm": ["configs/*.yaml", "prompts/*.yaml", "weights/*"],
@@ -21,7 +64,7 @@ setup(
             "protocols/*.yaml", "backbones/weights/*", "backbones/*.yaml", "studies/*.yaml", "report/layouts/*.yaml",
             "report/page.*",
         ],
-        "baselines": ["*.yaml", "published/*.yaml"],
+        "baselines": ["*.yaml", "published/*.yaml", "published/peers/*.yaml"],
     },
     # torch is bounded above because torchvision's newest release asks for a newer torch than it is tested with;
     # the bound is part of one resolve, so nothing below can pull another torch.

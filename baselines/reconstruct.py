@@ -14,6 +14,7 @@ from hpdm.data.ranges import to_model_range, to_uint8
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
+from hpdm.lock import hold
 from hpdm.sampling.load import load_checkpoint
 from hpdm.video.reader import DecodingError
 
@@ -35,6 +36,7 @@ def reconstruct(checkpoint, data, num, out, device, seed, quiet):
 
         hpdm-eval fvd --samples DIR/reconstructed --reference DIR/real
     """
+    click.get_current_context().with_resource(hold(out))
     summary = reconstruct_clips(checkpoint, out, num, data=data, device=device, seed=seed, quiet=quiet)
     click.echo(f"PSNR {summary['psnr']:.2f} dB, mean of {summary['clips']} clips "
                f"(worst {summary['worst']:.2f}, best {summary['best']:.2f})")

@@ -2,10 +2,13 @@
 
 import importlib
 
+from hpdm.interrupts import ends_at_once
+
 COMMANDS = {"train": "hpdm.training.cli", "sample": "hpdm.sampling.cli", "info": "hpdm.training.info"}
 
 
 def __getattr__(name):
     if name not in COMMANDS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(COMMANDS[name]), name)
+    with ends_at_once():
+        return getattr(importlib.import_module(COMMANDS[name]), name)

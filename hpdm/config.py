@@ -21,8 +21,13 @@ from hpdm.methods import HPDM_METHOD, MethodConfig, method_class, settings_class
 from hpdm.pyramid import Pyramid
 from hpdm.sampling.config import SamplingConfig
 from hpdm.training.config import TrainingConfig
+from hpdm.yaml_text import parse_yaml
 
 MEASURES = ("fps", "height", "width")
+# No setting is larger; some would be built one by one.
+LARGEST, LARGEST_WHOLE = 1e30, 2**63 - 1
+MOST = {"levels": 16, "compute_layers": 1000, "text_layers": 1000, "num_workers": 10_000, "steps_ahead": 10_000}
+MOST_OF_NETWORK = 10**7  # widths, heads, tokens, frames, pixels
 FUSION_MODES = ("deep", "shallow", "detached", "no-coordinates", "none")
 
 
@@ -177,10 +182,11 @@ def load_config(size, overrides: Sequence[str] = (), method: str | None = None) 
     elif Path(size).suffix in (".yaml", ".yml"):
         try:
             text = Path(size).read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot read the configuration {size}: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise InputError(f"cannot read the configuration {size}: {reason}") from error
     else:
-        raise InputError(f"unknown size {size!r}; choose one of {', '.join(sizes())}, or name a .yaml file")
+        raise InputError(f"unknown size {_short(size)!r}; choose one of {', '.join(sizes())}, or name a .yaml file")
     values = _parse(text, str(size))
     if method is not None:
         values = config_to_dict(method_class(method).configure(config_from_dict(values, where=str(size))))
@@ -212,10 +218,7 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def _parse(text, where):
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = parse_yaml(text, where)
     if not isinstance(values, dict):
         raise InputError(f"{where} must hold sections such as pyramid and network, not {type(values).__name__}")
     return values
@@ -228,11 +231,10 @@ def _with_overrides(values, overrides):
         if not separator:
             raise InputError(f"--set takes key=value, such as training.lr=0.002; got {text!r}")
         section, key = _locate(name.strip(), _sections(values))
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {text}: the value is not valid YAML") from error
-        values.setdefault(section, {})[key] = parsed
+        parsed = parse_yaml(value, f"--set {_short(text)}")
+        if not isinstance(values.setdefault(section, {}), dict):
+            raise InputError(f"{section} must be a section with keys, not {_short(values[section])!r}")
+        values[section][key] = parsed
     return values
 
 
@@ -268,12 +270,12 @@ def _known(section, owners):
 
 def _build(kind, values, where):
     if not isinstance(values, dict):
-        raise InputError(f"{where} must be a section with keys, not {values!r}")
+        raise InputError(f"{where} must be a section with keys, not {_short(values)!r}")
     hints = typing.get_type_hints(kind)
     values = {key: value for key, value in values.items() if key not in getattr(kind, "RETIRED", ())}
     unknown = [key for key in values if key not in hints]
     if unknown:
-        raise InputError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(hints)}")
+        raise InputError(f"{where}: unknown key {_short(unknown[0])!r}; known are {', '.join(hints)}")
     arguments = {}
     for key, value in values.items():
         hint = _settings_class(value) if hints[key] is MethodConfig else hints[key]
@@ -297,7 +299,7 @@ def _cast(hint, value, where):
         if option is type(None) and value is None:
             return None
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            return _finite(value, where)
         if origin is tuple and isinstance(value, list | tuple):
             kinds = typing.get_args(option)
             repeated = kinds[0] if len(kinds) == 2 and kinds[1] is Ellipsis else None
@@ -305,15 +307,41 @@ def _cast(hint, value, where):
                 continue
             return tuple(_cast(repeated or kind, item, where) for kind, item in zip(kinds if not repeated else value, value))
         if isinstance(option, type) and origin is None and type(value) is option:
-            return value
+            return _within(value, where) if option is int else value
     # YAML 1.1 reads 1e-3 as text.
     if isinstance(value, str) and float in options:
         try:
-            return float(value)
+            number = float(value)
         except ValueError:
             pass
+        else:
+            return _finite(number, where)
     expected = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-    raise InputError(f"{where} must be {expected}, not {value!r}")
+    raise InputError(f"{where} must be {expected}, not {_short(value)!r}")
+
+
+def _within(value, where):
+    """A whole number; raises InputError for one that is larger than its setting can be."""
+    section, key = where.split(": ")[-2:] if where.count(": ") else ("", where)
+    most = MOST.get(key, MOST_OF_NETWORK if section in ("pyramid", "network") else LARGEST_WHOLE)
+    if abs(value) > most:
+        raise InputError(f"{where} must be at most {most}, not {_short(value)}")
+    return value
+
+
+def _finite(value, where):
+    """A number as float; raises InputError for those that no setting can have."""
+    if value == float("inf") and where.endswith("S_max"):
+        return float(value)
+    if not -LARGEST <= value <= LARGEST:  # not a number is neither
+        raise InputError(f"{where} must be a finite number, not {_short(value)}")
+    return float(value)
+
+
+def _short(value):
+    """A value for a message: texts of any length, numbers of any size, nested lists."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _plain(value):

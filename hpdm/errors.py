@@ -1,4 +1,7 @@
-"""The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
+"""The exceptions that mean "the input is wrong" or "the place is", as opposed to "the program is wrong"."""
+
+import re
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -7,3 +10,31 @@ class InputError(ValueError):
     The message is one or two sentences that say what is wrong, where, and what to do about it.
     Commands print it on stderr without a traceback and exit with code 2.
     """
+
+
+class WriteError(InputError, OSError):
+    """A file could not be written: the disk is full, a quota or a size limit is reached, the device fails.
+
+    An InputError, since only the user can make room; an OSError too, with `errno` and `filename`, for callers that
+    go on without the file.
+    """
+
+    def __init__(self, path, error_number, reason, kept=""):
+        OSError.__init__(self, error_number, reason, str(path))
+        self.message = f"{path} could not be written: {reason}" + (f"; {kept}" if kept else "")
+
+    def __str__(self):
+        return self.message
+
+
+@contextmanager
+def too_large():
+    """Within the block, which makes a network, sizes that no memory holds are an InputError."""
+    try:
+        yield
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, RuntimeError) and not re.search(r"overflow|can't allocate|allocate memory", text, re.I):
+            raise
+        line = (text.splitlines() or ["out of memory"])[0][:200]
+        raise InputError(f"a network of these settings cannot be made, it is too large ({line})") from error

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from hpdm.errors import InputError
 from hpdm.files import sha256_file
 from hpdm.torchvision_compat import import_torchvision
+from hpdm.trust import need_trust
 
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
 FILES = ("*.json", SAFE)
@@ -36,9 +37,11 @@ def need_transformers(what: str, extra: str):
 def pretrained_folder(where: str, files=FILES) -> Path:
     """The folder `where`, or a copy from the hub of the files of an id; raises InputError where there is neither."""
     if Path(where).is_dir():
+        need_trust("the unverified network", where)
         return Path(where)
     if not HUB_ID.fullmatch(where):
         raise InputError(f"{where}: neither a folder nor an id on the hub (OWNER/NAME)")
+    need_trust("a network from the hub,", where)
     from huggingface_hub import snapshot_download
 
     try:

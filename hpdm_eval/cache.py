@@ -20,13 +20,14 @@ import numpy as np
 
 from hpdm.environment import package_versions
 from hpdm.errors import InputError
-from hpdm.files import atomic_file
+from hpdm.files import atomic_file, expand_user
 from hpdm_eval.backbones.weights import user_cache
 from hpdm_eval.npz import read_npz
 
 LAYOUT = 1  # of the files
 # modules of `backbones` that pixels go through or that decide how; the others say where files come from
-COMPUTES = ("backbone.py", "c3d.py", "i3d.py", "loading.py", "preprocess.py", "shapes3d.py", "transformers.py")
+COMPUTES = ("backbone.py", "c3d.py", "i3d.py", "loading.py", "preprocess.py", "scripted.py", "shapes3d.py",
+            "transformers.py")
 LIBRARIES = ("torch", "transformers", "torch-fidelity")  # the last two bring networks of their own
 # entries of `Backbone.describe()` that say where weights came from, not what they compute
 OF_ORIGIN = ("file", "verified", "trust")
@@ -44,7 +45,7 @@ CODE = code_version()  # when the program starts: what it imports then does not 
 def cache_folder():
     """Folder of cached features: $HPDM_EVAL_CACHE, else hpdm-eval/features in the platform's cache folder."""
     if chosen := os.environ.get("HPDM_EVAL_CACHE"):
-        return Path(chosen).expanduser()
+        return expand_user(chosen)
     return user_cache() / "features"
 
 

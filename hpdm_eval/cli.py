@@ -2,9 +2,12 @@
 
 import importlib
 
-import click
+from hpdm.interrupts import ends_at_once
 
-from hpdm.console import Group
+with ends_at_once():
+    import click
+
+    from hpdm.console import Group
 
 # subcommand → (module in hpdm_eval.commands, attribute); imported only when it is called, so --help stays fast
 SUBCOMMANDS = {

@@ -8,36 +8,37 @@ rejected and every pixel are the same for any number of workers.
 
 import hashlib
 import os
-from collections import deque
-from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
-from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm_eval import selection
-from hpdm_eval.decoding import DecodeSettings, Decoded, Job, decode
+from hpdm_eval.ahead import decode_ahead
+from hpdm_eval.clip_jobs import DecodeSettings, Job, Part
 from hpdm_eval.distributed import gather, rank_and_size, share
 from hpdm_eval.frames import FrameRule, parse_grid
 from hpdm_eval.listing import Listing, Scratch
-from hpdm.video.workers import JobFailed, Workers
+from hpdm_eval.parts import take_part
+from hpdm_eval.rejections import note_once as note
+from hpdm_eval.rejections import rejection_lines
 
-DECODE = "hpdm_eval.decoding:decode"
 MOST_WORKERS = 16
-NOTES_OF_REJECTED = 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
     """One clip: `video` uint8 [T,H,W,3], `digest` (hex SHA-256 over its shape and bytes), `label` (class folder).
 
-    `name` is the path below the source's root, with "#k" for the k-th clip of an array or a grid.
+    `name` is the path below the source's root, with "#k" for the k-th clip of an array, a grid or a long video; `file`
+    and `number` are that path and k (None for the only clip).
     """
 
     name: str
+    file: str | None = None
+    number: int | None = None
     video: np.ndarray
     digest: str
     label: str | None
@@ -48,14 +49,14 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
                quiet=False, split_lists=None, choose=None):
     """Open videos as a ClipSource, to be read as `protocol` says for its `role` ("samples" or "reference").
 
-    path: a folder of videos (mp4 avi webm mkv mov gif), of folders of png or jpg frames or of arrays (npy npz pt),
-    with or without class subfolders, a zip of such a folder, or one such file. num: at most so many clips, in place of
-    the protocol's number. grid: "RxC" or "RxC+PAD" where each video is a contact sheet. match: only files whose
-    name, or path below the root, fits the pattern (`*`, `?`, `[...]`). seed: fixes random starts and
-    orders. strict: the first unusable file is an InputError instead of an entry in `rejected`. workers: decoding
-    processes (None: one per core; 0: decode in this process, unprotected from decoders that crash).
+    path: a folder of videos, of folders of pictures or of arrays (npy npz pt), with or without class subfolders, an
+    archive (zip tar tar.gz) of such a folder, one such file, or a .txt list of them, one path a line. num: at most so
+    many clips, in place of the protocol's number. grid: "RxC" or "RxC+PAD" where each video is a contact sheet. match:
+    only files whose name, or path below the root where the pattern holds a "/", fits it (`*`, `?`, `[...]`). seed:
+    fixes random starts and orders. strict: the first unusable file is an InputError instead of an entry in `rejected`.
+    workers: decoding processes (None: one per core; 0: decode in this process, unprotected from decoders that crash).
     split_lists: UCF-101's folder of official lists, for a reference with a `split`; by default `ucfTrainTestlist`
-    in `path` or beside it; without either the folder is taken to be the split. quiet: no notes on stderr. choose:
+    in `path` or beside it; without either all of the folder is read. quiet: no notes on stderr. choose:
     function of the candidates in order (each has `name` and `label`) that returns those to read.
 
     Raises InputError for a path without anything to read.
@@ -63,35 +64,49 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
     reference = role == "reference"
     grid = parse_grid(grid)
     scratch = Scratch()
-    listing = Listing(path, scratch, grid, protocol.value_range)
+    listing = Listing(path, scratch, grid, protocol.value_range,
+                      protocol.clips_per_video if reference else protocol.samples_clips_per_video)
     if strict and listing.rejected:
         raise InputError("{path}: {reason} (--strict)".format(**listing.rejected[0]))
     if not listing.candidates:
         raise InputError(f"no readable clip in {path}" + _first_reason(listing.rejected))
     if listing.passed_over:
-        note(f"{path}: {len(listing.passed_over)} videos passed over for arrays or videos of the same name", quiet)
+        note(f"{path}: passed over: {in_a_line(listing.passed_over)}", quiet)
+    if listing.repeated:
+        note(f"{path}: {len(listing.repeated)} links to folders that are read elsewhere, the first is "
+             f"{listing.repeated[0]}", quiet)
     candidates, split = selection.matching(listing.candidates, match, path), None
+    listed = reference and protocol.split and selection.find_split_lists(path, split_lists)
+    candidates, part = take_part(candidates, path, role, bool(listed), quiet)
     if reference and protocol.split:
         lists = selection.find_split_lists(path, split_lists)
         if lists is None:
-            note(f"{path}: taken to be {protocol.split}; --split-lists DIR would pick it by the official lists", quiet)
+            note(f"{path}: split not applied, all of it is read; --split-lists DIR picks {protocol.split}", quiet)
         else:
             candidates, split = selection.apply_split(candidates, protocol.split, lists)
             note("{}: {present} of {listed} videos of {name}, by {}".format(path, lists, **split), quiet)
     rule = protocol.selection if reference else protocol.samples_selection
-    ordered = selection.order(candidates, rule, seed)
+    wanted = num or (protocol.num_reference if reference else protocol.num_samples)
+    ordered = selection.order(candidates, rule, seed, wanted)
     return ClipSource(
         path=path,
         candidates=choose(ordered) if choose else ordered,
         rejected=listing.rejected,
         settings=_decode_settings(protocol, reference, grid, seed),
-        num=num or (protocol.num_reference if reference else protocol.num_samples),
+        num=wanted,
         strict=strict,
         workers=workers,
         quiet=quiet,
         split=split,
         scratch=scratch,
+        about={"passed_over": dict(sorted(listing.passed_over.items())), "part": part},
     )
+
+
+def in_a_line(counts):
+    """{kind: how many} as text, most frequent first: "3 .txt, 1 .json"."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{number} {kind}" for kind, number in ordered)
 
 
 class ClipSource:
@@ -105,11 +120,12 @@ class ClipSource:
     clips; counts, lists and the entry after an iteration are those of all, and the same as of one process alone.
     """
 
-    def __init__(self, *, path, candidates, rejected, settings, num, strict, workers, quiet, split, scratch):
+    def __init__(self, *, path, candidates, rejected, settings, num, strict, workers, quiet, split, scratch,
+                 about=None):
         self.path, self.settings, self.rejected, self.accepted = str(path), settings, list(rejected), 0
         self._candidates, self._listed, self._num = candidates, rejected, num
         self._strict, self._workers, self._quiet = strict, workers, quiet
-        self._split, self._scratch = split, scratch
+        self._split, self._scratch, self._about = split, scratch, about or {}
         self._digests, self._complete, self._noted = [], False, False
         self.shared = False
         self.min_frames = 1  # shorter clips are rejected; set it to what the backbone needs
@@ -137,13 +153,23 @@ class ClipSource:
         """The record's entry: {"path", "sha256", "clips", "rejected", "split"}, after a whole iteration.
 
         `sha256` is over the sorted digests of the clips, one hex line each; `split` says which official list chose
-        them, None where no list was used.
+        them, None where no list was used; of a subset `classes` says which it holds. Where there is anything to say,
+        also "passed_over" {kind of file: how many}, "part" (of train, test and val above the classes) and "duplicates"
+        (clips that equal an earlier one).
         """
-        if not self._complete:
-            raise RuntimeError("summary() needs a whole iteration first")
-        digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(self._digests)).encode())
+        digests = self.digests
+        digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(digests)).encode())
+        about = {**self._about, "duplicates": len(digests) - len(set(digests))}
         return {"path": self.path, "sha256": digest.hexdigest(), "clips": self.accepted, "rejected": self.rejected,
-                "split": self._split}
+                "split": self._split, **selection.subset_entry(self._candidates, self.rejected, self.accepted),
+                **{key: value for key, value in about.items() if value}}
+
+    @property
+    def digests(self):
+        """Digests of all clips, those of other processes included, after a whole iteration."""
+        if not self._complete:
+            raise RuntimeError("summary() and digests need a whole iteration first")
+        return list(self._digests)
 
     def close(self):
         """Remove what was unpacked for reading; happens by itself at the end of the program."""
@@ -152,18 +178,22 @@ class ClipSource:
     def _read(self, positions, wanted, ranges):
         """The usable ones among candidates at `positions`, until `wanted` have been accepted."""
         with closing(self._decoded([self._candidates[position] for position in positions])) as decoded:
-            for position, (candidate, result) in zip(positions, decoded):
+            following = iter(positions)
+            for candidate, result in decoded:
+                position = next(following)
                 reason = result.reason
                 if reason is None and len(result.video) < self.min_frames:
-                    reason = f"{len(result.video)} frames, needs at least {self.min_frames}"
+                    reason = (f"{len(result.video)} frames, needs at least {self.min_frames}; --frames "
+                              f"{self.min_frames} --short loop repeats them")
                 if reason is not None:
                     self._reject(candidate.name, reason)
                     continue
                 self._check_range(ranges, candidate, result)
                 self._digests.append(result.digest)
                 self.accepted += 1
-                yield Clip(name=candidate.name, video=result.video, digest=result.digest, label=candidate.label,
-                           position=position)
+                yield Clip(name=candidate.name, file=candidate.file, number=candidate.number, video=result.video,
+                           digest=result.digest, label=candidate.label, position=position)
+                del result
                 if self.accepted == wanted:
                     return
 
@@ -181,22 +211,11 @@ class ClipSource:
 
     def _decoded(self, candidates):
         """(candidate, Decoded) in order, decoded a bounded number of jobs ahead."""
-        jobs = _group_jobs(candidates)
         count = _worker_count(self._workers, min(len(self), len(candidates)))
-        pool = Workers(DECODE, self.settings, count) if count else _Inline(self.settings)
-        pending, ahead = deque(), max(2 * count, 1)
-        with pool:
-            while True:
-                while len(pending) < ahead and (entry := next(jobs, None)):
-                    pending.append((entry[0], pool.submit(entry[1])))
-                if not pending:
-                    return
-                candidates, future = pending.popleft()
-                try:
-                    results = future.result()
-                except JobFailed as failure:
-                    results = [Decoded(reason=str(failure))] * len(candidates)
-                yield from zip(candidates, results)
+        with closing(decode_ahead(_group_jobs(candidates), self.settings, count, self._quiet)) as answers:
+            for members, results in answers:
+                for candidate in members:
+                    yield candidate, results.pop(0)  # held by the caller alone: clips may be large
 
     def _reject(self, name, reason):
         if self._strict:
@@ -213,10 +232,8 @@ class ClipSource:
     def _finish(self):
         if not self._noted:
             self._noted = True
-            for entry in self.rejected[:NOTES_OF_REJECTED]:
-                note("rejected {path}: {reason}".format(**entry), self._quiet)
-            if len(self.rejected) > NOTES_OF_REJECTED:
-                note(f"... and {len(self.rejected) - NOTES_OF_REJECTED} more, see the record", self._quiet)
+            for line in rejection_lines(self.rejected):
+                note(line, self._quiet)
             if self._num and 0 < self.accepted < self._num:
                 note(f"{self.path}: {self.accepted} clips where {self._num} were asked for", self._quiet)
         if not self.accepted:
@@ -224,29 +241,13 @@ class ClipSource:
         self._complete = True
 
 
-class _Inline:
-    """Stands in for Workers and decodes in this process."""
-
-    def __init__(self, settings):
-        self._settings = settings
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, job):
-        future = Future()
-        future.set_result(decode(job, self._settings))
-        return future
-
-
 def _decode_settings(protocol, reference, grid, seed):
     if reference:
-        cut = {"start": protocol.start, "stride": protocol.stride, "fps": protocol.fps}
+        cut = {"start": protocol.start, "stride": protocol.stride, "fps": protocol.fps,
+               "clips": protocol.clips_per_video}
     else:
-        cut = {"start": protocol.samples_frames, "stride": protocol.samples_stride, "fps": protocol.samples_fps}
+        cut = {"start": protocol.samples_frames, "stride": protocol.samples_stride, "fps": protocol.samples_fps,
+               "clips": protocol.samples_clips_per_video}
     return DecodeSettings(
         rule=FrameRule(frames=protocol.frames, short=protocol.short, **cut),
         crop=protocol.crop,
@@ -260,12 +261,12 @@ def _decode_settings(protocol, reference, grid, seed):
 
 
 def _group_jobs(candidates):
-    """(candidates, Job) pairs; neighbours that are cells of one sheet share a job, so the sheet is decoded once."""
+    """(candidates, Job) pairs; neighbours that are cells of one sheet share a job, so that it is decoded once."""
     numbered = enumerate(candidates)
     for _, group in groupby(numbered, key=lambda pair: _sheet(pair[1]) or pair[0]):
         members = [candidate for _, candidate in group]
         first = members[0]
-        parts = tuple((member.name, member.cell) for member in members)
+        parts = tuple(Part(name=member.name, cell=member.cell, repeat=member.repeat) for member in members)
         yield members, Job(path=first.path, kind=first.kind, parts=parts, index=first.index,
                            value_range=first.value_range)
 
@@ -291,5 +292,5 @@ def _check_ranges(ranges):
 
 def _first_reason(rejected):
     if not rejected:
-        return ": looked for videos, folders of frames, arrays and zip archives of them"
+        return ": looked for videos, folders of frames, arrays and archives of them"
     return f": {len(rejected)} rejected, the first is {rejected[0]['path']}: {rejected[0]['reason']}"

@@ -1,4 +1,4 @@
-"""Several processes on one evaluation, as `torchrun --no-python hpdm-eval ...` starts them.
+"""Several processes on one evaluation, as `torchrun -m hpdm_eval -- ...` starts them.
 
 Each process decodes and runs the network on its share of the clips; then all of them gather all features, so that each
 ends with what a single process would have. Only the first talks to the user. Objects travel by gloo, also where the
@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 
 import torch.distributed as dist
 
+from hpdm.environment import check_meeting_point, processes_here
 from hpdm.errors import InputError
 
 
@@ -24,9 +25,10 @@ def joined_processes(backend="gloo", timeout=None):
     Processes that have joined stay so: a block within a block changes nothing. backend, timeout: as for
     `torch.distributed.init_process_group`.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if processes_here().world_size == 1 or dist.is_initialized():
         yield
         return
+    check_meeting_point()
     dist.init_process_group(backend, timeout=timeout)
     try:
         if dist.get_rank() == 0:

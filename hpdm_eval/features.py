@@ -19,6 +19,7 @@ from hpdm_eval.metrics.frechet import Moments
 from hpdm_eval.npz import read_npz
 
 FRAMES_PER_CLIP = 16  # a forward pass takes `batch` clips of this length, or as many frames in longer ones
+BATCH_BYTES = 256 << 20  # of clips in a batch that is read, unless a single clip is larger
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +80,7 @@ def extract_features(source, backbone, *, batch=8, quiet=False, on_batch=None, c
             if on_batch is not None:
                 on_batch([clip.name for clip in clips], *map(np.stack, zip(*results)))
             rows += [(clip.position, clip.name, *result) for clip, result in zip(clips, results)]
+            del clips  # they may be large, and the next are read before this name is used again
         if _processes(source) > 1:
             rows = sorted((row for part in gather(rows) for row in part), key=lambda row: row[0])
     _, names, features, probabilities = zip(*rows)
@@ -112,7 +114,7 @@ def _iterate(source, backbone, batch, quiet, cache):
     """(clips, [(features, probabilities) of each]) batch by batch."""
     total = -(-len(source) // _processes(source))
     with progress(total=total, unit="clip", description=backbone.name, quiet=quiet) as bar:
-        for clips in _batched(source, batch):
+        for clips in _batches(source, batch):
             for clip in clips:
                 check_frames(backbone, len(clip.video), clip.name)
             results = [cache and cache.get(clip.digest) for clip in clips]
@@ -121,8 +123,10 @@ def _iterate(source, backbone, batch, quiet, cache):
                 results[index] = result
                 if cache is not None:
                     cache.put(clips[index].digest, *result)
+            count = len(clips)
             yield clips, results
-            bar.update(len(clips))
+            del clips
+            bar.update(count)
 
 
 def _extract(clips, backbone, batch):
@@ -132,10 +136,28 @@ def _extract(clips, backbone, batch):
     for shape, group in groupby(by_shape, key=lambda index: clips[index].video.shape):
         at_once = max(batch * FRAMES_PER_CLIP // shape[0], 1)
         for indices in _batched(group, at_once):
-            videos = torch.from_numpy(np.stack([clips[index].video for index in indices]))
+            videos = [clips[index].video for index in indices]
+            videos = torch.from_numpy(videos[0][None] if len(videos) == 1 else np.stack(videos))
             for index, *result in zip(indices, *backbone.extract(videos)):
                 results[index] = [values.numpy() for values in result]
     return results
+
+
+def _batches(source, size):
+    """Lists of up to `size` clips, and of up to BATCH_BYTES, or of one that is larger."""
+    clips, held = [], 0
+    for clip in source:
+        if clips and (len(clips) == size or held + clip.video.nbytes > BATCH_BYTES):
+            yield clips
+            clips, held = [], 0
+        clips.append(clip)
+        held += clip.video.nbytes
+        del clip
+        if len(clips) == size:
+            yield clips
+            clips, held = [], 0
+    if clips:
+        yield clips
 
 
 def _batched(items, size):

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip, how a contact sheet is cut into clips, and how names are ordered.
+"""Which frames of a video make a clip, how a contact sheet is cut into clips, and orders at random.
 
 Everything here is a pure function of its arguments; random choices come from (seed, name) alone, so a clip does not
 change when other files appear beside it.
@@ -7,20 +7,27 @@ change when other files appear beside it.
 import hashlib
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
 from hpdm.errors import InputError
+from hpdm.video.walk import natural_key
+from hpdm_eval.sheets import better_padding, find_layout, layouts
+
+__all__ = ["FrameRule", "Grid", "NoVideo", "Rejected", "natural_key", "parse_grid", "seeded_key"]
 
 
 class Rejected(Exception):
     """This clip cannot be used; the message is the reason that the record lists."""
 
 
+class NoVideo(Rejected):
+    """This file was never meant to be clips; beside videos it is passed over instead of rejected."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A contact sheet of `rows` x `columns` clips with `padding` pixels around and between them."""
+    """A contact sheet of `rows` x `columns` clips with `padding` pixels between them, and around or behind them."""
 
     rows: int
     columns: int
@@ -34,21 +41,31 @@ class Grid:
 
     def cell_size(self, height, width):
         """(height, width) of one clip on a sheet of that size; raises Rejected where it does not divide."""
-        cell = []
-        for size, count in ((height, self.rows), (width, self.columns)):
-            inner = size - (count + 1) * self.padding
-            if inner < count or inner % count:
-                raise Rejected(f"{height}x{width} px do not divide into a grid of {self}")
-            cell.append(inner // count)
-        return tuple(cell)
+        found = [layouts(size, count, self.padding) for size, count in ((height, self.rows), (width, self.columns))]
+        if not all(found):
+            raise Rejected(f"{height}x{width} px do not divide into a grid of {self}; give --grid rows x columns + "
+                           "padding, as in 1x8+2, or pick the sheets with --match")
+        return tuple(axis[0].cell for axis in found)
 
     def cut(self, sheet, cell):
-        """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C]."""
-        height, width = self.cell_size(*sheet.shape[1:3])
+        """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C].
+
+        Clips are found with a border before the first and without, and on sheets that were scaled to multiples of 16
+        px, see `sheets`. Raises Rejected where the size does not divide, and where padding would be left in the clips.
+        """
+        self.cell_size(*sheet.shape[1:3])
+        padding = better_padding(sheet, self.rows, self.columns, self.padding)
+        if padding is not None:
+            right = Grid(rows=self.rows, columns=self.columns, padding=padding)
+            raise Rejected(f"clips cut by a grid of {self} would keep the border between them; --grid {right} fits")
+        found = find_layout(sheet, self.rows, self.columns, self.padding)
+        if found is None:
+            raise Rejected(f"{sheet.shape[1]}x{sheet.shape[2]} px do not divide into a grid of {self}, and no padding "
+                           "is seen where scaling would have put it")
+        down, across = found
         row, column = divmod(cell, self.columns)
-        top = self.padding + row * (height + self.padding)
-        left = self.padding + column * (width + self.padding)
-        return sheet[:, top:top + height, left:left + width]
+        top, left = down.start(row), across.start(column)
+        return sheet[:, top:top + down.cell, left:left + across.cell]
 
 
 def parse_grid(text):
@@ -69,6 +86,8 @@ class FrameRule:
     frames: how many, None for all. start: "first", "center", "random", or "subsampled" (evenly over the whole video,
     from its first frame). stride: every so many frames, after resampling to `fps` (None: as they come).
     short: what happens to a video with too few frames, "reject" or "loop" (repeat from its beginning).
+    clips: how many of one video. Several with start "first" are spread evenly from the first frame to the last, with
+    "center" each lies in the middle of one of as many equal parts, with "random" one starts at random in each part.
     """
 
     frames: int | None
@@ -76,50 +95,42 @@ class FrameRule:
     stride: int = 1
     fps: float | None = None
     short: str = "reject"
+    clips: int = 1
 
-    def indices(self, count, rate, seed, name):
-        """Frame numbers int64 [frames] in a video of `count` frames at `rate` frames per second (None: unknown).
+    def indices(self, timeline, seed, name, number=0):
+        """Frame numbers int64 [frames] of clip `number` of the video with this Timeline.
 
-        Raises Rejected for a video that is too short.
+        Resampling takes the frames nearest in time. Raises Rejected for a video that is too short.
         """
-        if count < 1:
+        if timeline.frames < 1:
             raise Rejected("no frames")
-        timeline = resampled_frames(count, rate, self.fps)
+        numbers = timeline.resampled(self.fps) if self.fps else np.arange(timeline.frames, dtype=np.int64)
         if self.frames is None:
-            return timeline[::self.stride]
-        stride = max(len(timeline) // self.frames, 1) if self.start == "subsampled" else self.stride
+            return numbers[::self.stride]
+        stride = max(len(numbers) // self.frames, 1) if self.start == "subsampled" else self.stride
         steps = np.arange(self.frames, dtype=np.int64) * stride
-        spare = len(timeline) - (int(steps[-1]) + 1)
+        spare = len(numbers) - (int(steps[-1]) + 1)
         if spare < 0:
-            if self.short == "loop":
-                return timeline[steps % len(timeline)]
-            raise Rejected(f"too short: {len(timeline)} frames, {int(steps[-1]) + 1} needed")
-        offset = {"center": spare // 2, "random": _draw(seed, name, spare + 1)}.get(self.start, 0)
-        return timeline[steps + offset]
+            if self.short != "loop":
+                rate = f" at {self.fps:g} fps" if self.fps and timeline.rate else ""
+                raise Rejected(f"too short: {len(numbers)} frames{rate}, {int(steps[-1]) + 1} needed; "
+                               "--short loop repeats it")
+            if number == 0:
+                return numbers[steps % len(numbers)]
+        if number > max(spare, 0):
+            raise Rejected(f"too short for {self.clips} different clips: it holds {max(spare, 0) + 1}; "
+                           "set clips_per_video")
+        return numbers[steps + self._offset(spare, seed, name, number)]
 
-
-def resampled_frames(count, rate, fps):
-    """Frame numbers int64 that show a video of `count` frames at `rate` per second at `fps` per second instead.
-
-    Output frame k stands at time k/fps and takes the source frame nearest in time (source frame i stands at i/rate;
-    of two equally near, the later). Rates are read as fractions with denominators up to 1001, so 29.97 is 30000/1001
-    and long videos do not drift. Without a rate or a wish the frames stay as they are.
-    """
-    if fps is None or rate is None:
-        return np.arange(count, dtype=np.int64)
-    step = Fraction(rate).limit_denominator(1001) / Fraction(fps).limit_denominator(1001)
-    top, bottom = step.numerator, step.denominator
-    length = -(-(2 * count - 1) * bottom // (2 * top))
-    return (2 * np.arange(length, dtype=np.int64) * top + bottom) // (2 * bottom)
-
-
-def natural_key(name):
-    """Sort key that puts frame2 before frame10, path component by path component."""
-    parts = []
-    for part in name.split("/"):
-        pieces = re.split("([0-9]+)", part)
-        parts.append(tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces)))
-    return parts, name
+    def _offset(self, spare, seed, name, number):
+        """Start of clip `number` where `spare` starts follow the first one."""
+        if self.clips == 1:
+            return {"center": spare // 2, "random": _draw(seed, name, spare + 1)}.get(self.start, 0)
+        clips = min(self.clips, spare + 1)  # different ones
+        if self.start == "first":
+            return number * spare // max(clips - 1, 1)
+        low, high = number * (spare + 1) // clips, (number + 1) * (spare + 1) // clips
+        return low + _draw(seed, name, high - low) if self.start == "random" else (low + high - 1) // 2
 
 
 def seeded_key(seed, name):

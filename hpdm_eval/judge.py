@@ -8,9 +8,11 @@ such as the number of splits: JSON-able, and what tells two records of the same 
 """
 
 import json
+import re
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import numpy as np
@@ -23,15 +25,19 @@ from hpdm_eval.backbones import Backbone, PerFrame, backbone_name, load_backbone
 from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.backbones.loading import KINDS
 from hpdm_eval.cache import FeatureCache
-from hpdm_eval.clips import open_clips
+from hpdm_eval.clips import ClipSource, open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
 from hpdm_eval.distributed import rank_and_size
 from hpdm_eval.features import extract_features, extract_moments
 from hpdm_eval.metrics.frechet import Moments
 from hpdm_eval.protocols import DEFAULT, Protocol
 from hpdm_eval.records import make_record, save_record
+from hpdm_eval.selection import sources_of
 from hpdm_eval.statistics import Statistics, is_statistics
 from hpdm_eval.tables import text_table
+
+MANY_COPIES = 100  # from one clip in so many on, copies are worth a remark
+FAMILIES = ("videomae", "vjepa", "i3d", "c3d", "inception", "shapes3d")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +48,7 @@ class Side:
     features: np.ndarray | None  # float32 [N, D]; None for statistics that were stored without, and for frames
     probabilities: np.ndarray | None  # float32 [N, K] of a classifier
     summary: dict  # the record's entry: {"path", "sha256", "clips", "rejected"}
+    sources: list[str] | None = None  # of each clip, where several come from one video; None: all are independent
 
     @property
     def count(self):
@@ -71,6 +78,7 @@ class Comparison:
     samples: Side
     reference: Side | None
     seed: int
+    remarks: tuple[str, ...] = ()  # on both sets of clips and on the judge, for every record
 
     def record(self, metric, measure, *, higher_is_better, unit=None):
         """The Record of one metric; what its `measure` warns of is in it."""
@@ -91,7 +99,7 @@ class Comparison:
             reference=self.reference and self.reference.summary,
             backbone=self.backbone.describe(),
             seed=self.seed,
-            warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+            warnings=tuple(dict.fromkeys([*self.remarks, *(str(warning.message) for warning in caught)])),
             extra={"settings": settings} if settings else {},
             **figures,
         )
@@ -107,13 +115,20 @@ def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=No
             click.option("--record", "folder", type=OutputFolder(), metavar="DIR",
                          help="Also save the record in this folder."),
             click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
+            click.option("--trained-with", multiple=True, metavar="NAME",
+                         help="A network, such as videomae, from whose features the samples' model learnt; also read "
+                              "from `trained_with` in their samples.json. Such a network is refused as their judge."),
+            click.option("--allow-trained-judge", is_flag=True, help="Use it nevertheless; the record is marked."),
+            click.option("--group-by", default="auto", show_default=True, metavar="auto|none|folder|REGEX",
+                         help="Which clips come from one video, and are no independent draws in intervals: auto knows "
+                              "UCF-101's groups, REGEX is searched in the names."),
         ):
             function = option(function)
         function = metric_options(protocol, backbone)(common_options(function))
         if reference:
             function = click.option("--reference", required=True, type=click.Path(), metavar="DIR|STATS.npz",
                                     help="Real clips, or their statistics from `hpdm-eval stats`.")(function)
-        text = "Clips to judge: videos, folders of frames, arrays, or a zip of them."
+        text = "Clips to judge: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files."
         return click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE", multiple=several,
                             help=text + " Give it once per set." * several)(function)
     return decorate
@@ -159,22 +174,80 @@ def compare(options, *, reference=None, per_frame=False):
     roles = [role for role in ("samples", "reference") if role in options and not (role == "reference" and reference)]
     sources = {role: open_source(role, protocol, options) for role in roles}
     backbone = open_backbone(protocol, options, device, per_frame)
+    warn = judge_warnings(protocol.backbone, options)
     stored = sources.get("reference")
     if isinstance(stored, Statistics):
         stored.check_match(protocol, backbone.describe(), options["reference"])
-        if stored.seed != options["seed"] and (protocol.start == "random" or protocol.selection != "sorted"):
+        check_dimension(stored, backbone, options["reference"])
+        drawn = protocol.selection != "sorted" and protocol.num_reference is not None
+        if stored.foreign:
+            note(f"{options['reference']}: statistics of another tool, of {stored.moments.n} clips; nothing in it says "
+                 "which clips, network and protocol they are of", options["quiet"])
+        elif stored.seed != options["seed"] and (protocol.start == "random" or drawn):
             note(f"{options['reference']} was drawn with --seed {stored.seed}, the samples are with {options['seed']}",
                  options["quiet"])
     sides = {role: read_side(source, backbone, options) for role, source in sources.items()}
+    remarks = remarks_on_copies({role: source for role, source in sources.items() if isinstance(source, ClipSource)})
     return Comparison(started=started, device=device, protocol=protocol, backbone=backbone, samples=sides["samples"],
-                      reference=reference or sides.get("reference"), seed=options["seed"])
+                      reference=reference or sides.get("reference"), seed=options["seed"], remarks=(*warn, *remarks))
+
+
+def judge_warnings(backbone, options):
+    """Warnings of a judge whose features the samples' model was trained with; InputError unless that is allowed."""
+    known = {name: "--trained-with" for name in options.get("trained_with") or ()}
+    manifest = Path(options["samples"], "samples.json")
+    if manifest.is_file():
+        known |= dict.fromkeys(_trained_with(manifest), str(manifest))
+    for name, source in known.items():
+        if _family(name) == _family(backbone):
+            text = f"the samples' model was trained with features of {name} ({source}), and {backbone} is to judge them"
+            if not options.get("allow_trained_judge"):
+                raise InputError(f"{text}: its figure would measure the training; --allow-trained-judge computes it "
+                                 "nevertheless and marks it")
+            return (f"{text}: no measure of their quality",)
+    return ()
+
+
+def _trained_with(manifest):
+    try:
+        names = json.loads(manifest.read_text(encoding="utf-8")).get("trained_with") or []
+    except (OSError, ValueError, AttributeError):
+        return []  # what is wrong with it is said where it is needed
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
+def _family(name):
+    """What networks of one kind share: videomae:some/folder, VideoMAE-v2 → videomae; i3d-kinetics400 → i3d."""
+    word = re.sub("[^a-z0-9]", "", name.partition(":")[0].lower())
+    return next((family for family in FAMILIES if word.startswith(family)), word)
 
 
 def open_source(role, protocol, options):
     """`Statistics` where the reference is a file of them, else a ClipSource."""
     if role == "reference" and is_statistics(options[role]):
-        return Statistics.load(options[role])
+        return Statistics.load(options[role], protocol.num_reference)
     return open_clips(options[role], protocol, role=role, **take_reading(options, role))
+
+
+def check_dimension(stored, backbone, where):
+    """Raise InputError where `Statistics` have another number of features than the network makes."""
+    if stored.moments.dimension != backbone.feature_dim:
+        raise InputError(f"{where} is of {stored.moments.dimension} features, {backbone.name} makes "
+                         f"{backbone.feature_dim}: another network made it; --backbone says which")
+
+
+def remarks_on_copies(sources):
+    """Texts on clips that are in a set more than once, or in both; sources: {role: ClipSource}, after reading."""
+    digests = {role: source.digests for role, source in sources.items()}
+    remarks = []
+    for role, all_of_them in digests.items():
+        copies = len(all_of_them) - len(set(all_of_them))
+        if copies * MANY_COPIES >= len(all_of_them):
+            remarks.append(f"{copies} of {len(all_of_them)} {role} clips equal another one of them, pixel for pixel")
+    if len(digests) == 2 and (both := set(digests["samples"]) & set(digests["reference"])):
+        same = sum(digest in both for digest in digests["samples"])
+        remarks.append(f"{same} of {len(digests['samples'])} samples are reference clips too, pixel for pixel")
+    return tuple(remarks)
 
 
 def open_backbone(protocol, options, device, per_frame=False):
@@ -206,8 +279,9 @@ def read_side(source, backbone, options):
     if isinstance(source, Statistics):
         stored = {"statistics": options["reference"], "statistics_sha256": sha256_file(options["reference"]),
                   "seed": source.seed}
+        sources = None if options.get("group_by", "auto") == "none" else source.sources
         return Side(moments=source.moments, features=source.features, probabilities=None,
-                    summary={**source.source, **stored})
+                    summary={**source.source, **stored}, sources=sources)
     source.min_frames, source.shared = backbone.min_frames, True
     reading = {"batch": options["batch"], "quiet": options["quiet"],
                "cache": FeatureCache(backbone) if options["cache"] else None}
@@ -216,4 +290,5 @@ def read_side(source, backbone, options):
                     summary=source.summary())
     extracted = extract_features(source, backbone, **reading)
     return Side(moments=Moments.of(extracted.features), features=extracted.features,
-                probabilities=extracted.probabilities, summary=source.summary())
+                probabilities=extracted.probabilities, summary=source.summary(),
+                sources=sources_of(extracted.names, options.get("group_by", "auto")))

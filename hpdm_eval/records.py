@@ -1,12 +1,13 @@
 """The record: one figure as JSON, with everything that is needed to say how it was made and to make it again."""
 
 import json
-import math
+import os
 import re
 import shlex
 import sys
+import tempfile
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -15,11 +16,13 @@ import click
 
 from hpdm.console import Command
 from hpdm.environment import git_revision, hardware, package_versions
-from hpdm.errors import InputError
-from hpdm.files import write_json
+from hpdm.errors import InputError, WriteError
+from hpdm.files import no_room, parse_json, write_json
 from hpdm_eval.distributed import joined_processes, rank_and_size
+from hpdm_eval.tables import protocol_label, split_is_missing
 
 SCHEMA = 1
+LONGEST_NAME = 200  # bytes of a record's file name before its digest
 
 # What decides the features of a backbone; its file's name and place do not.
 OF_BACKBONE = ("name", "sha256", "epsilon", "precision", "mean_sha256", "per_frame")
@@ -65,7 +68,10 @@ class Record:
         parts = [self.metric, self.backbone and self.backbone["name"], self.protocol["name"], _stem(self.samples)]
         parts += ["vs", _stem(self.reference)] if self.reference else []
         digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-        return "-".join(re.sub(r"[^\w.]+", "-", part).strip("-.") for part in parts if part) + f"-{digest}.json"
+        name = "-".join(re.sub(r"[^\w.]+", "-", part).strip("-.") for part in parts if part)
+        if len(name.encode()) > LONGEST_NAME:  # file systems end at 255 bytes
+            name = name.encode()[:LONGEST_NAME].decode(errors="ignore")
+        return f"{name}-{digest}.json"
 
 
 def make_record(*, started, device="cpu", command=None, **values):
@@ -82,7 +88,15 @@ def make_record(*, started, device="cpu", command=None, **values):
         created=utc_now(),
         **values,
     )
-    return check_record(record, "this record")
+    check_record(record, "this record")
+    warnings = (*record.warnings, *_split_warnings(record))
+    return replace(record, warnings=warnings, extra={**record.extra, "label": protocol_label(record)})
+
+
+def _split_warnings(record):
+    if split_is_missing(record.protocol, record.reference):
+        yield (f"split not applied: {record.reference['path']} was read as it is, and {record.protocol['name']} wants "
+               f"{record.protocol['split']}; --split-lists DIR picks it, --split none says that there is none")
 
 
 class RememberingCommand(Command):
@@ -105,7 +119,15 @@ class RecordedCommand(RememberingCommand):
         with joined_processes():
             if rank_and_size()[0] > 0:
                 context.params["quiet"] = True
-            return super().invoke(context)
+            try:
+                return super().invoke(context)
+            except OSError as error:
+                # Results name their files; what is left is unpacked to be read.
+                number = None if error.filename or hasattr(error, "of_stdout") else no_room(error)
+                if number is None:
+                    raise
+                raise WriteError(f"a temporary file in {tempfile.gettempdir()}", number, os.strerror(number),
+                                 "make room there, or set TMPDIR to another folder") from error
 
 
 def command_line():
@@ -134,8 +156,8 @@ def save_record(record, folder):
 def load_record(path):
     """Read a record; raises InputError that names the file and the key where it is not one of schema 1."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        values = parse_json(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable record ({error})") from error
     return parse_record(values, path)
 
@@ -159,7 +181,9 @@ def check_record(record, where):
     """Return the record if its values have the types of the schema, else raise InputError naming one that has not."""
     for key, (test, expected) in CHECKS.items():
         if not test(getattr(record, key)):
-            raise InputError(f"{where}: {key!r} must be {expected}, got {getattr(record, key)!r}")
+            found = repr(getattr(record, key))
+            found = found if len(found) <= 200 else found[:197] + "..."
+            raise InputError(f"{where}: {key!r} must be {expected}, got {found}")
     return record
 
 
@@ -168,7 +192,18 @@ def _text(value):
 
 
 def _number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _detail(entry):
+    """Whether a further figure is one: names are texts, figures numbers or null, intervals two numbers or null."""
+    if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
+        return False
+    interval = entry.get("ci95")
+    return ("figure" not in entry or isinstance(entry["figure"], str)) and all(
+        entry.get(key) is None or _number(entry[key]) for key in ("value", "excess")
+    ) and (interval is None or (isinstance(interval, list | tuple) and len(interval) == 2
+                                and all(end is None or _number(end) for end in interval)))
 
 
 def _count(value):
@@ -176,7 +211,9 @@ def _count(value):
 
 
 def _source(value):
-    return isinstance(value, dict) and {"path", "sha256", "clips", "rejected"} <= set(value)
+    return (isinstance(value, dict) and {"path", "sha256", "clips", "rejected"} <= set(value)
+            and isinstance(value["path"], str) and isinstance(value["sha256"], str) and _count(value["clips"])
+            and isinstance(value["rejected"], list))
 
 
 def _optional(test):
@@ -194,10 +231,11 @@ CHECKS = {
     "num_reference": (_optional(_count), "a count or null"),
     "samples": (_source, "an object with path, sha256, clips and rejected"),
     "reference": (_optional(_source), "an object with path, sha256, clips and rejected, or null"),
-    "backbone": (_optional(lambda v: isinstance(v, dict) and {"name", "sha256"} <= set(v)),
+    "backbone": (_optional(lambda v: isinstance(v, dict) and _text(v.get("name")) and isinstance(v.get("sha256"), str)),
                  "an object with name and sha256, or null"),
     "seed": (_count, "a whole number of at least 0"),
-    "details": (lambda v: isinstance(v, tuple) and all(isinstance(item, dict) for item in v), "a list of objects"),
+    "details": (lambda v: isinstance(v, tuple) and all(map(_detail, v)),
+                "a list of flat objects whose figures are numbers"),
     "warnings": (lambda v: isinstance(v, tuple) and all(map(_text, v)), "a list of texts"),
     "command": (_text, "a command line"),
     "versions": (lambda v: isinstance(v, dict), "an object"),

@@ -1,6 +1,7 @@
 """Making a record's figure again: run its command, compare, and say what has changed since.
 
-Only commands of `hpdm-eval` that print records are run, in this process and without a shell.
+Only commands of `hpdm-eval` that print records are run, in this process and without a shell. A record is a file of
+somebody else's: what it names is used only as far as it is verified, or allowed by whoever runs this.
 """
 
 import contextlib
@@ -8,18 +9,25 @@ import io
 import json
 import math
 import shlex
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+import yaml
+
+from hpdm.console import OutputFile, OutputFolder
 from hpdm.errors import InputError
+from hpdm.files import scratch_folder
+from hpdm.trust import only_trusting
+from hpdm_eval.protocols import DESCRIPTION
 from hpdm_eval.records import Record, parse_record
 
 PROGRAM = "hpdm-eval"
 # commands that measure: what they print with --json is records
-ON_FEATURES = ("fvd", "is", "kvd", "prdc", "fid", "all", "curve")
+ON_FEATURES = ("fvd", "is", "kvd", "prdc", "fid", "all", "curve", "compare")
 MEASURES = (*ON_FEATURES, "seams", "dead-tokens", "pyramid", "clipsim")
-OUTPUTS = ("--record", "--plots")  # options that write beside what is printed
+ALSO_FVD = "compare-protocols"  # each of its records is one of fvd under the record's own protocol
+OUTPUTS = ("--record", "--plots", "--report")  # options that write beside what is printed
+INPUTS = ("--samples", "--reference", "--weights", "--c3d-mean", "--split-lists")
 RELATIVE, ABSOLUTE = 1e-4, 1e-6  # what other processors, numbers of threads and versions may move
 UNCHANGED, CHANGED, UNKNOWN = "unchanged", "changed", "unknown"
 
@@ -47,30 +55,36 @@ class Reproduction:
         return not self.differences
 
 
-def reproduce(record, *, folder=".", relative=RELATIVE, absolute=ABSOLUTE, device=None, seed=None, quiet=True):
+def reproduce(record, *, folder=None, near=None, relative=RELATIVE, absolute=ABSOLUTE, device=None, seed=None,
+              quiet=True, allow=()):
     """Run the command of a `Record` again and compare: a `Reproduction`.
 
-    folder: where the command's relative paths start. relative, absolute: what figures may differ by. device, seed: in
-    place of the command's own. quiet: no progress on stderr. Features are computed anew, not taken from
-    the cache. Raises InputError for a command that is not ours or measures nothing, and whatever the command itself
-    raises.
+    folder: where the command's relative paths start; without it, the working folder or, where the inputs are not there,
+    the folder `near`, such as the record's own, or one above it. relative, absolute: what figures may differ by.
+    device, seed: in place of the command's own. quiet: no progress on stderr. allow: what the command may use though
+    nobody has verified it: weights files and folders by path or SHA-256, networks by their id on the hub. The protocol
+    is the one that the record holds, whatever its name means now; of a command that measures more, only the record's
+    metric and samples are run. Features are computed again, not taken from the cache. Raises InputError for a command
+    that is not ours or measures nothing, for inputs that are not found, and whatever the command itself raises.
     """
-    if not Path(folder).is_dir():
+    if folder is not None and not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder")
     printed = io.StringIO()
-    with tempfile.TemporaryDirectory(prefix="hpdm-eval-") as scratch:
-        name, words = rerun_words(record.command, scratch, device, seed, quiet)
-        with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
-            _run(name, words)
+    with scratch_folder("hpdm-eval-reproduce") as scratch:
+        name, words = rerun_words(record.command, scratch, device, seed, quiet, record)
+        place = find_folder(words, folder, near)
+        with contextlib.chdir(place), contextlib.redirect_stdout(printed), only_trusting(allow):
+            _run(name, words, scratch)
     now = _matching(record, json.loads(printed.getvalue()))
     return Reproduction(recorded=record, now=now, differences=tuple(_differences(record, now, relative, absolute)),
                         changes=tuple(_changes(record, now)))
 
 
-def rerun_words(command, scratch, device=None, seed=None, quiet=True):
+def rerun_words(command, scratch, device=None, seed=None, quiet=True, record=None):
     """(name of the subcommand, its words) to run a record's command again; raises InputError where that cannot be.
 
-    What it would write is left out, or goes to the folder `scratch`, and its records are printed.
+    What it would write is left out, or goes to the folder `scratch`, and its records are printed. record: restricts the
+    command to what this record needs, under its own protocol.
     """
     try:
         program, *words = shlex.split(command)
@@ -79,12 +93,17 @@ def rerun_words(command, scratch, device=None, seed=None, quiet=True):
     if PurePath(program).name != PROGRAM or not words:
         raise InputError(f"the record was not made by a command of {PROGRAM}: {command}")
     name, *words = words
+    if name == ALSO_FVD and _has_protocol(record):
+        words = _without(words, ("--protocols", "--out", "--numerics"))
+        name, words = "fvd", [word for word in words if word not in ("--legacy", "--no-legacy")]
     if name not in MEASURES:
         raise InputError(f"`{PROGRAM} {name}` is no single measurement: run it again and compare its records. It was "
                          f"made by {command}")
     words = _without(words, OUTPUTS)
+    if record is not None:
+        words = _only(name, words, record, scratch)
     if name == "curve":
-        words = [*_without(words, ("--out",)), "--out", scratch]
+        words = [*_without(words, ("--out",)), "--out", str(scratch)]
     for option, value in (("--device", device), ("--seed", seed)):
         if value is not None:
             words = [*_without(words, (option,)), option, str(value)]
@@ -93,11 +112,73 @@ def rerun_words(command, scratch, device=None, seed=None, quiet=True):
     return name, [*(word for word in words if word not in ("--json", "--quiet")), "--json", *["--quiet"] * quiet]
 
 
-def _run(name, words):
+def find_folder(words, folder=None, near=None):
+    """Where the relative inputs among a command's words are; InputError that says --folder where they are nowhere.
+
+    folder: the only place to look; else the working folder, `near`, and the folders above it.
+    """
+    paths = [path for path in _inputs_of(words) if not PurePath(path).is_absolute()]
+    places = [Path(folder)] if folder is not None else [Path(".")]
+    if folder is None and near is not None:
+        near = Path(near).resolve()
+        places += [near, *near.parents]
+    for place in places:
+        if all((place / path).exists() for path in paths):
+            return place
+    missing = next(path for path in paths if not (places[0] / path).exists())
+    where = f"in {folder}" if folder is not None else "here" + (", nor beside the record or above it" if near else "")
+    raise InputError(f"{missing} is not {where}: --folder DIR says where the command's relative paths start")
+
+
+def _inputs_of(words):
+    """Paths that a command reads, from its words."""
+    for index, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in INPUTS and (equals or index + 1 < len(words)):
+            path = value if equals else words[index + 1]
+            if option == "--samples" and not Path(path).exists() and "=" in path:  # compare's NAME=DIR
+                path = path.partition("=")[2]
+            yield path
+
+
+def _only(name, words, record, scratch):
+    """The words restricted to what one record needs: its metric, its samples, its protocol."""
+    if name in ("all", "compare"):
+        words = [*_without(words, ("--metrics", "--sort")), "--metrics", record.metric]
+    if name == "curve":
+        words = [*_without(words, ("--samples",)), "--samples", record.samples["path"]]
+    if _has_protocol(record):
+        words = [*_without(words, ("--protocol",)), "--protocol", _write_protocol(name, record, scratch)]
+    return words
+
+
+def _has_protocol(record):
+    return record is not None and "hash" in record.protocol
+
+
+def _write_protocol(name, record, scratch):
+    """A YAML file of the settings that a record was made with."""
+    settings = {key: value for key, value in record.protocol.items() if key not in (*DESCRIPTION, "hash")}
+    if name in ("all", "compare") and record.metric in ("is", "fid"):
+        del settings["backbone"]  # they look through a network of their own
+    if settings.get("numerics") == "legacy":
+        settings["legacy"] = {"root": settings["root"]}
+    path = Path(scratch, f"{record.protocol['name']}.yaml")
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return str(path)
+
+
+def _run(name, words, scratch):
+    """Run a subcommand that writes nothing outside of `scratch`."""
     from hpdm_eval.cli import main  # imports every command's module on demand
 
     command = main.get_command(None, name)
-    command.main(words, prog_name=f"{PROGRAM} {name}", standalone_mode=False)
+    with command.make_context(name, list(words)) as context:
+        for parameter in command.get_params(context):
+            value = context.params.get(parameter.name)
+            if isinstance(parameter.type, OutputFolder | OutputFile) and str(value) not in ("None", "()", str(scratch)):
+                raise InputError(f"the record's command would write to {value}")
+        command.invoke(context)
 
 
 def _without(words, options):
@@ -190,7 +271,8 @@ def _inputs(record):
 
 
 def _settings(record, other):
-    own = {key: value for key, value in record.protocol.items() if key != "hash"}
+    own = {key: value for key, value in record.protocol.items()  # later versions add settings that are null
+           if key not in (*DESCRIPTION[1:], "hash") and value is not None}
     also = record.extra.get("settings") or {}
     if "settings" not in other.extra:  # earlier versions did not write them
         also = {}

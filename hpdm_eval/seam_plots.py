@@ -14,6 +14,7 @@ from hpdm_eval.metrics.seams import STATISTICS, lattice_moves
 
 NAMES = {"f": "between frames", "h": "between rows", "w": "between columns"}
 COLOURS = matplotlib.colormaps["magma"]
+_VERDICTS = {True: ("tab:red", ", seam"), False: ("tab:green", ""), None: ("0.5", ", no verdict")}
 
 
 def write_seam_plots(folder, clips, lattices, figures, *, reference=None):
@@ -50,10 +51,9 @@ def _profiles(clips, reference, lattices, verdicts):
             compared = lattice_moves(lattice)[0]
             panel.plot(compared, profile[lattice.period - 1 + compared], "o", ms=4, color="tab:blue", label="compared")
             verdict = verdicts.get(key)
-            hit = verdict is not None and verdict.significant
-            panel.plot([0], [profile[lattice.period - 1]], "D", ms=6, color="tab:red" if hit else "tab:green",
-                       label="borders")
-            result = f"excess {verdict.excess:.3f}{', seam' if hit else ''}" if verdict else ""
+            colour, remark = _VERDICTS[None if verdict is None else verdict.significant]
+            panel.plot([0], [profile[lattice.period - 1]], "D", ms=6, color=colour, label="borders")
+            result = f"excess {verdict.excess:.3f}{remark}" if verdict else ""
             panel.set_title(f"{NAMES[lattice.axis]}, period {lattice.period}, {statistic}: {result}", fontsize=8)
             panel.tick_params(labelsize=7)
     panels[0][0].legend(fontsize=7)

@@ -8,11 +8,14 @@ from pathlib import Path, PurePosixPath
 
 from hpdm.errors import InputError
 from hpdm.files import sha256_file
+from hpdm.video.ucf101 import read_list, video_key
 from hpdm_eval.frames import natural_key, seeded_key
 
 RULES = ("sorted", "shuffled", "class-balanced")
 SPLIT_FOLDER = "ucfTrainTestlist"
 _SPLIT = re.compile(r"ucf101-(train|test)-0([123])")
+_UCF_GROUP = re.compile(r"(v_[A-Za-z]+_g\d+)_c\d+")
+_CLASS_IN_NAME = re.compile(r"(?:v_([A-Za-z]+)_g\d+_c\d+|\d+_c(\d+))$")
 
 
 def check_split(name):
@@ -22,41 +25,107 @@ def check_split(name):
 
 
 def matching(candidates, pattern, where):
-    """Candidates whose file's name, or path below the root, fits the pattern; all of them for None.
+    """Candidates whose file's name fits the pattern, or, where it holds a "/", their path below the root; None: all.
 
     Raises InputError where none does.
     """
     if pattern is None:
         return candidates
-    chosen = []
-    for candidate in candidates:
-        path = candidate.name.partition("#")[0]
-        if fnmatchcase(path, pattern) or fnmatchcase(PurePosixPath(path).name, pattern):
-            chosen.append(candidate)
+    part = str if "/" in pattern else lambda file: PurePosixPath(file).name
+    chosen = [candidate for candidate in candidates if fnmatchcase(part(candidate.file), pattern)]
     if not chosen:
         raise InputError(f"--match {pattern}: none of the {len(candidates)} clips in {where} fits, "
                          f"the first is {candidates[0].name}")
     return chosen
 
 
-def order(candidates, rule, seed):
-    """Candidates (in natural order) as `rule` wants them.
+def order(candidates, rule, seed, wanted=None):
+    """Candidates (in natural order) as `rule` wants them; the first `wanted` usable ones are read (None: all).
 
     sorted: as they are; a prefix of them holds the first classes alone. shuffled: by a hash of (seed, name), so that
-    the order of two clips does not depend on the others. class-balanced: one of each class in turn (classes in natural
-    order, clips of a class as in shuffled), so that any prefix is as balanced as the classes allow.
+    the order of two clips does not depend on the others. class-balanced: drawn at random, one of each class in turn,
+    so that any prefix is as balanced as the classes allow; the first `wanted` are then put into natural order, where
+    the cells of one sheet are neighbours, and so are all where all are read. Classes are those of `class_of`.
     """
     if rule == "sorted":
         return list(candidates)
     shuffled = sorted(candidates, key=lambda candidate: seeded_key(seed, candidate.name))
     if rule == "shuffled":
         return shuffled
+    if wanted is None or wanted >= len(candidates):
+        return list(candidates)
     classes = defaultdict(list)
     for candidate in shuffled:
-        classes[candidate.label or ""].append(candidate)
-    ranked = [(turn, natural_key(label), candidate)
+        classes[class_of(candidate)].append(candidate)
+    # Which classes get one more where `wanted` is no multiple of their number is drawn too, else the first always do.
+    ranked = [(turn, seeded_key(seed, f"class\0{label}"), candidate)
               for label, members in classes.items() for turn, candidate in enumerate(members)]
-    return [candidate for *_, candidate in sorted(ranked, key=lambda entry: entry[:2])]
+    drawn = [candidate for *_, candidate in sorted(ranked, key=lambda entry: entry[:2])]
+    places = {id(candidate): place for place, candidate in enumerate(candidates)}
+    return sorted(drawn[:wanted], key=lambda candidate: places[id(candidate)]) + drawn[wanted:]
+
+
+def class_of(candidate):
+    """Class of a candidate: its class folder; else what its name says, as UCF-101's (`v_Punch_g08_c01`) and those of
+    `hpdm-sample` (`00012_c003`) do; else "", which all nameless ones share."""
+    if candidate.label:
+        return candidate.label
+    match = _CLASS_IN_NAME.match(PurePosixPath(candidate.file or candidate.name).stem)
+    return (match[1] or match[2]) if match else ""
+
+
+def source_of(name):
+    """Group of a clip whose members are no independent draws: the UCF-101 group (`v_Punch_g08`) of a video of it
+    (`Punch/v_Punch_g08_c01.avi`), None for any other name. Clips of one group are cut from one longer video."""
+    match = _UCF_GROUP.match(PurePosixPath(name).name)
+    return match[1] if match else None
+
+
+def sources_of(names, rule="auto"):
+    """Source of each clip, list of N texts, or None where every clip is a draw of its own.
+
+    rule: "auto" knows the groups of UCF-101; "none" is None; "folder" is the folder that a clip lies in; anything else
+    is a regular expression that is searched in the name: its first group, or all that it matches, is the source, and a
+    name without a match is a source of its own. Raises InputError for an expression that is none or never matches.
+    """
+    names = list(map(str, names))
+    if rule in (None, "none"):
+        return None
+    if rule == "auto":
+        found = [source_of(name) for name in names]
+    elif rule == "folder":
+        found = [str(PurePosixPath(name.partition("#")[0]).parent) for name in names]
+    else:
+        found = _by_expression(names, rule)
+    sources = [name if source is None else f"source {source}" for name, source in zip(names, found)]
+    return None if len(set(sources)) == len(names) else sources
+
+
+def _by_expression(names, rule):
+    try:
+        expression = re.compile(rule)
+    except re.error as error:
+        raise InputError(f"--group-by {rule}: write auto, none, folder or a regular expression ({error})") from error
+    matches = [expression.search(name) for name in names]
+    if not any(matches):
+        raise InputError(f"--group-by {rule}: no name matches, the first is {names[0]}")
+    return [match and (match[1] if expression.groups and match[1] is not None else match[0]) for match in matches]
+
+
+def subset_entry(candidates, rejected, accepted):
+    """A record's entry of a subset: {"classes": {"available": clips, "of": classes, "taken": classes, "lost": [...]}}.
+
+    candidates: in the order of reading; rejected: [{"path", "reason"}]; accepted: how many clips were read. {} where
+    all that is usable was read.
+    """
+    unusable = {entry["path"] for entry in rejected}
+    usable = [candidate for candidate in candidates if candidate.name not in unusable]
+    if len(usable) <= accepted:
+        return {}
+    known = {class_of(candidate) for candidate in usable}
+    taken = {class_of(candidate) for candidate in usable[:accepted]}
+    return {"classes": {"available": len(usable), "of": len(known), "taken": len(taken),
+                        "lost": sorted(known - taken, key=natural_key)}}
 
 
 def find_split_lists(root, lists):
@@ -70,29 +139,16 @@ def find_split_lists(root, lists):
 def apply_split(candidates, split, lists):
     """Candidates that the official list of `split` names, and what the record says of it.
 
-    Videos are matched by their name without folders and suffix, which is unique in UCF-101, so the files may have been
-    converted or moved. Returns (candidates, {"name", "sha256", "listed", "present"}); raises InputError.
+    Videos are matched by their `video_key`, which is unique in UCF-101, so the files may have been converted or moved.
+    Returns (candidates, {"name", "sha256", "listed", "present"}); raises InputError.
     """
     check_split(split)
     part, number = _SPLIT.fullmatch(split).groups()
     path = Path(lists, f"{part}list0{number}.txt")
     if not path.is_file():
         raise InputError(f"split {split}: {path} does not exist; --split-lists takes UCF-101's {SPLIT_FOLDER} folder")
-    listed = _read_list(path)
-    chosen = [candidate for candidate in candidates if _stem(candidate.name.split("#")[0]) in listed]
+    listed = {video_key(video) for _, video, _ in read_list(path)}
+    chosen = [candidate for candidate in candidates if video_key(candidate.file) in listed]
     if not chosen:
         raise InputError(f"none of {len(candidates)} videos is in {path}; --split none takes them all")
     return chosen, {"name": split, "sha256": sha256_file(path), "listed": len(listed), "present": len(chosen)}
-
-
-def _read_list(path):
-    """Video stems of a list; lines are `Class/video.avi`, in train lists followed by the class number, CRLF ended."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a list of videos (not UTF-8 text)") from error
-    return {_stem(line.split()[0]) for line in lines if line.strip()}
-
-
-def _stem(name):
-    return PurePosixPath(name).stem

@@ -4,7 +4,10 @@ A row names its metric together with the backbone, and its protocol together wit
 point to notes below the table: settings changed from the named protocol, weights of unknown origin, warnings.
 """
 
+from hpdm_eval.rejections import reason_counts
+
 COLUMNS = ("metric", "value", "protocol", "samples", "reference", "seed")
+FEW_NAMES = 5
 RIGHT_ALIGNED = ("value", "samples", "reference", "seed")
 
 
@@ -14,9 +17,36 @@ def metric_label(record):
 
 
 def protocol_label(record):
-    """`hpdm-16f@0123456789ab`: the protocol's name and the hash of its settings."""
+    """`hpdm-16f@0123456789ab`: the protocol's name and the hash of its settings.
+
+    In brackets what the name alone would not let a reader expect: `(split not applied)`, `(exact numerics)`, prefixes.
+    """
     name, digest = record.protocol["name"], record.protocol.get("hash")
-    return f"{name}@{digest}" if digest else name
+    label = f"{name}@{digest}" if digest else name
+    told = "; ".join(label_remarks(record.protocol, record.reference))
+    return f"{label} ({told})" if told else label
+
+
+def label_remarks(protocol, reference):
+    """What belongs into the label of a figure, in words. protocol, reference: as a record holds them."""
+    if split_is_missing(protocol, reference):
+        yield "split not applied"
+    if "numerics=exact" in (protocol.get("overrides") or ()):
+        yield "exact numerics"
+    yield from subset_remarks(protocol)
+
+
+def subset_remarks(protocol):
+    """Words on each side of which a protocol, as a dict, takes a prefix: "reference: the first 2048 by name"."""
+    for name, rule, count in (("reference", "selection", "num_reference"),
+                              ("samples", "samples_selection", "num_samples")):
+        if protocol.get(rule) == "sorted" and protocol.get(count):
+            yield f"{name}: the first {protocol[count]} by name"
+
+
+def split_is_missing(protocol, reference):
+    """Whether a protocol wants an official split that nothing has picked the reference by; no where it is unknown."""
+    return bool(protocol.get("split") and reference and "split" in reference and not reference["split"])
 
 
 def format_value(value):
@@ -83,6 +113,11 @@ def _cells(records, names):
     return header, rows, [(mark, text) for text, mark in notes.items()]
 
 
+def _few(names):
+    shown = ", ".join(name or "clips without a class" for name in names[:FEW_NAMES])
+    return shown + (f" and {len(names) - FEW_NAMES} more" if len(names) > FEW_NAMES else "")
+
+
 def _interval(record):
     if record.ci95 is None:
         return ""
@@ -103,5 +138,8 @@ def remarks(record):
         wanted = record.protocol.get(f"num_{column}")
         if source and wanted and source["clips"] < wanted:
             yield column, f"the protocol wants {wanted}"
+        if source and (classes := source.get("classes")) and classes["lost"]:
+            yield column, (f"{classes['taken']} of {classes['of']} classes are in these {column}, drawn from "
+                           f"{classes['available']} clips; not {_few(classes['lost'])}")
         if source and source["rejected"]:
-            yield column, f"{len(source['rejected'])} of the {column} rejected; the record lists them with reasons"
+            yield column, f"{len(source['rejected'])} of the {column} rejected: {reason_counts(source['rejected'])}"

@@ -73,7 +73,9 @@ def test_layout_and_what_a_weights_file_carries(tmp_path):
     state = State(steps=1)
     folder = state.save(tmp_path, 1000)
     assert folder.name == "step-00001000" and latest_checkpoint(tmp_path) == folder
-    assert {p.name for p in folder.iterdir()} == {"config.yaml", "ema.safetensors", "model.safetensors", "training.pt"}
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml", "ema.safetensors", "manifest.json", "model.safetensors", "training.pt"
+    }
     assert len({p.stat().st_mode for p in folder.iterdir()}) == 1
     assert read_config(folder / "config.yaml") == state.config
     weights, config, step = read_weights(folder / "ema.safetensors")

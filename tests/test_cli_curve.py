@@ -155,9 +155,11 @@ def test_enough_samples_bring_the_corrected_value_and_infinity():
              for side in (x, y)]
     figures = measure(*sides, load_protocol("native"), interval=True, extrapolate=True)
     details = {entry["figure"]: entry for entry in figures["details"]}
-    jackknife, line = grouped_jackknife(x, y), extrapolate(x, y)
+    jackknife, line = grouped_jackknife(x, y, over="both"), extrapolate(x, y, over="both")
     assert details["corrected"]["value"] == pytest.approx(jackknife.corrected, rel=1e-6)
-    assert np.mean(details["corrected"]["ci95"]) == pytest.approx(jackknife.corrected, rel=1e-6)
+    assert details["corrected"]["ci95"] == pytest.approx(
+        [jackknife.corrected - jackknife.half_width(), jackknife.corrected + jackknife.half_width()], rel=1e-6)
+    assert 0 < details["corrected"]["bias_of_reference"] < details["corrected"]["bias"]
     assert details["fvd-infinity"]["value"] == pytest.approx(line.value, rel=1e-9)
     assert details["fvd-infinity"]["smallest"] == 320 and 0.8 < details["fvd-infinity"]["r2"] <= 1
     assert figures["value"] > details["corrected"]["value"]
@@ -173,3 +175,34 @@ def test_the_curve_ends_at_the_figure_of_fvd_under_legacy_numerics_too(clips, ru
     assert alone["protocol"]["root"] == "fp32-svd"
     assert curve["value"] == alone["value"]
     assert curve["details"][0]["value"] == alone["details"][-1]["value"]
+
+
+def test_without_the_reference_s_features_the_label_says_so():
+    """Only the samples' bias can be subtracted; the figures are called by what they are."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(650, 128)) * 1.1, rng.normal(size=(900, 128))
+    own = SimpleNamespace(features=x, moments=Moments.of(x), distribution=x, count=650)
+    stored = SimpleNamespace(features=None, moments=Moments.of(y), distribution=Moments.of(y), count=900)
+    few = SimpleNamespace(features=y[:300], moments=Moments.of(y[:300]), distribution=y[:300], count=300)
+    for reference, reason in ((stored, "features are not known"), (few, "correcting that needs 640")):
+        with pytest.warns(UserWarning, match=f"against this reference keeps the bias.*{reason}"):
+            figures = measure(own, reference, load_protocol("native"), interval=True, extrapolate=True)
+        details = {entry["figure"]: entry for entry in figures["details"]}
+        jackknife = grouped_jackknife(x, reference.moments)
+        assert set(details) == {"standard error", "corrected against this reference",
+                                "fvd-infinity against this reference"}
+        assert details["corrected against this reference"]["value"] == pytest.approx(jackknife.corrected, rel=1e-6)
+
+
+def test_clips_of_one_source_are_dealt_together():
+    rng = np.random.default_rng(0)
+    x, y = np.repeat(rng.normal(size=(40, 8)), 5, axis=0), rng.normal(size=(200, 8))
+    x = x + 0.1 * rng.normal(size=x.shape)
+    errors = []
+    for sources in (None, [str(k // 5) for k in range(200)]):
+        sides = [SimpleNamespace(features=side, moments=Moments.of(side), distribution=side, count=200, sources=known)
+                 for side, known in ((x, sources), (y, None))]
+        entry = measure(*sides, load_protocol("native"), interval=True)["details"][0]
+        errors.append(entry["value"])
+        assert entry.get("sources") == (sources and 40)
+    assert errors[1] > 1.5 * errors[0]

@@ -1,8 +1,10 @@
 """`hpdm-eval seams`, `seams-power`, `dead-tokens` and `pyramid` from files to what they print, write and refuse."""
 
 import csv
+import io
 import json
 
+import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -16,6 +18,7 @@ from hpdm.sampling.cli import sample
 from hpdm_eval import seam_plots
 from hpdm_eval.cli import main
 from hpdm_eval.records import load_record
+from hpdm_eval.studies.seam_codecs import encode_with
 from hpdm_eval.studies.seam_injection import inject_seams
 
 PATCH = (8, 32, 32)
@@ -64,11 +67,14 @@ def test_json_is_one_record_of_the_contract(folders, tmp_path):
     assert json.loads(saved.read_text()) == values
     record = load_record(saved)
     assert record.metric == "seams" and not record.higher_is_better and record.num_samples == 8
-    assert record.value == max(entry["excess"] for entry in record.details)
+    assert record.value == pytest.approx(np.mean([entry["excess"] for entry in record.details]))
+    assert values["pooled_over"] == [{"axis": axis, "period": period} for axis, period in (("f", 8), ("h", 32), ("w", 32))]
+    assert values["largest"]["excess"] == max(entry["excess"] for entry in record.details) > record.value
+    assert record.ci95[0] < record.value < record.ci95[1]
     for entry in record.details:
         assert {"axis", "period", "statistic", "excess", "ci95", "p_value", "significant"} <= set(entry)
         assert entry["ci95"][0] < entry["excess"] < entry["ci95"][1] and 0 <= entry["p_value"] <= 1
-        assert entry["significant"] is True or entry["significant"] is False
+        assert entry["significant"] is True or entry["significant"] is False or entry["reason"]
     found = {(entry["axis"], entry["period"]) for entry in record.details if entry["significant"]}
     assert found == {("f", 8), ("h", 32), ("w", 32)}
     assert len({(entry["axis"], entry["period"], entry["statistic"]) for entry in record.details}) == 6
@@ -83,6 +89,42 @@ def test_table_gives_the_verdicts(folders):
     assert result.stdout.startswith("metric") and "SEAM" not in result.stdout
     assert result.stdout.count("coherent-step") >= 3 and "clips with the largest scores:" in result.stdout
     assert "SEAM" in run("seams", "--samples", folders / "tiled", "--patch", "8x32x32", "--quiet").stdout
+
+
+def test_no_verdict_is_said_with_its_reason_in_table_record_and_plots(tmp_path):
+    """Tiles of 16 in lossy files cannot be told from macroblocks; keys at every border hide what tiles do in time."""
+    for k in range(6):
+        write_keyed(tmp_path / "clips" / f"{k}.mp4", smooth_clip(k, (24, 64, 64)), 8)
+    words = ["seams", "--samples", tmp_path / "clips", "--patch", "8x16x16"]
+    result = run(*words, "--json", "--plots", tmp_path / "plots")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    reasons = {entry["axis"]: entry["reason"] for entry in record["details"] if entry["period"] in (8, 16)}
+    assert "key frames of the files meet every border" in reasons["f"] and "codec's blocks of 16" in reasons["w"]
+    assert all(entry["significant"] is None for entry in record["details"])
+    assert any("no verdict on f 8: key frames" in warning for warning in record["warnings"])
+    assert (tmp_path / "plots" / "seams-profile.png").read_bytes().startswith(b"\x89PNG")
+    result = run(*words)
+    assert "no verdict" in result.stdout and "key frames of the files meet every border" in result.output
+    record = json.loads(run(*words, "--json", "--reference", tmp_path / "clips").stdout)
+    assert all(entry["significant"] is False and entry["reason"] is None for entry in record["details"])
+
+
+def write_keyed(path, clip, gop):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(remuxed(encode_with(clip, "x264", gop)))
+
+
+def remuxed(matroska):
+    """The same packets as an MP4 file."""
+    output = io.BytesIO()
+    with av.open(io.BytesIO(matroska)) as source, av.open(output, mode="w", format="mp4") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    return output.getvalue()
 
 
 def test_records_of_other_lattices_do_not_overwrite_each_other(folders, tmp_path):
@@ -286,6 +328,7 @@ def test_power_is_written_as_page_table_and_picture(folders, tmp_path):
     rates = {(row["kind"], int(row["amount"]), row["axis"]): float(row["detected"]) for row in rows}
     assert rates["none", 0, "any"] <= 0.2 and rates["brightness", 4, "any"] == rates["shift", 3, "any"] == 1
     assert "| shift | 3 |" in (tmp_path / "seams-power.md").read_text()
+    assert "| none | 24 | pooled |" in (tmp_path / "seams-power.md").read_text()
     assert (tmp_path / "seams-power.png").read_bytes().startswith(b"\x89PNG")
     (record,) = map(load_record, (tmp_path / "records").iterdir())
     assert record.metric == "seams-false-positives" and record.value == rates["none", 0, "any"]

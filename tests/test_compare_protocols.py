@@ -13,25 +13,29 @@ from hpdm_eval.protocols import list_protocols, load_protocol
 from hpdm_eval.records import load_record
 
 PUBLISHED = {
-    # frames, real clips, generated clips, split, way into the network, legacy (ddof, root, epsilon)
+    # frames, real clips, generated clips, split, way into the network, (ddof, root, epsilon)
     "styleganv-128f": (128, 2048, 2048, None, "bilinear", (0, "scipy-sqrtm", 1e-3)),
-    "videogpt-16f": (16, 256, 256, "ucf101-test-01", "short-side", (1, "fp32-svd", 1e-5)),
+    "videogpt-16f": (16, 256, 256, None, "short-side", (1, "fp32-svd", 1e-5)),
     "digan-16f": (16, 2048, 2048, None, "short-side", (1, "fp32-svd", 1e-5)),
     "tats-16f": (16, 2048, 2048, "ucf101-train-01", "bilinear", (1, "fp32-svd", 1e-5)),
     "latte-16f": (16, 2048, 2048, None, "bilinear", (0, "scipy-sqrtm", 1e-3)),
     "google-2018": (16, None, None, None, "tf1-bilinear", (1, "fp64-svd", 1e-3)),
+    "far-16f": (16, 2048, 2048, None, "bilinear", (1, "scipy-sqrtm", 1e-3)),
+    "larp-16f": (16, None, 10000, "ucf101-train-01", "bilinear", (0, "fp64-svd", 1e-3)),
+    "cdfvd-16f": (16, None, 2048, None, "bilinear", (0, "scipy-sqrtm", 1e-5)),
+    "ardiff-16f": (16, 2048, 2048, "ucf101-train-03", "bilinear", (1, "scipy-sqrtm", 1e-3)),
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_settings(name):
-    frames, real, generated, split, into, legacy = PUBLISHED[name]
+    frames, real, generated, split, into, arithmetic = PUBLISHED[name]
     protocol = load_protocol(name)
     assert (protocol.frames, protocol.num_reference, protocol.num_samples) == (frames, real, generated)
     assert (protocol.split, protocol.backbone_resize, protocol.backbone) == (split, into, "i3d")
-    assert (protocol.ddof, protocol.root, protocol.bn_epsilon) == (1, "qr-nuclear", None)
-    repeated = load_protocol(name, numerics="legacy")
-    assert (repeated.ddof, repeated.root, repeated.bn_epsilon) == legacy
+    assert (protocol.ddof, protocol.root, protocol.bn_epsilon) == arithmetic
+    exact = load_protocol(name, numerics="exact")
+    assert (exact.ddof, exact.root, exact.bn_epsilon) == (arithmetic[0], "qr-nuclear", arithmetic[2])
     assert protocol.citation and "arXiv" in protocol.citation or "20" in protocol.citation
 
 
@@ -42,6 +46,7 @@ def test_what_sets_them_apart():
     assert set(load_protocol("styleganv-128f").differences(styleganv)) == {"frames"}
     assert set(load_protocol("digan-16f").differences(load_protocol("tats-16f"))) == {"split", "backbone_resize"}
     assert len({protocol.hash() for protocol in list_protocols()}) == len(list_protocols())
+    assert load_protocol("videogpt-16f").resolution == (64, 64)  # BAIR's; it publishes no FVD of UCF-101
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +78,24 @@ def test_each_protocol_gives_the_figure_that_fvd_gives(run, tmp_path):
     assert result.exit_code == 0, result.output
     records = [load_record(path) for path in (tmp_path / "records").iterdir()]
     found = {(record.protocol["name"], record.protocol["numerics"]): record for record in records}
-    names = ("hpdm-16f", "pvdm-16f", "google-2018")
-    assert set(found) == {(name, numerics) for name in names for numerics in ("exact", "legacy")}
+    names = ("generic-16f", "pvdm-16f", "google-2018")
+    assert set(found) == {(name, numerics) for name in names for numerics in ("exact", "legacy")} - {
+        ("generic-16f", "legacy")}  # which has no published code
     for (name, numerics), record in found.items():
         alone = json.loads(run("fvd", "--protocol", name, "--numerics", numerics, "--json").stdout)
         assert record.value == pytest.approx(alone["value"], rel=1e-9)
         assert record.protocol["hash"] == alone["protocol"]["hash"]
-    # over N in place of N - 1 shrinks covariances by a tenth or so
-    assert found["hpdm-16f", "legacy"].value != found["hpdm-16f", "exact"].value
+    rounding = found["pvdm-16f", "legacy"].value - found["pvdm-16f", "exact"].value
+    assert rounding != 0 and abs(rounding) < 0.1 * found["pvdm-16f", "exact"].value
     rows = [line for line in result.stdout.splitlines() if "@" in line.split()[0]]
-    assert len(rows) == 6 and rows[0].startswith("hpdm-16f@")
-    base, other = found["hpdm-16f", "exact"].value, found["google-2018", "exact"].value
+    assert len(rows) == 5 and rows[0].startswith("generic-16f@")
+    assert sum("(exact numerics)" in row for row in rows) == 2
+    base, other = found["generic-16f", "exact"].value, found["google-2018", "exact"].value
     (row,) = (line for line in rows if line.startswith("google-2018@") and " exact " in line)
-    assert f"{100 * (other / base - 1):+.1f} %" in row and "start first" in row and "crop none" in row
+    assert f"{100 * (other / base - 1):+.1f} %" in row
+    assert "start first" in row and "backbone_resize tf1-bilinear" in row
     assert "hpdm-64f: no readable clip" in result.stdout and "64 needed" in result.stdout
-    assert (tmp_path / "out" / "protocols.md").read_text().count("\n| ") == 6
+    assert (tmp_path / "out" / "protocols.md").read_text().count("\n| ") == 5
     image = np.asarray(Image.open(tmp_path / "out" / "protocols.png").convert("RGB"))
     assert image.std() > 10
 

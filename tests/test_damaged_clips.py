@@ -11,7 +11,7 @@ from reading import CODECS, random_clips, read, reasons
 from video_files import grey_clip, write_video
 
 from hpdm.errors import InputError
-from hpdm_eval import clips as clips_module
+from hpdm_eval import ahead
 from hpdm_eval.listing import SUFFIXES
 from hpdm_eval.protocols import load_protocol
 
@@ -53,7 +53,7 @@ def test_archives_with_damage_bombs_and_archives_in_them(tmp_path, monkeypatch):
     source, found = read(tmp_path / "a.zip")
     assert list(found) == ["good.npy"]
     assert "Bad CRC" in reasons(source)["bad.npy"] and "inside an archive" in reasons(source)["inner.zip"]
-    monkeypatch.setattr("hpdm_eval.listing.BOMB_BYTES", 1 << 16)
+    monkeypatch.setenv("HPDM_EVAL_MAX_UNPACKED", "64K")
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", bytes(1 << 22))
     with pytest.raises(InputError, match="decompression bomb"):
@@ -71,10 +71,10 @@ def test_rejections_have_reasons_and_the_run_goes_on(tmp_path):
     (tmp_path / "notes.txt").write_text("passed over")
     protocol = load_protocol("native", frames=16)
     source, found = read(tmp_path, protocol, workers=2)
-    assert list(found) == ["a.mp4"]
-    expected = {"short.mp4": "too short: 7 frames, 16 needed", "empty.mp4": "the file is empty",
-                "text.mp4": "not a MP4/MOV video, whatever its name says",
-                "renamed.mp4": "named .mp4 but the content is AVI; rename it",
+    assert list(found) == ["a.mp4", "renamed.mp4"]  # content counts, not the name
+    assert source.summary()["passed_over"] == {".txt": 1}
+    expected = {"short.mp4": "too short: 7 frames, 16 needed; --short loop repeats it",
+                "empty.mp4": "the file is empty", "text.mp4": "not a video, whatever its name says",
                 "gone.mp4": "a broken link, or not a regular file"}
     got = reasons(source)
     assert got.pop("cut.mp4").startswith("cannot be decoded (")
@@ -91,11 +91,12 @@ def test_nothing_readable_is_bad_input(tmp_path):
     with pytest.raises(InputError, match="no readable clip in .*set: looked for"):
         read(tmp_path / "set")
     (tmp_path / "set" / "a.mp4").write_bytes(b"x")
-    with pytest.raises(InputError, match="no readable clip in .*set: 1 rejected, the first is a.mp4: not a MP4"):
+    with pytest.raises(InputError, match="no readable clip in .*set: 1 rejected, the first is a.mp4: not a video"):
         read(tmp_path / "set")
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match="nor one of .mp4"):
-        read(tmp_path / "notes.txt")
+    for name, message in (("notes.doc", "nor one of .*.mp4.* nor a list of files"), ("stats.pkl", "is a pickle.*savez")):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / name)
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -145,10 +146,10 @@ def test_files_with_flipped_bytes_never_crash(tmp_path, suffix):
 
 def test_a_decoder_that_dies_costs_one_file(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text(
-        "import ctypes\nfrom hpdm_eval.decoding import decode as real\n\n"
+        "import ctypes\nfrom hpdm_eval.clip_jobs import decode as real\n\n"
         "def decode(job, settings):\n    'bad' in job.path and ctypes.string_at(0)\n    return real(job, settings)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(clips_module, "DECODE", "deadly:decode")
+    monkeypatch.setattr(ahead, "DECODE", "deadly:decode")
     for name in ("a", "bad", "c"):
         np.save(tmp_path / f"{name}.npy", random_clips(4, 4, 4, 3))
     source, found = read(tmp_path, workers=2)

@@ -1,16 +1,27 @@
 """Dead tokens: what is put in is found where it was put, nothing else is, in made-up and in real clips."""
 
+import json
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis.strategies import floats, integers
+from hypothesis.strategies import lists as hypothesis_lists
+from scipy import stats
 from scipy.ndimage import gaussian_filter
 
 from hpdm.errors import InputError
+from hpdm_eval.cli import main
 from hpdm_eval.clips import open_clips
 from hpdm_eval.metrics.dead_tokens import (
     BASE,
+    CLUSTER,
     FALSE_POSITIVES,
     THRESHOLDS,
+    cluster_rate,
     find_dead_tokens,
+    rate_interval,
     token_scores,
 )
 from hpdm_eval.protocols import load_protocol
@@ -88,6 +99,50 @@ def test_the_tone_score_by_hand():
     scores = token_scores(plane, 4, 4)
     assert scores["tone"][1, 3] == pytest.approx(40 / BASE["tone"])
     assert np.count_nonzero(scores["tone"]) == 1 and not scores["texture"].any()
+
+
+def test_without_any_the_interval_is_that_of_a_poisson_count_of_none():
+    """3.69 clips of n with a cluster: half the 97.5 % quantile of chi-square with two degrees of freedom."""
+    for clips in (1, 8, 100):
+        low, high = rate_interval(np.zeros(clips), 5.0)
+        assert low == 0 and high == pytest.approx(5.0 * -np.log(0.025) / clips)
+
+
+def test_one_weight_is_the_exact_poisson_interval():
+    """Equal clusters make it Garwood's: chi-square quantiles of 2k and 2k + 2 degrees of freedom."""
+    rates = np.array([3.0] * 4 + [0.0] * 36)
+    low, high = rate_interval(rates, 3.0)
+    assert low == pytest.approx(3.0 * stats.chi2.ppf(0.025, 8) / 2 / 40)
+    assert high == pytest.approx(3.0 * stats.chi2.ppf(0.975, 10) / 2 / 40)
+
+
+@given(counts=hypothesis_lists(integers(0, 30), min_size=1, max_size=40), scale=floats(0.01, 1e3))
+def test_the_interval_holds_the_mean_and_scales_with_it(counts, scale):
+    rates = np.array(counts, float)
+    low, high = rate_interval(rates, 2.0)
+    assert 0 <= low <= rates.mean() < high
+    assert rate_interval(rates * scale, 2.0 * scale) == pytest.approx((low * scale, high * scale), rel=1e-9)
+
+
+@pytest.mark.parametrize("clips", [8, 32, 128])
+def test_the_interval_covers_the_rate_of_real_clips(clips):
+    """Counts of 179 real clips, as the report of intervals has them; a studentised bootstrap has 20 to 89 %."""
+    from hpdm_eval.studies.intervals import simulate_rates
+
+    row = simulate_rates(clips, "real", replicates=300)
+    assert row["covers"] >= 0.95 and row["covers, bootstrap"] < 0.92
+
+
+def test_the_record_of_clean_clips_has_an_upper_bound(tmp_path):
+    for seed in range(3):
+        np.save(tmp_path / f"{seed}.npy", smooth_clip(seed))
+    words = ["dead-tokens", "--samples", str(tmp_path), "--workers", "0", "--json", "--quiet"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    tokens = record["details"][0]["tokens"] / 3
+    assert record["value"] == 0 and record["ci95"] == pytest.approx([0, 1e6 * cluster_rate(tokens) * 3.68888 / 3])
+    assert cluster_rate(tokens) == CLUSTER / tokens
 
 
 @pytest.mark.parametrize("token, shape, message", [

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpdm.errors import InputError
+from hpdm.video.timeline import Timeline
 from hpdm_eval.arrays import array_layout, to_uint8, value_range
-from hpdm_eval.frames import FrameRule, Grid, Rejected, natural_key, parse_grid, resampled_frames
+from hpdm_eval.frames import FrameRule, Grid, NoVideo, Rejected, natural_key, parse_grid
 
 small = st.integers(1, 5)
 
@@ -34,7 +35,7 @@ def test_grid_of_published_contact_sheets(grid, size, cell):
 
 @pytest.mark.parametrize("size", [(256, 2047), (255, 2048), (1, 4)])
 def test_grid_that_does_not_divide(size):
-    with pytest.raises(Rejected, match="do not divide into a grid of 2x8"):
+    with pytest.raises(Rejected, match="do not divide into a grid of 2x8.*give --grid"):
         Grid(rows=2, columns=8).cell_size(*size)
 
 
@@ -55,22 +56,60 @@ def test_natural_order_takes_any_names(names):
     assert sorted(sorted(names, key=natural_key)) == sorted(names)
 
 
-@given(count=st.integers(1, 200), rate=st.sampled_from([10.0, 24.0, 25.0, 29.97002997, 30.0, 60.0]),
-       fps=st.sampled_from([8.0, 12.5, 25.0, 29.97, 50.0]))
-def test_resampling_takes_the_nearest_frame(count, rate, fps):
-    chosen = resampled_frames(count, rate, fps)
-    exact_rate, exact_fps = Fraction(rate).limit_denominator(1001), Fraction(fps).limit_denominator(1001)
+def still(count):
+    """Timeline of `count` frames whose rate is not known."""
+    return Timeline.even(count, None)
+
+
+@given(steps=st.lists(st.integers(1, 40), min_size=1, max_size=60), fps=st.sampled_from([8.0, 12.5, 25.0, 29.97]))
+def test_resampling_takes_the_frame_nearest_in_time(steps, fps):
+    """Of frames shown at any times, here in hundredths of a second, of two equally near the earlier."""
+    ticks = np.cumsum([0, *steps])
+    timeline = Timeline.of(ticks, Fraction(1, 100))
+    chosen = FrameRule(frames=None, fps=fps).indices(timeline, 0, "a")
+    exact = Fraction(fps).limit_denominator(1001)
+    shown = [int(tick) * Fraction(1, 100) for tick in ticks]
+    if timeline.is_even:  # times are those of a constant rate, which may round them
+        shown = [i / timeline.rate for i in range(timeline.frames)]
     for k, index in enumerate(chosen):
-        distances = [abs(i / exact_rate - k / exact_fps) for i in range(count)]
-        nearest = min(distances)
-        assert distances[index] == nearest
-        assert index == max(i for i, distance in enumerate(distances) if distance == nearest)
-    assert abs(len(chosen) - count * fps / rate) <= 1 + fps / rate  # all of the video's time is used
+        distances = [abs(time - k / exact) for time in shown]
+        assert index == distances.index(min(distances))
+    assert k / exact < shown[-1] + Fraction(40, 100)
 
 
 def test_resampling_without_a_rate_changes_nothing():
-    assert np.array_equal(resampled_frames(5, None, 25.0), np.arange(5))
-    assert np.array_equal(resampled_frames(5, 30.0, None), np.arange(5))
+    assert np.array_equal(FrameRule(frames=None, fps=25.0).indices(still(5), 0, "a"), np.arange(5))
+    uneven = Timeline.of([0, 1, 5, 6], Fraction(1, 100))
+    assert np.array_equal(FrameRule(frames=None).indices(uneven, 0, "a"), np.arange(4))
+
+
+@given(spare=st.integers(0, 60), clips=st.integers(2, 8), start=st.sampled_from(["first", "center", "random"]),
+       seed=st.integers(0, 9))
+def test_several_clips_of_a_video_are_different_and_spread(spare, clips, start, seed):
+    rule = FrameRule(frames=3, start=start, stride=2, clips=clips)
+    starts = []
+    for number in range(clips):
+        if number > spare:
+            with pytest.raises(Rejected, match=f"too short for {clips} different clips: it holds {spare + 1}"):
+                rule.indices(still(5 + spare), seed, f"a#{number}", number)
+            continue
+        indices = rule.indices(still(5 + spare), seed, f"a#{number}", number)
+        assert set(np.diff(indices)) == {2} and indices[-1] < 5 + spare
+        starts.append(int(indices[0]))
+    assert starts == sorted(set(starts)) and 0 <= starts[0] and starts[-1] <= spare
+    parts = min(clips, spare + 1)
+    if start == "first":
+        assert starts[0] == 0 and starts[-1] == spare
+        assert max(np.diff([*starts, starts[-1]])) - min(np.diff(starts), default=0) <= 1 or parts == 1
+    else:
+        for number, first in enumerate(starts):  # one in each of equal parts
+            assert number * (spare + 1) // parts <= first < (number + 1) * (spare + 1) // parts
+
+
+def test_several_clips_do_not_move_the_single_one():
+    for start in ("first", "center", "random"):
+        one = FrameRule(frames=3, start=start).indices(still(40), 0, "a")
+        assert np.array_equal(one, FrameRule(frames=3, start=start, clips=1).indices(still(40), 0, "a", 0))
 
 
 @given(count=st.integers(1, 100), frames=st.integers(1, 20), stride=st.integers(1, 4),
@@ -80,10 +119,10 @@ def test_frame_rules(count, frames, stride, start, short):
     step = max(count // frames, 1) if start == "subsampled" else stride
     span = (frames - 1) * step + 1
     if count < span and short == "reject":
-        with pytest.raises(Rejected, match=f"{count} frames, {span} needed"):
-            rule.indices(count, None, 0, "a")
+        with pytest.raises(Rejected, match=f"{count} frames, {span} needed; --short loop"):
+            rule.indices(still(count), 0, "a")
         return
-    indices = rule.indices(count, None, 0, "a")
+    indices = rule.indices(still(count), 0, "a")
     assert len(indices) == frames and indices.min() >= 0 and indices.max() < count
     if count < span:
         assert indices.tolist() == [k * step % count for k in range(frames)]
@@ -96,16 +135,16 @@ def test_frame_rules(count, frames, stride, start, short):
 
 
 def test_all_frames_and_stride():
-    assert FrameRule(frames=None, stride=3).indices(8, None, 0, "a").tolist() == [0, 3, 6]
+    assert FrameRule(frames=None, stride=3).indices(still(8), 0, "a").tolist() == [0, 3, 6]
 
 
 def test_random_starts_are_uniform_and_depend_on_seed_and_name_alone():
     rule = FrameRule(frames=4, start="random")
-    starts = [rule.indices(8, None, 0, f"clip{k}")[0] for k in range(2000)]
+    starts = [rule.indices(still(8), 0, f"clip{k}")[0] for k in range(2000)]
     counts = np.bincount(starts, minlength=5)
     assert counts.sum() == 2000 and (abs(counts - 400) < 90).all()  # five standard deviations
-    assert starts[7] == rule.indices(8, None, 0, "clip7")[0]
-    assert starts != [rule.indices(8, None, 1, f"clip{k}")[0] for k in range(2000)]
+    assert starts[7] == rule.indices(still(8), 0, "clip7")[0]
+    assert starts != [rule.indices(still(8), 1, f"clip{k}")[0] for k in range(2000)]
 
 
 @given(n=small, t=small, h=st.integers(4, 7), w=st.integers(4, 7), c=st.sampled_from([1, 3]),
@@ -124,6 +163,21 @@ def test_array_layouts(n, t, h, w, c, order):
     index = n - 1 if "N" in order else None
     expected = values[index] if "N" in order else values
     assert np.array_equal(layout.clip(array, index), expected)
+
+
+def test_grey_arrays_without_an_axis_of_channels():
+    values = np.arange(2 * 4 * 16 * 20).reshape(2, 4, 16, 20)
+    layout = array_layout(values.shape, np.uint8)
+    assert layout.clips == 2 and np.array_equal(layout.clip(values, 1)[..., 0], values[1])
+    assert layout.clip(values, 1).shape == (4, 16, 20, 1)
+    with pytest.raises(NoVideo, match="no axis of 1 or 3"):  # beside videos it is rather something else
+        array_layout(values.shape, np.uint8, grey=False)
+    with pytest.raises(NoVideo, match="no axis of 1 or 3"):  # frames as small as features
+        array_layout((4, 5, 8, 8), np.uint8)
+    with pytest.raises(Rejected, match="Moving MNIST"):
+        array_layout((20, 10000, 64, 64), np.uint8)
+    with pytest.raises(NoVideo, match=r"a single grey clip \[T,H,W\] needs an axis"):
+        array_layout((20, 64, 64), np.uint8)
 
 
 @pytest.mark.parametrize("shape, dtype, reason", [

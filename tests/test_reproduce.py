@@ -160,3 +160,59 @@ def test_a_seam_record_with_its_plots(tmp_path):
     result = run(record, tmp_path, "--json")
     assert result.exit_code == 0, result.output
     assert not (tmp_path / "plots").exists() and len(json.loads(result.stdout)["record"]["details"]) > 2
+
+
+def test_inputs_are_found_beside_the_record_or_above_it(copied, tmp_path, monkeypatch):
+    (copied / "deep" / "records").mkdir(parents=True)
+    shutil.copy(COMMITTED, copied / "deep" / "records" / "r.json")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    result = CliRunner().invoke(main, ["reproduce", str(copied / "deep" / "records" / "r.json"), "--json"])
+    assert result.exit_code == 0, result.output
+    assert states(result)["inputs"] == "unchanged"
+    lost = tmp_path.parent / "lost"
+    lost.mkdir()
+    shutil.copy(COMMITTED, lost / "r.json")
+    result = CliRunner().invoke(main, ["reproduce", str(lost / "r.json")])
+    assert result.exit_code == 2 and "--folder DIR" in result.stderr and "clips" in result.stderr
+    assert "is not in " in run(COMMITTED, elsewhere).stderr
+
+
+def test_the_record_s_own_protocol_is_run_whatever_its_name_means_now(inputs):
+    """A record of the time when samples were taken in sorted order: its settings are in it."""
+    record = load_record(COMMITTED)
+    assert record.protocol["samples_selection"] == "sorted"
+    result = reproduce(record, folder=inputs)
+    assert result.equal and result.now.protocol["samples_selection"] == "sorted"
+    assert {change.what: change.state for change in result.changes}["settings"] == "unchanged"
+
+
+@pytest.mark.parametrize("command, words", [
+    ("hpdm-eval all --samples a --reference b --metrics fvd,kvd,is", ["--metrics", "fvd"]),
+    ("hpdm-eval compare --samples x=a --samples y=c --reference b --sort kvd --report p", ["--metrics", "fvd"]),
+    ("hpdm-eval curve --samples c --samples a --reference b --out o --at 8", ["--samples", "clips/samples"]),
+    ("hpdm-eval compare-protocols --samples a --reference b --protocols native,pvdm-16f --out o --no-legacy", []),
+])
+def test_only_what_the_record_needs_is_run(tmp_path, command, words):
+    record = load_record(COMMITTED)
+    name, found = rerun_words(command, str(tmp_path), record=record)
+    assert name == ("fvd" if "compare-protocols" in command else command.split()[1])
+    assert not {"--report", "p", "--sort", "--protocols", "--no-legacy", "c"} & set(found) or name == "compare"
+    assert [found.index(word) for word in words] == sorted(found.index(word) for word in words)
+    protocol = Path(found[found.index("--protocol") + 1])
+    assert protocol.name == "native.yaml" and protocol.parent == tmp_path
+
+
+def test_a_record_of_a_comparison_comes_out_again(tmp_path, monkeypatch):
+    for name, seed in (("a", 1), ("b", 2), ("real", 3)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "clips.npy", np.stack([procedural_clip(seed, k, 8, 32, 32)[0] for k in range(44)]))
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "--samples", "a=a", "--samples", "b=b", "--reference", "real", "--protocol", "native",
+             "--backbone", "shapes3d", "--workers", "0", "--device", "cpu", "--metrics", "fvd,kvd,prdc", "--record",
+             "records", "--quiet"]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    for path in (tmp_path / "records").glob("kvd-*.json"):
+        result = CliRunner().invoke(main, ["reproduce", str(path), "--json"])
+        assert result.exit_code == 0, result.output

@@ -289,11 +289,11 @@ def test_standing_ranks_the_lattice_among_its_moves():
     rng = np.random.default_rng(0)
     profile = rng.normal(0, 0.01, 63)
     profile[[15, 31, 47]] += 0.7  # the codec's blocks, the lattice among them
-    z, rank, phases = standing(profile, lattice)
-    assert abs(z) < 4 and phases > 50
+    z, rank, phases, p_value = standing(profile, lattice)
+    assert abs(z) < 4 and phases > 50 and (p_value < 0.5) == (z > 0)
     profile[31] += 0.2
-    z, rank, _ = standing(profile, lattice)
-    assert z > 10 and rank == 1
+    z, rank, _, p_value = standing(profile, lattice)
+    assert z > 10 and rank == 1 and p_value < 0.001
 
 
 @pytest.mark.parametrize("kind", KINDS)

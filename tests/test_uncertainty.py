@@ -12,6 +12,7 @@ from hpdm_eval.metrics.frechet import FewSamplesWarning, Moments, frechet_from_f
 from hpdm_eval.metrics.uncertainty import (
     FROM,
     Target,
+    deal,
     extrapolate,
     fresh_spread,
     grouped_jackknife,
@@ -189,3 +190,66 @@ def test_few_samples_do_not_warn_again():
     with warnings.catch_warnings():
         warnings.simplefilter("error", FewSamplesWarning)
         assert grouped_jackknife(gaussian(0, 40, 64), gaussian(1, 40, 64)).standard_error > 0
+
+
+def test_groups_keep_sources_together_and_are_equally_large():
+    """101 clips of 30 sources in 20 groups; without sources the deal is as it always was."""
+    sources = np.sort(np.random.default_rng(0).integers(0, 30, 101))
+    dealt = deal(101, 20, 0, sources)
+    assert sorted(np.concatenate(dealt)) == list(range(101)) and len(dealt) == 20
+    for source in set(sources):
+        assert sum(bool(set(np.flatnonzero(sources == source)) & set(part)) for part in dealt) == 1
+    even = deal(100, 20, 0, np.arange(100) // 5)
+    assert {len(part) for part in even} == {5}
+    plain = deal(41, 20, 3)
+    expected = np.array_split(np.random.default_rng(3).permutation(41), 20)
+    assert all(np.array_equal(one, other) for one, other in zip(plain, expected, strict=True))
+    assert len(deal(60, 20, 0, np.arange(60) // 5)) == 12
+    with pytest.raises(InputError, match="at least 8, the clips come from 4; --group-by none"):
+        deal(60, 20, 0, np.arange(60) // 15)
+
+
+def clustered(rng, count, dimension, each=5, shared=0.6):
+    """Features whose clips share 60 % of their variance five at a time, as clips cut from one video do."""
+    common = rng.normal(size=(-(-count // each), dimension)).repeat(each, axis=0)[:count]
+    return (np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.normal(size=(count, dimension))) / np.sqrt(
+        np.arange(1, dimension + 1))
+
+
+def test_clusters_dealt_together_cover_and_apart_do_not():
+    """60 sets of 300 clips of 60 videos in 16 dimensions, against a reference alike; the true distance is 0."""
+    apart, together = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        x, y, sources = clustered(rng, 300, 16), clustered(rng, 300, 16), np.arange(300) // 5
+        for found, known in ((apart, None), (together, sources)):
+            jackknife = grouped_jackknife(x, y, over="both", seed=seed, sources=known, reference_sources=known)
+            found.append(abs(jackknife.corrected) <= jackknife.half_width())
+    assert np.mean(together) >= 0.9 and np.mean(apart) < 0.3
+
+
+def test_both_sides_corrected_take_a_true_zero_to_zero():
+    """One distribution on both sides: correcting the samples alone leaves half of the bias."""
+    figures, one_side, both = [], [], []
+    for seed in range(12):
+        x, y = gaussian(2 * seed, 400, 32), gaussian(2 * seed + 1, 400, 32)
+        jackknife = grouped_jackknife(x, y, seed=seed)
+        figures.append(jackknife.value)
+        one_side.append(jackknife.corrected)
+        both.append(grouped_jackknife(x, y, over="both", seed=seed).corrected)
+    assert 0.35 < np.mean(one_side) / np.mean(figures) < 0.65
+    assert abs(np.mean(both)) < 0.06 * np.mean(figures)
+
+
+def test_extrapolation_of_both_sides_ends_at_the_populations():
+    figures, one_side, both = [], [], []
+    for seed in range(8):
+        x, y = gaussian(2 * seed, 400, 32), gaussian(2 * seed + 1, 480, 32)
+        figures.append(Target(y).distance(Moments.of(x)))
+        one_side.append(extrapolate(x, y, seed=seed).value)
+        line = extrapolate(x, y, over="both", seed=seed)
+        both.append(line.value)
+        assert line.sizes[-1] == 400 and line.means[-1] == pytest.approx(figures[-1], rel=1e-7) and line.r2 > 0.8
+    assert np.mean(one_side) > 0.3 * np.mean(figures) and abs(np.mean(both)) < 0.12 * np.mean(figures)
+    with pytest.raises(InputError, match="160 reference clips are needed"):
+        extrapolate(x, y[:159], over="both")

@@ -1,6 +1,7 @@
 """Published figures: every one with its source, clip size, sample count, protocol and whether it was pretrained.
 
-One YAML file per table of the paper. `rows` and `columns` name the keys that span the table, `common` holds what its
+One YAML file per table of the paper, and one of its peers in `peers/`. `rows` and `columns` name the keys that span the
+table, `common` holds what its
 figures share. A figure is as printed: nobody has measured it here.
 """
 
@@ -33,6 +34,8 @@ class PublishedFigure:
     clip: str | None = None  # frames x height x width, or height x width; None where not printed
     samples: int | None = None  # None where not printed, and for what is not measured on samples
     pretrained: bool | None = None  # on data other than that it is judged by; None for figures of efficiency
+    trained_with: str | None = None  # networks that judge videos from whose features the model learnt; None: not known
+    spread: float | None = None  # printed behind a plus-minus
     device: str | None = None
     variant: str | None = None  # the row of our own study that corresponds
     level: int | None = None  # the pyramid level judged, as in our studies
@@ -54,7 +57,8 @@ class PublishedTable:
 
     @property
     def citation(self):
-        return f"{self.table} of {PAPER}"
+        papers = {figure.paper for figure in self.figures}
+        return f"{self.table} of {PAPER}" if papers <= {PAPER} else "; ".join(sorted(papers))
 
 
 def published_names():
@@ -69,6 +73,13 @@ def load_published(name):
     if name not in published_names():
         raise InputError(f"no published table {name!r}; there are {', '.join(published_names())}")
     return parse_published(name, resources.files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def load_peers():
+    """The PublishedTable of figures that other papers print on UCF-101, each with its own source."""
+    text = resources.files(__name__).joinpath("peers", "ucf101.yaml").read_text(encoding="utf-8")
+    return parse_published("ucf101-peers", text)
 
 
 def parse_published(name, text):

@@ -3,10 +3,8 @@
 import dataclasses
 import json
 import os
-import signal
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -15,29 +13,18 @@ import torch
 from hpdm.config import override_config
 from hpdm.console import Command, OutputFolder, called_with, common_options, note, progress
 from hpdm.data.ranges import to_uint8
-from hpdm.video.writer import DEFAULT_CRF
-from hpdm.environment import choose_device, hardware
-from hpdm.errors import InputError
+from hpdm.environment import choose_device, hardware, processes_here
+from hpdm.errors import InputError, WriteError
+from hpdm.lock import LOCK_FILE, hold
 from hpdm.pyramid import OVERLAPS
 from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.load import load_checkpoint
 from hpdm.sampling.memory import SHARE, choose_tile_batch, estimate_memory, free_memory
 from hpdm.sampling.prompts import AskedClasses, AskedTexts, Prompts, read_prompts
 from hpdm.sampling.writer import FORMATS, SamplesFolder
+from hpdm.video.writer import DEFAULT_CRF
 
 PRECISIONS = ("tf32", "fp32")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Process:
-    """This process' share of a run that `torchrun` may have split."""
-
-    rank: int
-    world_size: int
-
-    @classmethod
-    def current(cls):
-        return cls(rank=int(os.environ.get("RANK", 0)), world_size=int(os.environ.get("WORLD_SIZE", 1)))
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -101,11 +88,13 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
 
     Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json; for texts the class is the number of the prompt.
     Sample i depends on the seed, i, its class or text and the settings, not on batch sizes or the number of processes.
-    The same command again continues where it stopped; under torchrun the videos are shared out among the processes.
+    The same command again continues where it stopped. Several GPUs share the videos out among themselves:
+
+        torchrun --nproc-per-node 8 -m hpdm.sampling -- --checkpoint RUN --num 2048 --out DIR
     """
     device = choose_device(device)
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    process = Process.current()
+    process = processes_here()
     quiet = quiet or process.rank > 0
     loaded = load_checkpoint(checkpoint, raw_weights, device)
     network, method, config = loaded.network, loaded.method, loaded.config
@@ -128,6 +117,8 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         "hardware": hardware(device), "command": called_with("hpdm-sample"),
     }
     resolutions = [method.resolution(level, sampling.canvas) for level in range(levels)]
+    name = LOCK_FILE + f"-{process.rank}" * (process.rank > 0)  # processes of one run share the folder
+    click.get_current_context().with_resource(hold(out, name))
     folders = {
         level: SamplesFolder(
             out / f"level{level}" if save_levels else out,
@@ -152,8 +143,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         use_cache=not no_cache, offload=offload,
     )
     run = _Run(sampler, folders, asked, seed, levels)
-    with _terminated_as_interrupted():
-        run.make(range(process.rank, num, process.world_size), batch, quiet)
+    run.make(range(process.rank, num, process.world_size), batch, quiet)
     if sheet and process.rank == 0:
         _write_sheets(run, out, fps, quiet)
     done = len(run.finest.finished())
@@ -198,9 +188,13 @@ class _Run:
                         folder.write(index, self.label(index), clips[level][number])
                     self.made += 1
                     bar.update()
+        except WriteError as error:
+            kept = f"{len(self.finest.finished())} videos are kept; make room, and the same command continues"
+            raise WriteError(error.filename, error.errno, os.strerror(error.errno), kept) from error
         finally:
             bar.close()
-            self._write_manifests()
+            with suppress(WriteError):  # said already, or the videos say it by themselves
+                self._write_manifests()
 
     def _write_manifests(self):
         for folder in self.folders.values():
@@ -344,24 +338,6 @@ def _check_memory(network, sampling, plan, batch, tile_batch, device, quiet):
     if advice:
         raise InputError(f"sampling would not fit into memory: about {estimate} needed, {free / 2**30:.2f} GiB free; "
                          f"what helps: {', '.join(advice)}")
-
-
-@contextmanager
-def _terminated_as_interrupted():
-    """Within the block SIGTERM ends the run the way Ctrl-C does."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: nobody sends us signals there
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _write_sheets(run, out, fps, quiet):

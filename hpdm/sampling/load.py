@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 
 from hpdm.config import Config
+from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm.files import sha256_file
 from hpdm.hierarchical import Hierarchical
 from hpdm.methods import make_method
-from hpdm.training.checkpoint import EMA_FILE, LATEST, MODEL_FILE, latest_checkpoint, read_weights
+from hpdm.training.checkpoint import EMA_FILE, LATEST, MODEL_FILE, check_files, read_weights
+from hpdm.training.recover import newest_whole
 
 SHIPPED = ("nano",)
 
@@ -37,10 +39,11 @@ class Checkpoint:
         return {"file": self.file.name, "step": self.step, "sha256": self.sha256}
 
 
-def find_weights(name, raw: bool = False) -> Path:
+def find_weights(name, raw: bool = False, say=note) -> Path:
     """The weights file that a run, a step folder, a file or a shipped name stands for.
 
-    `raw` takes a run's weights as trained instead of their average. Raises InputError where there are none.
+    `raw` takes a run's weights as trained instead of their average. Of a run, the newest whole checkpoint is taken;
+    say(text) gets a line where that is not the last one. Raises InputError where there are none, or damaged ones.
     """
     path = Path(name)
     if str(name) in SHIPPED and not path.exists():
@@ -56,9 +59,11 @@ def find_weights(name, raw: bool = False) -> Path:
         shipped = ", ".join(SHIPPED)
         raise InputError(f"{name}: no such checkpoint; name a run's folder, a .safetensors file or {shipped}")
     file = MODEL_FILE if raw else EMA_FILE
-    folder = latest_checkpoint(path) or path
+    folder = newest_whole(path, names=[file], say=say) or path
     if not (folder / file).is_file():
         raise InputError(f"{name} holds no checkpoint: there is neither {LATEST} nor {file} in it")
+    if folder == path:  # named by itself: there is no other to take
+        check_files(folder, [file])
     return folder / file
 
 

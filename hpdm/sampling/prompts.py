@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from hpdm.conditioning import no_conditions
 from hpdm.errors import InputError
+from hpdm.yaml_text import parse_yaml
 from hpdm.text import make_conditioner, measures_of_samples
 
 SHIPPED = "ucf101"
@@ -124,8 +124,8 @@ def read_prompts(name) -> Prompts:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             text = file.read()
-        content = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else text.split("\n")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(text, str(name)) if path.suffix in (".yaml", ".yml") else text.split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the prompts {name} cannot be read: {' '.join(str(error).split())}") from error
     frequencies = None
     if isinstance(content, dict) and set(content) <= {"prompts", "frequencies"}:

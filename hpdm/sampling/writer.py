@@ -18,7 +18,7 @@ import numpy as np
 from hpdm.video.writer import write_video
 from hpdm.environment import git_revision, package_versions
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, write_json
+from hpdm.files import atomic_file, read_json, write_json, writing
 
 MANIFEST = "samples.json"
 FORMATS = ("mp4", "npy")
@@ -91,9 +91,11 @@ class SamplesFolder:
                 raise InputError(f"{self.folder} holds samples but no {MANIFEST}; name an empty folder")
             return
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        except (ValueError, KeyError, TypeError) as error:
+            before = read_json(path)["settings"]
+        except (InputError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a manifest of samples; name another folder") from error
+        if not isinstance(before, dict):
+            raise InputError(f"{path} is not a manifest of samples; name another folder")
         changed = [
             f"{key}: {json.dumps(before.get(key))} -> {json.dumps(self.settings.get(key))}"
             for key in sorted(before.keys() | self.settings.keys())
@@ -105,6 +107,8 @@ class SamplesFolder:
 
 @contextmanager
 def _locked(path):
-    with open(path, "w", encoding="utf-8") as file:
+    with writing(path, kept="the samples are kept"):
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115  closed below
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,5 +1,5 @@
-"""`torchrun -m hpdm.training` is `hpdm-train` on several processes."""
+"""`torchrun -m hpdm.training --` is `hpdm-train` on several processes."""
 
-from hpdm.training.cli import train
+from hpdm.launch import launch
 
-train(prog_name="hpdm-train")
+launch("hpdm.training.cli", "train", "hpdm-train")

@@ -1,7 +1,6 @@
 """The `hpdm-train` command. Heavy imports wait until it runs, so that --help is quick."""
 
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -54,9 +53,9 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
     """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
     The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;
-    a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training, with the same options.
+    a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training -- and the same
+    options.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     if run is None and not (dry_run or profile_data):
         raise click.UsageError("--out RUN is missing: the folder for checkpoints and log")
 
@@ -94,8 +93,3 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
         click.echo(f"error: {error}", err=True)
         return EXIT_FAILURE
     return EXIT_INTERRUPTED if outcome.interrupted else 0
-
-
-def _interrupt(number, frame):
-    """SIGTERM before the loop handles it: nothing to save yet."""
-    raise KeyboardInterrupt

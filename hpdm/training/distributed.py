@@ -1,6 +1,5 @@
 """Several processes on one run, as `torchrun` starts them: DDP or FSDP2, gloo on CPUs and nccl on GPUs."""
 
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +9,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from hpdm.environment import choose_device
+from hpdm.environment import check_meeting_point, choose_device, processes_here
+from hpdm.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,21 @@ class Processes:
             dist.all_reduce(values)
             values /= self.world_size
         return values
+
+    def agreed(self, function):
+        """What `function` returns on the first process, on all of them; an InputError of it is raised on all."""
+        if self.world_size == 1:
+            return function()
+        outcome = [None]
+        if self.first:
+            try:
+                outcome = [function()]
+            except InputError as error:
+                outcome = [InputError(str(error))]
+        dist.broadcast_object_list(outcome, device=self.device if self.device.type == "cuda" else None)
+        if isinstance(outcome[0], InputError):
+            raise outcome[0]
+        return outcome[0]
 
     def wait(self):
         """Return when all processes have come here."""
@@ -55,7 +70,7 @@ def processes(device_name: str):
     Where the caller has joined them already, they stay joined after it.
     """
     device = choose_device(device_name)
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    world_size = processes_here().world_size
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size == 1:
@@ -63,6 +78,7 @@ def processes(device_name: str):
         return
     joined_here = not dist.is_initialized()
     if joined_here:
+        check_meeting_point()
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(rank=dist.get_rank(), world_size=world_size, device=device)

@@ -30,6 +30,7 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     from hpdm.data.config import AUTO, PROCEDURAL
     from hpdm.data.index import find_file
     from hpdm.environment import choose_device
+    from hpdm.lock import hold
     from hpdm.text import WORDS, load_encoder, store_embeddings
 
     config = load_config(size, [f"data.path={json.dumps(data)}", *overrides])
@@ -44,6 +45,7 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     if missing := sum(find_file(data, path) is None for path in {row.path for row in rows}):
         note(f"{missing} files that are listed are not there; their captions are encoded all the same", quiet)
     encoder = load_encoder(config, choose_device(device))
+    click.get_current_context().with_resource(hold(out))
     with progress(total=len(texts), unit="caption", description=out.name, quiet=quiet) as bar:
         store_embeddings(out, texts, encoder, batch=batch, shard=shard, done=bar.update)
     note(f"encoded with {encoder.name}", quiet)

@@ -1,15 +1,27 @@
 """The `hpdm-info` command."""
 
 import json
+import sys
 from dataclasses import asdict
 
 import click
 
 from hpdm.console import Command, common_options
 from hpdm.methods import method_names
+from hpdm.training.verify import verify
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+class InfoCommand(Command):
+    """The command itself is about a size; with `verify` as its first word it checks checkpoints."""
+
+    def main(self, args=None, prog_name=None, **options):
+        args = list(sys.argv[1:] if args is None else args)
+        if args[:1] == [verify.name]:
+            return verify.main(args[1:], prog_name=f"hpdm-info {verify.name}", **options)
+        return super().main(args, prog_name, **options)
+
+
+@click.command(cls=InfoCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml",
               help="Size of the network, or a file of settings.")
 @click.option("--baseline", metavar="NAME",
@@ -20,7 +32,8 @@ from hpdm.methods import method_names
 def info(size, baseline, overrides, as_json, device, seed, quiet):
     """Show parameters by part, FLOPs per level and block, and memory of a size.
 
-    Nothing is computed or allocated, so device and seed make no difference.
+    Nothing is computed or allocated, so device and seed make no difference. `hpdm-info verify RUN` checks a run's
+    checkpoints.
     """
     from hpdm.config import load_config
     from hpdm.training.plan import describe_plan, make_plan

@@ -1,9 +1,11 @@
 """The log of a run: one JSON object per line in `log.jsonl`, the same figures for TensorBoard where it is installed."""
 
 import json
+import os
 from pathlib import Path
 
-from hpdm.files import atomic_file
+from hpdm.console import note
+from hpdm.files import append_line, atomic_file, parse_json
 
 LOG_FILE = "log.jsonl"
 
@@ -11,47 +13,86 @@ LOG_FILE = "log.jsonl"
 class RunLog:
     """Appends lines to the log of a run that continues at `start_step`; later lines of an earlier process are cut."""
 
-    def __init__(self, run, start_step: int):
+    def __init__(self, run, start_step: int, quiet=False):
         self.path = Path(run) / LOG_FILE
-        kept = [line for line in read_log(run) if line["step"] <= start_step] if start_step else []
+        lines, unreadable = _read(self.path)
+        if unreadable:
+            damaged = _free_name(self.path.with_name("damaged-" + LOG_FILE))
+            os.replace(self.path, damaged)
+            note(f"{unreadable} lines of {self.path} cannot be read; the file as it was is {damaged.name}", quiet)
+        kept = [line for line in lines if line["step"] <= start_step] if start_step else []
         with atomic_file(self.path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
+        self._quiet = quiet
         self._board = _tensorboard(Path(run) / "tensorboard", start_step)
 
     def write(self, line: dict):
-        """`line` has a whole number `step`; numbers and lists of numbers also go to TensorBoard."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        if self._board:
-            for name, value in line.items():
-                values = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
-                for key, number in values.items():
-                    self._board.add_scalar(key, number, line["step"])
+        """`line` has a whole number `step`; numbers and lists of numbers also go to TensorBoard.
+
+        Raises WriteError where the disk is full.
+        """
+        append_line(self.path, json.dumps(line), kept="checkpoints are kept; make room, and the same command continues")
+        for name, value in line.items():
+            values = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+            for key, number in values.items():
+                self._show("add_scalar", key, number, line["step"])
 
     def picture(self, picture, step):
         """Show uint8 [height, width, 3] in TensorBoard."""
-        if self._board:
-            self._board.add_image("sheet", picture, step, dataformats="HWC")
+        self._show("add_image", "sheet", picture, step, dataformats="HWC")
 
     def close(self):
-        self._file.close()
-        if self._board:
-            self._board.close()
+        self._show("close")
+
+    def _show(self, method, *arguments, **options):
+        """Tell TensorBoard; where it fails, on a full disk for one, training goes on without."""
+        if self._board is None:
+            return
+        try:
+            getattr(self._board, method)(*arguments, **options)
+        except Exception as error:  # its writer is a thread, which hands on whatever it met
+            self._board = None
+            note(f"no more is written for TensorBoard: {error or type(error).__name__}", self._quiet)
 
 
 def read_log(run) -> list[dict]:
-    """The lines of a run's log, without a last one that was cut off by a kill; empty where there is no log."""
-    path = Path(run) / LOG_FILE
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    """The lines of a run's log, without those that a kill or a fault of the disk has broken; empty without a log."""
+    return _read(Path(run) / LOG_FILE)[0]
+
+
+def read_lines(path) -> tuple[list[dict], int, bool]:
+    """(objects, lines that are none, whether the last line is one of them) of a file with a JSON object per line."""
+    try:
+        texts = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], 0, False
+    objects, unreadable, broken_off = [], 0, False
+    for number, text in enumerate(texts):
+        if not text.strip():
+            continue
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+            value = parse_json(text)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            objects.append(value)
+        else:
+            unreadable += 1
+            broken_off = number == len(texts) - 1
+    return objects, unreadable, broken_off
+
+
+def _read(path):
+    """(lines of the log, how many others there are); a last line that was broken off does not count."""
+    objects, unreadable, broken_off = read_lines(path)
+    lines = [line for line in objects if type(line.get("step")) is int]
+    return lines, unreadable - broken_off + len(objects) - len(lines)
+
+
+def _free_name(path):
+    while path.exists():
+        path = path.with_name(path.name + "-")
+    return path
 
 
 def _tensorboard(folder, start_step):
@@ -59,4 +100,7 @@ def _tensorboard(folder, start_step):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder, purge_step=start_step + 1 if start_step else None)
+    try:
+        return SummaryWriter(folder, purge_step=start_step + 1 if start_step else None)
+    except OSError:  # no room; the log itself says so
+        return None

@@ -14,12 +14,12 @@ from hpdm.console import note, progress
 from hpdm.data.loader import LoadingStopped, make_loader, open_clips
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.errors import InputError
+from hpdm.lock import LOCK_FILE
 from hpdm.methods import make_method
 from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
 from hpdm.training.checkpoint import (
     CONFIG_FILE,
-    latest_checkpoint,
     load_training_state,
     read_config,
     remove_leftovers,
@@ -34,6 +34,7 @@ from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer
 from hpdm.training.provenance import note_start
 from hpdm.training.sheets import CLIPS, save_picture
+from hpdm.training.recover import newest_whole, owned_run, set_aside_later
 from hpdm.training.signals import stop_on_signals
 from hpdm.training.start import build_network, start_from
 
@@ -70,14 +71,14 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
     fit, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
     """
     settings, method = config.training, make_method(config)
-    with processes(device) as here, stop_on_signals() as stop, ExitStack() as at_end:
+    with processes(device) as here, stop_on_signals() as stop, owned_run(run, here), ExitStack() as at_end:
         quiet = quiet or not here.first
         device = here.device
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
 
         # Everything that can be wrong with the input is found before the folder is touched.
         batches = plan_batch(settings, here.world_size)
-        checkpoint = find_checkpoint(run, config, resume)
+        checkpoint = here.agreed(lambda: find_checkpoint(run, config, resume, quiet))
         frames, height, width = method.video_size
         with here.first_goes_first():
             clips = open_clips(
@@ -121,10 +122,11 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         if here.first:
             Path(run).mkdir(parents=True, exist_ok=True)
             remove_leftovers(run)
+            set_aside_later(run, checkpoint, lambda text: note(text, quiet))
             save_config(config, Path(run) / CONFIG_FILE)
             note_start(run, start, device, here.world_size)
             keep_data(run, clips)
-            log = RunLog(run, start)
+            log = RunLog(run, start, quiet)
         here.wait()  # the first has made the folder
         clips.quarantine = Quarantine(Path(run) / QUARANTINE_FILE)
         loader = make_loader(
@@ -235,7 +237,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         return Outcome(step=done, interrupted=interrupted)
 
 
-def find_checkpoint(run, config: Config, resume: bool) -> Path | None:
+def find_checkpoint(run, config: Config, resume: bool, quiet=False) -> Path | None:
     """The checkpoint to continue from; None for a new run.
 
     Raises InputError for a folder of something else, for one that was trained with other settings, and, with `resume`,
@@ -244,11 +246,11 @@ def find_checkpoint(run, config: Config, resume: bool) -> Path | None:
     run = Path(run)
     if run.exists() and not run.is_dir():
         raise InputError(f"--out {run} is a file; name a folder")
-    checkpoint = latest_checkpoint(run)
+    checkpoint = newest_whole(run, say=lambda text: note(text, quiet))
     if checkpoint is None:
         if resume:
             raise InputError(f"--resume: {run} has no checkpoint to continue from")
-        if run.is_dir() and any(run.iterdir()) and not (run / CONFIG_FILE).exists():
+        if run.is_dir() and any(path.name != LOCK_FILE for path in run.iterdir()) and not (run / CONFIG_FILE).exists():
             raise InputError(f"--out {run} is not empty and holds no training run; name a new folder")
         return None
     if changes := differences(read_config(checkpoint / CONFIG_FILE), config):

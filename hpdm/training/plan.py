@@ -3,7 +3,6 @@
 FLOPs count a multiply-add as two, matrix products only (attention included). B batch, L levels, N tokens of width d.
 """
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpdm.config import config_to_dict
+from hpdm.environment import processes_here
+from hpdm.errors import too_large
 from hpdm.fusion import Geometry
 from hpdm.methods import make_method
 from hpdm.training.config import plan_batch
@@ -173,14 +174,14 @@ def _block_table(plan, levels):
 
 def describe_run(config) -> str:
     """All settings and the plan, as `hpdm-train --dry-run` prints them."""
-    plan = make_plan(config, int(os.environ.get("WORLD_SIZE", 1)))
+    plan = make_plan(config, processes_here().world_size)
     return yaml.safe_dump(config_to_dict(config), sort_keys=False) + "\n" + describe_plan(plan)
 
 
 def _on_meta(config):
     """A configuration's method, and its network in training mode without data."""
     method = make_method(config)
-    with torch.device("meta"):
+    with too_large(), torch.device("meta"):
         return method, method.make_network().train()
 
 

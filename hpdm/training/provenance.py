@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hpdm.environment import git_revision, hardware, package_versions
+from hpdm.files import append_line
+from hpdm.training.log import read_lines
 
 PROVENANCE_FILE = "provenance.jsonl"
 
@@ -18,16 +20,9 @@ def note_start(run, step, device, world_size):
         "processes": world_size, "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    with open(Path(run) / PROVENANCE_FILE, "a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    append_line(Path(run) / PROVENANCE_FILE, json.dumps(line, ensure_ascii=False))
 
 
 def read_provenance(run) -> list[dict]:
     """The lines of a run, oldest first, without one that was cut off by a kill; empty where nothing is noted."""
-    path, lines = Path(run) / PROVENANCE_FILE, []
-    for text in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:  # also of the empty text behind the last line
-            continue
-    return lines
+    return read_lines(Path(run) / PROVENANCE_FILE)[0]

@@ -2,7 +2,7 @@
 
 import torch
 
-from hpdm.errors import InputError
+from hpdm.errors import InputError, too_large
 from hpdm.sampling.load import find_weights
 from hpdm.sharding import like
 from hpdm.training.checkpoint import open_weights
@@ -27,7 +27,8 @@ def build_network(method, here, *, sharded: bool, seed: int) -> torch.nn.Module:
         network.reset_parameters()
         return network
     torch.manual_seed(seed)
-    return method.make_network()
+    with too_large():
+        return method.make_network()
 
 
 def _skip_defaults(network):

@@ -51,13 +51,23 @@ def read_split(folder, *, split=1, part="train"):
     labels = {}
     for kind in ("train", "test") if part == "all" else (part,):
         file = folder / f"{kind}list{split:02d}.txt"
-        for number, line in _lines(file):
-            path, *stated = line.split()
+        for number, path, stated in read_list(file):
             label = ids.get(PurePosixPath(path).parent.name.casefold())
-            if label is None or stated not in ([], [str(label + 1)]):
-                raise InputError(f"{file}, line {number}: {line!r} does not agree with the classes of classInd.txt")
+            if label is None or stated not in (None, str(label + 1)):
+                raise InputError(f"{file}, line {number}: {path!r} does not agree with the classes of classInd.txt")
             labels[video_key(path)] = label
     return SplitList(name=f"{part}, split {split:02d}", class_names=class_names, labels=labels)
+
+
+def read_list(file):
+    """[(line number, path, number of its class or None)] of a train or test list; raises InputError."""
+    videos = []
+    for number, line in _lines(Path(file)):
+        path, *stated = line.split()
+        if len(stated) > 1:
+            raise InputError(f"{file}, line {number}: expected `Class/video.avi` and at most a number, found {line!r}")
+        videos.append((number, path, stated[0] if stated else None))
+    return videos
 
 
 def _read_classes(file):
@@ -79,4 +89,6 @@ def _lines(file):
             f"{file} is missing; UCF-101 needs the official split lists: unpack them beside the videos "
             f"or name their folder with data.split_lists"
         ) from None
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is no list of UCF-101 (not UTF-8 text)") from error
+    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]

@@ -156,6 +156,7 @@ def serve():
         except Exception as error:
             message = (None, RuntimeError(f"{type(error).__name__}: {error}") if not _pickles(error) else error)
         _send(answers, message)
+        del message  # a clip may be large, and the next job long in coming
 
 
 def _end_with_parent():

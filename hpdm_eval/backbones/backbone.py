@@ -9,6 +9,8 @@ from hpdm.errors import InputError
 from hpdm_eval.backbones import c3d, i3d, shapes3d
 from hpdm_eval.backbones.preprocess import resize, to_unit_range
 
+BLOCK_PIXELS = 1 << 24  # turned into floats at a time while clips are made ready: 192 MiB
+
 I3D, SHAPES3D, C3D, INCEPTION = "i3d-kinetics400", "shapes3d", "c3d-ucf101", "inception-v3"
 
 
@@ -54,7 +56,12 @@ class Backbone:
     @torch.inference_mode()
     def prepare(self, clips):
         """First half of `extract`: uint8 [B, T, H, W, 3] → the network's input, float32 [B, 3, T, h, w]."""
-        return resize(to_unit_range(clips.to(self.device)), self.resolution, self.resize_rule)
+        batch, _, height, width, _ = clips.shape
+        # In blocks of frames, which are resized one by one anyway: as floats, large ones take four times their size.
+        frames = max(BLOCK_PIXELS // (batch * height * width), 1)
+        parts = [resize(to_unit_range(part.to(self.device)), self.resolution, self.resize_rule)
+                 for part in clips.split(frames, dim=1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     @torch.inference_mode()
     def forward(self, video):

@@ -26,6 +26,7 @@ from hpdm_eval.backbones.backbone import (
 )
 from hpdm_eval.backbones.forms import is_torchscript
 from hpdm_eval.backbones.preprocess import RULES
+from hpdm_eval.backbones.scripted import read_scripted, without_prefix
 from hpdm_eval.backbones.shapes3d import Shapes3D
 from hpdm_eval.backbones.transformers import is_transformers_name, load_transformers
 from hpdm_eval.backbones.weights import TRUSTS, WeightsInfo, find, fingerprint
@@ -96,11 +97,24 @@ def _load_i3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
                              f"for {epsilon:g} use {state_dict}")
         if dtype != torch.float32 or not optimize:
             raise InputError(f"{info.path}: a TorchScript file runs as it is, in fp32; use {state_dict}")
-        return ScriptedI3DBackbone(load_torchscript(info.path), info, epsilon=epsilon, **settings)
+        network = None if info.verified else _i3d_of_script(info.path, epsilon)
+        if network is None:
+            return ScriptedI3DBackbone(load_torchscript(info.path), info, epsilon=epsilon, **settings)
+        return I3DBackbone(i3d.FoldedI3D(network, dtype), info, epsilon=epsilon, **settings)
     network = i3d.load_state(i3d.InceptionI3D(epsilon), read_tensors(info.path), info.path)
     if optimize:
         network = i3d.FoldedI3D(network, dtype)
     return I3DBackbone(network, info, epsilon=epsilon, **settings)
+
+
+def _i3d_of_script(path, epsilon):
+    """Our own I3D with the tensors of an unverified TorchScript file, whose program is not run; None if they differ."""
+    network = i3d.InceptionI3D(epsilon)
+    wanted = [name for name in network.state_dict() if "num_batches" not in name]
+    try:
+        return i3d.load_state(network, without_prefix(read_scripted(path), wanted), path)
+    except InputError:
+        return None
 
 
 def _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
@@ -174,7 +188,8 @@ def _load_inception(weights, unverified, settings):
 def load_torchscript(path):
     """Load the program of a TorchScript file, on the CPU; raises InputError for a damaged one.
 
-    Loading and calling it executes what is inside. We come here only with a file whose hash is the published or pinned
+    Loading and calling it executes what is inside. Where its tensors are those of our I3D, `scripted.read_scripted`
+    makes that unnecessary. We come here only with a file whose hash is the published or pinned
     one, or that the user accepted with --unverified: `find` raises for all others.
     """
     try:

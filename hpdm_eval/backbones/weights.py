@@ -22,8 +22,10 @@ from pathlib import Path
 import yaml
 
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, write_json
-from hpdm_eval.backbones.forms import check_form
+from hpdm.files import atomic_file, expand_user, home_folder, write_json
+from hpdm.files import user_cache as platform_cache
+from hpdm.trust import need_trust, trust_is_limited
+from hpdm_eval.backbones.forms import check_form, is_torchscript
 
 PINS = "pins.json"
 TRUSTS = ("package", "hash", "first-use", "unverified")  # from best to worst
@@ -74,19 +76,18 @@ class WeightsInfo:
 def cache_dir():
     """Folder of downloaded weights: $HPDM_EVAL_WEIGHTS, else hpdm-eval in the platform's cache folder."""
     if chosen := os.environ.get("HPDM_EVAL_WEIGHTS"):
-        return Path(chosen).expanduser()
+        return expand_user(chosen)
     return user_cache()
 
 
 def user_cache():
     """hpdm-eval in the platform's cache folder."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "hpdm-eval"
+    home = home_folder()
+    if sys.platform == "darwin" and home:
+        return home / "Library" / "Caches" / "hpdm-eval"
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA") or (home and home / "AppData" / "Local")):
+        return Path(local) / "hpdm-eval"
+    return platform_cache("hpdm-eval")
 
 
 @cache
@@ -270,6 +271,10 @@ def _given(path, backbone, unverified, first_use, folder):
     mine = [source.file for source in sources().values() if source.backbone == backbone]
     pin = next((pin for file, pin in read_pins(folder).items()
                 if pin["sha256"] == found.sha256 and file in mine and (folder / file).is_file()), None)
+    if pin is None:
+        kind = "unverified weights, a program that is executed," if is_torchscript(path) else "unverified weights"
+        need_trust(kind, path, found.sha256)
+        unverified = unverified or trust_is_limited()  # nothing is pinned by a file's word
     if pin is None and not unverified:
         if first_use is not None:
             return add(path, name=first_use, folder=folder)

@@ -21,7 +21,7 @@ from hpdm_eval.records import RememberingCommand, command_line
               help="Time for everything; what does not fit is named and left out.")
 @click.option("--only", multiple=True, metavar="ITEM", help="Only this item or subject, see --list; repeatable.")
 @click.option("--rehearse", is_flag=True, help="The same code on tiny sizes; without --device on the processor.")
-@click.option("--commit", metavar="HASH", help="Commit for the records, where the source is not a git checkout.")
+@click.option("--commit", metavar="HASH", help="Commit for the records, where the source is a copy without its history.")
 @click.option("--list", "listed", is_flag=True, help="Print the items in their order and what each may cost.")
 @common_options
 def gpu(out, minutes, only, rehearse, commit, listed, device, seed, quiet):

@@ -79,8 +79,7 @@ def measure_method(name, options, known, references, metrics, settings, missing)
         try:
             if metric in PIXEL_METRICS:
                 comparison = comparison_for("fvd", options, known, references)
-                record, found = _on_pixels(metric, name, options, comparison.samples.count,
-                                           comparison.protocol.value_range, settings)
+                record, found = _on_pixels(metric, name, options, comparison, settings)
             else:
                 comparison = comparison_for(metric, options, known, references)
                 record = comparison.record(metric, _measure(metric, options, settings),
@@ -144,27 +143,28 @@ def _on_features(name, record, comparison, seed, settings):
     }
     try:
         if metric == "fvd":
-            errors = [grouped_jackknife(own.features, other.moments, ddof=comparison.protocol.ddof,
-                                        seed=seed).standard_error]
+            errors = [grouped_jackknife(own.features, other.moments, ddof=comparison.protocol.ddof, seed=seed,
+                                        sources=own.sources).standard_error]
         elif metric in statistics:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once by the figure itself
-                errors = jackknife_errors(statistics[metric], own.count, seed=seed)
+                errors = jackknife_errors(statistics[metric], own.count, seed=seed, sources=own.sources)
         else:
             return values
     except InputError:  # too few clips; the figure's own warning says so
         return values
-    return _estimates(name, values, errors)
+    groups = GROUPS if own.sources is None else min(GROUPS, len(set(own.sources)))
+    return _estimates(name, values, errors, groups)
 
 
-def _on_pixels(metric, name, options, count, value_range, settings):
-    """(record, {figure: Estimate or value}) of the first `count` clips as they are, by the jackknife over clips."""
-    protocol = load_protocol("native", num_samples=count, value_range=value_range)
+def _on_pixels(metric, name, options, comparison, settings):
+    """(record, {figure: Estimate or value}) of as many clips as they are, chosen alike, by the jackknife over clips."""
+    count, value_range = comparison.samples.count, comparison.protocol.value_range
+    rule = comparison.protocol.samples_selection
+    protocol = load_protocol("native", num_samples=count, samples_selection=rule, value_range=value_range)
     if metric == "seams":
         judged = judge_tiling(options["samples"], protocol, settings["plans"]()[name], options)
-        keys = [(figure.axis, figure.period, figure.statistic) for figure in judged.figures]
-        scores = np.array([[clip.scores.get(key, np.nan) for key in keys] for clip in judged.clips])
-        record, statistic = judged.record, lambda rows: [np.nanmax(np.nanmean(scores[rows], axis=0))]
+        record, statistic = judged.record, lambda rows: [judged.pooled.scores[rows].mean()]
     else:
         counted = count_dead_tokens(options["samples"], protocol, settings["token"], options)
         rates = counted.rates
@@ -176,8 +176,8 @@ def _on_pixels(metric, name, options, count, value_range, settings):
     return record, _estimates(name, {metric: record.value}, errors)
 
 
-def _estimates(name, values, errors):
+def _estimates(name, values, errors, groups=GROUPS):
     return {
-        figure: Estimate(name=name, value=value, standard_error=float(error), groups=GROUPS)
+        figure: Estimate(name=name, value=value, standard_error=float(error), groups=groups)
         for (figure, value), error in zip(values.items(), errors, strict=True)
     }

@@ -25,7 +25,7 @@ NOT_SHOWN = ("numerics", "ddof", "root", "bn_epsilon", "num_samples", "num_refer
 @click.command(cls=RecordedCommand)
 @click.option("--protocols", metavar="NAME,NAME,...", help="Which, by name or as YAML files. [all that are named]")
 @click.option("--legacy/--no-legacy", default=True, show_default=True,
-              help="Each also with the arithmetic of its published code.")
+              help="Each also with the rounding of its published code.")
 @click.option("--out", type=OutputFolder(path_type=Path), required=True,
               help="Folder for protocols.md and protocols.png.")
 @judging_options()
@@ -36,7 +36,8 @@ def compare_protocols(protocols, legacy, out, **options):
     protocols. One that cannot be applied to these videos is listed with the reason.
     """
     baseline = options["protocol"]
-    names = protocols.split(",") if protocols else [protocol.name for protocol in list_protocols()]
+    named = [protocol.name for protocol in list_protocols() if protocol.is_splits is None]  # not of Inception Scores
+    names = protocols.split(",") if protocols else named
     names = [baseline, *(name for name in names if name != baseline)]
     variants = [options["numerics"]] if options["numerics"] else ["exact", "legacy"] if legacy else ["exact"]
     records, failed = [], {}  # reason → protocols

@@ -98,7 +98,7 @@ def _remarks(methods, pairs):
     if bare := [figure for figure in pairs if not pairs[figure]]:
         yield f"No tests of {', '.join(bare)}: there is no standard error, for lack of clips or of clips' own features."
     if "seams" in pairs:
-        yield "Seams are the largest excess over axes and lattices: " + "; ".join(map(_tiling, methods)) + "."
+        yield "Seams are the mean excess over axes, on the borders of the finest tiles: " + "; ".join(map(_tiling, methods)) + "."
     yield from dict.fromkeys(text for record in records for _, text in remarks(record))
 
 

@@ -16,7 +16,7 @@ from hpdm_eval.records import RecordedCommand, command_line, utc_now
 
 @click.command(cls=RecordedCommand)
 @click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE",
-              help="Clips: videos, folders of frames, arrays, or a zip of them.")
+              help="Clips: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files.")
 @click.option("--out", required=True, type=OutputFile(), metavar="FEATS.npz", help="File to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @metric_options(default="native")

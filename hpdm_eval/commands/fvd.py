@@ -12,6 +12,9 @@ from hpdm_eval.metrics.frechet import SVD_ROOTS, frechet_distance
 from hpdm_eval.records import RecordedCommand
 from hpdm_eval.tables import aligned, format_value
 
+CORRECTED, INFINITY = "corrected", "fvd-infinity"
+AGAINST = "{} against this reference"  # whose own sampling bias stays in it
+
 
 class Sizes(click.ParamType):
     """Comma-separated numbers of samples, ascending and each once."""
@@ -32,8 +35,8 @@ class Sizes(click.ParamType):
 @click.option("--interval/--no-interval", default=True, show_default=True,
               help="95 % interval and standard error by a grouped jackknife.")
 @click.option("--interval-over", "over", type=click.Choice(["samples", "both"]), default="samples", show_default=True,
-              help="What is thought to be drawn anew: the samples against this reference, or both.")
-@click.option("--extrapolate", is_flag=True, help="Also FVD-infinity, the distance of endlessly many samples.")
+              help="Sets to resample: the samples against this reference, or both.")
+@click.option("--extrapolate", is_flag=True, help="Also FVD-infinity, the infinite-sample limit of both sides.")
 @judging_options()
 def fvd(at, interval, over, extrapolate, **options):
     """Fréchet video distance of samples from real clips: lower is better, 0 for identical sets.
@@ -41,9 +44,10 @@ def fvd(at, interval, over, extrapolate, **options):
     The figure depends on how clips are cut, resized and counted and on the network, so it is printed with the
     protocol's name and hash and the network's name, and compares only to figures that share them.
 
-    The interval says where the mean figure of fresh samples lies, as many as these; in simulations it holds it in 92
-    to 100 % of cases. It is not about the distance of endlessly many samples, which is lower: `corrected` estimates
-    that from the same replicates, where there are samples enough.
+    The interval says where the mean figure of other samples lies, as many as these. The figure itself is biased
+    upwards, on both sides, the more the fewer clips there are: `corrected` subtracts both biases where there are five
+    clips a feature and the reference's features are known, and says "against this reference" where only the samples'
+    bias could be subtracted. What the intervals cover, and on which data they do not, is in reports/intervals.md.
     """
     def measure_all(samples, reference, protocol):
         return measure(samples, reference, protocol, at=at, interval=interval, over=over, extrapolate=extrapolate,
@@ -60,6 +64,8 @@ def measure(samples, reference, protocol, *, at=(), interval=False, over="sample
 
     What too few samples make impossible is left out with a warning that says so.
     """
+    if protocol.is_splits is not None:
+        raise InputError(f"protocol {protocol.name} is one of Inception Scores; use it with `hpdm-eval is`")
     value = frechet_distance(samples.distribution, reference.distribution, ddof=protocol.ddof, root=protocol.root)
     settings = {"at": list(at), "extrapolate": extrapolate} | ({"interval_over": over} if interval else {})
     figures, details = {"value": value, "settings": settings}, []
@@ -100,22 +106,53 @@ def subset_figure(samples, reference, size, protocol, seed=0):
 
 
 def _interval(samples, reference, value, over, details, common):
-    other = reference.moments if over == "samples" else reference.distribution
-    jackknife = uncertainty.grouped_jackknife(samples.features, other, over=over, **common)
-    half = jackknife.half_width()
-    details.append({"figure": "standard error", "value": jackknife.standard_error, "groups": jackknife.groups,
-                    "over": over})
-    dimension = samples.moments.dimension
-    needed = uncertainty.fewest_for_correction(dimension)
-    varied = samples.count if over == "samples" else min(samples.count, reference.count)
-    if varied >= needed:
-        corrected = value - jackknife.bias
-        details.append({"figure": "corrected", "value": corrected, "bias": jackknife.bias,
-                        "ci95": [corrected - half, corrected + half]})
-    else:
-        warnings.warn(f"no bias-corrected value: it needs {needed} clips for {dimension} features, there are {varied}")
+    """Bounds of the figure; adds its standard error and the corrected value to `details`."""
+    sources, reference_sources = (getattr(side, "sources", None) for side in (samples, reference))
+    own = uncertainty.grouped_jackknife(samples.features, reference.moments, sources=sources, **common)
+    other = None
+    if reference.features is not None:
+        try:
+            other = uncertainty.grouped_jackknife(reference.features, samples.moments, sources=reference_sources,
+                                                  **{**common, "seed": common["seed"] + 1})
+        except InputError:
+            if over == "both":
+                raise
+    if over == "both":
+        if other is None:
+            raise InputError("an interval over samples and reference needs the reference's features; make its "
+                             "statistics with `hpdm-eval stats --keep-features`")
+    figure = uncertainty.both_sides(own, other) if over == "both" else own
+    entry = {"figure": "standard error", "value": figure.standard_error, "groups": figure.groups, "over": over}
+    counted = {name: len(set(known)) for name, known in (("sources", sources), ("reference_sources", reference_sources))
+               if known is not None and (name == "sources" or over == "both")}
+    details.append(entry | counted)
+    _corrected(samples, reference, value, own, other, details)
+    half = figure.half_width()
     # single-precision roots of legacy numerics can be negative themselves
     return min(max(value - half, 0.0), value), value + half
+
+
+def _corrected(samples, reference, value, own, other, details):
+    """Add the value without sampling bias: of both sides where the reference's features are enough for it."""
+    dimension = samples.moments.dimension
+    needed = uncertainty.fewest_for_correction(dimension)
+    if samples.count < needed:
+        warnings.warn(f"no bias-corrected value: it needs {needed} clips for {dimension} features, there are "
+                      f"{samples.count}")
+        return
+    name, found = CORRECTED, own
+    if other is None:
+        name = AGAINST.format(CORRECTED)
+        warnings.warn(f"{name} keeps the bias of its {reference.count} clips: their features are not known; "
+                      "`hpdm-eval stats --keep-features` stores them")
+    elif reference.count < needed:
+        name = AGAINST.format(CORRECTED)
+        warnings.warn(f"{name} keeps the bias of its {reference.count} clips: correcting that needs {needed}")
+    else:
+        found = uncertainty.both_sides(own, other)
+    corrected, half = value - found.bias, found.half_width()
+    entry = {"figure": name, "value": corrected, "bias": found.bias, "ci95": [corrected - half, corrected + half]}
+    details.append(entry | ({"bias_of_reference": other.bias} if name == CORRECTED else {}))
 
 
 def _at(samples, reference, size, details, protocol, seed):
@@ -123,8 +160,12 @@ def _at(samples, reference, size, details, protocol, seed):
 
 
 def _infinity(samples, reference, details, common):
-    line = uncertainty.extrapolate(samples.features, reference.moments, **common)
-    details.append({"figure": "fvd-infinity", "value": line.value, "r2": line.r2, "residual": line.residual,
+    """Extrapolation of both sides where the reference's features are enough for it, else of the samples alone."""
+    name, over, other = INFINITY, "both", reference.features
+    if other is None or reference.count < uncertainty.fewest_for_extrapolation(samples.moments.dimension):
+        name, over, other = AGAINST.format(INFINITY), "samples", reference.moments
+    line = uncertainty.extrapolate(samples.features, other, over=over, **common)
+    details.append({"figure": name, "value": line.value, "r2": line.r2, "residual": line.residual,
                     "curvature": line.curvature, "points": len(line.sizes), "smallest": line.sizes[0]})
 
 

@@ -61,18 +61,24 @@ _OVERRIDES = (
     ("--samples-frames", "samples_frames", _choice("samples_frames"), "Which frames of generated clips, over --start."),
     ("--samples-stride", "samples_stride", int, "Stride in generated clips, over --stride."),
     ("--samples-fps", "samples_fps", _Number("native", float), "Frame rate of generated clips, over --fps."),
+    ("--clips-per-video", "clips_per_video", int, "Clips of one video, of samples and reference alike."),
+    ("--samples-clips-per-video", "samples_clips_per_video", int, "The same of samples, over --clips-per-video."),
     ("--short", "short", _choice("short"), "What happens to videos with too few frames."),
     ("--crop", "crop", _choice("crop"), "Crop before resizing."),
     ("--resize", "resize", _choice("resize"), "Method of resizing."),
     ("--antialias", "antialias", None, "Whether shrinking widens the filter."),
     ("--range", "value_range", _choice("value_range"), "Range of float arrays."),
-    ("--selection", "selection", _choice("selection"), "Order in which reference clips are taken."),
+    ("--selection", "selection", _choice("selection"),
+     "Which reference clips are taken where there are more: class-balanced or shuffled draw at random, sorted takes "
+     "the first by name."),
     ("--samples-selection", "samples_selection", _choice("samples_selection"), "The same for generated clips."),
     ("--split", "split", str, "Official list that the reference is, such as ucf101-train-01, or none."),
-    ("--numerics", "numerics", _choice("numerics"), "exact, or legacy: the arithmetic of the published code."),
+    ("--numerics", "numerics", _choice("numerics"),
+     "legacy: the rounding of the published code; exact: double precision."),
 )
 # overrides of both roles: field of the reference → field of the samples
-_BOTH = {"start": "samples_frames", "stride": "samples_stride", "fps": "samples_fps"}
+_BOTH = {"start": "samples_frames", "stride": "samples_stride", "fps": "samples_fps",
+         "clips_per_video": "samples_clips_per_video"}
 
 
 def protocol_options(default=DEFAULT):
@@ -95,7 +101,8 @@ def reading_options(function):
         click.option("--strict", is_flag=True, help="Stop at the first unusable file instead of listing it."),
         click.option("--reference-grid", metavar="RxC[+PAD]", help="As --grid, for the reference."),
         click.option("--match", metavar="PATTERN",
-                     help="Of the samples only files whose name or path fits, such as 'generated_*' or '*_noise.mp4'."),
+                     help="Of the samples only files whose name fits, such as 'generated_*' or '*_noise.mp4'; with a / "
+                          "in the pattern, whose path below the folder does."),
         click.option("--grid", metavar="RxC[+PAD]",
                      help="Samples are contact sheets: rows x columns of clips, PAD pixels around and between."),
     ):
@@ -149,6 +156,9 @@ def take_protocol(options):
     for reference, samples in _BOTH.items():
         if reference in overrides:
             overrides.setdefault(samples, overrides[reference])
+    splits = options.pop("is_splits", None)
+    if splits is not None and load_protocol(name).is_splits is not None:
+        overrides["is_splits"] = splits
     if overrides.get("split") == "none":
         overrides["split"] = None
     protocol = load_protocol(name, **{key: None if value == "null" else value for key, value in overrides.items()})

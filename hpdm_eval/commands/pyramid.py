@@ -94,7 +94,7 @@ def read_pairs(folders, protocol, options):
                 other = iter(sources[1])
                 for clip in sources[0]:
                     match = next(other, None)
-                    if match is None or _stem(match.name) != _stem(clip.name):
+                    if match is None or _stem(match) != _stem(clip):
                         raise unequal(f"{clip.name} stands beside {match.name if match else 'nothing'}")
                     yield clip.name, clip.video, match.video
                     bar.update()
@@ -113,10 +113,9 @@ def _of_all_levels(samples, summaries):
     return {**summaries[-1], "path": str(samples), "sha256": sha256(digests.encode()).hexdigest(), "rejected": rejected}
 
 
-def _stem(name):
+def _stem(clip):
     """A clip's name without the suffix, with its number in an array."""
-    path, _, number = name.partition("#")
-    return str(PurePosixPath(path).with_suffix("")), number
+    return str(PurePosixPath(clip.file).with_suffix("")), clip.number
 
 
 def _figures(index, errors, rng):

@@ -16,6 +16,7 @@ from hpdm.data.procedural import CLASS_NAMES, procedural_clip
 from hpdm.video.writer import write_video
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, atomic_folder
+from hpdm.lock import hold
 from hpdm.sampling.cli import sample
 from hpdm_eval.commands.fvd import fvd
 from hpdm_eval.commands.report import report
@@ -73,6 +74,7 @@ def quickstart(out, clips, device, seed, quiet):
     """
     if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
         raise InputError(f"{out} holds files that no quickstart made; name another folder with --out")
+    click.get_current_context().with_resource(hold(out))
     with atomic_file(out / MARKER, "w"):
         pass
     for number, (name, (draw, _)) in enumerate(SETS.items()):

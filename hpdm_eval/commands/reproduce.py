@@ -1,10 +1,11 @@
 """`hpdm-eval reproduce`: is a record's figure still what its command gives, and if not, what has changed?"""
 
 import json
+from pathlib import Path
 
 import click
 
-from hpdm.console import Command
+from hpdm.console import Command, Device
 from hpdm_eval.records import load_record
 from hpdm_eval.reproduce import ABSOLUTE, RELATIVE
 from hpdm_eval.reproduce import reproduce as run_again
@@ -16,24 +17,32 @@ MOST_SHOWN = 10
 
 @click.command(cls=Command)
 @click.argument("record", type=click.Path(exists=True, dir_okay=False), metavar="RECORD.json")
-@click.option("--folder", type=click.Path(exists=True, file_okay=False), default=".", show_default=True,
-              help="Where the command's relative paths start.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False),
+              help="Where the command's relative paths start. [here, or the record's folder or one above it]")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=RELATIVE, show_default=True,
               help="Relative difference up to which figures count as equal.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the command's own.")
+@click.option("--device", type=Device(), help="In place of the command's own.")
 @click.option("--seed", type=click.IntRange(min=0), help="In place of the command's own.")
+@click.option("--allow", multiple=True, metavar="FILE|SHA-256|OWNER/NAME",
+              help="Unverified weights, or a network on the hub, that the record may use; repeatable. A TorchScript "
+                   "file is a program: it is executed.")
 @click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
 @click.pass_context
-def reproduce(context, record, folder, tolerance, device, seed, quiet, as_json):
+def reproduce(context, record, folder, tolerance, device, seed, allow, quiet, as_json):
     """Run the command of RECORD.json again and compare its figures: the value, its interval and all details.
 
     Exit code 0: equal within the tolerance. 1: different; the table says which of code, weights, inputs, settings,
     versions and hardware have changed. 2: the command cannot be run: it is not one of `hpdm-eval`'s measurements, or
-    its inputs are not there. Nothing is written, and features are computed anew.
+    its inputs are not found, or it asks for something unverified. The protocol is that in the record; of `all`,
+    `compare`, `curve` and `compare-protocols` only what this record needs is run. Nothing is written, and features are
+    computed again.
+
+    A record's own --unverified counts for nothing: --allow names each file or network that you trust.
     """
     recorded = load_record(record)
-    result = run_again(recorded, folder=folder, relative=tolerance, device=device, seed=seed, quiet=quiet)
+    result = run_again(recorded, folder=folder, near=Path(record).parent, relative=tolerance, device=device, seed=seed,
+                       quiet=quiet, allow=allow)
     if as_json:
         click.echo(json.dumps({
             "equal": result.equal, "tolerance": {"relative": tolerance, "absolute": ABSOLUTE},

@@ -11,14 +11,35 @@ import click
 
 from hpdm.console import OutputFolder, note
 from hpdm.errors import InputError
+from hpdm_eval.coding import Codings
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
-from hpdm_eval.metrics.seam_tests import FEWEST_CLIPS, LEVEL, TOLERANCE, SeamFigure, judge_seams, mean_profile
-from hpdm_eval.metrics.seams import AXES, OVERLAPS, ClipSeams, Lattice, measure_clip, parse_patch, seam_lattices
+from hpdm_eval.metrics.seam_blocks import settle_lattices
+from hpdm_eval.metrics.seam_tests import (
+    FEWEST_CLIPS,
+    LEVEL,
+    TOLERANCE,
+    PooledSeams,
+    SeamFigure,
+    judge_seams,
+    mean_profile,
+    pool_seams,
+)
+from hpdm_eval.metrics.seams import (
+    AXES,
+    OVERLAPS,
+    ClipSeams,
+    Lattice,
+    measure_clip,
+    parse_patch,
+    rescore,
+    seam_lattices,
+)
 from hpdm_eval.records import Record, RecordedCommand
 
 MANIFEST = "samples.json"
 WORST = 10
+WEAK = ("a step of one", "fewer than")  # reasons that more clips help against, not a reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +75,13 @@ class TilingPlan:
 def seams(samples, reference, patch, overlap, levels, lossless, plots, **options):
     """Are there steps where the patches of a tiled sampler meet?
 
-    Each lattice of patch borders is compared with the same lattice moved aside, by multiples of the codec's blocks. An
-    excess of 0.1 is a contrast 10 % above that of the comparable positions; up to 0.05 is not called a seam, since
-    that much is found in real video. The step statistic sees any mismatch of neighbouring patches, the
-    coherent-step statistic offsets of brightness far below the texture. Axes: w, h and f, between frames.
+    Each lattice of patch borders is compared with the same lattice moved aside, by multiples of the codec's blocks,
+    also of those that the clips had before they were resized. An excess of 0.1 is a contrast 10 % above that of the
+    comparable positions; up to 0.05 is not called a seam, since that much is found in real video. The step statistic
+    sees any mismatch of neighbouring patches, the coherent-step statistic offsets of brightness far below the texture.
+    Axes: w, h and f, between frames. "no verdict" says that a lattice cannot be told from what codecs leave, or that a
+    step of one grey level would not have been found; the warning names the reason. The headline is the mean excess
+    over all axes, of the finest tiles.
     """
     protocol = take_protocol(options)
     plan = find_plan(samples, patch, overlap, levels, lossless)
@@ -83,8 +107,9 @@ class JudgedTiling:
     record: Record
     clips: list[ClipSeams]
     reference: list[ClipSeams] | None
-    lattices: list[Lattice]
+    lattices: list[Lattice]  # settled: moved for comparison as fits the clips
     figures: list[SeamFigure]
+    pooled: PooledSeams
 
 
 def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTiling:
@@ -96,17 +121,22 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
     if not lattices:
         raise InputError(f"patches of {_size(plan.patch)} are too small to look for their borders")
 
-    def measure(clip):
-        return measure_clip(clip.video, lattices, clip.name)
+    def measured(path, role):
+        codings = Codings(path)
+        return measure_clips(path, protocol, options, role,
+                             lambda clip: measure_clip(clip.video, lattices, clip.name, codings.of(clip.name)))
 
-    clips, summary = measure_clips(samples, protocol, options, "samples", measure)
+    clips, summary = measured(samples, "samples")
     real, real_summary = (None, None)
     if reference is not None:
-        real, real_summary = measure_clips(reference, protocol, options, "reference", measure)
-    figures = judge_seams(clips, lattices, reference=real, seed=options["seed"],
-                          resized=protocol.resolution is not None)
+        real, real_summary = measured(reference, "reference")
+    resized = protocol.resolution is not None
+    lattices = settle_lattices(clips, lattices, resized)
+    clips, real = ([rescore(clip, lattices) for clip in side] if side else side for side in (clips, real))
+    figures = judge_seams(clips, lattices, reference=real, seed=options["seed"], resized=resized)
     if not figures:
         raise InputError(f"no clip of {samples} is larger than a patch of {_size(plan.patch)}: no borders to look at")
+    pooled = pool_seams(clips, lattices, real)
     largest = max(figures, key=lambda figure: figure.excess)
     unusual = {"split": plan.split} if plan.split != AXES else {}
     unusual |= {"canvas": list(plan.canvas)} if max(plan.canvas) > 1 else {}
@@ -116,8 +146,8 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
                             "tolerance": TOLERANCE},
         started=started,
         seed=options["seed"],
-        value=largest.excess,
-        ci95=largest.ci95,
+        value=pooled.value,
+        ci95=pooled.ci95,
         unit="log contrast",
         higher_is_better=False,
         num_samples=summary["clips"],
@@ -126,9 +156,11 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
         reference=real_summary,
         details=tuple(figure.to_dict() for figure in figures),
         warnings=list(_warnings(figures, lattices, clips, reference)),
-        extra={"worst": worst_clips(clips), "profiles": phase_profiles(clips, figures)},
+        extra={"pooled_over": [{"axis": axis, "period": period} for axis, period in pooled.over],
+               "largest": {key: largest.to_dict()[key] for key in ("axis", "period", "statistic", "excess", "ci95")},
+               "worst": worst_clips(clips), "profiles": phase_profiles(clips, figures)},
     )
-    return JudgedTiling(record=record, clips=clips, reference=real, lattices=lattices, figures=figures)
+    return JudgedTiling(record=record, clips=clips, reference=real, lattices=lattices, figures=figures, pooled=pooled)
 
 
 def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
@@ -223,11 +255,13 @@ def _warnings(figures, lattices, clips, reference):
     for lattice in lattices:
         if (lattice.axis, lattice.period) not in found:
             yield f"axis {lattice.axis}, period {lattice.period}: no clip is large enough to hold and compare a border"
-    blocked = sorted({(figure.axis, figure.period) for figure in figures if not figure.codec_matched})
-    if blocked and reference is None:
-        names = ", ".join(f"{axis} {period}" for axis, period in blocked)
-        yield (f"no verdict on {names}: in resized clips, or at a period this short, borders cannot be told from a "
-               "codec's blocks; give --reference with clips encoded and read alike, or --lossless samples")
+    reasons = {}
+    for figure in figures:
+        if figure.reason is not None:
+            reasons.setdefault(figure.reason, {})[f"{figure.axis} {figure.period}"] = None
+    for reason, names in reasons.items():
+        advice = "" if reason.startswith(WEAK) else "; give --reference with clips encoded and read alike"
+        yield f"no verdict on {', '.join(names)}: {reason}{advice}"
     fewest = min(figure.clips for figure in figures)
     if fewest < 8:
         yield f"only {fewest} clips: {'too few for a reliable' if fewest >= FEWEST_CLIPS else 'no'} verdict"
@@ -238,7 +272,7 @@ def _table(figures):
              "-" if figure.ci95 is None else "[{:.3f}, {:.3f}]".format(*figure.ci95), f"{figure.p_value:.2g}",
              "-" if figure.z is None else f"{figure.z:.1f}",
              "-" if figure.rank is None else f"{figure.rank}/{figure.phases}",
-             "SEAM" if figure.significant else "no") for figure in figures]
+             figure.verdict) for figure in figures]
     return aligned(("axis", "period", "statistic", "excess", "95 %", "p", "z", "rank", "seam"), rows)
 
 

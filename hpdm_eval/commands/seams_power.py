@@ -17,6 +17,7 @@ from hpdm_eval.records import RecordedCommand
 from hpdm_eval.studies.seam_power import (
     COLUMNS,
     conditions,
+    coverage_rows,
     measure_conditions,
     power_plot,
     power_report,
@@ -57,7 +58,8 @@ def seams_power(samples, patch, per_test, resamples, longest, out, **options):
     writer.writeheader()
     writer.writerows(rows)
     out = Path(out)
-    page = power_report(rows, patch, per_test, resamples, summary, longest)
+    coverage = coverage_rows(measured, lattices, options["seed"])
+    page = power_report(rows, coverage, patch, per_test, resamples, summary, longest)
     for name, content in (("seams-power.csv", table.getvalue().encode()),
                           ("seams-power.png", power_plot(rows)),
                           ("seams-power.md", page.encode())):
@@ -75,6 +77,7 @@ def seams_power(samples, patch, per_test, resamples, longest, out, **options):
         num_samples=summary["clips"],
         samples=summary,
         details=tuple(rows),
+        extra={"coverage": coverage},
     )
     show_record(record, {**options, "folder": options["folder"] or str(out / "records")},
                 ["", *aligned(COLUMNS, [[_short(row[key]) for key in COLUMNS] for row in rows])])

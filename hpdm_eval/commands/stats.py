@@ -12,12 +12,14 @@ from hpdm_eval.features import extract_features, extract_moments
 from hpdm_eval.judge import open_backbone
 from hpdm_eval.metrics.frechet import Moments
 from hpdm_eval.records import RecordedCommand, command_line, utc_now
+from hpdm_eval.selection import sources_of
 from hpdm_eval.statistics import Statistics
+from hpdm_eval.tables import split_is_missing
 
 
 @click.command(cls=RecordedCommand)
 @click.option("--data", required=True, type=click.Path(), metavar="DIR|FILE",
-              help="Real clips: videos, folders of frames, arrays, or a zip of them.")
+              help="Real clips: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files.")
 @click.option("--out", required=True, type=OutputFile(), metavar="STATS.npz", help="File to write.")
 @click.option("--keep-features", is_flag=True, help="Store every clip's features too, for metrics that need them.")
 @click.option("--per-frame", is_flag=True,
@@ -41,10 +43,11 @@ def stats(data, out, keep_features, per_frame, **options):
     reading = {"batch": options["batch"], "quiet": options["quiet"],
                "cache": FeatureCache(backbone) if options["cache"] else None}
     if keep_features:
-        features = extract_features(source, backbone, **reading).features
+        extracted = extract_features(source, backbone, **reading)
+        features, sources = extracted.features, sources_of(extracted.names)
         moments = Moments.of(features)
     else:
-        features, moments = None, extract_moments(source, backbone, **reading)
+        features, sources, moments = None, None, extract_moments(source, backbone, **reading)
     what = "frames" if per_frame else "clips"
     if moments.n < 2:
         raise InputError(f"{data}: statistics need at least 2 {what}, got {moments.n}")
@@ -54,6 +57,7 @@ def stats(data, out, keep_features, per_frame, **options):
     statistics = Statistics(
         moments=moments,
         features=features,
+        sources=sources,
         protocol={**protocol.to_dict(), "hash": protocol.hash()},
         backbone=backbone.describe(),
         source=source.summary(),
@@ -61,7 +65,8 @@ def stats(data, out, keep_features, per_frame, **options):
         made={"command": command_line(), "versions": package_versions(), "git": git_revision(), "created": utc_now()},
     )
     statistics.save(out)
-    click.echo(f"{out}: {moments.n} {what}, {backbone.name}, {protocol.label}")
+    missing = " (split not applied)" if split_is_missing(statistics.protocol, statistics.source) else ""
+    click.echo(f"{out}: {moments.n} {what}, {backbone.name}, {protocol.label}{missing}")
 
 
 # The only clips are --data, read with --grid.

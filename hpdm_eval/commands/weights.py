@@ -20,6 +20,10 @@ def weights():
 
     Files live in the user's cache folder, or in $HPDM_EVAL_WEIGHTS. shapes3d comes with the package and is not among
     them.
+
+    A TorchScript file (i3d_torchscript.pt, c3d_ucf101.pt) is a program: whoever made it decides what runs here. One
+    with the published checksum is what everybody runs; --unverified executes any other. State dicts and arrays hold
+    numbers only, and are read as such.
     """
 
 

@@ -44,7 +44,7 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / RECORDS).exists():
             raise InputError(f"{self.folder} holds the records of another run; name a new folder")
-        self.origin = {"seed": seed, "command": command, "git": git_revision() or commit}
+        self.origin = {"seed": seed, "command": command, "git": commit or git_revision()}
         self.place = {"device": None, "versions": {}}  # known once the worker runs
         self.records = []
 

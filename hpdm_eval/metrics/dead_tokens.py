@@ -21,12 +21,14 @@ same search on the lattice moved by half a token says what the clips at hand hol
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from hpdm.errors import InputError
 
 KINDS = ("tone", "texture")
 THRESHOLDS = {"tone": 6.5, "texture": 12.0}
 BASE = {"tone": 2.0, "texture": 2.0}  # grey levels added to what is usual, so that flat areas do not divide by 0
+CLUSTER = 8  # dead tokens in one real clip at most, of 179 clips of 24 frames, see `studies/intervals.py`
 FALSE_POSITIVES = 4e-6  # of all tokens
 SMALLEST = 3  # samples of a token's side that a step and the slope beside it need
 
@@ -80,6 +82,35 @@ def find_dead_tokens(video, token, name="", thresholds=None, moved=False):
         scores=np.array(scores, dtype=np.float32)[order],
         kinds=tuple(kinds[index] for index in order),
     )
+
+
+def rate_interval(rates, cluster, level=0.95):
+    """Two-sided interval of the mean of `rates`, float [n], one of each clip, where most are 0.
+
+    Dead tokens come in clusters, as still detail returns in every frame, so what is counted are clips that have any:
+    each is a Poisson event of its own weight, and the mean a weighted sum of such events, for which the gamma interval
+    of Fay and Feuer (Statistics in Medicine 16, 1997) holds. One event more, as heavy as the heaviest seen and at least
+    `cluster`, stands for what the clips may have missed: without any dead token the upper end is that of a Poisson
+    count of 0, 3.7 clusters in n clips at 95 % (the rule of three, two-sided), and the lower end 0.
+
+    cluster: rate of a clip with as many dead tokens as a real one may have; `cluster_rate` gives it.
+    """
+    rates = np.asarray(rates, np.float64)
+    weights = rates[rates > 0] / len(rates)
+    total, variance = weights.sum(), np.square(weights).sum()
+    heaviest = max(weights.max(initial=0.0), cluster / len(rates))
+    tail = (1 - level) / 2
+    low = 0.0
+    if total > 0:
+        low = variance / (2 * total) * stats.chi2.ppf(tail, 2 * total**2 / variance)
+    total, variance = total + heaviest, variance + heaviest**2
+    high = variance / (2 * total) * stats.chi2.ppf(1 - tail, 2 * total**2 / variance)
+    return float(low), float(high)
+
+
+def cluster_rate(tokens):
+    """Rate of a clip of so many judged tokens that holds `CLUSTER` dead ones, for `rate_interval`."""
+    return CLUSTER / tokens
 
 
 def token_scores(plane, height, width):

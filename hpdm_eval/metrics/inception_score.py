@@ -27,12 +27,13 @@ class FewPerSplitWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionScore:
-    """Mean and standard deviation (over splits, ddof 0) of the score, and what they were made of."""
+    """Mean and standard deviation (ddof 0; over splits, or over sets where there are several) of the score."""
 
     mean: float
     std: float
-    n: int
-    splits: int
+    n: int  # clips in all sets
+    splits: int  # of each set
+    loops: int = 1  # sets
 
 
 def inception_score(probabilities, splits=SPLITS, seed=0):
@@ -61,6 +62,23 @@ def inception_score(probabilities, splits=SPLITS, seed=0):
         probabilities = probabilities[np.random.default_rng(seed).permutation(n)]
     scores = [_score(probabilities[part * n // splits:(part + 1) * n // splits]) for part in range(splits)]
     return InceptionScore(mean=float(np.mean(scores)), std=float(np.std(scores)), n=n, splits=splits)
+
+
+def looped_score(probabilities, *, splits, loops, per_loop, seed=0):
+    """`InceptionScore` over several independent sets, as TGANv2 publishes it: mean and spread of the sets' scores.
+
+    The rows [n, K] are shuffled by `seed` and dealt into sets of `per_loop`; each is scored in `splits` parts. There
+    are `loops` sets, or as many whole ones as n allows, at least one.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    n = len(probabilities)
+    loops = max(min(loops, n // per_loop), 1)
+    if loops == 1:
+        return inception_score(probabilities, splits, seed)
+    rows = np.random.default_rng(seed).permutation(n)[:loops * per_loop].reshape(loops, per_loop)
+    scores = [inception_score(probabilities[own], splits, seed=None).mean for own in rows]
+    return InceptionScore(mean=float(np.mean(scores)), std=float(np.std(scores)), n=loops * per_loop, splits=splits,
+                          loops=loops)
 
 
 def _score(part):

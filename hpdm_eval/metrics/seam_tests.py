@@ -15,11 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from hpdm_eval.metrics.seams import all_moves, lattice_moves
+from hpdm_eval.metrics.seam_blocks import settle_lattices
+from hpdm_eval.metrics.seams import STATISTICS, all_moves, lattice_moves, rescore
 
 LEVEL = 0.05
 TOLERANCE = 0.05  # log units
 FEWEST_CLIPS = 4
+TAIL = 4  # degrees of freedom of differences between positions
+POWER = 0.8  # with which a step of one grey level must be found for "no seam" to be said
 DRAWS = 2000
 PERMUTATIONS = 5000
 
@@ -33,20 +36,28 @@ class SeamFigure:
     statistic: str  # step or coherent-step
     excess: float  # log units; relative to the reference where there is one
     ci95: tuple[float, float] | None
-    p_value: float  # one-sided, of an excess of at most TOLERANCE
-    significant: bool
+    p_value: float  # one-sided: the larger of that of an excess of at most TOLERANCE and that of `z`
+    significant: bool | None  # None: no verdict
     clips: int
     codec_matched: bool  # whether compared positions sit on the codec's lattice as the lines do
     z: float | None  # of the lattice among the moves of it, each against moves of its own codec phase
     rank: int | None  # 1: no move has a larger value
     phases: int  # lattices that were ranked
+    reason: str | None = None  # why there is no verdict
+    blocks: tuple[float, ...] = ()  # periods of blocks, found in the clips, that compared positions keep to
     excess_samples: float | None = None  # where there is a reference: the two sides alone
     excess_reference: float | None = None
+
+    @property
+    def verdict(self):
+        """In words, for tables."""
+        return "no verdict" if self.significant is None else "SEAM" if self.significant else "no"
 
     def to_dict(self):
         """Flat JSON-able dict."""
         values = {key: value for key, value in vars(self).items()
-                  if not (key.startswith("excess_") and value is None)}
+                  if not (key.startswith("excess_") and value is None) and not (key == "blocks" and not value)}
+        values |= {"blocks": ", ".join(f"{period:.4g}" for period in self.blocks)} if self.blocks else {}
         return {**values, "ci95": self.ci95 and list(self.ci95)}
 
 
@@ -54,43 +65,164 @@ def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, toler
                 resized=False):
     """Figures of all lattices for which there are clips: list of SeamFigure, in the order of `lattices`.
 
-    samples, reference: iterables of ClipSeams measured on `lattices`. Without a reference the test is a one-sided
-    t-test over clips; with one, a permutation of the labels of both sides on the studentised difference of the mean
-    scores. A lattice whose period leaves no comparison on the codec's blocks gets a verdict only with a reference,
-    which must be encoded as the samples are, or where `Lattice.block` says that there are no blocks. draws: of the
-    bootstrap; 0 leaves out the intervals. resized: rows and columns were resampled after a codec, whose blocks then
-    lie anywhere (macroblocks of 320 columns shrunken to 256 meet every multiple of 64): the same rule holds for them.
+    samples, reference: iterables of ClipSeams measured on `lattices`, which are first settled: moved for comparison as
+    fits what the samples have been through (`settle_lattices`).
+
+    Without a reference two things must hold for a seam: the excess is above `tolerance`, by a one-sided t-test over
+    clips; and the lattice stands out among its own moves, each less the mean of its codec phase, by a t-test over moves
+    (what clips have in common, such as a scene, makes moves differ whatever the number of clips). There is no verdict
+    where the lattice has a `reason`, and where neither a seam is found nor a brightness step of one grey level would
+    have been. With a reference, which must be encoded and resized as the samples are, the test is a permutation of the
+    labels of both sides on the studentised difference of the mean scores, and every lattice gets a verdict.
+
+    draws: of the bootstrap; 0 leaves out the intervals. resized: rows and columns were resampled after a codec, whose
+    blocks then lie anywhere.
     """
     samples, reference = list(samples), None if reference is None else list(reference)
+    lattices = settle_lattices(samples, lattices, resized)
+    samples = [rescore(clip, lattices) for clip in samples]
+    reference = reference and [rescore(clip, lattices) for clip in reference]
     rng = np.random.default_rng(seed)
-    drafts = []
-    for lattice in lattices:
-        matched = lattice_moves(lattice)[1] and not (resized and lattice.axis != "f" and lattice.block > 1)
-        for statistic in sorted({key[2] for clip in samples for key in clip.scores}, reverse=True):
-            key = (lattice.axis, lattice.period, statistic)
-            scores = _scores(samples, key)
-            if not len(scores):
-                continue
-            if reference is None:
-                figures = {"excess": scores.mean(), "ci95": mean_interval(scores, rng, draws),
-                           "p_value": mean_above(scores, tolerance)}
-            else:
-                real = _scores(reference, key)
-                if not len(real):
-                    continue
-                figures = {"excess": scores.mean() - real.mean(), "ci95": difference_interval(scores, real, rng, draws),
-                           "p_value": permuted_above(scores, real, tolerance, rng),
-                           "excess_samples": float(scores.mean()), "excess_reference": float(real.mean())}
-            z, rank, phases = standing(mean_profile(samples, key), lattice)
-            drafts.append({"axis": lattice.axis, "period": lattice.period, "statistic": statistic, **figures,
-                           "clips": len(scores), "codec_matched": matched, "z": z, "rank": rank, "phases": phases})
-    testable = np.array([draft["codec_matched"] or reference is not None for draft in drafts], dtype=bool)
+    drafts = [draft for lattice in lattices for statistic in STATISTICS[::-1]
+              if (draft := _draft(samples, reference, lattice, statistic, tolerance, draws, rng))]
+    testable = np.array([draft["reason"] is None for draft in drafts], dtype=bool)
     rejected = np.zeros(len(drafts), dtype=bool)
     if testable.any():
         p_values = np.array([draft["p_value"] for draft in drafts])
         rejected[testable] = benjamini_hochberg(p_values[testable], level)
-    return [SeamFigure(**{**draft, "excess": float(draft["excess"])}, significant=bool(hit))
+    if reference is None:
+        for draft, hit in zip(drafts, rejected):
+            if draft["reason"] is None and not hit:
+                draft["reason"] = _too_weak(samples, draft, tolerance)
+    for draft in drafts:
+        del draft["spread"]
+    return [SeamFigure(**draft, significant=bool(hit) if draft["reason"] is None else None)
             for draft, hit in zip(drafts, rejected)]
+
+
+def _draft(samples, reference, lattice, statistic, tolerance, draws, rng):
+    """The values of a SeamFigure but its verdict; None where a side has no scores."""
+    key = (lattice.axis, lattice.period, statistic)
+    scored = _unkeyed(samples, key)
+    scores = _scores(scored, key)
+    if not len(scores):
+        return None
+    z, rank, phases, z_value = standing(mean_profile(scored, key), lattice)
+    reason = lattice.reason
+    if reference is None:
+        figures = {"excess": scores.mean(), "ci95": mean_interval(scores, rng, draws),
+                   "p_value": max(mean_above(scores, tolerance), z_value)}
+    else:
+        reason, real = None, _scores(_unkeyed(reference, key), key)
+        if not len(real):
+            return None
+        figures = {"excess": scores.mean() - real.mean(), "ci95": difference_interval(scores, real, rng, draws),
+                   "p_value": permuted_above(scores, real, tolerance, rng),
+                   "excess_samples": float(scores.mean()), "excess_reference": float(real.mean())}
+    return {"axis": lattice.axis, "period": lattice.period, "statistic": statistic, **figures,
+            "excess": float(figures["excess"]), "clips": len(scores), "codec_matched": lattice.reason is None, "z": z,
+            "rank": rank, "phases": phases, "reason": reason, "blocks": lattice.blocks,
+            "spread": scores.mean() / z if z else 0.0}
+
+
+def _unkeyed(clips, key):
+    """Clips scored beside key frames are left out, if that leaves enough."""
+    free = [clip for clip in clips if key in clip.scores and key[:2] not in clip.keyed]
+    return free if len(free) >= FEWEST_CLIPS else clips
+
+
+def _too_weak(samples, draft, tolerance):
+    """Why a lattice without a seam gets no verdict: a step of one grey level would not have been found. Else None.
+
+    The step counts as found by coherent-step; for the verdict under `step` it is enough that that one would have.
+    """
+    key = (draft["axis"], draft["period"], "coherent-step")
+    clips = [clip for clip in _unkeyed(samples, key) if key in clip.scores and key[0] in clip.rise]
+    if len(clips) < FEWEST_CLIPS:
+        return f"fewer than {FEWEST_CLIPS} clips"
+    scores, rise = _scores(clips, key), float(np.mean([clip.rise[key[0]] for clip in clips]))
+    error = scores.std(ddof=1) / np.sqrt(len(scores))
+    needed = tolerance + (stats.t.ppf(1 - LEVEL, len(scores) - 1) + stats.norm.ppf(POWER)) * error
+    if draft["statistic"] == key[2]:
+        needed = max(needed, stats.t.ppf(1 - LEVEL, TAIL) * draft["spread"])
+    if min(scores.mean(), 0) + rise < needed:
+        return "a step of one grey level would not be found in these clips"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PooledSeams:
+    """The headline: the excess of all borders together, comparable between tilings."""
+
+    value: float  # log units
+    ci95: tuple[float, float] | None
+    over: tuple[tuple[str, int], ...]  # (axis, period) of the lattices it is the mean over
+    scores: np.ndarray  # float64 [n]: each clip's part; their mean is `value`, of the samples alone
+
+
+def pool_seams(samples, lattices, reference=None):
+    """PooledSeams of clips scored on settled `lattices`.
+
+    The value is the mean of the excesses of the finest lattice of each axis, on whose lines all tiles of that axis end,
+    under both statistics. How many lattices and axes a tiling has changes what is averaged and not what is expected of
+    clips without seams, which is 0; a maximum grows with their number. Lattices without a verdict are left out, unless
+    all of them are, or there is a reference, which answers for them.
+    """
+    finest = {}
+    for lattice in lattices:
+        if any(key[:2] == (lattice.axis, lattice.period) for clip in samples for key in clip.scores):
+            finest.setdefault(lattice.axis, lattice)
+    chosen = [lattice for lattice in finest.values() if lattice.reason is None or reference is not None]
+    chosen = chosen or list(finest.values())
+    over = tuple((lattice.axis, lattice.period) for lattice in chosen)
+    scores = _parts(samples, over)
+    value, ci95 = float(scores.mean()), mean_t_interval(scores)
+    if reference is not None:
+        real = _parts(reference, over)
+        value -= float(real.mean())
+        ci95 = difference_t_interval(scores, real)
+    return PooledSeams(value=value, ci95=ci95, over=over, scores=scores)
+
+
+def _parts(clips, over):
+    """Each clip's part in the mean over lattices and statistics of the mean scores: float64 [n].
+
+    A clip that is too small for a lattice has no part in it; those that have count for it too.
+    """
+    parts = []
+    for axis, period in over:
+        for statistic in STATISTICS:
+            key = (axis, period, statistic)
+            scored = {id(clip) for clip in _unkeyed(clips, key) if key in clip.scores}
+            if scored:
+                parts.append([clip.scores[key] * len(clips) / len(scored) if id(clip) in scored else 0.0
+                              for clip in clips])
+    return np.mean(parts, axis=0) if parts else np.zeros(len(clips))
+
+
+def mean_t_interval(scores):
+    """95 % interval of a mean by Student's t; None for fewer than `FEWEST_CLIPS`.
+
+    Pooled scores are means of several medians and nearly symmetric: t covers from four clips up, as simulated in
+    reports/seams-power.md.
+    """
+    if len(scores) < FEWEST_CLIPS:
+        return None
+    reach = stats.t.ppf(0.975, len(scores) - 1) * scores.std(ddof=1) / np.sqrt(len(scores))
+    return float(scores.mean() - reach), float(scores.mean() + reach)
+
+
+def difference_t_interval(scores, real):
+    """95 % interval of the difference of two means by Welch's t; None for fewer than `FEWEST_CLIPS` of either."""
+    if min(len(scores), len(real)) < FEWEST_CLIPS:
+        return None
+    errors = np.array([scores.var(ddof=1) / len(scores), real.var(ddof=1) / len(real)])
+    if not errors.any():
+        return (float(scores.mean() - real.mean()),) * 2
+    freedom = errors.sum()**2 / (errors**2 / (np.array([len(scores), len(real)]) - 1)).sum()
+    reach = stats.t.ppf(0.975, freedom) * np.sqrt(errors.sum())
+    difference = scores.mean() - real.mean()
+    return float(difference - reach), float(difference + reach)
 
 
 def _scores(clips, key):
@@ -178,27 +310,46 @@ def mean_profile(clips, key):
 
 
 def standing(profile, lattice):
-    """(z, rank, number ranked) of the lattice's own value among its moves, each less the mean of its codec phase.
+    """(z, rank, number ranked, p) of the lattice's own value among its moves, each less the mean of its codec phase.
 
-    None for both figures where fewer than four moves can be compared.
+    Phases are of the codec's block or, where blocks were found in the clips, of those. p is one-sided, by Student's t
+    with at most `TAIL` degrees of freedom: single positions of real clips stand out further than a Gaussian has it. None for z and rank, and p 0, where fewer than four moves can be compared.
     """
     moves = all_moves(lattice)
     moves = moves[np.isfinite(profile[lattice.period - 1 + moves])]
-    block = lattice_moves(lattice)[2]
-    phases = moves % block
+    values = profile[lattice.period - 1 + moves]
     own = profile[lattice.period - 1]
+    compared, _, step = lattice_moves(lattice)
+    weights = np.full(len(compared), 1 / len(compared)) if lattice.weights is None else np.array(lattice.weights)
+    against = profile[lattice.period - 1 + compared]
+    against = float(np.average(against[np.isfinite(against)], weights=weights[np.isfinite(against)]
+                               if np.ptp(weights) == 0 else None)) if np.isfinite(against).any() else np.nan
+    if np.ptp(weights) > 0:
+        against = float(profile[lattice.period - 1 + compared] @ weights)
+    rest, used = _within_phases(moves, values, lattice.blocks[0] if lattice.blocks else step)
+    if len(rest) - used < 4 or not np.isfinite(own - against):
+        return None, None, 0, 0.0
+    spread = np.sqrt((rest**2).sum() / (len(rest) - used) * (1 + (weights**2).sum()))
+    z = float((own - against) / spread) if spread > 0 else None
+    p_value = float(stats.t.sf(z, min(len(rest) - used, TAIL))) if z is not None else float(own <= against)
+    return z, int(1 + (rest >= own - against).sum()), len(rest) + 1, p_value
+
+
+def _within_phases(moves, values, period):
+    """(residuals, parameters): values at moves less a straight line through those of one phase, to a whole sample."""
+    phases = np.round(moves % period).astype(int) % max(round(period), 1)
+    offset = moves - period * np.round((moves - phases) / period) - phases
     rest, used = [], 0
-    same = np.nan
     for phase in np.unique(phases):
-        values = profile[lattice.period - 1 + moves[phases == phase]]
-        if phase == 0:
-            same = values.mean()
-        if len(values) > 1:
-            rest.append(values - values.mean())
+        chosen = phases == phase
+        own, beside = values[chosen], offset[chosen]
+        if len(own) < 2:
+            continue
+        own = own - own.mean()
+        used += 1
+        beside = beside - beside.mean()
+        if len(own) > 3 and np.abs(beside).max() > 0.02:
+            own = own - beside * (beside @ own) / (beside @ beside)
             used += 1
-    rest = np.concatenate(rest) if rest else np.empty(0)
-    if len(rest) - used < 4 or not np.isfinite(own - same):
-        return None, None, 0
-    spread = np.sqrt((rest**2).sum() / (len(rest) - used))
-    z = float((own - same) / spread) if spread > 0 else None
-    return z, int(1 + (rest >= own - same).sum()), len(rest) + 1
+        rest.append(own)
+    return (np.concatenate(rest) if rest else np.empty(0)), used

@@ -26,7 +26,7 @@ bias.
     T frames, H rows, W columns, x luma in grey levels; axes "f", "h", "w"
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,6 +54,10 @@ class Lattice:
     period: int  # frames or pixels between lines
     finest: int  # period of all tile borders of this axis together; moves avoid it
     block: int  # frames or pixels of the codec's blocks; moves keep to it. 1 for clips that no codec has touched
+    moves: tuple[int, ...] | None = None  # chosen for the clips; None: by `block`
+    weights: tuple[float, ...] | None = None  # of the moves; None: all alike
+    blocks: tuple[float, ...] = ()  # periods of blocks found in the clips, which the moves keep to
+    reason: str | None = None  # why nothing can be said about this lattice without a reference
 
 
 def parse_patch(text):
@@ -102,7 +106,10 @@ def lattice_moves(lattice):
 
     How far a lattice may be moved aside for comparison: by multiples of the codec's block or, where the period is too
     small for that, of the largest half of a block that leaves one; no move puts a line on, or beside, a tile's border.
+    Where moves were chosen for the clips, these.
     """
+    if lattice.moves is not None:
+        return np.array(lattice.moves, dtype=np.int64), lattice.reason is None, 1
     step = lattice.block
     while True:
         moves = np.arange(step, lattice.period, step)
@@ -134,31 +141,62 @@ class ClipSeams:
     scores: dict  # (axis, period, statistic) → score, log units; missing where the clip has no line
     profiles: dict  # (axis, period, statistic) → float32 [2 period - 1]: median over lines at moves 1-period..period-1
     edges: dict  # (axis, statistic) → `border_excess` of the shortest lattice: where the seams are
+    values: dict = field(default_factory=dict)  # (axis, statistic) → float32 [n + 1]: contrast at each position
+    contrasts: dict = field(default_factory=dict)  # (axis, statistic) → float16 [n + 1, across]: by tile across
+    keyed: frozenset = frozenset()  # (axis, period) of lattices all of whose lines are key frames
+    sizes: tuple[float, ...] = ()  # log of the bytes of each frame in its file, for files that frames of differ in
+    block: int | None = None  # pixels of the squares of its file's codec; None where there is no file to say it
+    rise: dict = field(default_factory=dict)  # axis → what a brightness step of one grey level adds to its score
 
 
-def measure_clip(video, lattices, name=""):
-    """Measure one clip, uint8 [T,H,W,3], on `lattices` of `seam_lattices`: ClipSeams."""
-    scores, profiles, edges = {}, {}, {}
+def measure_clip(video, lattices, name="", coding=None):
+    """Measure one clip, uint8 [T,H,W,3], on `lattices` of `seam_lattices`: ClipSeams.
+
+    coding: the `hpdm_eval.coding.Coding` of its file, whose frames the clip shows from the first on.
+    """
     finest = {lattice.axis: lattice.finest for lattice in lattices}
-    shortest = {axis: min(lattice.period for lattice in lattices if lattice.axis == axis) for axis in finest}
-    for axis in finest:
-        if video.shape[AXES.index(axis)] < finest[axis] + MARGIN:
+    values, contrasts, rise = {}, {}, {}
+    for number, axis in enumerate(AXES):
+        if axis not in finest or video.shape[number] < finest[axis] + MARGIN:
             continue
-        for statistic, contrast in axis_contrasts(video, axis, finest).items():
-            line_values = contrast.mean(axis=1)
-            for lattice in lattices:
-                if lattice.axis != axis:
-                    continue
-                profile = move_profile(line_values, lattice)
-                score = lattice_score(profile, lattice)
-                if score is None:
-                    continue
-                key = (axis, lattice.period, statistic)
-                profiles[key], scores[key] = profile.astype(np.float32), score
-                if lattice.period == shortest[axis]:
-                    across = len(_cuts(video.shape, 3 - AXES.index(axis), finest)) if axis != "f" else contrast.shape[1]
-                    edges[axis, statistic] = border_excess(contrast, lattice, across)
-    return ClipSeams(name=name, shape=video.shape[:3], scores=scores, profiles=profiles, edges=edges)
+        across = len(_cuts(video.shape, 3 - number, finest)) if axis != "f" else None
+        found, rise[axis] = _contrasts_and_rise(video, axis, finest)
+        for statistic, contrast in found.items():
+            values[axis, statistic] = contrast.mean(axis=1).astype(np.float32)
+            across = across or contrast.shape[1]
+            contrasts[axis, statistic] = contrast.reshape(len(contrast), -1, across).mean(axis=1).astype(np.float16)
+    keys = coding.inner_keys if coding else ()
+    near = [key + offset for key in keys for offset in (-1, 0, 1) if key + offset <= len(video)]
+    if near:
+        for statistic in STATISTICS:
+            if ("f", statistic) in values:
+                values["f", statistic][near] = np.nan
+    clip = ClipSeams(name=name, shape=video.shape[:3], scores={}, profiles={}, edges={}, values=values,
+                     contrasts=contrasts, rise=rise, block=coding.block if coding else None,
+                     sizes=tuple(np.log(np.maximum(coding.sizes[:len(video)], 1))) if coding and not coding.intra else ())
+    return rescore(clip, lattices)
+
+
+def rescore(clip, lattices):
+    """The ClipSeams of a clip measured before, with scores, profiles and edges on `lattices`."""
+    scores, profiles, edges, keyed = {}, {}, {}, set()
+    for (axis, statistic), values in clip.values.items():
+        own = [lattice for lattice in lattices if lattice.axis == axis]
+        shortest = min((lattice.period for lattice in own), default=None)
+        for lattice in own:
+            profile = move_profile(values, lattice)
+            if axis == "f" and np.isnan(profile[lattice.period - 1]) and np.isnan(values[MARGIN:-MARGIN]).any():
+                raw = clip.contrasts[axis, statistic].astype(np.float64).mean(axis=1)
+                profile = move_profile(raw, lattice)
+                keyed.add((axis, lattice.period))
+            score = lattice_score(profile, lattice)
+            if score is None:
+                continue
+            key = (axis, lattice.period, statistic)
+            profiles[key], scores[key] = profile.astype(np.float32), score
+            if lattice.period == shortest:
+                edges[axis, statistic] = border_excess(clip.contrasts[axis, statistic], lattice)
+    return replace(clip, scores=scores, profiles=profiles, edges=edges, keyed=frozenset(keyed))
 
 
 def axis_contrasts(video, axis, finest):
@@ -168,6 +206,11 @@ def axis_contrasts(video, axis, finest):
     Along h and w, `coherent-step` has the stretches of one tile in time after those of the other. Rows where s or its
     neighbours do not exist are NaN.
     """
+    return _contrasts_and_rise(video, axis, finest)[0]
+
+
+def _contrasts_and_rise(video, axis, finest):
+    """(the same, the mean rise of `coherent-step` where half of the stretches get a step of one grey level)."""
     size = video.shape[AXES.index(axis)]
     if axis == "f":
         parts = [_sums_in_time(video, finest)]
@@ -175,12 +218,11 @@ def axis_contrasts(video, axis, finest):
         parts = [_sums_in_space(video[frames], axis, finest) for frames in _chosen_frames(len(video), finest.get("f"))]
     # a mismatch has no sign to lose over time; a tone step may change with every tile
     area = sum(part["pixels"] for part in parts)
-    means = {"step": [sum(part["step"] for part in parts) / area],
-             "coherent-step": [np.abs(part["coherent-step"]) / part["pixels"] for part in parts]}
-    return {
-        statistic: _against_neighbours(np.log(np.concatenate(values, axis=1) + FLOOR[statistic]), size)
-        for statistic, values in means.items()
-    }
+    signed = np.concatenate([part["coherent-step"] / part["pixels"] for part in parts], axis=1)
+    means = {"step": sum(part["step"] for part in parts) / area, "coherent-step": np.abs(signed)}
+    raised = np.log((np.abs(signed + 1) + FLOOR["coherent-step"]) / (np.abs(signed) + FLOOR["coherent-step"]))
+    return {statistic: _against_neighbours(np.log(values + FLOOR[statistic]), size)
+            for statistic, values in means.items()}, float(raised.mean() / 2)
 
 
 def _chosen_frames(count, period):
@@ -196,6 +238,11 @@ def _cuts(shape, number, finest):
     return np.arange(0, shape[number], finest.get(AXES[number], shape[number]))
 
 
+def _luma(video):
+    """float32 of the shape of `video` without its last axis; a product of matrices is slow on bytes."""
+    return video[..., 0] * LUMA[0] + video[..., 1] * LUMA[1] + video[..., 2] * LUMA[2]
+
+
 def third_difference(x, axis):
     """s at borders 2..n-2 of `axis`: float array with n-3 entries there."""
     x = np.moveaxis(x, axis, 0)
@@ -205,7 +252,7 @@ def third_difference(x, axis):
 def _sums_in_space(video, axis, finest):
     """Sums of |s| and s over the stretches of some frames: {statistic: [n - 3, stretches], "pixels": [stretches]}."""
     number = AXES.index(axis)
-    s = third_difference(video @ LUMA, number)
+    s = third_difference(_luma(video), number)
     cuts = _cuts(video.shape, 3 - number, finest)
     sums = {}
     for statistic, values in _clipped(s).items():
@@ -220,7 +267,7 @@ def _sums_in_time(video, finest):
     pixels = np.outer(np.diff(np.append(rows, video.shape[1])), np.diff(np.append(columns, video.shape[2])))
     window, sums = [], {statistic: [] for statistic in STATISTICS}
     for frame in video:
-        window = [*window[-3:], frame @ LUMA]
+        window = [*window[-3:], _luma(frame)]
         if len(window) < 4:
             continue
         for statistic, plane in _clipped(third_difference(np.stack(window), 0)[0]).items():
@@ -250,43 +297,56 @@ def move_profile(values, lattice):
     """Median of `values` [n + 1], one a border, over the lattice's lines, at moves 1-period..period-1: [2 period - 1].
 
     Moves that take a line out of the video are NaN. The first and last lines are left out where they could not be moved
-    outward at all: every move must have as many lines as the lattice itself.
+    outward at all: every move must have as many lines as the lattice itself. Lines without a value, at key frames, do
+    not count; a move must keep half as many as the lattice has.
     """
     last = len(values) - 1 - MARGIN
     lines = np.arange(lattice.period, last + 1, lattice.period)
     profile = np.full(2 * lattice.period - 1, np.nan)
-    nearest = np.abs(lattice_moves(lattice)[0]).min(initial=lattice.period)
+    nearest = np.abs(lattice_moves(replace(lattice, moves=None))[0]).min(initial=lattice.period)
     if len(lines) > 1 and lines[-1] + nearest > last:
         lines = lines[:-1]
     if len(lines) > 1 and lines[0] - nearest < MARGIN:
         lines = lines[1:]
-    if not len(lines):
+    own = np.isfinite(values[lines]).sum()
+    moves = np.arange(1 - lattice.period, lattice.period)
+    if not own:
         return profile
-    for index, move in enumerate(range(1 - lattice.period, lattice.period)):
-        moved = lines + move
-        if moved[0] >= MARGIN and moved[-1] <= last:
-            profile[index] = np.median(values[moved])
+    inside = (lines[0] + moves >= MARGIN) & (lines[-1] + moves <= last)
+    moved = np.sort(values[lines[:, None] + moves[inside]], axis=0)  # NaN last
+    counts = np.isfinite(moved).sum(axis=0)
+    each = np.arange(len(counts))
+    middle = (moved[np.maximum(counts - 1, 0) // 2, each] + moved[np.minimum(counts // 2, len(lines) - 1), each]) / 2
+    profile[inside] = np.where(2 * counts >= own, middle, np.nan)
     return profile
 
 
 def lattice_score(profile, lattice):
-    """The lattice's own value less the mean over its moves; None where there is no line, or too few moves fit."""
+    """The lattice's own value less the mean over its moves; None where there is no line, or too few moves fit.
+
+    Moves that have weights are all needed.
+    """
     own = profile[lattice.period - 1]
     moved = profile[lattice.period - 1 + lattice_moves(lattice)[0]]
+    if lattice.weights is not None and np.ptp(lattice.weights) > 0:
+        moved = moved @ np.array(lattice.weights)
+        return float(own - moved) if np.isfinite(own - moved) else None
     moved = moved[np.isfinite(moved)]
     if not np.isfinite(own) or len(moved) < FEWEST_MOVES:
         return None
     return float(own - moved.mean())
 
 
-def border_excess(contrast, lattice, across):
+def border_excess(contrast, lattice, across=None):
     """Where on a lattice: (lines int64, float32 [lines, across]), each border's contrast less that of its own moves.
 
-    contrast: [n + 1, k * across] as `axis_contrasts` makes it; the k tiles in time are averaged.
+    contrast: [n + 1, k * across] as `axis_contrasts` makes it; the k tiles in time are averaged. across: by default
+    all columns.
     """
     last = len(contrast) - 1 - MARGIN
     lines = np.arange(lattice.period, last + 1, lattice.period)
-    values = contrast.reshape(len(contrast), -1, across).mean(axis=1)
+    across = across or contrast.shape[1]
+    values = contrast.reshape(len(contrast), -1, across).astype(np.float64).mean(axis=1)
     excess = np.empty((len(lines), across), dtype=np.float32)
     for row, line in enumerate(lines):
         moved = line + lattice_moves(lattice)[0]

@@ -10,12 +10,15 @@ theta, the distance at N = infinity, by more the more feature dimensions there a
                        van der Leeden 1999);
   extrapolate          a line in 1/N through subset distances, its value at 1/N = 0 (Chong and Forsyth 2020).
 
-The interval is T ± t·error, Student's t with g - 1 degrees of freedom: where the mean figure of fresh sets of N lies.
-On Gaussians of 64 to 400 dimensions, N from 0.75 D to 16 D, models near to and far from the reference, it covers that
-in 92 to 100 % of replicates at a nominal 95. Moved to the bias-corrected value it covers theta in 92 to 98 % from N =
-5 D up, and in as little as 0 % below, where the bias has a sizeable part in 1/N². The extrapolation ends lower than
-the corrected value, by up to a tenth of theta for models near the reference. hpdm_eval/studies/intervals.py measures
-this.
+Both sides bring a bias: that of M reference clips is of the same kind, b' / M, and does not go away with more samples.
+`corrected` subtracts both where the reference's features are known, and only then estimates the distance of the two
+populations; against a reference of which mean and covariance alone are known, it is a distance from this reference.
+
+The interval is T ± t·error, Student's t with g - 1 degrees of freedom: where the mean figure of other samples, N of
+them, lies. What it and that of `corrected` cover, and where they do not (heavy tails, few clips a dimension, clips cut
+from the same videos), `hpdm_eval/studies/intervals.py` measures; its table is reports/intervals.md. The jackknife
+takes clips for independent draws. Where several are cut from one video, `sources` names it for each, and clips of one
+source are dealt to the same group.
 
 A percentile bootstrap is not offered. Resampling with replacement repeats clips, which lowers the effective N, so
 every replicate carries more bias than the figure itself and the interval lies above it.
@@ -23,7 +26,7 @@ every replicate carries more bias than the figure itself and the interval lies a
 All distances here are in float64, whatever arithmetic a protocol repeats for its headline: rounding is no sampling
 error.
 
-Shapes: N samples, M reference clips, D feature dimensions, g groups.
+Shapes: N samples, M reference clips, D feature dimensions, g groups. sources: int or str [N], the source of each clip.
 """
 
 from dataclasses import dataclass
@@ -35,6 +38,7 @@ from hpdm.errors import InputError
 from hpdm_eval.metrics.frechet import ROOT, SVD_ROOTS, Moments, frechet_distance
 
 GROUPS = 20
+FEWEST_GROUPS = 8  # where clips come from few sources
 DRAWS = 10
 POINTS = 15
 DRAWS_PER_POINT = 4
@@ -115,38 +119,72 @@ class Jackknife:
         return float(stats.t.ppf((1 + level) / 2, self.groups - 1) * self.standard_error)
 
 
-def grouped_jackknife(samples, reference, *, over="samples", groups=GROUPS, seed=0, ddof=1):
+def grouped_jackknife(samples, reference, *, over="samples", groups=GROUPS, seed=0, ddof=1, sources=None,
+                      reference_sources=None):
     """Jackknife over random groups of the samples [N, D], or of samples and reference.
 
     over: "samples" takes the reference (features [M, D] or `Moments`) as given: the error is that of drawing other
     samples from the same generator. "both" adds the error and bias of drawing other reference clips, which needs the
-    reference's features. Raises InputError for fewer than two clips a group.
+    reference's features. sources, reference_sources: see the module; None takes all clips for independent. Raises
+    InputError for fewer than two clips a group, or too few sources.
     """
     samples = np.asarray(samples)
-    value, variance, bias = _leave_out(samples, Target(reference, ddof), groups, seed)
-    if over == "both":
-        if isinstance(reference, Moments):
-            raise InputError("an interval over samples and reference needs the reference's features; make its "
-                             "statistics with `hpdm-eval stats --keep-features`")
-        _, more_variance, more_bias = _leave_out(np.asarray(reference), Target(samples, ddof), groups, seed + 1)
-        variance, bias = variance + more_variance, bias + more_bias
-    elif over != "samples":
+    first = _leave_out(samples, Target(reference, ddof), groups, seed, sources)
+    if over == "samples":
+        return first
+    if over != "both":
         raise InputError(f"an interval is over 'samples' or 'both', not {over!r}")
-    return Jackknife(value=value, standard_error=float(np.sqrt(variance)), bias=bias, groups=groups)
+    if isinstance(reference, Moments):
+        raise InputError("an interval over samples and reference needs the reference's features; make its "
+                         "statistics with `hpdm-eval stats --keep-features`")
+    return both_sides(first, _leave_out(np.asarray(reference), Target(samples, ddof), groups, seed + 1,
+                                        reference_sources))
 
 
-def jackknife_errors(statistic, count, *, groups=GROUPS, seed=0):
+def both_sides(samples, reference):
+    """One `Jackknife` of two that each varied a side: independent sides, so variances and biases add up."""
+    return Jackknife(value=samples.value, bias=samples.bias + reference.bias,
+                     standard_error=float(np.hypot(samples.standard_error, reference.standard_error)),
+                     groups=min(samples.groups, reference.groups))
+
+
+def jackknife_errors(statistic, count, *, groups=GROUPS, seed=0, sources=None):
     """Standard errors float64 [F] of `statistic(rows)`, F figures of some of `count` samples, by leaving out groups.
 
     rows: int64 indices of the samples that are left. Raises InputError for fewer than two samples a group.
     """
-    if count < 2 * groups:
-        raise InputError(f"a jackknife over {groups} groups needs at least {2 * groups} clips, got {count}")
-    dealt = np.array_split(np.random.default_rng(seed).permutation(count), groups)
+    dealt = deal(count, groups, seed, sources)
     without = np.array([
-        statistic(np.sort(np.concatenate(dealt[:out] + dealt[out + 1:]))) for out in range(groups)
+        statistic(np.sort(np.concatenate(dealt[:out] + dealt[out + 1:]))) for out in range(len(dealt))
     ])
-    return np.sqrt((groups - 1) * np.square(without - without.mean(0)).mean(0))
+    return np.sqrt((len(dealt) - 1) * np.square(without - without.mean(0)).mean(0))
+
+
+def deal(count, groups=GROUPS, seed=0, sources=None):
+    """Random groups of `count` clips as a list of index arrays, equally large but for one clip.
+
+    Clips of one source stay together: sources are taken in random order, the largest first, each to the group that is
+    smallest so far; where there are fewer sources than groups, so are the groups. Raises InputError for fewer than two
+    clips a group and for fewer than `FEWEST_GROUPS` sources.
+    """
+    if count < 2 * groups:
+        raise InputError(f"a jackknife over {groups} groups needs at least {2 * groups} clips on each side it varies, "
+                         f"got {count}")
+    order = np.random.default_rng(seed).permutation(count)
+    if sources is None:
+        return np.array_split(order, groups)
+    _, numbers = np.unique(np.asarray(sources), return_inverse=True)
+    members = [[] for _ in range(numbers.max() + 1)]
+    for clip in order:
+        members[numbers[clip]].append(clip)
+    if len(members) < FEWEST_GROUPS:
+        raise InputError(f"a jackknife over source videos needs at least {FEWEST_GROUPS}, the clips come from "
+                         f"{len(members)}; --group-by none takes every clip for a draw of its own")
+    first = {number: place for place, number in reversed(list(enumerate(numbers[order])))}
+    dealt = [[] for _ in range(min(groups, len(members)))]
+    for number in sorted(first, key=lambda number: (-len(members[number]), first[number])):
+        min(dealt, key=len).extend(members[number])
+    return [np.array(part) for part in dealt]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,24 +210,34 @@ def fewest_for_correction(dimension):
     return CORRECTED_FROM * dimension
 
 
-def extrapolate(samples, reference, *, points=POINTS, draws=DRAWS_PER_POINT, seed=0, ddof=1):
-    """FVD-infinity of samples [N, D]: least squares over `points` sizes from 2.5 D to N, evenly spaced in 1/N.
+def extrapolate(samples, reference, *, over="samples", points=POINTS, draws=DRAWS_PER_POINT, seed=0, ddof=1):
+    """FVD-infinity of samples [N, D]: least squares over `points` sizes from 2.5 D up, evenly spaced in 1/size.
 
-    Each point is the mean of `draws` random subsets; the last is all samples. Raises InputError for N < 5 D. The points
-    share samples, so their scatter about the line is no measure of the error of `value`.
+    over: "samples" leaves the reference as it is; the line ends at the distance from this reference. "both" takes the
+    same share of the reference's features [M, D]: both biases fall with it, and the line ends at the distance of the
+    two populations. Each point is the mean of `draws` random subsets; the last is all there is. Raises InputError where
+    the side that is varied, or the smaller one of both, is below 5 D. The points share samples, so their scatter about
+    the line is no measure of the error of `value`.
     """
     samples = np.asarray(samples)
     total, dimension = samples.shape
     needed = fewest_for_extrapolation(dimension)
+    if over == "both" and len(reference) < needed:
+        raise InputError(f"{needed} reference clips are needed for {dimension} features, there are {len(reference)}")
     if total < needed:
         raise InputError(f"{needed} samples are needed for {dimension} features, there are {total}; with fewer "
                          "the distance is not yet on a line in 1/N")
-    inverse = np.linspace(1 / (FROM * dimension), 1 / total, points)
-    sizes = [min(round(1 / value), total) for value in inverse]
-    target = _target(reference, ddof)
-    means = np.array([
-        subset_distances(samples, target, size, draws=draws if size < total else 1, seed=seed).mean() for size in sizes
-    ])
+    smaller = total if over == "samples" else min(total, len(reference))
+    inverse = np.linspace(1 / (FROM * dimension), 1 / smaller, points)
+    shares = [min(round(1 / value), smaller) / smaller for value in inverse]
+    sizes = [round(share * total) for share in shares]
+    if over == "samples":
+        target = _target(reference, ddof)
+        means = np.array([subset_distances(samples, target, size, draws=draws if size < total else 1, seed=seed).mean()
+                          for size in sizes])
+    else:
+        means = np.array([_mean_of_shares(samples, np.asarray(reference), share, draws if share < 1 else 1, seed, ddof)
+                          for share in shares])
     inverse = 1 / np.array(sizes)
     slope, value = np.polyfit(inverse, means, 1)
     residuals = means - (value + slope * inverse)
@@ -205,20 +253,29 @@ def extrapolate(samples, reference, *, points=POINTS, draws=DRAWS_PER_POINT, see
     )
 
 
-def _leave_out(varied, target, groups, seed):
-    """(distance of all, jackknife variance, jackknife bias) over groups of `varied` [N, D]."""
-    if len(varied) < 2 * groups:
-        raise InputError(f"a jackknife over {groups} groups needs at least {2 * groups} clips on each side it varies, "
-                         f"got {len(varied)}")
+def _mean_of_shares(samples, reference, share, draws, seed, ddof):
+    """Mean distance of random subsets of both sides, each of that share of its side."""
+    counts = [round(share * len(side)) for side in (samples, reference)]
+    rng = np.random.default_rng([seed, *counts])
+    distances = []
+    for _ in range(draws):
+        own, other = (Moments.of(side[np.sort(rng.permutation(len(side))[:count])])
+                      for side, count in zip((samples, reference), counts))
+        distances.append(Target(other, ddof).distance(own))
+    return np.mean(distances)
+
+
+def _leave_out(varied, target, groups, seed, sources=None):
+    """`Jackknife` over groups of `varied` [N, D]."""
     # Clips come sorted by class more often than not; groups must each be a sample of all.
-    dealt = np.array_split(np.random.default_rng(seed).permutation(len(varied)), groups)
-    parts = [Moments.of(varied[rows]) for rows in dealt]
+    parts = [Moments.of(varied[rows]) for rows in deal(len(varied), groups, seed, sources)]
     value = target.distance(_join(parts))
     without = np.array([target.distance(moments) for moments in _all_but_one(parts)])
     share = len(varied) / np.array([part.n for part in parts])  # N / m_j, g for equal groups
     pseudo = share * value - (share - 1) * without
-    corrected = groups * value - ((1 - 1 / share) * without).sum()
-    return value, float(np.mean(np.square(pseudo - corrected) / (share - 1))), float(value - corrected)
+    corrected = len(parts) * value - ((1 - 1 / share) * without).sum()
+    error = np.sqrt(np.mean(np.square(pseudo - corrected) / (share - 1)))
+    return Jackknife(value=value, standard_error=float(error), bias=float(value - corrected), groups=len(parts))
 
 
 def _all_but_one(parts):

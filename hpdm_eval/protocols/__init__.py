@@ -10,21 +10,23 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from hpdm.errors import InputError
+from hpdm.yaml_text import parse_yaml
 from hpdm_eval.arrays import RANGES
 from hpdm_eval.resize import METHODS
 from hpdm_eval.selection import RULES, check_split
+from hpdm_eval.tables import subset_remarks
 
-DEFAULT = "hpdm-16f"
+DEFAULT = "generic-16f"  # claims nothing of the data
+MOST = 10**9  # of any count
 
 # Fields that say what a protocol is, not what it does.
 DESCRIPTION = ("name", "title", "citation", "notes", "overrides")
 # Fields that may differ where statistics of a reference are used again: those of the samples or of a metric's last
 # step, the range of float arrays, which each side has its own, and the network's, which is compared as it was loaded.
-NOT_OF_REFERENCE = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps", "numerics",
-                    "ddof", "root", "value_range", "backbone", "bn_epsilon")
+NOT_OF_REFERENCE = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps",
+                    "samples_clips_per_video", "numerics", "ddof", "root", "value_range", "backbone", "bn_epsilon",
+                    "is_splits", "is_loops")
 
 CHOICES = {
     "start": ("first", "random", "center"),
@@ -66,22 +68,28 @@ class Protocol:
     antialias: bool = _setting("whether shrinking widens the filter", False)
     value_range: str = _setting("range of float arrays: auto, 0..1, -1..1 or 0..255", "auto")
 
-    selection: str = _setting("order in which reference clips are taken: sorted, shuffled or class-balanced", "sorted")
-    split: str | None = _setting("official list that the reference is, such as ucf101-train-01", None)
+    selection: str = _setting("which reference clips are taken where there are more: class-balanced or shuffled draw "
+                              "at random, sorted takes the first by name", "class-balanced")
+    split: str | None = _setting("official list that picks the reference, such as ucf101-train-01", None)
     num_reference: int | None = _setting("reference clips; null is all", None)
+    clips_per_video: int = _setting("clips of one reference video: spread evenly, or one random start in each of as "
+                                    "many equal parts where start is random", 1)
     num_samples: int | None = _setting("generated clips; null is all", None)
-    samples_selection: str = _setting("order in which generated clips are taken", "sorted")
+    samples_selection: str = _setting("the same for generated clips", "class-balanced")
     samples_frames: str = _setting("which frames of a generated clip: first, random, center or subsampled", "first")
     samples_stride: int = _setting("every so many frames of a generated clip", 1)
     samples_fps: float | None = _setting("frames per second that generated clips are resampled to", None)
+    samples_clips_per_video: int = _setting("clips of one generated video", 1)
 
     backbone: str = _setting("network whose features are compared", "i3d")
     backbone_resize: str = _setting("how a clip reaches the network's size: bilinear, bilinear-antialias or "
                                     "tf1-bilinear of the whole frame, or short-side and centre crop", "bilinear")
     bn_epsilon: float | None = _setting("BatchNorm epsilon of the network; null is the network's own", None)
-    numerics: str = _setting("exact, or legacy: the arithmetic of the published code", "exact")
+    numerics: str = _setting("legacy: the rounding of the published code; exact: double precision", "exact")
     ddof: int = _setting("covariances divide by N - ddof", 1)
     root: str = _setting("how the trace of the matrix square root is computed", "qr-nuclear")
+    is_splits: int | None = _setting("parts over which an Inception Score is averaged; null is the command's", None)
+    is_loops: int | None = _setting("sets of num_samples whose Inception Scores are averaged; null is one", None)
 
     def __post_init__(self):
         if isinstance(self.resolution, list):
@@ -101,11 +109,24 @@ class Protocol:
         if self.samples_frames == "subsampled" and (self.frames is None or self.samples_stride != 1):
             raise InputError(f"protocol {self.name}: samples_frames subsampled needs a number of frames and "
                              "samples_stride 1; it spreads the frames over the whole clip by itself")
+        self._check_clips()
+
+    def _check_clips(self):
+        for key, start in (("clips_per_video", "start"), ("samples_clips_per_video", "samples_frames")):
+            if getattr(self, key) > 1 and (self.frames is None or getattr(self, start) == "subsampled"):
+                raise InputError(f"protocol {self.name}: {key} above 1 needs a number of frames, and another {start} "
+                                 "than subsampled, which uses up the whole video")
 
     @property
     def label(self):
-        """Name for tables: with its overrides and its hash."""
-        return " ".join([self.name, *(f"+{override}" for override in self.overrides), f"[{self.hash()}]"])
+        """Name for tables: with its overrides, its hash and what `remark` says."""
+        return " ".join([self.name, *(f"+{override}" for override in self.overrides), f"[{self.hash()}]",
+                         *([f"({self.remark})"] if self.remark else [])])
+
+    @property
+    def remark(self):
+        """What a reader of the bare name would not expect: subsets that are prefixes. "" where there is nothing."""
+        return "; ".join(subset_remarks(self.settings()))
 
     def to_dict(self):
         """All fields as JSON types."""
@@ -133,6 +154,8 @@ class Protocol:
         """Settings that differ, as {field: (mine, theirs)}; role="reference": those that decide its statistics."""
         theirs = other.settings()
         ignored = NOT_OF_REFERENCE if role == "reference" else ()
+        if role == "reference" and self.num_reference is other.num_reference is None:
+            ignored += ("selection",)  # all are taken
         return {key: (mine, theirs[key]) for key, mine in self.settings().items()
                 if mine != theirs[key] and key not in ignored}
 
@@ -141,7 +164,8 @@ def load_protocol(name_or_path, **overrides):
     """Resolve a named protocol, or a YAML file of one's own, with some settings overridden.
 
     A YAML file holds fields of `Protocol`; `extends: NAME` starts from another named protocol, and `legacy:` holds what
-    `numerics: legacy` changes. Raises InputError for unknown names, fields and values.
+    `numerics: legacy` changes. In the protocols of this package that is rounding alone, and `legacy` is what those
+    named after a paper do. Raises InputError for unknown names, fields and values.
     """
     values, legacy = _read(str(name_or_path))
     _check_keys(values["name"], overrides)
@@ -183,9 +207,9 @@ def _read(name, seen=()):
     else:
         raise InputError(f"unknown protocol {name!r}: known are {', '.join(_names())}, or a .yaml file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"protocol {name} is not valid YAML: {str(error).splitlines()[0]}") from error
+        values = parse_yaml(path.read_text(encoding="utf-8"), f"protocol {name}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"protocol {name} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"protocol {name}: expected fields and values, such as `frames: 16`")
     base, base_legacy = {}, {}
@@ -203,19 +227,20 @@ def _check_keys(name, values):
     known = [item.name for item in fields(Protocol)]
     unknown = sorted(str(key) for key in set(values) - set(known))
     if unknown:
-        raise InputError(f"protocol {name}: unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
+        raise InputError(f"protocol {name}: unknown setting {', '.join(unknown)[:200]}; known are {', '.join(known)}")
 
 
 def _check(protocol, key, value):
     wanted = _wanted(key, value)
     if wanted is not None:
-        raise InputError(f"protocol {protocol}: {key} is {value!r}, expected {wanted}")
+        shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+        raise InputError(f"protocol {protocol}: {key} is {shown}, expected {wanted}")
 
 
 def _wanted(key, value):
     """What `key` should have been, None where `value` is fine."""
     if key in CHOICES:
-        return None if value in CHOICES[key] else "one of " + ", ".join(CHOICES[key])
+        return None if isinstance(value, str) and value in CHOICES[key] else "one of " + ", ".join(CHOICES[key])
     if key in ("name", "title", "citation", "notes", "backbone"):
         return None if isinstance(value, str) else "text"
     if key == "split":
@@ -229,7 +254,7 @@ def _wanted(key, value):
     if key == "resolution":
         good = value is None or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value)))
         return None if good else "[height, width], or null"
-    if key in ("stride", "samples_stride"):
+    if key in ("stride", "samples_stride", "clips_per_video", "samples_clips_per_video"):
         return None if _is_count(value) else "a whole number from 1"
     if key in ("fps", "samples_fps", "bn_epsilon"):
         good = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e6)
@@ -238,7 +263,7 @@ def _wanted(key, value):
 
 
 def _is_count(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
 
 
 def _short(value):

@@ -1,10 +1,10 @@
 """Finding records in folders."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpdm.errors import InputError
+from hpdm.files import parse_json
 from hpdm_eval.records import Record, load_record
 
 
@@ -47,7 +47,7 @@ def collect_records(folders):
 def _is_record(path):
     """Whether a JSON file means to be a record: others in the same folders are manifests and results of benchmarks."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        values = parse_json(path.read_bytes())
+    except (OSError, ValueError):
         return False
     return isinstance(values, dict) and {"schema", "metric", "value"} <= set(values)

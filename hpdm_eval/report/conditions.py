@@ -69,7 +69,8 @@ def describe(figures):
 
 def question(record):
     """What a record outside of studies is about: records share a table where this is equal."""
-    settings = {key: value for key, value in record.protocol.items() if key not in (*DESCRIPTION, *OF_COUNTS, "hash")}
+    settings = {key: value for key, value in record.protocol.items()  # later versions add settings that are null
+                if key not in (*DESCRIPTION, *OF_COUNTS, "hash") and value is not None}
     backbone = tuple(str((record.backbone or {}).get(key, "")) for key in ("name", "sha256", *OF_NETWORK))
     reference = record.reference["sha256"] if record.reference else ""
     own = {key: value for key, value in _own_settings(record).items() if record.backbone and key != "interval_over"}

@@ -10,6 +10,7 @@ import textwrap
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from hpdm_eval.metrics.seam_tests import TOLERANCE
@@ -34,6 +35,9 @@ def render(draw):
         matplotlib.rcdefaults()  # a user's matplotlibrc would change the bytes
         matplotlib.rcParams.update(STYLE)
         figure = draw()
+        for text in figure.findobj(Text):
+            if "$" in text.get_text() and r"\mathdefault" not in text.get_text():
+                text.set_parse_math(False)  # names of others are no formulas
         files = {}
         for kind, metadata in (("svg", {"Date": None, "Creator": None}),
                                ("pdf", {"CreationDate": None, "Creator": None, "Producer": None})):

@@ -48,12 +48,17 @@ class Layout:
 def load_layout(study, found):
     """The Layout of a study; for one without a file, all variants and metrics of its records (`Found`) by name."""
     path = resources.files(__package__).joinpath("layouts", f"{study}.yaml")
-    if path.is_file():
+    if re.fullmatch(r"[\w-]+", study) and path.is_file():
         return parse_layout(study, path.read_text(encoding="utf-8"))
     rows = {str(item.get("variant")): str(item.get("variant")) for item in found}
     metrics = sorted({item.record.metric for item in found})
     return Layout(title=study, rows=tuple(sorted(rows.items())),
-                  columns=tuple(Column(metric=metric, heading=metric) for metric in metrics))
+                  columns=tuple(Column(metric=metric, heading=_literal(metric)) for metric in metrics))
+
+
+def _literal(text):
+    """A heading that `expand` takes as it is."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def parse_layout(study, text):

@@ -13,6 +13,7 @@ _LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"
 _LONG = 20  # characters of a word that LaTeX may not find a place to break
 _MOST_CHARACTERS = 72  # across; a wider LaTeX table is scaled to the line
 _MOST_OF_WORDS = 36  # characters of a column of words; longer ones are broken
+_FORMULA = tuple("=+-@|%") + ("\uff1d", "\uff0b", "\uff0d", "\uff20")  # those of full width count too
 CSV_COLUMNS = ("table", "row", "column", "text", "value", "spread", "low", "high", "trainings", "metric", "unit",
                "samples", "reference", "notes")
 
@@ -34,8 +35,9 @@ def latex(table):
     wide = sum(2 + min(length, _MOST_OF_WORDS) for length in _lengths(table)) > _MOST_CHARACTERS
     columns = "".join("l" if length <= _MOST_OF_WORDS else "p{15em}" for length in _lengths(table)[:len(table.heads)])
     columns += "r" * len(table.columns)
+    label = re.sub(r"[^A-Za-z0-9.-]+", "-", table.name)
     lines = [f"% needs \\usepackage{{booktabs}}{' and graphicx' if wide else ''}", r"\begin{table}[t]", r"\centering",
-             rf"\caption{{{escape_latex(table.title)}}}", rf"\label{{tab:{table.name}}}", r"\small"]
+             rf"\caption{{{escape_latex(table.title)}}}", rf"\label{{tab:{label}}}", r"\small"]
     if table.rows:
         if wide:
             lines.append(r"\resizebox{\linewidth}{!}{%")
@@ -61,12 +63,21 @@ def csv_text(table):
             figure = cell.figure
             low, high = figure.interval or (None, None) if figure else (None, None)
             record = figure.record if figure else None
-            values = [table.name, " / ".join(row.heads), column, cell.text]
+            values = [table.name, _inert(" / ".join(row.heads)), _inert(column), cell.text]
             values += [figure.value, figure.spread, low, high, figure.trainings] if figure else [None] * 5
-            values += [record.metric, record.unit, record.num_samples, record.num_reference] if record else [None] * 4
+            values += ([_inert(record.metric), record.unit and _inert(record.unit), record.num_samples,
+                        record.num_reference] if record else [None] * 4)
             writer.writerow([*("" if value is None else value for value in values),
-                             " ".join(table.notes[mark - 1] for mark in cell.marks)])
+                             _inert(" ".join(table.notes[mark - 1] for mark in cell.marks))])
     return buffer.getvalue()
+
+
+def _inert(text):
+    """Text that a spreadsheet takes as text: what would begin a formula gets an apostrophe before it.
+
+    Words come from file names, class names and records of others; figures are written by us.
+    """
+    return "'" + text if text.lstrip().startswith(_FORMULA) or text[:1] in ("\t", "\r", "\n") else text
 
 
 def escape_latex(text):
@@ -74,8 +85,17 @@ def escape_latex(text):
     return " ".join(_breakable(word) for word in re.split(r"\s+", text))
 
 
+def _letter(character):
+    """A character for LaTeX: escaped where it has a meaning, by its number where no usual font has it."""
+    if character in _LATEX:
+        return _LATEX[character]
+    if character.isprintable() and (ord(character) < 0x180 or character in "–—‘’“”•…€™"):
+        return character
+    return f"{{[}}U+{ord(character):04X}{{]}}"
+
+
 def _breakable(word):
-    escaped = [_LATEX.get(character, character) for character in word]
+    escaped = [_letter(character) for character in word]
     if len(word) > _LONG:
         escaped = [out + r"\allowbreak{}" if character in "/-_.@,=:" else out
                    for character, out in zip(word, escaped)]
@@ -119,4 +139,6 @@ def _markdown_cell(cell):
 
 def _plain(text):
     """Text that markdown takes as it is."""
-    return re.sub(r"([*_<>`\\])", r"\\\1", " ".join(text.split()))
+    escaped = re.sub(r"([*_<>`\\])", r"\\\1", " ".join(text.split()))
+    escaped = re.sub(r"\](?=[(\[:])", r"\\]", escaped)  # no links but ours
+    return re.sub(r"&(?=#?\w+;)", r"\\&", escaped)

@@ -41,7 +41,7 @@ def page(title, lead, sections, pictures, videos=None, left_out=0):
     if videos:
         contents.insert(0, ("videos", "Samples"))
     style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    items = "\n".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in contents)
+    items = "\n".join(f'<li><a href="#{escape(name)}">{escape(text)}</a></li>' for name, text in contents)
     parts = [HEAD.format(title=escape(title), style=style, lead=f'<p class="lead">{escape(lead)}</p>', contents=items)]
     if videos:
         parts.append(_videos(videos, left_out))
@@ -54,7 +54,7 @@ def page(title, lead, sections, pictures, videos=None, left_out=0):
 
 
 def _section(section, pictures):
-    parts = [f'<section id="{section.name}">\n<h2>{escape(section.title)}</h2>\n']
+    parts = [f'<section id="{escape(section.name)}">\n<h2>{escape(section.title)}</h2>\n']
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>\n")
     first, *others = section.tables

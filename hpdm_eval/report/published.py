@@ -2,7 +2,8 @@
 
 from hpdm_eval.report.model import EMPTY, Cell, Notes, Row, Table
 
-HEADINGS = {"fvd": "FVD", "is": "IS", "memory": "memory, GB", "throughput": "videos/s"}
+HEADINGS = {"fvd": "FVD", "is": "IS", "memory": "memory, GB", "throughput": "videos/s",
+            "trained_with": "trained with features of"}
 
 
 def published_table(published, remarks=()):
@@ -28,7 +29,8 @@ def published_table(published, remarks=()):
 def _cell(figure, notes):
     marks = (notes.mark(figure.note[0].upper() + figure.note[1:] + "."),) if figure.note else ()
     # the shortest form of the number: the paper's own digits but for trailing zeros
-    return Cell(text="–" if figure.value is None else f"{figure.value:.10g}", marks=marks)
+    spread = "" if figure.spread is None else f" ± {figure.spread:.10g}"
+    return Cell(text="–" if figure.value is None else f"{figure.value:.10g}{spread}", marks=marks)
 
 
 def _place(figure, keys):

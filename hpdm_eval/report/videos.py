@@ -79,7 +79,7 @@ def _first_clips(folder, per_class):
 
 
 def _label(clip):
-    match = _CLASS.search(Path(clip.name.split("#")[0]).stem)
+    match = _CLASS.search(Path(clip.file).stem)
     if match:
         return f"class {int(match[1])}"
     return clip.label or ALL

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from baselines.published import load_published
+from baselines.published import load_peers, load_published
 from hpdm.errors import InputError
 from hpdm.files import atomic_folder
 from hpdm_eval.report.figures import render
@@ -41,7 +41,8 @@ def unshown(found):
 def make_sections(found, published=()):
     """The Sections of all records: studies first, then single figures, then published tables.
 
-    published: names of published tables to add; where a record has the networks of the literature, table 6 is added.
+    published: names of published tables to add; where a record has the networks of the literature, table 6 is added,
+    and with it the peers.
     """
     sections = []
     for (study, tier, machine), own in study_groups(found):
@@ -58,6 +59,8 @@ def make_sections(found, published=()):
            for item in found):
         names.append(USUAL_PUBLISHED)
     tables = [published_table(load_published(name)) for name in dict.fromkeys(names)]
+    if USUAL_PUBLISHED in names:
+        tables.append(published_table(load_peers()))
     tables = [table for table in tables if table.name not in shown]
     if tables:
         sections.append(Section(name="published", title="Published figures", tables=tuple(tables), text=NOT_COMPARABLE))

@@ -18,7 +18,7 @@ from hpdm.environment import git_revision, package_versions
 from hpdm.files import atomic_file
 from hpdm.pyramid import shrink_video
 from hpdm_eval.clips import Clip
-from hpdm_eval.decoding import clip_digest
+from hpdm_eval.clip_jobs import clip_digest
 from hpdm_eval.features import extract_moments
 from hpdm_eval.judge import open_backbone
 from hpdm_eval.protocols import load_protocol

@@ -167,7 +167,7 @@ class Workshop:
             options += [("steps", ",".join(map(str, sampling.steps)))]
             call(sample, "--checkpoint", checkpoint,
                  "--num", samples.count, "--out", folder, "--save-levels", "--format", tier.format,
-                 "--seed", samples.repeat, "--device", self.device.type, *(["--quiet"] if self.quiet else []),
+                 "--seed", samples.repeat, "--device", self.device, *(["--quiet"] if self.quiet else []),
                  *(word for name, value in options for word in (f"--{name.lower().replace('_', '-')}", value)))
 
         return Task(

@@ -186,7 +186,7 @@ class TextStudy:
     def train(self, name, repeat):
         """Folder of a variant's finished training run."""
         folder = self.out / "runs" / name / f"repeat{repeat}"
-        outcome = train(self.configure(name, repeat), folder, device=self.device.type, quiet=self.quiet)
+        outcome = train(self.configure(name, repeat), folder, device=self.device, quiet=self.quiet)
         if outcome.interrupted:
             raise KeyboardInterrupt
         return folder
@@ -199,7 +199,7 @@ class TextStudy:
                 yaml.safe_dump(sample_prompts(PROMPT_SEED, self.tier.prompts), file)
         folder = self.out / "samples" / name / f"repeat{repeat}"
         call(sample, "--checkpoint", self.train(name, repeat), "--num", self.tier.samples, "--out", folder,
-             "--prompts", prompts, "--format", "npy", "--seed", repeat, "--device", self.device.type,
+             "--prompts", prompts, "--format", "npy", "--seed", repeat, "--device", self.device,
              *(["--quiet"] if self.quiet else []))
         return folder
 
@@ -211,9 +211,9 @@ class TextStudy:
         statistics = self.out / "reference.npz"
         if not statistics.exists():
             write_statistics(statistics, self._judged(), level, count=self.tier.reference, backbone="shapes3d",
-                             device=self.device.type, quiet=self.quiet)
+                             device=self.device, quiet=self.quiet)
         record = call(fvd, "--samples", folder, "--reference", statistics, "--backbone", "shapes3d", "--protocol",
-                      "native", "--workers", 0, "--device", self.device.type, "--seed", repeat, "--quiet", "--json")
+                      "native", "--workers", 0, "--device", self.device, "--seed", repeat, "--quiet", "--json")
         self.records.save(record, path, variant, repeat, level=level)
 
     def _judged(self):

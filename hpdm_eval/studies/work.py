@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hpdm.console import note
 from hpdm.errors import InputError
+from hpdm.files import append_line
 from hpdm_eval.distributed import gather, rank_and_size
 
 WAIT, FINISHED = "wait", "finished"  # in place of a task's name
@@ -56,8 +57,7 @@ class Progress:
         if not is_first():
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        append_line(self.log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
         note(text, self.quiet)
 
 

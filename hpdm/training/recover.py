@@ -1,0 +1,77 @@
+"""Which checkpoint of a run is to be used: the newest that is whole. Nothing is deleted here, and nothing is silent."""
+
+import os
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from hpdm.console import note
+from hpdm.errors import InputError
+from hpdm.lock import hold
+from hpdm.training.checkpoint import LATEST, Damaged, check_files, latest_checkpoint, steps_saved
+
+SET_ASIDE = "set-aside-"
+
+
+@contextmanager
+def owned_run(run, here):
+    """Hold the lock of a run's folder, by the first of its `Processes`, for the length of the block."""
+    with ExitStack() as held:
+        here.agreed(lambda: held.enter_context(hold(run)))
+        yield
+
+
+def newest_whole(run, *, names=None, say=note) -> Path | None:
+    """The folder of a run's newest checkpoint that is whole; None for a run without any.
+
+    names: which files matter; all by default. `latest` decides where it was set after the newest checkpoint was
+    written, as one does to go back. say(text) gets a line for everything unexpected. Raises InputError where there are
+    checkpoints and none is whole.
+    """
+    link, saved = Path(run) / LATEST, steps_saved(run)
+    linked = latest_checkpoint(run)
+    candidates = list(reversed(saved.values()))
+    if linked is None and os.path.lexists(link):
+        if not candidates:
+            raise InputError(f"{link} leads to no checkpoint and there is no other in {run}; bring it back, or delete "
+                             f"{link} to start from the beginning")
+        say(f"{link} leads to no checkpoint")
+    elif linked is None and candidates:
+        say(f"{link} is missing")
+    elif linked is not None and candidates and linked.name != candidates[0].name:
+        if link.lstat().st_mtime_ns < candidates[0].stat().st_mtime_ns:
+            say(f"{link} is older than {candidates[0].name}: the run ended between the two")
+        else:
+            candidates = [linked, *(path for path in candidates if path.name < linked.name)]
+    elif linked is not None and not candidates:
+        candidates = [linked]  # a copy that holds no links
+    faults = []
+    for folder in candidates:
+        try:
+            if not check_files(folder, names):
+                say(f"{folder} was saved without checksums, by an earlier version: its content cannot be checked")
+        except Damaged as error:
+            say(str(error))
+            faults.append(str(error))
+            continue
+        if faults or linked is None or folder.name != linked.name:
+            say(f"using the newest checkpoint that is whole: {folder.name}")
+        return folder
+    if faults:
+        raise InputError(f"{run} has no checkpoint that is whole ({'; '.join(faults)}). Bring one back, or move them "
+                         "away to start from the beginning")
+    return None
+
+
+def set_aside_later(run, checkpoint, say=note):
+    """Rename the checkpoints of later steps than the one that a run goes on from: it will write such steps again."""
+    if checkpoint is None:
+        return
+    saved = steps_saved(run)
+    step = next((number for number, path in saved.items() if path.name == Path(checkpoint).name), None)
+    for number, path in saved.items():
+        if step is not None and number > step:
+            target = path.with_name(SET_ASIDE + path.name)
+            while os.path.lexists(target):
+                target = target.with_name(target.name + "-")
+            os.rename(path, target)
+            say(f"{path.name} is set aside as {target.name}")

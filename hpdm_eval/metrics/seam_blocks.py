@@ -1,0 +1,447 @@
+"""Which lattices of blocks have clips been through? Estimated from the clips, to compare tile borders with their like.
+
+A codec leaves steps between its blocks, and resizing afterwards moves them: macroblocks of 16 in a picture enlarged from
+240 to 256 rows lie every 17.07 rows, and one of two 8x8 blocks ends where tiles of 128 do. Whatever the codec and the
+filter, what they leave is a function of the position on the source's lattice: of p modulo its period q, a real number.
+
+`find_blocks` looks for q: the mean contrast of each border position (`ClipSeams.values`, without the tiles' own
+borders) is folded by every period from 4 samples up, block sizes 8 to 64 times any factor, and the variance between
+phases tested against that within. Having found one it looks again at what is left, since clips may have been
+compressed twice.
+
+`match_moves` then picks comparisons: moves of the tile lattice by a multiple of every period found. Few multiples are
+whole numbers of samples; a move that misses by d compares a border on a block's edge with one d beside it. With several
+such distances the value at d = 0 is extrapolated, linearly: contrasts are concave in d around an edge, so that the
+estimate errs upwards, towards finding no seam. Where no comparison is left, the answer is a reason.
+
+    n samples along the axis; position p is the border between samples p-1 and p
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from hpdm_eval.metrics.seams import MARGIN, SHORTEST_PERIOD, all_moves, lattice_moves
+
+EVIDENCE = 7.0  # -log10 p of a period; some thousand are tried, of which about n are independent
+AMPLITUDE = 0.04  # log units; a lattice that is weaker everywhere else is weaker than TOLERANCE on the borders
+CLIP_VALUE = 0.5  # log units, of one clip: letterbox edges reach 3
+BESIDE = 7  # samples around a border of tiles that their step reaches by way of the neighbours' median
+NARROW = 2  # the same where tiles are too small for that
+GRID = 0.4  # samples by which neighbouring periods that are tried drift apart along the axis
+LONGEST = 140.0  # samples: twice the largest blocks
+AT_ONCE = 512  # periods folded at once
+FINE = 0.006  # refinement reaches so far, in relative terms
+SNAP = 0.97  # a plausible source size is taken to be the true one if it explains this much of what the best does
+SOURCE_MULTIPLE = 8  # rows and columns of plausible sources
+BLOCK_SIZES = (4, 8, 16, 32, 64)
+FEWEST_CYCLES = 3
+MACROBLOCK_PARTS = 2  # what is found may be the transforms of 8; macroblocks of two of them leave more at their ends
+MOST_PARTS, PART_EVIDENCE = 8, 0.4
+GROWTH = 0.03  # log units from blocks of one size to those twice as large, from which larger ones still are suspected
+UNLIKE = 0.6  # log units in size: frames further apart are coded as different kinds
+NEAR, FAR = 0.3, 0.45  # samples by which a move may miss a multiple
+NEAREST = 0.21  # what the best of the moves may miss
+MISMATCH = 0.06  # log units by which a move that misses may be wrong, where nothing can be extrapolated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """A lattice of blocks found along one axis."""
+
+    axis: str
+    period: float  # samples of the clips as they are
+    amplitude: float  # log units, of the strongest phase above the median of phases
+    evidence: float  # -log10 of the p-value
+
+    def __str__(self):
+        return f"{self.period:.4g}"
+
+
+def find_blocks(clips, axis, finest, codec=None):
+    """Lattices of blocks that clips have in common along an axis: tuple of Blocks, strongest first.
+
+    clips: ClipSeams, of one size or several, which are searched apart; finest: the period of all tile borders there;
+    codec: the period of the blocks of the files' own codec, which are looked for besides whatever is strongest.
+    """
+    found = []
+    sizes = {clip.shape["fhw".index(axis)] for clip in clips} if axis != "f" else {None}
+    for size in sorted(sizes, key=lambda size: size or 0):
+        group = [clip for clip in clips if size in (None, clip.shape["fhw".index(axis)])]
+        found += _search(group, axis, finest, codec)
+    return tuple(sorted(found, key=lambda blocks: -blocks.evidence))
+
+
+def _search(clips, axis, finest, codec):
+    keys = sorted({key for clip in clips for key in clip.values if key[0] == axis})
+    means = {key[1]: _mean_values(clips, key) for key in keys}
+    first = _best(means, axis, finest, _periods)
+    if first is None:
+        return []
+    size = max(map(len, means.values())) - 1
+    left = {statistic: _without(values, first.period) for statistic, values in means.items()}
+    second = _best(left, axis, finest, _periods)
+    if codec is not None and _fraction(first.period, codec):
+        found = [replace(first, period=float(codec))]
+        if second is not None and not _simple(second.period, codec):  # from before a resize
+            found.append(replace(second, period=MACROBLOCK_PARTS * second.period))
+        return found
+    if second is not None and _beat(first.period, second.period, size):
+        first = second
+    first = _smallest(means, axis, finest, first)
+    found = [replace(first, period=MACROBLOCK_PARTS * first.period)]
+    if codec is not None:  # what the files' codec left on top, on blocks of its own
+        own = _best(left, axis, finest, lambda size: np.array([float(codec)]))
+        found += [] if own is None else [own]
+    return found
+
+
+def _simple(period, codec):
+    """Whether a period is the codec's, or a simple multiple or fraction of it."""
+    return any(abs(period * below / (codec * above) - 1) < 2 * FINE for above in range(1, 9) for below in (1, 2, 4, 8))
+
+
+def _smallest(means, axis, finest, blocks):
+    """The shortest whole part of a period that explains nearly as much: every multiple of a true period does."""
+    for parts in range(MOST_PARTS, 1, -1):
+        period = blocks.period / parts
+        if period < SHORTEST_PERIOD:
+            continue
+        shorter = _best(means, axis, finest, lambda size: np.array([period]))
+        if shorter is not None and shorter.evidence >= PART_EVIDENCE * blocks.evidence:
+            return replace(shorter, amplitude=max(shorter.amplitude, blocks.amplitude))
+    return blocks
+
+
+def _beat(period, other, size):
+    """Whether `period` is where the samples of a source, with blocks of `other`, meet whole samples again."""
+    if period <= other:
+        return False
+    ratios = np.array(BLOCK_SIZES) / other
+    return bool((np.abs(np.abs(ratios - np.round(ratios)) - 1 / period) < 0.75 / size).any())
+
+
+def _best(means, axis, finest, periods):
+    """The Blocks with the most evidence under any statistic; periods: function of the size to those to be tried."""
+    best = None
+    for values in means.values():
+        size = len(values) - 1
+        positions, values = _usable(values, finest)
+        if len(positions) < 4 * SHORTEST_PERIOD or not values.any():
+            continue
+        blocks = _strongest(positions, values, axis, size, periods(size))
+        if blocks and (best is None or blocks.evidence > best.evidence):
+            best = blocks
+    return best
+
+
+def _periods(size):
+    longest = min(size / FEWEST_CYCLES, LONGEST)
+    return np.exp(np.arange(np.log(SHORTEST_PERIOD), np.log(max(longest, SHORTEST_PERIOD)), GRID / size))
+
+
+def _mean_values(clips, key):
+    """Mean over clips of the contrast at each position: float64 [n + 1], NaN where fewer than half have one."""
+    rows = [clip.values[key] for clip in clips if key in clip.values]
+    length = max(map(len, rows))
+    values = np.full((len(rows), length), np.nan)
+    for row, own in zip(values, rows):
+        row[:len(own)] = np.clip(own, -CLIP_VALUE, CLIP_VALUE)
+    count = np.isfinite(values).sum(0)
+    mean = np.divide(np.nansum(values, 0), count, out=np.full(length, np.nan), where=count > 0)
+    mean[count < (len(rows) + 1) // 2] = np.nan
+    return mean
+
+
+def _usable(values, finest):
+    """(positions, their values less the mean) away from the tiles' borders, outliers drawn in.
+
+    Tiles that are too small to keep away from their borders have what all of them share taken out instead.
+    """
+    positions = np.arange(len(values))
+    offset = positions % finest
+    near = np.minimum(offset, finest - offset)
+    keep = np.isfinite(values) & (positions > MARGIN) & (positions < len(values) - 1 - MARGIN)
+    if finest >= 4 * BESIDE:
+        keep &= near >= BESIDE
+        positions, values = positions[keep], values[keep]
+    else:
+        keep &= near >= min(NARROW, finest // 2)
+        positions, values = positions[keep], values[keep]
+        if len(values):
+            sums = np.bincount(positions % finest, values, finest)
+            counts = np.bincount(positions % finest, minlength=finest)
+            if counts.max() < FEWEST_CYCLES + 1:  # nothing would be left
+                return positions[:0], values[:0]
+            values = values - (sums / np.maximum(counts, 1))[positions % finest]
+    if not len(values):
+        return positions, values
+    middle = np.median(values)
+    spread = 1.4826 * np.median(np.abs(values - middle))
+    values = np.clip(values, middle - 5 * spread, middle + 5 * spread)
+    return positions, values - values.mean()
+
+
+def _strongest(positions, values, axis, size, periods):
+    """The Blocks of that of `periods` with the most evidence; None where there is not enough."""
+    if not len(periods):
+        return None
+    folded = [fold(positions, values, periods[k:k + AT_ONCE]) for k in range(0, len(periods), AT_ONCE)]
+    evidence, amplitude = (np.concatenate(part) for part in zip(*folded))
+    best = int(evidence.argmax())
+    if evidence[best] < EVIDENCE or amplitude[best] < AMPLITUDE:
+        return None
+    period = _refined(positions, values, periods[best], size) if len(periods) > 1 else float(periods[0])
+    return Blocks(axis=axis, period=period, amplitude=float(amplitude[best]), evidence=float(evidence[best]))
+
+
+def _fraction(period, codec):
+    """Whether `codec` is a multiple of `period`."""
+    parts = codec / period
+    return round(parts) >= 1 and abs(parts / round(parts) - 1) < FINE
+
+
+def fold(positions, values, periods):
+    """(-log10 p float [m], amplitude float [m]) of folding `values` by each of `periods`, in phases of a sample.
+
+    The p-value is of the F-test of the means of the phases.
+    """
+    count = len(values)
+    bins = np.maximum(SHORTEST_PERIOD, np.round(periods)).astype(int)
+    phases = np.floor(positions / periods[:, None] % 1 * bins[:, None] + 0.5).astype(int) % bins[:, None]
+    width = int(bins.max())
+    flat = (np.arange(len(periods))[:, None] * width + phases).ravel()
+    shape = len(periods), width
+    counts = np.bincount(flat, minlength=np.prod(shape)).reshape(shape)
+    sums = np.bincount(flat, np.broadcast_to(values, phases.shape).ravel(), np.prod(shape)).reshape(shape)
+    means = np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+    between = np.nansum(sums * means, axis=1)
+    groups = (counts > 0).sum(axis=1)
+    within = np.maximum((values**2).sum() - between, 1e-12)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = between / (groups - 1) / (within / (count - groups))
+        evidence = -stats.f.logsf(ratio, groups - 1, count - groups) / np.log(10)
+    evidence[(count - groups < count / 2) | (groups < 2)] = 0
+    evidence = np.minimum(np.nan_to_num(evidence), 300)
+    return evidence, np.nanmax(means, axis=1) - np.nanmedian(means, axis=1)
+
+
+def _refined(positions, values, period, size):
+    """The period to about one part in a thousand: where the power of all its harmonics is largest.
+
+    A plausible source, one of a multiple of eight rows or columns or a block of whole samples, is preferred where it
+    explains nearly as much.
+    """
+    tried = period * np.exp(np.linspace(-FINE, FINE, 241))
+    power = _power(positions, values, tried)
+    best = int(power.argmax())
+    round_ones = [np.round(period)] if abs(np.round(period) / period - 1) < FINE else []
+    for block in BLOCK_SIZES:
+        source = np.round(block * size / period / SOURCE_MULTIPLE) * SOURCE_MULTIPLE
+        if source and abs(block * size / source / period - 1) < FINE:
+            round_ones.append(block * size / source)
+    if round_ones:
+        powers = _power(positions, values, np.array(round_ones))
+        if powers.max() >= SNAP * power[best]:
+            return float(round_ones[int(powers.argmax())])
+    return float(tried[best])
+
+
+def _power(positions, values, periods):
+    total = np.zeros(len(periods))
+    for harmonic in range(1, max(1, int(periods.mean() / 2)) + 1):
+        total += np.abs(np.exp(2j * np.pi * harmonic * positions / periods[:, None]) @ values)**2
+    return total
+
+
+def _without(values, period):
+    """`values` less their mean at each phase of `period`, in phases of a quarter of a sample, smoothed."""
+    left = values.copy()
+    positions = np.flatnonzero(np.isfinite(values))
+    phase = positions % period
+    for position in positions:
+        apart = np.abs((phase - position % period + period / 2) % period - period / 2)
+        weights = np.maximum(0.5 - apart, 0)
+        left[position] = values[position] - weights @ values[positions] / weights.sum()
+    return left
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """What a tile lattice is compared with: its own value less the weighted sum of the profile at `moves`."""
+
+    moves: np.ndarray  # int64
+    weights: np.ndarray  # float64, their sum is 1
+    blocks: tuple[float, ...]  # periods that the moves are multiples of
+    reason: str | None = None  # why there can be no verdict
+
+
+def match_moves(lattice, found, moves=None):
+    """The Comparison of a Lattice in clips with the Blocks `found` along its axis; moves: those that can be made."""
+    moves = all_moves(lattice) if moves is None else moves
+    periods = np.array([blocks.period for blocks in found])
+    multiples = np.round(moves / periods[:, None])
+    misses = np.abs(moves - periods[:, None] * multiples).max(axis=0, initial=0)
+    misses[(multiples == 0).any(axis=0)] = np.inf
+    names = " and ".join(f"{blocks}" for blocks in found)
+    fallback = lattice_moves(lattice)[0]
+    if misses.min(initial=np.inf) > NEAREST:
+        return _none(fallback, periods, f"blocks of {names} samples from before the clips were made meet these borders "
+                                        "and nothing comparable")
+    reach = max(NEAR, min(2 * misses.min() + 0.05, FAR))
+    moves, misses = moves[misses <= reach], misses[misses <= reach]
+    order = misses.argsort(kind="stable")
+    moves, misses = moves[order], misses[order]
+    slope = 2 * max(blocks.amplitude for blocks in found)
+    exact = misses * slope <= MISMATCH / 4
+    if exact.sum() >= 2:
+        moves = moves[exact]
+        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(periods))
+    if len(moves) >= 4 and np.ptp(misses) >= 0.05:
+        centred = misses - misses.mean()
+        weights = 1 / len(moves) - misses.mean() * centred / (centred**2).sum()
+        return Comparison(moves=moves, weights=weights, blocks=tuple(periods))
+    if len(moves) >= 2 and misses.mean() * slope <= MISMATCH:
+        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(periods))
+    return _none(fallback, periods, f"blocks of {names} samples from before the clips were made meet these borders and "
+                                    "too little that is comparable")
+
+
+def _none(moves, periods, reason):
+    return Comparison(moves=moves, weights=np.full(len(moves), 1 / max(len(moves), 1)), blocks=tuple(periods),
+                      reason=reason)
+
+
+def settle_lattices(clips, lattices, resized=False):
+    """The lattices with the moves that fit what the clips have been through: list of Lattice.
+
+    clips: list of ClipSeams measured on `lattices`. resized: rows and columns were resampled while reading, so that the
+    blocks of a codec need not lie on multiples of 16. Lattices that were settled before stay as they are.
+    """
+    settled, found = [], {}
+    for lattice in lattices:
+        if lattice.moves is not None or lattice.reason is not None:
+            settled.append(lattice)
+            continue
+        moved = resized and lattice.axis != "f"
+        if lattice.axis not in found:
+            codec = None if moved or lattice.block == 1 else lattice.block
+            found[lattice.axis] = find_blocks(clips, lattice.axis, lattice.finest, codec)
+        settled.append(_settle(clips, lattice, found[lattice.axis], moved))
+    return settled
+
+
+def _settle(clips, lattice, found, resized):
+    clips = [clip for clip in clips if any(key[:2] == (lattice.axis, lattice.period) for key in clip.profiles)]
+    if not clips:
+        return lattice
+    if resized and lattice.finest >= 4 * BESIDE:
+        lattice = replace(lattice, block=1)
+    usable = _usable_moves(clips, lattice)
+    if lattice.axis == "f":
+        if reason := _temporal_reason(clips, lattice):
+            return replace(lattice, reason=reason)
+        alike = _coded_alike(clips, lattice)
+        if alike is not None:
+            moves = usable[np.isin(usable, alike)]
+            if len(moves) < 2:
+                return replace(lattice, reason="no other frames of the files are coded as the first ones of the tiles are")
+            if not found:
+                return replace(lattice, moves=tuple(map(int, moves)), weights=(1 / len(moves),) * len(moves))
+            usable = moves
+    elif not resized and lattice.block > 1 and (grown := _growth(clips, lattice)):
+        return replace(lattice, reason=grown)
+    if not found:
+        _, kept, _ = lattice_moves(lattice)
+        return lattice if kept else replace(lattice, reason=_too_short(lattice, resized))
+    comparison = match_moves(lattice, found, usable)
+    return replace(lattice, moves=tuple(map(int, comparison.moves)), weights=tuple(comparison.weights),
+                   blocks=comparison.blocks, reason=comparison.reason)
+
+
+def _usable_moves(clips, lattice):
+    """Moves that keep off the tiles' borders and that at least half of the clips have."""
+    moves = all_moves(lattice)
+    profiles = [profile for clip in clips for key, profile in clip.profiles.items()
+                if key[:2] == (lattice.axis, lattice.period)]
+    return moves[np.mean([np.isfinite(profile) for profile in profiles], axis=0)[lattice.period - 1 + moves] >= 0.5]
+
+
+def _temporal_reason(clips, lattice):
+    keyed = np.mean([(lattice.axis, lattice.period) in clip.keyed for clip in clips])
+    if keyed > 0.5:
+        return "key frames of the files meet every border"
+    return None
+
+
+def _coded_alike(clips, lattice):
+    """Moves to frames that take about as many bytes in the files as those at the borders, and follow such frames.
+
+    Frames that others are predicted from take more, and the picture changes where they come. None without files.
+    """
+    sizes = [clip.sizes for clip in clips if clip.sizes]
+    if not sizes:
+        return None
+    length = max(map(len, sizes))
+    table = np.full((len(sizes), length), np.nan)
+    for row, own in zip(table, sizes):
+        row[:len(own)] = own
+    count = np.isfinite(table).sum(axis=0)
+    mean = np.where(count >= (len(sizes) + 1) // 2, np.nansum(table, axis=0) / np.maximum(count, 1), np.nan)
+    keyed = _often_keyed(clips, length)
+    mean[keyed] = np.nan
+    lines = np.arange(lattice.period, length, lattice.period)
+    alike = []
+    for move in all_moves(lattice):
+        moved = lines + move
+        inside = (moved >= 1) & (moved < length)
+        apart = [mean[moved[inside] - back] - mean[lines[inside] - back] for back in (0, 1)]
+        apart = [values[np.isfinite(values)] for values in apart]
+        if all(len(values) and abs(values.mean()) <= UNLIKE for values in apart):
+            alike.append(move)
+    return np.array(alike, dtype=np.int64)
+
+
+def _often_keyed(clips, length):
+    """bool [length]: frames at which most clips have no contrast, being key frames or beside one."""
+    none = np.zeros(length)
+    files = [clip for clip in clips if clip.sizes]
+    for clip in files:
+        values = next((values for key, values in clip.values.items() if key[0] == "f"), None)
+        if values is not None:
+            missing = np.flatnonzero(np.isnan(values[MARGIN:-MARGIN])) + MARGIN
+            none[missing[missing < length]] += 1
+    return none > len(files) / 2
+
+
+def _growth(clips, lattice):
+    """Why blocks of the tiles' own size are suspected: those of 16 and 32 leave more the larger they are."""
+    if any(clip.block and clip.block > lattice.block for clip in clips) and lattice.period % (2 * lattice.block) == 0:
+        return "the files' codec has blocks that end where the tiles do, and leaves more at the end of larger ones"
+    if lattice.finest % (4 * lattice.block) and lattice.finest != 4 * lattice.block:
+        return None
+    keys = [(lattice.axis, "step")]
+    rows = [np.clip(clip.values[key], -CLIP_VALUE, CLIP_VALUE) for key in keys for clip in clips if key in clip.values]
+    growth = []
+    for row in rows:
+        positions = np.arange(MARGIN, len(row) - MARGIN)
+        size = 2 * lattice.block
+        larger = positions[(positions % size == 0) & (positions % lattice.finest != 0)]
+        smaller = positions[(positions % size == lattice.block)]
+        if len(larger) and len(smaller):
+            growth.append(np.nanmean(row[larger]) - np.nanmean(row[smaller]))
+    if len(growth) < 2:
+        return None
+    growth = np.array(growth)
+    error = growth.std(ddof=1) / np.sqrt(len(growth))
+    if growth.mean() > GROWTH and growth.mean() > 2 * error:
+        return (f"blocks of {2 * lattice.block} leave more than those of {lattice.block} in these clips, so that "
+                "larger ones of a codec are to be expected where the tiles end")
+    return None
+
+
+def _too_short(lattice, resized):
+    if resized:
+        return "the clips were resized while reading, and tiles this small cannot be told from a codec's blocks"
+    return f"borders every {lattice.period} samples cannot be told from a codec's blocks of {lattice.block}"

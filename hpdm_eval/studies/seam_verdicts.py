@@ -1,0 +1,221 @@
+"""Are real clips called seamed after a resize or a codec, and is a step of one grey level still found?
+
+    python -m hpdm_eval.studies.seam_verdicts --samples UCF-101/ --out reports
+
+Puts real clips through the forty combinations of seam_codecs.py, judges sets of 8, 24 and all of them as
+`hpdm-eval seams` does, and the same again with a brightness step of one grey level between tiles. Writes
+seams-codecs.csv and seams-codecs.md. What an interrupted call has measured is used again from --scratch.
+"""
+
+import csv
+import io
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import click
+import numpy as np
+
+from hpdm.console import Command, OutputFolder, common_options, note
+from hpdm.environment import git_revision
+from hpdm.errors import InputError
+from hpdm.files import atomic_file
+from hpdm_eval.clips import open_clips
+from hpdm_eval.metrics.seam_tests import judge_seams
+from hpdm_eval.metrics.seams import AXES, ClipSeams, measure_clip, rescore, seam_lattices
+from hpdm_eval.protocols import load_protocol
+from hpdm_eval.studies.seam_codecs import Encode, Resize, combinations, put_through
+from hpdm_eval.studies.seam_injection import inject_seams
+
+PATCHES = ((16, 64, 64),)
+LEVELS = 2  # of tiles: the patch and twice that
+FRAMES = 20  # the shortest clip of UCF-101 has 29
+SETS = {8: 6, 24: 2}  # clips in a set: random sets; and one set of all
+STEPPED = 24  # clips that are also measured with a step between tiles
+TOGETHER = 3  # combinations that share a first resize
+CHUNK = 32  # clips measured at once
+COLUMNS = ("steps", "patch", "clips", "sets", "called", *(f"verdicts {axis}" for axis in AXES), "stepped called",
+           *(f"found {axis}" for axis in AXES))
+
+
+@click.command(cls=Command)
+@click.option("--samples", required=True, type=click.Path(), metavar="DIR", help="Real clips of 240x320.")
+@click.option("--clips", type=click.IntRange(min=24), default=96, show_default=True, help="Clips to use, at random.")
+@click.option("--out", required=True, type=OutputFolder(), metavar="DIR", help="Folder for the table and the page.")
+@click.option("--scratch", default="scratch/seams", show_default=True, metavar="DIR", help="Folder for measurements.")
+@click.option("--part", default="1/1", show_default=True, metavar="K/N",
+              help="Take every N-th task from the K-th on, to share the work; a last call with 1/1 writes the table.")
+@common_options
+def main(samples, clips, out, scratch, part, device, seed, quiet):
+    """Judge real clips after forty combinations of resizes and codecs."""
+    os.environ.setdefault("SVT_LOG", "1")
+    first, every = _part(part)
+    protocol = load_protocol("native", frames=FRAMES, samples_selection="shuffled")
+    videos = list(open_clips(samples, protocol, num=clips, workers=0, seed=seed, quiet=quiet))
+    digest = sha256("".join(clip.digest for clip in videos).encode()).hexdigest()[:12]
+    scratch = {steps: Path(scratch) / f"{number:02d}-{digest}" for number, steps in enumerate(combinations())}
+    for start in range(0, len(videos), CHUNK):
+        for chains in tasks()[first - 1::every]:
+            missing = [steps for steps in chains if not _chunk(scratch[steps], start).exists()]
+            for steps, measured in zip(missing, measure_combinations(videos[start:start + CHUNK], missing, start)):
+                save_measured(_chunk(scratch[steps], start), measured)
+                note(f"{name_of(steps)}, clips from {start}", quiet)
+    rows = []
+    for steps in [steps for chains in tasks()[first - 1::every] for steps in chains]:
+        path = scratch[steps].with_suffix(".json")
+        if not path.exists():
+            measured = {}
+            for start in range(0, len(videos), CHUNK):
+                for key, clips_of in load_measured(_chunk(scratch[steps], start)).items():
+                    measured.setdefault(key, []).extend(clips_of)
+            with atomic_file(path) as file:
+                file.write(json.dumps(judge_combination(steps, measured, seed)).encode())
+        rows += json.loads(path.read_text())
+    if every > 1:
+        return
+    order = {name_of(steps): number for number, steps in enumerate(combinations())}
+    rows.sort(key=lambda row: order[row["steps"]])
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    for name, content in (("seams-codecs.csv", table.getvalue()), ("seams-codecs.md", page(rows, clips, seed, digest))):
+        with atomic_file(Path(out) / name) as file:
+            file.write(content.encode())
+        note(f"wrote {Path(out) / name}", quiet)
+
+
+def name_of(steps):
+    """The steps in a few words."""
+    return ", then ".join(map(str, steps))
+
+
+def _chunk(path, start):
+    return path.with_name(f"{path.name}-{start:03d}.npz")
+
+
+def _part(text):
+    try:
+        part, parts = map(int, text.split("/"))
+    except ValueError:
+        part, parts = 0, 0
+    if not 1 <= part <= parts:
+        raise InputError(f"--part {text}: write the part and how many there are, such as 2/4")
+    return part, parts
+
+
+def tasks():
+    """Combinations to measure together: lists of up to `TOGETHER` that begin with the same resize."""
+    groups = {}
+    for steps in combinations():
+        groups.setdefault(steps[0] if isinstance(steps[0], Resize) else steps, []).append(steps)
+    return [group[k:k + TOGETHER] for group in groups.values() for k in range(0, len(group), TOGETHER)]
+
+
+def measure_combinations(videos, chains, first=0):
+    """For each of `chains`, which begin with the same resize or are one, {(patch, stepped): list of ClipSeams}.
+
+    videos: list of Clip; first: the number of the first of them.
+    """
+    results = [{(patch, stepped): [] for patch in PATCHES for stepped in (False, True)} for _ in chains]
+    for number, clip in enumerate(videos, first):
+        shared, coding = put_through(clip.video, chains[0][:1]) if chains else (None, None)
+        for steps, measured in zip(chains, results):
+            video, known = put_through(shared, steps[1:]) if len(steps) > 1 else (shared, coding)
+            for patch in PATCHES:
+                lattices = lattices_of(patch, steps)
+                measured[patch, False].append(measure_clip(video, lattices, clip.name, known))
+                if number < STEPPED:
+                    tiled = inject_seams(video, patch, "brightness", 1, number)
+                    measured[patch, True].append(measure_clip(tiled, lattices, clip.name, known))
+    return results
+
+
+def lattices_of(patch, steps):
+    """The lattices that a reader of the clips would look at; those stored without loss are said to be."""
+    return seam_lattices(patch, levels=LEVELS, lossless=not isinstance(steps[-1], Encode))
+
+
+def judge_combination(steps, measured, seed=0):
+    """Rows of the table, dicts with COLUMNS: one for each patch and number of clips."""
+    rows = []
+    for patch in PATCHES:
+        lattices = lattices_of(patch, steps)
+        plain, stepped = ([rescore(clip, lattices) for clip in measured[patch, kind]] for kind in (False, True))
+        random = np.random.default_rng(seed)
+        for count in (*SETS, len(plain)):
+            sets = [random.permutation(len(plain))[:count] for _ in range(SETS.get(count, 1))]
+            verdicts = [judge_seams([plain[k] for k in chosen], lattices, draws=0) for chosen in sets]
+            row = {"steps": name_of(steps), "patch": "x".join(map(str, patch)), "clips": count, "sets": len(sets),
+                   "called": sum(any(figure.significant for figure in figures) for figures in verdicts)}
+            for axis in AXES:
+                row[f"verdicts {axis}"] = sum(_verdict(figures, axis) for figures in verdicts)
+            if count == STEPPED:
+                figures = judge_seams(stepped, lattices, draws=0)
+                row["stepped called"] = int(any(figure.significant for figure in figures))
+                for axis in AXES:
+                    row[f"found {axis}"] = _found(figures, axis)
+            rows.append(row)
+    return rows
+
+
+def _verdict(figures, axis):
+    """Whether the finest lattice of an axis gets a verdict by any statistic."""
+    own = [figure for figure in figures if figure.axis == axis]
+    finest = min((figure.period for figure in own), default=None)
+    return any(figure.significant is not None for figure in own if figure.period == finest)
+
+
+def _found(figures, axis):
+    own = [figure.significant for figure in figures if figure.axis == axis]
+    return "yes" if any(own) else "no verdict" if all(verdict is None for verdict in own) else "no"
+
+
+def save_measured(path, measured):
+    """What `judge_combination` needs, as arrays without pickles."""
+    arrays = {}
+    for (patch, stepped), clips in measured.items():
+        for number, clip in enumerate(clips):
+            head = f"{'x'.join(map(str, patch))}/{int(stepped)}/{number}"
+            arrays[f"{head}/shape"] = np.array(clip.shape)
+            arrays[f"{head}/block"] = np.array(clip.block or 0)
+            arrays[f"{head}/sizes"] = np.array(clip.sizes)
+            for (axis, statistic), values in clip.values.items():
+                arrays[f"{head}/values/{axis}/{statistic}"] = values
+                whole = clip.contrasts[axis, statistic].astype(np.float64).mean(axis=1, keepdims=True)
+                arrays[f"{head}/contrasts/{axis}/{statistic}"] = whole.astype(np.float32)
+            for axis, rise in clip.rise.items():
+                arrays[f"{head}/rise/{axis}"] = np.array(rise)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        np.savez(file, **arrays)
+
+
+def load_measured(path):
+    """The inverse of `save_measured`; clips have scores only after `rescore`."""
+    parts = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            patch, stepped, number, *what = key.split("/")
+            head = tuple(map(int, patch.split("x"))), bool(int(stepped)), int(number)
+            parts.setdefault(head, {})[tuple(what)] = arrays[key]
+    measured = {(patch, stepped): [] for patch in PATCHES for stepped in (False, True)}
+    for (patch, stepped, number), found in sorted(parts.items(), key=lambda item: item[0][2]):
+        kinds = {kind: {what[1:]: value for what, value in found.items() if what[0] == kind}
+                 for kind in ("values", "contrasts", "rise")}
+        measured[patch, stepped].append(ClipSeams(
+            name=str(number), shape=tuple(map(int, found["shape",])), scores={}, profiles={}, edges={},
+            values=kinds["values"], contrasts=kinds["contrasts"], sizes=tuple(found["sizes",]),
+            block=int(found["block",]) or None, rise={axis: float(rise) for (axis,), rise in kinds["rise"].items()}))
+    return measured
+
+
+def page(rows, clips, seed, digest):
+    """The markdown page of the table."""
+    head = [f"made with seed {seed} on {clips} clips {digest}, commit {git_revision() or 'unknown'}"]
+    return "\n".join(head) + "\n"
+
+
+if __name__ == "__main__":
+    main()
