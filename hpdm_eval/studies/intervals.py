@@ -219,8 +219,8 @@ def main(out, seed, quiet):
              "with four degrees of freedom along every axis, t4 clips the multivariate one, in which a clip is far "
              f"from the mean along all axes or none, outliers are {100 * OUTLIERS:g} % of clips {FURTHER:g} times as "
              f"far from the mean, clusters are of {CLUSTER} clips that share {100 * SHARED:g} % of their variance; "
-             "grouped says that the jackknife deals them together (`--group-by`). A coverage of 95 % has a standard error of 1.5 points over "
-             "200 replicates, 3.4 over 40, 4.9 over 20.", "", *_summary(rows), "", *_table(COLUMNS, rows), "",
+             "grouped says that the jackknife deals them together (`--group-by`). A coverage of 95 % has a standard "
+             "error of 1.5 points over 200 replicates, 3.4 over 40, 4.9 over 20.", "", *_summary(rows), "", *_table(COLUMNS, rows), "",
              "## Dead tokens", "",
              f"Counts of dead tokens in sets of clips of {JUDGED:,} judged tokens (24 frames of 320x240). `real` draws "
              f"from 179 UCF-101 clips, of which {sum(REAL_COUNTS.values())} have any ({_counts()}); poisson has the "
