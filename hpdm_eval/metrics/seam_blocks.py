@@ -30,6 +30,7 @@ CLIP_VALUE = 0.5  # log units, of one clip: letterbox edges reach 3
 BESIDE = 7  # samples around a border of tiles that their step reaches by way of the neighbours' median
 NARROW = 2  # the same where tiles are too small for that
 GRID = 0.4  # samples by which neighbouring periods that are tried drift apart along the axis
+RESOLUTION = 0.9  # cycles along the axis by which two periods must differ
 LONGEST = 140.0  # samples: twice the largest blocks
 AT_ONCE = 512  # periods folded at once
 FINE = 0.006  # refinement reaches so far, in relative terms
@@ -84,7 +85,7 @@ def _search(clips, axis, finest, codec):
     second = _best(left, axis, finest, _periods)
     if codec is not None and _fraction(first.period, codec):
         found = [replace(first, period=float(codec))]
-        if second is not None and not _simple(second.period, codec):  # from before a resize
+        if second is not None and not _beside(second.period, codec, size):  # from before a resize
             found.append(replace(second, period=MACROBLOCK_PARTS * second.period))
         return found
     if second is not None and _beat(first.period, second.period, size):
@@ -97,9 +98,10 @@ def _search(clips, axis, finest, codec):
     return found
 
 
-def _simple(period, codec):
-    """Whether a period is the codec's, or a simple multiple or fraction of it."""
-    return any(abs(period * below / (codec * above) - 1) < 2 * FINE for above in range(1, 9) for below in (1, 2, 4, 8))
+def _beside(period, codec, size):
+    """Whether a period is too near a harmonic of the codec's to be told from what is left of it, or longer than two."""
+    harmonics = np.arange(1, codec + 1) / codec
+    return period > 2 * codec * (1 - FINE) or bool((np.abs(1 / period - harmonics) < RESOLUTION / size).any())
 
 
 def _smallest(means, axis, finest, blocks):
@@ -297,19 +299,19 @@ def match_moves(lattice, found, moves=None):
     exact = misses * slope <= MISMATCH / 4
     if exact.sum() >= 2:
         moves = moves[exact]
-        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(periods))
+        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(map(float, periods)))
     if len(moves) >= 4 and np.ptp(misses) >= 0.05:
         centred = misses - misses.mean()
         weights = 1 / len(moves) - misses.mean() * centred / (centred**2).sum()
-        return Comparison(moves=moves, weights=weights, blocks=tuple(periods))
+        return Comparison(moves=moves, weights=weights, blocks=tuple(map(float, periods)))
     if len(moves) >= 2 and misses.mean() * slope <= MISMATCH:
-        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(periods))
+        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(map(float, periods)))
     return _none(fallback, periods, f"blocks of {names} samples from before the clips were made meet these borders and "
                                     "too little that is comparable")
 
 
 def _none(moves, periods, reason):
-    return Comparison(moves=moves, weights=np.full(len(moves), 1 / max(len(moves), 1)), blocks=tuple(periods),
+    return Comparison(moves=moves, weights=np.full(len(moves), 1 / max(len(moves), 1)), blocks=tuple(map(float, periods)),
                       reason=reason)
 
 
