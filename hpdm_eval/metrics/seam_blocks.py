@@ -14,6 +14,9 @@ whole numbers of samples; a move that misses by d compares a border on a block's
 such distances the value at d = 0 is extrapolated, linearly: contrasts are concave in d around an edge, so that the
 estimate errs upwards, towards finding no seam. Where no comparison is left, the answer is a reason.
 
+In time, blocks are of frames, and files say more: where frames start over (`ClipSeams.keyed`), and which frames take as
+many bytes as those that tiles begin with, and so are coded alike.
+
     n samples along the axis; position p is the border between samples p-1 and p
 """
 
@@ -36,8 +39,9 @@ AT_ONCE = 512  # periods folded at once
 FINE = 0.006  # refinement reaches so far, in relative terms
 SNAP = 0.97  # a plausible source size is taken to be the true one if it explains this much of what the best does
 SOURCE_MULTIPLE = 8  # rows and columns of plausible sources
-BLOCK_SIZES = (4, 8, 16, 32, 64)
+BLOCK_SIZES = (4, 8, 16, 32, 64)  # of codecs, in pixels of the source
 FEWEST_CYCLES = 3
+FEWEST_ALIKE = 4  # clips of a size, to look for what they have in common
 MACROBLOCK_PARTS = 2  # what is found may be the transforms of 8; macroblocks of two of them leave more at their ends
 MOST_PARTS, PART_EVIDENCE = 8, 0.4
 GROWTH = 0.03  # log units from blocks of one size to those twice as large, from which larger ones still are suspected
@@ -66,12 +70,15 @@ def find_blocks(clips, axis, finest, codec=None):
     clips: ClipSeams, of one size or several, which are searched apart; finest: the period of all tile borders there;
     codec: the period of the blocks of the files' own codec, which are looked for besides whatever is strongest.
     """
-    found = []
-    sizes = {clip.shape["fhw".index(axis)] for clip in clips} if axis != "f" else {None}
-    for size in sorted(sizes, key=lambda size: size or 0):
-        group = [clip for clip in clips if size in (None, clip.shape["fhw".index(axis)])]
-        found += _search(group, axis, finest, codec)
-    return tuple(sorted(found, key=lambda blocks: -blocks.evidence))
+    groups = {}
+    for clip in clips:
+        groups.setdefault(None if axis == "f" else clip.shape["fhw".index(axis)], []).append(clip)
+    fewest = min(FEWEST_ALIKE, max(map(len, groups.values()), default=0))  # texture of one clip may repeat as well
+    found = {}
+    for _, group in sorted(groups.items(), key=lambda item: item[0] or 0):
+        for blocks in _search(group, axis, finest, codec) if len(group) >= fewest else ():
+            found.setdefault(round(blocks.period, 2), blocks)
+    return tuple(sorted(found.values(), key=lambda blocks: -blocks.evidence))
 
 
 def _search(clips, axis, finest, codec):
@@ -371,6 +378,7 @@ def _usable_moves(clips, lattice):
 
 
 def _temporal_reason(clips, lattice):
+    """Why nothing can be said about a lattice between frames: most clips have none but key frames on it. Else None."""
     keyed = np.mean([(lattice.axis, lattice.period) in clip.keyed for clip in clips])
     if keyed > 0.5:
         return "key frames of the files meet every border"

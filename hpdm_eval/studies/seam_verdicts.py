@@ -9,7 +9,9 @@ seams-codecs.csv and seams-codecs.md. What an interrupted call has measured is u
 
 import csv
 import io
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from hpdm_eval.studies.seam_injection import inject_seams
 PATCHES = ((16, 64, 64),)
 LEVELS = 2  # of tiles: the patch and twice that
 FRAMES = 20  # the shortest clip of UCF-101 has 29
-SETS = {8: 6, 24: 2}  # clips in a set: random sets; and one set of all
+SETS = {8: 4, 24: 2}  # clips in a set: random sets; and one set of all
 STEPPED = 24  # clips that are also measured with a step between tiles
 TOGETHER = 3  # combinations that share a first resize
 CHUNK = 32  # clips measured at once
@@ -45,8 +47,9 @@ COLUMNS = ("steps", "patch", "clips", "sets", "called", *(f"verdicts {axis}" for
 @click.option("--scratch", default="scratch/seams", show_default=True, metavar="DIR", help="Folder for measurements.")
 @click.option("--part", default="1/1", show_default=True, metavar="K/N",
               help="Take every N-th task from the K-th on, to share the work; a last call with 1/1 writes the table.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that judge.")
 @common_options
-def main(samples, clips, out, scratch, part, device, seed, quiet):
+def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
     """Judge real clips after forty combinations of resizes and codecs."""
     os.environ.setdefault("SVT_LOG", "1")
     first, every = _part(part)
@@ -67,13 +70,11 @@ def main(samples, clips, out, scratch, part, device, seed, quiet):
     if every > 1:
         return
     rows = []
-    for steps in numbers:
-        measured = {}
-        for k in range(len(chunks)):
-            for key, part_of in load_measured(paths[steps, k]).items():
-                measured.setdefault(key, []).extend(part_of)
-        rows += judge_combination(steps, measured, seed)
-        note(f"judged: {name_of(steps)}", quiet)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        files = [[paths[steps, k] for k in range(len(chunks))] for steps in numbers]
+        for steps, found in zip(numbers, pool.map(_judge_files, numbers, files, [seed] * len(files))):
+            rows += found
+            note(f"judged: {name_of(steps)}", quiet)
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -133,6 +134,14 @@ def measure_combinations(videos, chains, first=0):
 def lattices_of(patch, steps):
     """The lattices that a reader of the clips would look at; those stored without loss are said to be."""
     return seam_lattices(patch, levels=LEVELS, lossless=not isinstance(steps[-1], Encode))
+
+
+def _judge_files(steps, files, seed):
+    measured = {}
+    for file in files:
+        for key, clips in load_measured(file).items():
+            measured.setdefault(key, []).extend(clips)
+    return judge_combination(steps, measured, seed)
 
 
 def judge_combination(steps, measured, seed=0):
@@ -216,16 +225,16 @@ def page(rows, clips, seed):
     lines = [
         "# Seams in real clips after resizes and codecs",
         "",
-        f"Made by `python -m hpdm_eval.studies.seam_verdicts --clips {clips} --seed {seed}` (commit "
-        f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320, the first {FRAMES} frames of each, tiles "
-        f"of {patches} on {LEVELS} levels. UCF-101 is MPEG-4 to begin with. Every combination was applied to the clips; "
-        "where a codec comes last the files' own packets were read as `hpdm-eval seams` reads them, where a resize does "
-        "the clips count as stored without loss. Crops are of the middle.",
+        (f"Made by `python -m hpdm_eval.studies.seam_verdicts --clips {clips} --seed {seed}` (commit "
+         f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320, the first {FRAMES} frames of each, tiles "
+         f"of {patches} on {LEVELS} levels. UCF-101 is MPEG-4 to begin with. Every combination was applied to the clips; "
+         "where a codec comes last the files' own packets were read as `hpdm-eval seams` reads them, where a resize does "
+         "the clips count as stored without loss. Crops are of the middle."),
         "",
-        f"`called` is how many random sets of so many clips were called seamed on any lattice: {called} of {sets} over "
-        "all rows. `verdicts` is in how many of these sets the finest lattice of an axis got a verdict at all. `found`: "
-        f"whether a brightness step of one grey level between the tiles of {STEPPED} of the clips, put in after the "
-        "last step, is called a seam on that axis, or gets no verdict.",
+        (f"`called` is how many random sets of so many clips were called seamed on any lattice: {called} of {sets} over "
+         "all rows. `verdicts` is in how many of these sets the finest lattice of an axis got a verdict at all. `found`: "
+         f"whether a brightness step of one grey level between the tiles of {STEPPED} of the clips, put in after the "
+         "last step, is called a seam on that axis, or gets no verdict."),
         "",
     ]
     header = ["steps", "patch", "clips", "called", *(f"verdicts {axis}" for axis in AXES),
