@@ -75,7 +75,7 @@ def check_files(folder, names=None) -> bool:
     """Compare the files of a checkpoint, or those named, with its manifest; raises Damaged with what is wrong.
 
     Returns False for a checkpoint without manifest, as earlier versions wrote them: then only that all files are there
-    is known. Reads every byte: about a second per gigabyte, all files at once.
+    is known. Reads every byte, all files at once.
     """
     folder = Path(folder)
     if missing := [name for name in names or FILES if not (folder / name).is_file()]:
