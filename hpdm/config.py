@@ -194,8 +194,11 @@ def load_config(size, overrides: Sequence[str] = (), method: str | None = None) 
 
 
 def config_to_dict(config: Config) -> dict:
-    """Plain dictionaries, lists and scalars, every field included."""
-    return _plain(dataclasses.asdict(config))
+    """Plain dictionaries, lists and scalars, every field included; `trained_on` once there is something in it."""
+    values = _plain(dataclasses.asdict(config))
+    if config.trained_on == TrainedOn():
+        del values["trained_on"]
+    return values
 
 
 def config_from_dict(values: dict, where: str = "configuration") -> Config:

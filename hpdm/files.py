@@ -194,6 +194,14 @@ def sha256_file(path, chunk=1 << 20):
     return digest.hexdigest()
 
 
+def free_name(path):
+    """`path`, or where that is taken the first of NAME-2, NAME-3, ... that is not."""
+    path, number = Path(path), 1
+    while os.path.lexists(path if number == 1 else path.with_stem(f"{path.stem}-{number}")):
+        number += 1
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
 def sync_folder(path):
     """Have the disk know the names in a folder: without it a loss of power undoes what has just been renamed."""
     try:

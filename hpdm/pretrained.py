@@ -5,7 +5,6 @@ read: nothing in them is executed.
 """
 
 import hashlib
-import json
 import re
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -95,11 +94,3 @@ def folder_digest(folder: Path, also=()) -> str:
     others = [folder / name for name in also if (folder / name).is_file()]
     lines = "".join(f"{path.name} {sha256_file(path)}\n" for path in [folder / "config.json", *weights, *others])
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def read_json(path):
-    """The content of a JSON file; raises InputError where it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error

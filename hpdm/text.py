@@ -18,7 +18,7 @@ from safetensors.torch import save
 from hpdm.conditioning import PADDING, SPECIAL_WORDS, UNKNOWN, Conditions
 from hpdm.config import Config
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, write_json
+from hpdm.files import atomic_file, read_json, write_json
 from hpdm.pretrained import (
     FILES,
     PICKLED,
@@ -29,7 +29,6 @@ from hpdm.pretrained import (
     need_transformers,
     pretrained_folder,
     quiet_transformers,
-    read_json,
 )
 
 WORDS = "words"
@@ -117,13 +116,18 @@ class StoredEmbeddings:
         if not (self.folder / MANIFEST).is_file():
             raise InputError(f"{folder} holds no {MANIFEST}; make embeddings with hpdm-train encode-text")
         self.about = read_json(self.folder / MANIFEST)
+        if not isinstance(self.about, dict) or type(self.about.get("width")) is not int:
+            raise InputError(f"{self.folder / MANIFEST} is damaged: it names no width; make the embeddings again")
         self.shards, self.places = [], {}
         for path in sorted(self.folder.glob(SHARD.replace("{:05d}", "*"))):
             try:
                 shard = safe_open(path, framework="pt")
                 keys, lengths = shard.get_tensor("keys"), shard.get_tensor("lengths").tolist()
-            except (OSError, SafetensorError) as error:
-                raise InputError(f"{path} is not a file of embeddings: {error}") from error
+                if shard.get_slice("embeddings").get_shape() != [sum(lengths), self.about["width"]] or (
+                        list(keys.shape) != [len(lengths), KEY_BYTES]):
+                    raise ValueError("its parts do not fit each other")
+            except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
+                raise InputError(f"{path} is not a file of embeddings: {' '.join(str(error).split())}") from error
             first = 0
             for key, length in zip(keys.numpy(), lengths, strict=True):
                 self.places[key.tobytes()] = len(self.shards), first, length

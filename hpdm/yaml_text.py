@@ -16,7 +16,22 @@ MOST_DIGITS = 100  # of a whole number
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without dates: what looks like one stays text."""
+    """PyYAML's safe loader without dates, what looks like one stays text, and without deep nesting.
+
+    The time that PyYAML takes grows with the square of the depth.
+    """
+
+    def fetch_flow_collection_start(self, token):
+        self._check_depth(self.flow_level)
+        super().fetch_flow_collection_start(token)
+
+    def add_indent(self, column):
+        self._check_depth(len(self.indents))
+        return super().add_indent(column)
+
+    def _check_depth(self, depth):
+        if depth > DEEPEST:
+            raise yaml.YAMLError(f"nested more than {DEEPEST} deep")
 
 
 _Loader.yaml_implicit_resolvers = {

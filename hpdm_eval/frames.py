@@ -60,7 +60,7 @@ class Grid:
         """
         sheet = some_frames(sheet)
         self.cell_size(*sheet.shape[1:3])
-        padding = better_padding(sheet, self.rows, self.columns, self.padding)
+        padding = better_padding(sheet, self.rows, self.columns, self.padding) if np.ptp(sheet) else None
         if padding is not None:
             right = Grid(rows=self.rows, columns=self.columns, padding=padding)
             raise Rejected(f"clips cut by a grid of {self} would keep the border between them; --grid {right} fits")

@@ -19,7 +19,7 @@ from hpdm.environment import git_revision, hardware, package_versions
 from hpdm.errors import InputError, WriteError
 from hpdm.files import no_room, parse_json, write_json
 from hpdm_eval.distributed import joined_processes, rank_and_size
-from hpdm_eval.tables import protocol_label, split_is_missing
+from hpdm_eval.tables import label_remarks, protocol_label, split_is_missing
 
 SCHEMA = 1
 LONGEST_NAME = 200  # bytes of a record's file name before its digest
@@ -90,7 +90,9 @@ def make_record(*, started, device="cpu", command=None, **values):
     )
     check_record(record, "this record")
     warnings = (*record.warnings, *_split_warnings(record))
-    return replace(record, warnings=warnings, extra={**record.extra, "label": protocol_label(record)})
+    marked = any(label_remarks(record.protocol, record.reference))  # the name and the hash alone say it all otherwise
+    extra = {**record.extra, "label": protocol_label(record)} if marked else record.extra
+    return replace(record, warnings=warnings, extra=extra)
 
 
 def _split_warnings(record):

@@ -70,7 +70,7 @@ def class_of(candidate):
     `hpdm-sample` (`00012_c003`) do; else "", which all nameless ones share."""
     if candidate.label:
         return candidate.label
-    match = _CLASS_IN_NAME.match(PurePosixPath(candidate.file or candidate.name).stem)
+    match = _CLASS_IN_NAME.match(PurePosixPath(candidate.file).stem)
     return (match[1] or match[2]) if match else ""
 
 

@@ -23,7 +23,7 @@ from hpdm_eval.features import FeatureSet
 from hpdm_eval.metrics.inception_score import inception_score
 from hpdm_eval.metrics.kernel import jedi_distance, kernel_video_distance, over_subsets
 from hpdm_eval.metrics.prdc import prdc
-from hpdm_eval.protocols import load_protocol
+from hpdm_eval.protocols import DEFAULT, load_protocol
 from hpdm_eval.records import load_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::hpdm_eval.metrics.inception_score.FewPerSplitWarning")
@@ -240,7 +240,7 @@ def test_both_names_of_a_network_are_one_protocol(clips):
     words = ["fvd", "--samples", str(clips / "a"), "--reference", str(clips / "b"), "--backbone"]
     for name in ("i3d", "i3d-kinetics400"):
         options = fvd.make_context("fvd", words[1:] + [name]).params
-        assert take_protocol(options).hash() == load_protocol("hpdm-16f").hash()
+        assert take_protocol(options).hash() == load_protocol(DEFAULT).hash()
 
 
 def test_a_record_that_cannot_be_saved_is_refused_before_the_clips_are_read(run, sides, tmp_path):

@@ -133,4 +133,4 @@ def test_what_is_missing_is_said(folder, tmp_path, monkeypatch):
 def test_zero_shot_protocol_is_the_paper_s_with_its_sample_count():
     protocol, base = load_protocol("hpdm-zero-shot"), load_protocol("hpdm-16f")
     assert (protocol.num_samples, protocol.split, protocol.frames) == (10_000, "ucf101-train-01", 16)
-    assert protocol.differences(base) == {"samples_selection": ("shuffled", "sorted")}
+    assert protocol.differences(base) == {"samples_selection": ("shuffled", "class-balanced")}

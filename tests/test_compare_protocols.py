@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hpdm.data.procedural import procedural_clip
+from hpdm_eval import judge
 from hpdm_eval.cli import main
 from hpdm_eval.protocols import list_protocols, load_protocol
 from hpdm_eval.records import load_record
@@ -118,3 +119,18 @@ def test_baseline_numerics_and_json(run, tmp_path):
 def test_nothing_to_compare_is_bad_input(run, tmp_path, words, message):
     result = run("compare-protocols", *words, "--out", tmp_path / "out", "--quiet")
     assert result.exit_code == 2 and message in result.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name, epsilon", [("pvdm-16f", 1e-5), ("hpdm-16f", 1e-3), ("cdfvd-16f", 1e-5), ("native", None)])
+def test_the_paper_s_network_is_loaded_whatever_the_numerics(monkeypatch, name, epsilon):
+    seen = []
+
+    class Network:
+        min_frames, max_frames = 9, None
+
+    monkeypatch.setattr(judge, "load_backbone", lambda *_, **settings: seen.append(settings["bn_epsilon"]) or Network())
+    monkeypatch.setattr(judge, "check_frames", lambda *_: None)
+    options = {"weights": None, "unverified": False, "precision": "fp32", "c3d_mean": None}
+    for numerics in ("exact", "legacy") if epsilon else ("exact",):
+        judge.open_backbone(load_protocol(name, numerics=numerics), options, "cpu")
+    assert set(seen) == {epsilon}

@@ -115,7 +115,7 @@ def test_names_are_written_below_the_samples_of_a_sheet():
 
 def test_old_configurations_load_and_start_methods_are_forgotten():
     old = config_to_dict(config_from_dict(SMALL))
-    del old["trained_on"]
+    assert "trained_on" not in old
     old["data"]["start_method"] = "spawn"
     assert config_from_dict(old) == config_from_dict(SMALL)
     with pytest.raises(InputError, match="unknown key"):
@@ -233,6 +233,9 @@ def test_the_same_data_elsewhere_continues_and_other_data_are_named(tmp_path, mo
     went_on, output = goes_on(job, 5)
     assert not went_on and "Traceback" not in output
     assert "2 added (such as b/new0.mp4), 1 removed (such as a/2.mp4), 1 changed (such as a/0.mp4)" in output
+    write_video(job / "new class" / "0.mp4", grey_clip(16, 16, 16))
+    went_on, output = goes_on(job, 5)
+    assert not went_on and "was trained on other data" in output and "3 added (such as b/new0.mp4)" in output
     went_on, output = goes_on("procedural", 5)
     assert not went_on and "data.path was" in output
     assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == before
@@ -313,7 +316,7 @@ def test_captions_of_the_cases(case):
     ("a.csv", 'path,caption\r\nx.mp4,"one, \r\n ""two"""\r\n\r\ny.mp4,z\r\n', [("x.mp4", 'one, "two"'), ("y.mp4", "z")]),
     ("a.CSV", "caption,path\na\x0bb,x.mp4", [("x.mp4", "a b")]),
     ("a.csv", "\ufeffpath,caption,fps\nx.mp4,a\u2028b\x85c,\n", [("x.mp4", "a b c")]),
-    ("a.jsonl", '{"path": "x.mp4", "caption": "a\u2029b\x85c\x0cd"}\r\n\n{"path": "y.mp4", "caption": "e"}',
+    ("a.jsonl", '{"path": "x.mp4", "caption": "a\u2029b\x85c d"}\r\n\n{"path": "y.mp4", "caption": "e"}',
      [("x.mp4", "a b c d"), ("y.mp4", "e")]),
 ])
 def test_lines_end_where_the_formats_say(tmp_path, name, text, rows):

@@ -205,7 +205,9 @@ def test_rounded_times_are_those_of_the_rate(count, rate, tick):
     ticks = [round(i / rate * tick) for i in range(count)]
     timeline = Timeline.of(ticks, Fraction(1, tick), (rate,))
     assert timeline.is_even and timeline.rate == rate
-    assert np.array_equal(Timeline.of(ticks, Fraction(1, tick)).resampled(10), timeline.resampled(10)) or count < 3
+    if count > 2:  # a rate that nobody states is found as well as the rounded times tell it
+        guessed = Timeline.of(ticks, Fraction(1, tick))
+        assert guessed.is_even and abs(guessed.rate / rate - 1) * (count - 1) / rate <= Fraction(2, tick)
 
 
 def test_dropped_frames_are_gaps_in_coarse_ticks():

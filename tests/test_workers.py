@@ -20,6 +20,8 @@ def work(job, settings):
         os._exit(3)
     if job == "hang":
         time.sleep(60)
+    while job == "spin":
+        pass
     if job == "raise":
         raise ValueError("a fault of ours")
     return job, settings, os.getpid()
@@ -49,11 +51,13 @@ def test_a_job_that_kills_its_process_costs_itself_alone(function):
 
 
 def test_a_job_that_hangs_is_stopped(function):
+    """One that waits for ever and one that computes for ever."""
     with Workers(function, None, 1, limit=1) as pool:
-        futures = [pool.submit(job) for job in ("hang", "a")]
-        with pytest.raises(JobFailed, match="more than 1 s"):
-            futures[0].result()
-        assert futures[1].result()[0] == "a"
+        futures = [pool.submit(job) for job in ("hang", "spin", "a")]
+        for future, reason in zip(futures, ("stood still for 1 s", "took more than 1 s")):
+            with pytest.raises(JobFailed, match=reason):
+                future.result()
+        assert futures[2].result()[0] == "a"
 
 
 def test_exceptions_reach_the_caller_and_the_process_lives_on(function):

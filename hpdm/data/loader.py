@@ -211,9 +211,8 @@ class Loader:
         self.pin_memory = pin_memory
         in_process = not num_workers and clips.source.in_process
         self.ahead = 0 if in_process else steps_ahead
-        # Clips that are asked for when a file fails lie this many steps ahead at most, in any process of the run: one
-        # step is what processes can be apart.
-        self.margin = -(-self.ahead // numbers.pieces) + 2
+        # What any process of the run has asked for when a file fails lies fewer steps ahead, whatever their number.
+        self.margin = steps_ahead + 2
         self._numbers, self._pending = iter(numbers), deque()
         clips.decode_with(num_workers)
 
@@ -225,8 +224,7 @@ class Loader:
             self.clips.quarantine.refresh()
             self._pending.append([self.clips.request(number) for number in next(self._numbers)])
         pending = self._pending[0]
-        batch = self.numbers.batch
-        first_without = (pending[0].number // batch + self.margin) * batch
+        first_without = self.numbers.begin(pending[0].number) + self.margin * self.numbers.batch
         clips = [clip.result(self.stopped, first_without) for clip in pending]
         self._pending.popleft()
         videos, told = zip(*clips, strict=True)
@@ -251,21 +249,19 @@ class ClipNumbers:
 
     def __init__(self, *, batch, rank, world_size, start_step, micro_batch):
         self.batch, self.rank, self.world_size = batch, rank, world_size
-        self.start_step, self.micro_batch = start_step, micro_batch
+        self.first, self.micro_batch = start_step * batch, micro_batch
 
-    @property
-    def pieces(self):
-        """Deliveries per step."""
-        return self.batch // self.world_size // self.micro_batch
+    def begin(self, number):
+        """Number of the first clip of the step that clip `number` belongs to."""
+        return number - (number - self.first) % self.batch
 
     def __iter__(self):
         own = self.batch // self.world_size
-        step = self.start_step
+        first = self.first + self.rank * own
         while True:
-            first = step * self.batch + self.rank * own
             for start in range(first, first + own, self.micro_batch):
                 yield range(start, start + self.micro_batch)
-            step += 1
+            first += self.batch
 
 
 def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=False):

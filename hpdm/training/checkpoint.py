@@ -75,7 +75,7 @@ def check_files(folder, names=None) -> bool:
     """Compare the files of a checkpoint, or those named, with its manifest; raises Damaged with what is wrong.
 
     Returns False for a checkpoint without manifest, as earlier versions wrote them: then only that all files are there
-    is known. Reads every byte: about a second per gigabyte, all files at once.
+    is known. Reads every byte, all files at once.
     """
     folder = Path(folder)
     if missing := [name for name in names or FILES if not (folder / name).is_file()]:
@@ -84,8 +84,8 @@ def check_files(folder, names=None) -> bool:
         return False
     try:
         files = read_json(folder / MANIFEST_FILE)["files"]
-        expected = {name: (files[name]["bytes"], files[name]["sha256"]) for name in names or FILES}
-    except (InputError, KeyError, TypeError) as error:
+        expected = {name: (int(files[name]["bytes"]), str(files[name]["sha256"])) for name in names or FILES}
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise Damaged(f"{folder} is damaged: {MANIFEST_FILE} cannot be read") from error
     for name, (size, _) in expected.items():
         if (found := (folder / name).stat().st_size) != size:

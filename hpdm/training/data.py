@@ -14,7 +14,7 @@ from pathlib import Path
 from hpdm.config import TrainedOn
 from hpdm.console import note
 from hpdm.data.accounts import summary
-from hpdm.data.config import PROCEDURAL, need_decoder
+from hpdm.data.config import PROCEDURAL, check_classes, need_decoder
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.errors import InputError
@@ -114,10 +114,12 @@ def refuse_other_data(run, checkpoint, config, clips):
         raise InputError(f"{run} was trained with other settings: data.{name} was {getattr(old, name)!r}, now "
                          f"{getattr(new, name)!r}; {same}")
     if old.path == PROCEDURAL or before.trained_on.fingerprint == now.trained_on.fingerprint:
+        check_classes(clips.source.class_names, config.network.num_classes or None, new.path)
         return
     if not before.trained_on.fingerprint:  # by a version that kept none
         if Path(old.path).resolve() != Path(new.path).resolve():
             raise InputError(f"{run} was trained with other settings: data.path was {old.path!r}, now {new.path!r}; {same}")
+        check_classes(clips.source.class_names, config.network.num_classes or None, new.path)
         return
     raise InputError(f"{run} was trained on other data than {new.path} holds now: "
                      f"{_differences(run, clips.source.contents())}; use the same data, or a new --out folder")

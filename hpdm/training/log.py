@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from hpdm.console import note
-from hpdm.files import append_line, atomic_file, parse_json
+from hpdm.files import append_line, atomic_file, free_name, parse_json
 
 LOG_FILE = "log.jsonl"
 
@@ -17,7 +17,7 @@ class RunLog:
         self.path = Path(run) / LOG_FILE
         lines, unreadable = _read(self.path)
         if unreadable:
-            damaged = _free_name(self.path.with_name("damaged-" + LOG_FILE))
+            damaged = free_name(self.path.with_name("damaged-" + LOG_FILE))
             os.replace(self.path, damaged)
             note(f"{unreadable} lines of {self.path} cannot be read; the file as it was is {damaged.name}", quiet)
         kept = [line for line in lines if line["step"] <= start_step] if start_step else []
@@ -87,12 +87,6 @@ def _read(path):
     objects, unreadable, broken_off = read_lines(path)
     lines = [line for line in objects if type(line.get("step")) is int]
     return lines, unreadable - broken_off + len(objects) - len(lines)
-
-
-def _free_name(path):
-    while path.exists():
-        path = path.with_name(path.name + "-")
-    return path
 
 
 def _tensorboard(folder, start_step):

@@ -83,7 +83,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         with here.first_goes_first():
             clips = open_clips(
                 config.data, frames=frames, height=height, width=width, seed=settings.seed,
-                num_classes=config.network.num_classes, quiet=quiet,
+                num_classes=None if checkpoint else config.network.num_classes, quiet=quiet,
             )
         at_end.enter_context(closing(clips))
         config = note_data(config, clips, quiet)

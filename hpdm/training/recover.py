@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hpdm.console import note
 from hpdm.errors import InputError
+from hpdm.files import free_name
 from hpdm.lock import hold
 from hpdm.training.checkpoint import LATEST, Damaged, check_files, latest_checkpoint, steps_saved
 
@@ -70,8 +71,6 @@ def set_aside_later(run, checkpoint, say=note):
     step = next((number for number, path in saved.items() if path.name == Path(checkpoint).name), None)
     for number, path in saved.items():
         if step is not None and number > step:
-            target = path.with_name(SET_ASIDE + path.name)
-            while os.path.lexists(target):
-                target = target.with_name(target.name + "-")
+            target = free_name(path.with_name(SET_ASIDE + path.name))
             os.rename(path, target)
             say(f"{path.name} is set aside as {target.name}")

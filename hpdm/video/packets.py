@@ -33,9 +33,9 @@ _LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 
 
 
 def open_container(path, demuxer=None):
-    """PyAV's container of a path or an open file, of the format `demuxer` alone if given."""
-    # without "file:" a name with a colon is a protocol
-    return av.open(path if hasattr(path, "read") else f"file:{path}", format=demuxer, **_LENIENT)
+    """PyAV's container of a path or file object, of the format `demuxer` alone if given."""
+    file = path if hasattr(path, "read") else f"file:{path}"  # without "file:" a name with a colon is a protocol
+    return av.open(file, format=demuxer, **_LENIENT)
 
 
 class NoVideo(Exception):

@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 READY = "ready"
 
-# Seconds that any job may take, more for each byte of its file: a hundred times what decoding needs on one quiet core.
+# Seconds of processor time that any job may take, more for each byte of its file: a hundred times what decoding needs.
 LEAST_SECONDS = 20.0
 BYTES_PER_SECOND = 500_000
 MOST_SECONDS = 900.0
@@ -48,7 +49,7 @@ class Workers:
     """Runs `function(job, settings)` in up to `count` processes; use as a context manager.
 
     function: "package.module:name". Jobs, settings and answers are pickled. `limit`: seconds after which a job's
-    process is killed, or a function of the job that returns them (`seconds_for` of its path). Exceptions that the
+    process is killed (see `_Watch`), or a function of the job that returns them (`seconds_for` of its path). Exceptions that the
     function raises are raised by the future.
     """
 
@@ -94,10 +95,7 @@ class Workers:
 
     def _run(self, job):
         process = getattr(self._mine, "process", None) or self._start()
-        late, limit = threading.Event(), self._limit(job)
-        timer = threading.Timer(limit, lambda: (late.set(), process.kill()))
-        timer.daemon = True
-        timer.start()
+        watch = _Watch(process, self._limit(job))
         try:
             _send(process.stdin, job)
             answer, error = pickle.load(process.stdout)
@@ -105,9 +103,9 @@ class Workers:
             self._mine.process = None
             process.kill()
             self._release(process)
-            raise JobFailed(_cause_of_death(process.returncode, late.is_set(), limit)) from broken
+            raise JobFailed(_cause_of_death(process.returncode, watch.verdict)) from broken
         finally:
-            timer.cancel()
+            watch.end()
         if error is not None:
             raise error
         return answer
@@ -178,12 +176,56 @@ def _pickles(error):
         return False
 
 
-def _cause_of_death(code, late, limit):
-    if late:
-        return f"decoding took more than {limit:.0f} s and was stopped"
+def _cause_of_death(code, verdict):
+    if verdict:
+        return f"decoding it {verdict} and was stopped"
     if code < 0:
         return f"decoding it killed the process ({signal.Signals(-code).name})"
     return f"decoding it ended the process (exit code {code})"
+
+
+class _Watch:
+    """Kills a process that works on one job for too long; `verdict` then says how it was too long.
+
+    Too long is `limit` seconds of processor time, or so many seconds without using the processor at all, so that good
+    files survive a machine on which others compute as well; where the system tells no processor time, seconds count.
+    """
+
+    POLL = 0.5
+
+    def __init__(self, process, limit):
+        self.verdict = None
+        self._process, self._limit, self._done = process, limit, threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def end(self):
+        self._done.set()
+
+    def _run(self):
+        first = used = _processor_seconds(self._process.pid)
+        moved = began = time.monotonic()
+        while not self._done.wait(min(self.POLL, self._limit)):
+            now, before = time.monotonic(), used
+            used = _processor_seconds(self._process.pid)
+            if used is not None and used != before:
+                moved = now
+            if used is not None and first is not None and used - first > self._limit:
+                self.verdict = f"took more than {self._limit:.0f} s"
+            elif now - (began if used is None else moved) > self._limit:
+                self.verdict = f"stood still for {self._limit:.0f} s"
+            if self.verdict and not self._done.is_set():
+                self._process.kill()
+                return
+
+
+def _processor_seconds(pid):
+    """Processor time that a process has used, user and system; None where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 if __name__ == "__main__":

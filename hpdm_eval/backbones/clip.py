@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from hpdm.errors import InputError
+from hpdm.files import read_json
 from hpdm.pretrained import (
     FILES,
     TOKENIZER_FILES,
@@ -16,7 +17,6 @@ from hpdm.pretrained import (
     need_transformers,
     pretrained_folder,
     quiet_transformers,
-    read_json,
 )
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own normalisation

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from hpdm.errors import InputError
-from hpdm.pretrained import folder_digest, load_pretrained, need_transformers, pretrained_folder, read_json
+from hpdm.files import read_json
+from hpdm.pretrained import folder_digest, load_pretrained, need_transformers, pretrained_folder
 from hpdm_eval.backbones.backbone import Backbone
 from hpdm_eval.backbones.preprocess import resize, to_unit_range
 from hpdm_eval.backbones.weights import WeightsInfo

@@ -14,6 +14,9 @@ whole numbers of samples; a move that misses by d compares a border on a block's
 such distances the value at d = 0 is extrapolated, linearly: contrasts are concave in d around an edge, so that the
 estimate errs upwards, towards finding no seam. Where no comparison is left, the answer is a reason.
 
+In time, blocks are of frames, and files say more: where frames start over (`ClipSeams.keyed`), and which frames take as
+many bytes as those that tiles begin with, and so are coded alike.
+
     n samples along the axis; position p is the border between samples p-1 and p
 """
 
@@ -30,13 +33,15 @@ CLIP_VALUE = 0.5  # log units, of one clip: letterbox edges reach 3
 BESIDE = 7  # samples around a border of tiles that their step reaches by way of the neighbours' median
 NARROW = 2  # the same where tiles are too small for that
 GRID = 0.4  # samples by which neighbouring periods that are tried drift apart along the axis
+RESOLUTION = 0.9  # cycles along the axis by which two periods must differ
 LONGEST = 140.0  # samples: twice the largest blocks
 AT_ONCE = 512  # periods folded at once
 FINE = 0.006  # refinement reaches so far, in relative terms
 SNAP = 0.97  # a plausible source size is taken to be the true one if it explains this much of what the best does
 SOURCE_MULTIPLE = 8  # rows and columns of plausible sources
-BLOCK_SIZES = (4, 8, 16, 32, 64)
+BLOCK_SIZES = (4, 8, 16, 32, 64)  # of codecs, in pixels of the source
 FEWEST_CYCLES = 3
+FEWEST_ALIKE = 4  # clips of a size, to look for what they have in common
 MACROBLOCK_PARTS = 2  # what is found may be the transforms of 8; macroblocks of two of them leave more at their ends
 MOST_PARTS, PART_EVIDENCE = 8, 0.4
 GROWTH = 0.03  # log units from blocks of one size to those twice as large, from which larger ones still are suspected
@@ -65,12 +70,15 @@ def find_blocks(clips, axis, finest, codec=None):
     clips: ClipSeams, of one size or several, which are searched apart; finest: the period of all tile borders there;
     codec: the period of the blocks of the files' own codec, which are looked for besides whatever is strongest.
     """
-    found = []
-    sizes = {clip.shape["fhw".index(axis)] for clip in clips} if axis != "f" else {None}
-    for size in sorted(sizes, key=lambda size: size or 0):
-        group = [clip for clip in clips if size in (None, clip.shape["fhw".index(axis)])]
-        found += _search(group, axis, finest, codec)
-    return tuple(sorted(found, key=lambda blocks: -blocks.evidence))
+    groups = {}
+    for clip in clips:
+        groups.setdefault(None if axis == "f" else clip.shape["fhw".index(axis)], []).append(clip)
+    fewest = min(FEWEST_ALIKE, max(map(len, groups.values()), default=0))  # texture of one clip may repeat as well
+    found = {}
+    for _, group in sorted(groups.items(), key=lambda item: item[0] or 0):
+        for blocks in _search(group, axis, finest, codec) if len(group) >= fewest else ():
+            found.setdefault(round(blocks.period, 2), blocks)
+    return tuple(sorted(found.values(), key=lambda blocks: -blocks.evidence))
 
 
 def _search(clips, axis, finest, codec):
@@ -84,7 +92,7 @@ def _search(clips, axis, finest, codec):
     second = _best(left, axis, finest, _periods)
     if codec is not None and _fraction(first.period, codec):
         found = [replace(first, period=float(codec))]
-        if second is not None and not _simple(second.period, codec):  # from before a resize
+        if second is not None and not _beside(second.period, codec, size):  # from before a resize
             found.append(replace(second, period=MACROBLOCK_PARTS * second.period))
         return found
     if second is not None and _beat(first.period, second.period, size):
@@ -97,9 +105,10 @@ def _search(clips, axis, finest, codec):
     return found
 
 
-def _simple(period, codec):
-    """Whether a period is the codec's, or a simple multiple or fraction of it."""
-    return any(abs(period * below / (codec * above) - 1) < 2 * FINE for above in range(1, 9) for below in (1, 2, 4, 8))
+def _beside(period, codec, size):
+    """Whether a period is too near a harmonic of the codec's to be told from what is left of it, or longer than two."""
+    harmonics = np.arange(1, codec + 1) / codec
+    return period > 2 * codec * (1 - FINE) or bool((np.abs(1 / period - harmonics) < RESOLUTION / size).any())
 
 
 def _smallest(means, axis, finest, blocks):
@@ -297,19 +306,19 @@ def match_moves(lattice, found, moves=None):
     exact = misses * slope <= MISMATCH / 4
     if exact.sum() >= 2:
         moves = moves[exact]
-        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(periods))
+        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(map(float, periods)))
     if len(moves) >= 4 and np.ptp(misses) >= 0.05:
         centred = misses - misses.mean()
         weights = 1 / len(moves) - misses.mean() * centred / (centred**2).sum()
-        return Comparison(moves=moves, weights=weights, blocks=tuple(periods))
+        return Comparison(moves=moves, weights=weights, blocks=tuple(map(float, periods)))
     if len(moves) >= 2 and misses.mean() * slope <= MISMATCH:
-        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(periods))
+        return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(map(float, periods)))
     return _none(fallback, periods, f"blocks of {names} samples from before the clips were made meet these borders and "
                                     "too little that is comparable")
 
 
 def _none(moves, periods, reason):
-    return Comparison(moves=moves, weights=np.full(len(moves), 1 / max(len(moves), 1)), blocks=tuple(periods),
+    return Comparison(moves=moves, weights=np.full(len(moves), 1 / max(len(moves), 1)), blocks=tuple(map(float, periods)),
                       reason=reason)
 
 
@@ -369,6 +378,7 @@ def _usable_moves(clips, lattice):
 
 
 def _temporal_reason(clips, lattice):
+    """Why nothing can be said about a lattice between frames: most clips have none but key frames on it. Else None."""
     keyed = np.mean([(lattice.axis, lattice.period) in clip.keyed for clip in clips])
     if keyed > 0.5:
         return "key frames of the files meet every border"

@@ -4,8 +4,10 @@ The excess is the mean score over clips, in log units: 0.1 is a contrast 10 % ab
 Scores are means over clips, so resampling clips is valid for the interval. What is tested is whether the excess is
 above `TOLERANCE`, not above 0: on real clips lattices differ from each other by up to 0.03, whatever is done about
 codecs, because clips of a data set share scenes, resizing and encoders. With enough clips that too would be
-"significant". A brightness step of one grey level gives 0.4, a shift by one pixel as much. All lattices, axes and
-statistics of a run are judged together at 5 % after Benjamini and Hochberg.
+"significant". Positions differ more where little of a lattice fits into the clips, so that a lattice must stand out
+among its own moves as well. A brightness step of one grey level gives 0.4, a shift by one pixel as much. All lattices,
+axes and statistics of a run that can be judged are judged together at 5 % after Benjamini and Hochberg; of the others
+the reason is given.
 
     n clips, B draws
 """

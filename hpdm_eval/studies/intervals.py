@@ -217,10 +217,10 @@ def main(out, seed, quiet):
              "kept, and true is the infinite-sample distance from it; over `both` each replicate has its own, and true "
              "is the distance of the populations. All features have the same mean and covariance: t4 is Student's t "
              "with four degrees of freedom along every axis, t4 clips the multivariate one, in which a clip is far "
-             f"from the mean along all axes or none, outliers are {OUTLIERS:.0%} of clips {FURTHER:g} times as far from "
-             f"the mean, clusters are of {CLUSTER} clips that share {SHARED:.0%} of their variance; grouped says that the "
-             "jackknife deals them together (`--group-by`). A coverage of 95 % has a standard error of 1.5 points over "
-             "200 replicates, 3.4 over 40, 4.9 over 20.", "", *_summary(rows), "", *_table(COLUMNS, rows), "",
+             f"from the mean along all axes or none, outliers are {100 * OUTLIERS:g} % of clips {FURTHER:g} times as "
+             f"far from the mean, clusters are of {CLUSTER} clips that share {100 * SHARED:g} % of their variance; "
+             "grouped says that the jackknife deals them together (`--group-by`). A coverage of 95 % has a standard "
+             "error of 1.5 points over 200 replicates, 3.4 over 40, 4.9 over 20.", "", *_summary(rows), "", *_table(COLUMNS, rows), "",
              "## Dead tokens", "",
              f"Counts of dead tokens in sets of clips of {JUDGED:,} judged tokens (24 frames of 320x240). `real` draws "
              f"from 179 UCF-101 clips, of which {sum(REAL_COUNTS.values())} have any ({_counts()}); poisson has the "
@@ -235,8 +235,8 @@ def main(out, seed, quiet):
 def _summary(rows):
     """What holds where, a line each."""
     def shares(column, chosen):
-        found = [row[column] for row in rows if chosen(row) and row[column] is not None]
-        return f"{100 * min(found):.0f} to {100 * max(found):.0f} %"
+        found = sorted(round(100 * row[column]) for row in rows if chosen(row) and row[column] is not None)
+        return f"{found[0]} %" if found[0] == found[-1] else f"{found[0]} to {found[-1]} %"
 
     def enough(row):
         return row["N"] >= fewest_for_correction(row["D"])
@@ -253,7 +253,8 @@ def _summary(rows):
            f"one in {corrected_of('gaussian')} from 5 D samples up and in {fewer} with fewer, where the command "
            "withholds it.")
     for name in ("t4", "t4 clips", "outliers"):
-        yield f"- {name}: {shares(figure, of(name))} and {corrected_of(name)}: trust neither on such features."
+        yield (f"- {name}: {shares(figure, of(name))} and {corrected_of(name)}: few clips far from the mean decide the "
+               "figure, and its interval is too short.")
     yield (f"- clusters: {shares(figure, of('clusters'))} and {corrected_of('clusters')} where every clip counts as a "
            f"draw of its own, {shares(figure, of('clusters, grouped'))} and {corrected_of('clusters, grouped')} where "
            "clusters are dealt together.")
@@ -261,7 +262,7 @@ def _summary(rows):
 
 
 def _counts():
-    return ", ".join(f"{count} in {clips} of them" for count, clips in sorted(REAL_COUNTS.items()))
+    return ", ".join(f"{clips} with {count}" for count, clips in sorted(REAL_COUNTS.items()))
 
 
 def _table(columns, rows):

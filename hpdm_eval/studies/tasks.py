@@ -79,7 +79,9 @@ class Workshop:
         if not file.exists():
             return
         before, now = (config_to_dict(config) for config in (read_config(file), self._with_autoencoder(run)))
-        before["sampling"], before["trained_on"] = now["sampling"], now["trained_on"]
+        before["sampling"] = now["sampling"]
+        for values in (before, now):
+            values.pop("trained_on", None)  # what the data were, which only a run knows
         if run.needs:  # the folder may be named from elsewhere
             before["method"]["autoencoder"] = now["method"]["autoencoder"]
         for key in ("keep", "micro_batch"):  # what else is needed of the run, and what the device takes

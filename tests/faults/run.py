@@ -32,31 +32,35 @@ COLUMNS = ("fault", "tried", *GOOD, *BAD)
 def run(out, effort, seed, only):
     """Damage, kill and cut off power; exit code 1 where anything was lost."""
     torch.set_num_threads(1)
-    began, parts, bad, examples, tried = time.monotonic(), [], 0, [], 0
-    for name, (campaign, _, full) in CAMPAIGNS.items():
-        if only and name not in only:
-            continue
-        rows = []
-        with tempfile.TemporaryDirectory() as folder:
-            for tally in campaign(max(1, round(full * effort)), seed, Path(folder) / "faults"):
-                rows.append([tally.name, str(tally.tried), *(str(tally.counts[key]) for key in (*GOOD, *BAD))])
-                bad, tried = bad + tally.bad, tried + tally.tried
-                examples += [f"{tally.name}: {text}" for text in tally.examples]
-                note("  ".join(rows[-1]))
-        parts.append(f"## {name}\n\n{' '.join((campaign.__doc__ or '').split())}\n\n"
-                     + piped(COLUMNS, rows, right=COLUMNS[1:]))
-    minutes = (time.monotonic() - began) / 60
+    began, parts, tallies = time.monotonic(), [], []
     words = f"--effort {effort:g} --seed {seed}" + "".join(f" --only {name!r}" for name in only)
+    for name in only or CAMPAIGNS:
+        campaign, _, full = CAMPAIGNS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            own = campaign(max(1, round(full * effort)), seed, Path(folder) / "faults")
+        rows = [[tally.name, str(tally.tried), *(str(tally.counts[key]) for key in (*GOOD, *BAD))] for tally in own]
+        for row in rows:
+            note("  ".join(row))
+        about = " ".join(campaign.__doc__.split())
+        parts.append(f"## {name}\n\n{about}\n\n" + piped(COLUMNS, rows, right=COLUMNS[1:]))
+        tallies += own
+        if out:  # after each, for these take long
+            with atomic_file(out, "w") as file:
+                file.write(page(tallies, parts, words, time.monotonic() - began))
+    click.echo(page(tallies, parts, words, time.monotonic() - began))
+    return 1 if any(tally.bad for tally in tallies) else 0
+
+
+def page(tallies, parts, words, seconds):
+    """The page of campaigns that are done."""
+    tried, bad = sum(tally.tried for tally in tallies), sum(tally.bad for tally in tallies)
+    examples = [f"- {tally.name}: {text}" for tally in tallies for text in tally.examples]
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
-    page = (f"# Reliability\n\n{INTRODUCTION}\n\n**{tried:,} faults tried, {bad} ended badly.**\n\n" + "\n".join(parts)
-            + "".join(f"\n- {text}" for text in examples) + ("\n" if examples else "")
-            + f"\nMade by `python tests/faults/run.py {words}` in {minutes:.0f} minutes on {hardware()}; commit "
-              f"{(git_revision() or 'unknown')[:12]}; {versions}.\n")
-    click.echo(page)
-    if out:
-        with atomic_file(out, "w") as file:
-            file.write(page)
-    return 1 if bad else 0
+    return "\n".join([
+        f"# Reliability\n\n{INTRODUCTION}\n", f"**{tried:,} faults tried, {bad} ended badly.**\n", *parts, *examples,
+        f"Made by `python tests/faults/run.py {words}` in {seconds / 60:.0f} minutes on {hardware()}; commit "
+        f"{(git_revision() or 'unknown')[:12]}; {versions}.\n",
+    ])
 
 
 INTRODUCTION = """What happens to runs, samples and results when something fails. `survived`: the work went on and \

@@ -30,7 +30,7 @@ LAUGHS = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
 
 @pytest.mark.parametrize("text, message", [
     (LAUGHS, "references make more than"), ("a: &x [*x]", "refers to itself"),
-    ("[" * 4000, "nested too deeply|not valid"),
+    ("[" * 100_000, "nested more than 50"), ("- " * 100_000, "nested more than 50"),
     ("[" * 60 + "]" * 60, "nested more than 50"), ("a: " + "9" * 5000, "whole number of 5000 digits"),
     ("a: !!python/object:os.system x", "could not determine a constructor"), ("a: [", "not valid YAML"),
     ("{[1]: 2}", "not valid YAML"), ("a: 1\n---\nb: 2", "not valid YAML"), ("\x00", "not valid YAML"),
