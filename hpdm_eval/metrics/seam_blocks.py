@@ -43,7 +43,8 @@ BLOCK_SIZES = (4, 8, 16, 32, 64)  # of codecs, in pixels of the source
 FEWEST_CYCLES = 3
 FEWEST_ALIKE = 4  # clips of a size, to look for what they have in common
 MACROBLOCK_PARTS = 2  # what is found may be the transforms of 8; macroblocks of two of them leave more at their ends
-MOST_PARTS, PART_EVIDENCE = 8, 0.4
+MOST_PARTS = 8
+PART_EVIDENCE, ODD_EVIDENCE = 0.4, 0.25  # of parts by powers of two, which blocks of codecs have, and of others
 GROWTH = 0.03  # log units from blocks of one size to those twice as large, from which larger ones still are suspected
 UNLIKE = 0.6  # log units in size: frames further apart are coded as different kinds
 NEAR, FAR = 0.3, 0.45  # samples by which a move may miss a multiple
@@ -117,8 +118,9 @@ def _smallest(means, axis, finest, blocks):
         period = blocks.period / parts
         if period < SHORTEST_PERIOD:
             continue
-        shorter = _best(means, axis, finest, lambda size: np.array([period]))
-        if shorter is not None and shorter.evidence >= PART_EVIDENCE * blocks.evidence:
+        shorter = _best(means, axis, finest, lambda size, period=period: np.array([period]))
+        needed = PART_EVIDENCE if parts in (2, 4, 8) else ODD_EVIDENCE
+        if shorter is not None and shorter.evidence >= needed * blocks.evidence:
             return replace(shorter, amplitude=max(shorter.amplitude, blocks.amplitude))
     return blocks
 
