@@ -61,9 +61,6 @@ class Blocks:
     amplitude: float  # log units, of the strongest phase above the median of phases
     evidence: float  # -log10 of the p-value
 
-    def __str__(self):
-        return f"{self.period:.4g}"
-
 
 def find_blocks(clips, axis, finest, codec=None):
     """Lattices of blocks that clips have in common along an axis: tuple of Blocks, strongest first.
@@ -295,11 +292,10 @@ def match_moves(lattice, found, moves=None):
     multiples = np.round(moves / periods[:, None])
     misses = np.abs(moves - periods[:, None] * multiples).max(axis=0, initial=0)
     misses[(multiples == 0).any(axis=0)] = np.inf
-    names = " and ".join(f"{blocks}" for blocks in found)
+    met = "these borders fall on blocks of several kinds" if len(found) > 1 else "these borders fall on blocks in the clips"
     fallback = lattice_moves(lattice)[0]
     if misses.min(initial=np.inf) > NEAREST:
-        return _none(fallback, periods, f"blocks of {names} samples from before the clips were made meet these borders "
-                                        "and nothing comparable")
+        return _none(fallback, periods, f"{met}, and nothing comparable")
     reach = max(NEAR, min(2 * misses.min() + 0.05, FAR))
     moves, misses = moves[misses <= reach], misses[misses <= reach]
     order = misses.argsort(kind="stable")
@@ -315,8 +311,7 @@ def match_moves(lattice, found, moves=None):
         return Comparison(moves=moves, weights=weights, blocks=tuple(map(float, periods)))
     if len(moves) >= 2 and misses.mean() * slope <= MISMATCH:
         return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(map(float, periods)))
-    return _none(fallback, periods, f"blocks of {names} samples from before the clips were made meet these borders and "
-                                    "too little that is comparable")
+    return _none(fallback, periods, f"{met}, and too little that is comparable")
 
 
 def _none(moves, periods, reason):
