@@ -91,7 +91,7 @@ def test_blocks_from_before_a_resize_are_found_and_no_seam(size, how):
     period = 8 * size / 240
     for axis in "hw":
         (found,) = find_blocks(measured, axis, 64)
-        assert any(found.period == pytest.approx(period * times, rel=0.004) for times in (1, 2, 4)), (axis, found)
+        assert any(found.period == pytest.approx(period * times, rel=0.004) for times in (1, 2, 4, 5, 10)), (axis, found)
     figures = judged(clips)
     assert not any(figure.significant for figure in figures.values())
     before = settle_lattices(measured, lattices)
@@ -112,10 +112,10 @@ def test_where_every_tile_ends_with_a_block_there_is_no_verdict():
     lattice = Lattice(axis="w", period=32, finest=32, block=1)
     blocks = [Blocks(axis="w", period=12.8, amplitude=0.4, evidence=30)]
     comparison = match_moves(lattice, blocks)
-    assert comparison.reason is None or "12.8" in comparison.reason
+    assert "too little" in comparison.reason and comparison.blocks == (12.8,)
     both = [*blocks, Blocks(axis="w", period=16.0, amplitude=0.4, evidence=30)]
     comparison = match_moves(Lattice(axis="w", period=64, finest=64, block=1), both)
-    assert "12.8 and 16" in comparison.reason and comparison.weights.sum() == pytest.approx(1)
+    assert "several kinds" in comparison.reason and comparison.weights.sum() == pytest.approx(1)
 
 
 @given(st.floats(4, 40), st.sampled_from((32, 64, 128)))

@@ -43,7 +43,8 @@ BLOCK_SIZES = (4, 8, 16, 32, 64)  # of codecs, in pixels of the source
 FEWEST_CYCLES = 3
 FEWEST_ALIKE = 4  # clips of a size, to look for what they have in common
 MACROBLOCK_PARTS = 2  # what is found may be the transforms of 8; macroblocks of two of them leave more at their ends
-MOST_PARTS, PART_EVIDENCE = 8, 0.4
+MOST_PARTS = 8
+PART_EVIDENCE, ODD_EVIDENCE = 0.4, 0.25  # of parts by powers of two, which blocks of codecs have, and of others
 GROWTH = 0.03  # log units from blocks of one size to those twice as large, from which larger ones still are suspected
 UNLIKE = 0.6  # log units in size: frames further apart are coded as different kinds
 NEAR, FAR = 0.3, 0.45  # samples by which a move may miss a multiple
@@ -59,9 +60,6 @@ class Blocks:
     period: float  # samples of the clips as they are
     amplitude: float  # log units, of the strongest phase above the median of phases
     evidence: float  # -log10 of the p-value
-
-    def __str__(self):
-        return f"{self.period:.4g}"
 
 
 def find_blocks(clips, axis, finest, codec=None):
@@ -117,8 +115,9 @@ def _smallest(means, axis, finest, blocks):
         period = blocks.period / parts
         if period < SHORTEST_PERIOD:
             continue
-        shorter = _best(means, axis, finest, lambda size: np.array([period]))
-        if shorter is not None and shorter.evidence >= PART_EVIDENCE * blocks.evidence:
+        shorter = _best(means, axis, finest, lambda size, period=period: np.array([period]))
+        needed = PART_EVIDENCE if parts in (2, 4, 8) else ODD_EVIDENCE
+        if shorter is not None and shorter.evidence >= needed * blocks.evidence:
             return replace(shorter, amplitude=max(shorter.amplitude, blocks.amplitude))
     return blocks
 
@@ -293,11 +292,10 @@ def match_moves(lattice, found, moves=None):
     multiples = np.round(moves / periods[:, None])
     misses = np.abs(moves - periods[:, None] * multiples).max(axis=0, initial=0)
     misses[(multiples == 0).any(axis=0)] = np.inf
-    names = " and ".join(f"{blocks}" for blocks in found)
+    met = "these borders fall on blocks of several kinds" if len(found) > 1 else "these borders fall on blocks in the clips"
     fallback = lattice_moves(lattice)[0]
     if misses.min(initial=np.inf) > NEAREST:
-        return _none(fallback, periods, f"blocks of {names} samples from before the clips were made meet these borders "
-                                        "and nothing comparable")
+        return _none(fallback, periods, f"{met}, and nothing comparable")
     reach = max(NEAR, min(2 * misses.min() + 0.05, FAR))
     moves, misses = moves[misses <= reach], misses[misses <= reach]
     order = misses.argsort(kind="stable")
@@ -313,8 +311,7 @@ def match_moves(lattice, found, moves=None):
         return Comparison(moves=moves, weights=weights, blocks=tuple(map(float, periods)))
     if len(moves) >= 2 and misses.mean() * slope <= MISMATCH:
         return Comparison(moves=moves, weights=np.full(len(moves), 1 / len(moves)), blocks=tuple(map(float, periods)))
-    return _none(fallback, periods, f"blocks of {names} samples from before the clips were made meet these borders and "
-                                    "too little that is comparable")
+    return _none(fallback, periods, f"{met}, and too little that is comparable")
 
 
 def _none(moves, periods, reason):

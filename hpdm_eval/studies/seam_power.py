@@ -117,22 +117,27 @@ def power_report(rows, coverage, patch, per_test, resamples, summary, longest):
     ]
     lines += [f"| {row['kind']} | {row['amount']} | {row['axis']} | {row['statistic']} | {row['excess']:.3f} | "
               f"{row['detected']:.1%} |" for row in rows]
-    lines += [
+    return "\n".join([*lines, *coverage_section(coverage)]) + "\n"
+
+
+def coverage_section(coverage):
+    """Lines of markdown on `coverage_rows`."""
+    lines = [
         "",
         "## The headline and its interval",
         "",
-        "The headline of `seams` is the mean excess over the finest lattice of each axis and both statistics, with an "
-        f"interval by Student's t over clips. {SETS} sets were drawn with replacement from the clips above, whose own "
-        "value is the truth; `covered` is the share of 95 % intervals that hold it. Rows `largest` are the earlier "
-        "headline, the largest excess with the bootstrap interval of that lattice, against the largest of all clips: it "
-        "is too large in few clips, and the more lattices there are the larger.",
+        ("The headline of `seams` is the mean excess over the finest lattice of each axis and both statistics, with an "
+         f"interval by Student's t over clips. {SETS} sets were drawn with replacement from real clips, whose own value "
+         "is the truth; `covered` is the share of 95 % intervals that hold it. Rows `largest` are the earlier headline, "
+         f"the largest excess with the bootstrap interval of that lattice ({BOOTSTRAP} sets), against the largest of all "
+         "clips: it is too large in few clips, and the more lattices there are the larger."),
         "",
         "| seam | clips | headline | truth | mean over sets | covered |",
         "|---|---:|---|---:|---:|---:|",
     ]
-    lines += [f"| {row['kind'] if row['kind'] == 'none' else '{kind} {amount}'.format(**row)} | {row['clips']} | "
-              f"{row['headline']} | {row['truth']:.3f} | {row['mean']:.3f} | {row['covered']:.1%} |" for row in coverage]
-    return "\n".join(lines) + "\n"
+    return lines + [
+        (f"| {row['kind'] if row['kind'] == 'none' else '{kind} {amount}'.format(**row)} | {row['clips']} | "
+         f"{row['headline']} | {row['truth']:.3f} | {row['mean']:.3f} | {row['covered']:.1%} |") for row in coverage]
 
 
 def power_plot(rows):
