@@ -206,3 +206,9 @@ def test_clips_of_one_source_are_dealt_together():
         errors.append(entry["value"])
         assert entry.get("sources") == (sources and 40)
     assert errors[1] > 1.5 * errors[0]
+    grouped, single = sides[0], sides[1]
+    with pytest.warns(UserWarning, match="no FVD-infinity: the samples share source videos"):
+        assert not any("infinity" in entry["figure"] for entry in measure(
+            grouped, single, load_protocol("native"), extrapolate=True)["details"])
+    figures = measure(single, grouped, load_protocol("native"), extrapolate=True)
+    assert [entry["figure"] for entry in figures["details"]] == ["fvd-infinity against this reference"]

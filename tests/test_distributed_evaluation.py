@@ -50,11 +50,12 @@ def run_both(words, tmp_path, code=0):
     return alone, outputs
 
 
-def test_records_equal_those_of_one_process(clips, tmp_path):
+@pytest.mark.parametrize("rule, rejected", [("sorted", 3), ("class-balanced", 1)])
+def test_records_equal_those_of_one_process(clips, tmp_path, rule, rejected):
     """Six samples out of eleven files take several rounds, since those that are rejected are replaced."""
     root, network = clips
     words = ["all", "--samples", root / "a", "--reference", root / "b", "--num-samples", 6, "--json", "--splits", 2,
-             "-k", 2, *network]
+             "-k", 2, "--samples-selection", rule, *network]
     alone, ((first, _), (second, _)) = run_both(words, tmp_path)
     assert second == ""
     expected, found = json.loads(alone.stdout), json.loads(first)
@@ -63,7 +64,7 @@ def test_records_equal_those_of_one_process(clips, tmp_path):
         assert ours["value"] == pytest.approx(theirs["value"], rel=1e-5), ours["metric"]
         for key in ("samples", "reference", "num_samples", "num_reference", "protocol", "backbone"):
             assert ours[key] == theirs[key], key
-    assert found[0]["num_samples"] == 6 and len(found[0]["samples"]["rejected"]) == 3
+    assert found[0]["num_samples"] == 6 and len(found[0]["samples"]["rejected"]) == rejected
 
 
 def test_features_come_in_the_order_of_one_process(clips, tmp_path):
@@ -81,7 +82,8 @@ def test_features_come_in_the_order_of_one_process(clips, tmp_path):
 
 def test_what_one_process_cannot_use_stops_both(clips, tmp_path):
     root, network = clips
-    words = ["is", "--samples", root / "a", "--strict", "--num-samples", 4, "--splits", 2, *network]
+    words = ["is", "--samples", root / "a", "--strict", "--num-samples", 4, "--splits", 2,
+             "--samples-selection", "sorted", *network]
     alone, outputs = run_both(words, tmp_path, code=2)
     assert "00.mp4" in alone.stderr
     for stdout, stderr in outputs:
