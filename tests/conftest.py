@@ -65,8 +65,10 @@ reader.VideoReader = BadReader
 
 @pytest.fixture
 def bad_decoder(tmp_path_factory, monkeypatch):
-    """Worker processes crash and hang on files named crash-open, hang-open (at once), crash-clip, hang-clip (for clips);
-    returns the folder that does it on PYTHONPATH."""
+    """Worker processes crash or hang on files named crash-open, hang-open (at once), crash-clip, hang-clip (for clips).
+
+    Returns the folder that does it on PYTHONPATH.
+    """
     folder = tmp_path_factory.mktemp("bad-decoder")
     (folder / "sitecustomize.py").write_text(BAD_DECODER)
     monkeypatch.syspath_prepend(folder)

@@ -1,6 +1,7 @@
 """Training data: clips of fixed length and size, with a class each, for any source.
 
-`loader` is the entrance: `DataConfig` and `make_loader`. Behind it, `index` knows what lies in a folder of videos,
-`ucf101` reads that data set's split lists, `decoding` opens video files, `videos` and `procedural` make clips,
-and `ranges` converts between stored bytes and the model's range.
+`loader` is the entrance, with `config` beside it: `DataConfig` and `make_loader`. Behind it, `index` knows what lies
+in a folder of videos, `folders` which of them are the data and of what class, `captions` which have texts; `videos`
+and `procedural` make clips, as `jobs` in worker processes, and `quarantine` lists files that failed; `accounts` says
+what is used and left out, and `ranges` converts between stored bytes and the model's range.
 """

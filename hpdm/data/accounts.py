@@ -34,11 +34,11 @@ def summary(about):
     if len(broken) > SHOWN:
         lines.append(f"data: broken: {len(broken) - SHOWN} more")
     if "part" in about:
-        lines.append(f"data: part {about['part']} of the folders that hold {counted(about['parts'])} videos; classes are "
-                     "the folders below (data.part chooses another, data.layout=folders takes parts for classes)")
+        lines.append(f"data: part {about['part']} of the folders that hold {counted(about['parts'])} videos; classes "
+                     "are the folders below (data.part chooses another, data.layout=folders takes parts for classes)")
     if about.get("not_listed"):
-        lines.append(f"data: {about['listed_present']} of the {about['listed']} videos of the list ({about['split']}) are "
-                     f"there; passed over: {about['not_listed']} that it does not name")
+        lines.append(f"data: {about['listed_present']} of the {about['listed']} videos of the list ({about['split']}) "
+                     f"are there; passed over: {about['not_listed']} that it does not name")
     if about.get("passed_over"):
         lines.append(f"data: passed over: {counted(about['passed_over'])}")
     return lines

@@ -1,9 +1,9 @@
 """Folders of videos and images with captions: the list of captions, and clips cut from what it names.
 
 The list is a JSON Lines file with an object per line, or a CSV file (RFC 4180) with a header: `path` relative to the
-folder, `caption`, and optionally `fps`, the frame rate where the file's own is wrong or missing. Lines of JSON Lines end
-at the line feed alone; white space within a caption, line breaks of CSV included, counts as one blank. A file may come in several
-rows; each reading takes one of its captions. An image is a video that stands still.
+folder, `caption`, and optionally `fps`, the frame rate where the file's own is wrong or missing. Lines of JSON Lines
+end at the line feed alone; white space within a caption, line breaks of CSV included, counts as one blank. A file may
+come in several rows; each reading takes one of its captions. An image is a video that stands still.
 
 Shapes: C colours (RGB), T frames, H rows, W columns; clips are uint8 in 0..255.
 """

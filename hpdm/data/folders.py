@@ -33,7 +33,8 @@ class Chosen:
         if outside:
             raise InputError(
                 f"{self.listing.root}: {len(outside)} videos lie in no class subfolder, the first is {outside[0]}; a "
-                "class-conditional model needs one subfolder per class; --set network.num_classes=0 trains without classes"
+                "class-conditional model needs one subfolder per class; --set network.num_classes=0 trains without "
+                "classes"
             )
 
 

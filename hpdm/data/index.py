@@ -197,7 +197,7 @@ def _entry(file, future):
 
 
 def cache_files(root):
-    """The places of a folder's index, in the order in which they are tried: in the folder, in the user's cache if any."""
+    """The places of a folder's index, in the order in which they are tried: the folder, the user's cache if any."""
     root = Path(root).resolve()
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

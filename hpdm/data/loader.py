@@ -1,4 +1,4 @@
-"""Endless, resumable batches: every clip is a function of (seed, number of the clip in the run) and the quarantine list.
+"""Endless, resumable batches: every clip is a function of (seed, the clip's number in the run) and the quarantine.
 
 Clip `g` of a run is position `g mod B` of step `g // B`, where B is the global batch. Its video is the g-th of the
 shuffled epochs, its start and flip come from a generator seeded by (seed, g). So a run resumes at any step without

@@ -1,8 +1,8 @@
 """Files that failed while a run was reading them, kept in the run's folder so that no later start meets them again.
 
-A line of the list is {"path", "reason", "when", "clip", "from"}: the file failed for the clip of number `clip` and is not
-opened for clips from number `from` on (null: for that clip alone). `from` lies beyond all clips that any process may
-have asked for by then, so which clips get another file does not depend on how fast processes and workers are.
+A line of the list is {"path", "reason", "when", "clip", "from"}: the file failed for the clip of number `clip` and is
+not opened for clips from number `from` on (null: for that clip alone). `from` lies beyond all clips that any process
+may have asked for by then, so which clips get another file does not depend on how fast processes and workers are.
 """
 
 import json

@@ -44,7 +44,8 @@ class ProceduralClips:
 
     def job(self, item, random):
         """The clip of an item; nothing about it is random."""
-        return ProceduralJob(seed=self.seed, item=item, size=self.size, captions=self.captioned, still=self._still(item))
+        still = self._still(item)
+        return ProceduralJob(seed=self.seed, item=item, size=self.size, captions=self.captioned, still=still)
 
     def captions(self, item):
         return int(self.captioned)

@@ -224,8 +224,8 @@ class Fitting:
     """Callable that brings frames of one video to a size: uint8 [T,H0,W0,C] → uint8 [T,C,height,width].
 
     What is kept is the largest box of the target's shape: the one in the middle, or with a NumPy Generator one at
-    `random`, all with equal probability, drawn at the first call. Antialiased bilinear in integer arithmetic: within one
-    grey level of the exact result, several times faster.
+    `random`, all with equal probability, drawn at the first call. Antialiased bilinear in integer arithmetic: within
+    one grey level of the exact result, several times faster.
     """
 
     def __init__(self, height, width, random=None):

@@ -1,7 +1,8 @@
 """What each sample of a run is asked to show: a class, or a text.
 
-A file of prompts is text with one prompt per line, which the line feed alone ends, or YAML: a list of prompts, or `prompts` and `frequencies` by name,
-whose samples then come in those proportions. `ucf101` names the prompts for UCF-101's classes that ship with hpdm.
+A file of prompts is text with one prompt per line, which the line feed alone ends, or YAML: a list of prompts, or
+`prompts` and `frequencies` by name, whose samples then come in those proportions. `ucf101` names the prompts for
+UCF-101's classes that ship with hpdm.
 """
 
 import dataclasses

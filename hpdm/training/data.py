@@ -118,7 +118,8 @@ def refuse_other_data(run, checkpoint, config, clips):
         return
     if not before.trained_on.fingerprint:  # by a version that kept none
         if Path(old.path).resolve() != Path(new.path).resolve():
-            raise InputError(f"{run} was trained with other settings: data.path was {old.path!r}, now {new.path!r}; {same}")
+            raise InputError(f"{run} was trained with other settings: data.path was {old.path!r}, now {new.path!r}; "
+                             f"{same}")
         check_classes(clips.source.class_names, config.network.num_classes or None, new.path)
         return
     raise InputError(f"{run} was trained on other data than {new.path} holds now: "
