@@ -26,6 +26,7 @@ from hpdm.errors import InputError, WriteError
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENXIO, errno.EROFS, errno.ESTALE}
 UNCHANGED = "nothing of it is left, and what was there before is unchanged"
 LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+LOCKS = re.compile(r"\.lock(-\d+)?")  # see hpdm.lock
 OLD_SECONDS = 24 * 3600  # a leftover of this age is nobody's, where the file system cannot lock
 DEEPEST_JSON = 200
 
@@ -192,6 +193,14 @@ def sha256_file(path, chunk=1 << 20):
         while block := file.read(chunk):
             digest.update(block)
     return digest.hexdigest()
+
+
+def holds_something(folder):
+    """Whether a folder is there and holds more than locks and what a killed process had not finished."""
+    try:
+        return any(not LEFTOVER.fullmatch(name) and not LOCKS.fullmatch(name) for name in os.listdir(folder))
+    except FileNotFoundError:
+        return False
 
 
 def free_name(path):

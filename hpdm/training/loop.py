@@ -14,7 +14,7 @@ from hpdm.console import note, progress
 from hpdm.data.loader import LoadingStopped, make_loader, open_clips
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.errors import InputError
-from hpdm.lock import LOCK_FILE
+from hpdm.files import holds_something
 from hpdm.methods import make_method
 from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
@@ -250,7 +250,7 @@ def find_checkpoint(run, config: Config, resume: bool, quiet=False) -> Path | No
     if checkpoint is None:
         if resume:
             raise InputError(f"--resume: {run} has no checkpoint to continue from")
-        if run.is_dir() and any(path.name != LOCK_FILE for path in run.iterdir()) and not (run / CONFIG_FILE).exists():
+        if holds_something(run) and not (run / CONFIG_FILE).exists():
             raise InputError(f"--out {run} is not empty and holds no training run; name a new folder")
         return None
     if changes := differences(read_config(checkpoint / CONFIG_FILE), config):

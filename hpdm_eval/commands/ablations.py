@@ -18,7 +18,7 @@ from hpdm.config import config_from_dict, config_to_dict
 from hpdm.console import EXIT_FAILURE, OutputFolder, common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
-from hpdm.files import write_json
+from hpdm.files import holds_something, write_json
 from hpdm_eval.commands.report import report
 from hpdm_eval.distributed import joined_processes, rank_and_size
 from hpdm_eval.records import RememberingCommand, command_line
@@ -185,7 +185,7 @@ def _check_settings(out, plan):
             changed = ["the configuration"]
         if changed:
             raise InputError(f"{out} was made with other settings ({'; '.join(changed)}); name another folder")
-    elif out.is_dir() and any(out.iterdir()):
+    elif holds_something(out):
         raise InputError(f"--out {out} is not empty and holds no study; name a new folder")
     else:
         write_json(path, settings)

@@ -15,7 +15,7 @@ from hpdm.console import Command, OutputFolder, common_options, note, progress
 from hpdm.data.procedural import CLASS_NAMES, procedural_clip
 from hpdm.video.writer import write_video
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, atomic_folder
+from hpdm.files import atomic_file, atomic_folder, holds_something
 from hpdm.lock import hold
 from hpdm.sampling.cli import sample
 from hpdm_eval.commands.fvd import fvd
@@ -72,7 +72,7 @@ def quickstart(out, clips, device, seed, quiet):
     blurred ones; a fifth is sampled from the nano model that ships with hpdm, in few steps. The distance to the
     reference is smallest for the other clips like it.
     """
-    if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
+    if holds_something(out) and not (out / MARKER).exists():
         raise InputError(f"{out} holds files that no quickstart made; name another folder with --out")
     click.get_current_context().with_resource(hold(out))
     with atomic_file(out / MARKER, "w"):

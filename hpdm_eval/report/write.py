@@ -4,7 +4,7 @@ from pathlib import Path
 
 from baselines.published import load_peers, load_published
 from hpdm.errors import InputError
-from hpdm.files import atomic_folder
+from hpdm.files import atomic_folder, holds_something
 from hpdm_eval.report.figures import render
 from hpdm_eval.report.markup import csv_text, latex, markdown
 from hpdm_eval.report.model import Section
@@ -25,7 +25,7 @@ def check_folder(out, inputs):
     out = Path(out).resolve()
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():
+    if holds_something(out) and not (out / MARKER).exists():
         raise InputError(f"--out {out} holds files that no report made; name another folder")
     for path in inputs:
         if Path(path).resolve().is_relative_to(out):

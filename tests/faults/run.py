@@ -7,6 +7,7 @@
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
@@ -28,27 +29,36 @@ COLUMNS = ("fault", "tried", *GOOD, *BAD)
 @click.option("--out", type=OutputFile(), metavar="FILE.md", help="Page to write. [printed only]")
 @click.option("--effort", type=click.FloatRange(min=0.001), default=1.0, show_default=True, help="Share of the tries.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes which faults are tried.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Campaigns at the same time.")
 @click.option("--only", multiple=True, type=click.Choice(list(CAMPAIGNS)), help="One campaign; repeatable.")
-def run(out, effort, seed, only):
+def run(out, effort, seed, jobs, only):
     """Damage, kill and cut off power; exit code 1 where anything was lost."""
     torch.set_num_threads(1)
-    began, parts, tallies = time.monotonic(), [], []
+    began, parts, tallies, names = time.monotonic(), [], [], list(only or CAMPAIGNS)
     words = f"--effort {effort:g} --seed {seed}" + "".join(f" --only {name!r}" for name in only)
-    for name in only or CAMPAIGNS:
-        campaign, _, full = CAMPAIGNS[name]
-        with tempfile.TemporaryDirectory() as folder:
-            own = campaign(max(1, round(full * effort)), seed, Path(folder) / "faults")
+    with ProcessPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        results = [pool.submit(run_one, name, effort, seed) for name in names]
+    for name, result in zip(names, results, strict=True):
+        own = result.result()
         rows = [[tally.name, str(tally.tried), *(str(tally.counts[key]) for key in (*GOOD, *BAD))] for tally in own]
         for row in rows:
             note("  ".join(row))
-        about = " ".join(campaign.__doc__.split())
+        about = " ".join(CAMPAIGNS[name][0].__doc__.split())
         parts.append(f"## {name}\n\n{about}\n\n" + piped(COLUMNS, rows, right=COLUMNS[1:]))
         tallies += own
-        if out:  # after each, for these take long
-            with atomic_file(out, "w") as file:
-                file.write(page(tallies, parts, words, time.monotonic() - began))
-    click.echo(page(tallies, parts, words, time.monotonic() - began))
+    text = page(tallies, parts, words, time.monotonic() - began)
+    click.echo(text)
+    if out:
+        with atomic_file(out, "w") as file:
+            file.write(text)
     return 1 if any(tally.bad for tally in tallies) else 0
+
+
+def run_one(name, effort, seed):
+    """The tallies of one campaign."""
+    campaign, _, full = CAMPAIGNS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        return campaign(max(1, round(full * effort)), seed, Path(folder) / "faults")
 
 
 def page(tallies, parts, words, seconds):

@@ -24,7 +24,7 @@ from hpdm.cli import info, sample, train
 from hpdm.console import Command
 from hpdm.environment import choose_device, processes_here
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, atomic_folder, home_folder, scratch_folder, sweep, user_cache
+from hpdm.files import atomic_file, atomic_folder, holds_something, home_folder, scratch_folder, sweep, user_cache
 from hpdm.interrupts import ends_at_once, raises_interrupt
 from hpdm.lock import LOCK_FILE, hold
 from hpdm.training.log import read_log
@@ -179,6 +179,14 @@ def test_handlers_of_others_are_left_and_given_back():
     thread.start()
     thread.join()
     assert failed == [False]
+
+
+def test_a_start_that_was_killed_at_its_first_file_is_no_foreign_folder(tmp_path):
+    for name in (".config.yaml.abcdefgh.part", LOCK_FILE):
+        (tmp_path / name).touch()
+    assert not holds_something(tmp_path) and not holds_something(tmp_path / "absent")
+    train_run(small_config("training.steps=1"), tmp_path, device="cpu", quiet=True)
+    assert holds_something(tmp_path) and not list(tmp_path.glob(".*"))
 
 
 # Locks
