@@ -108,9 +108,9 @@ class CascadeNetwork(nn.Module):
         for stage in self.stages:
             stage.checkpoint_blocks = enabled
 
-    def compile_blocks(self):
+    def compile_blocks(self, **options):
         for stage in self.stages:
-            stage.compile_blocks()
+            stage.compile_blocks(**options)
 
     def parameters_by_part(self):
         return {f"stage {level}": sum(p.numel() for p in stage.parameters()) for level, stage in enumerate(self.stages)}

@@ -33,6 +33,12 @@ class Processes:
             values /= self.world_size
         return values
 
+    def greatest(self, values: torch.Tensor) -> torch.Tensor:
+        """The largest of each of `values` over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
     def wait(self):
         """Return when all processes have come here."""
         if self.world_size > 1:
@@ -71,13 +77,17 @@ def processes(device_name: str):
             dist.destroy_process_group()
 
 
-def shard(network, processes: Processes):
-    """Shard an HPDM's weights over all processes in place (FSDP2), block by block; frozen ones stay whole."""
+def shard(network, processes: Processes, *, reshard=True):
+    """Shard an HPDM's weights over all processes in place (FSDP2), block by block; frozen ones stay whole.
+
+    `reshard=False` keeps a block's weights whole from its forward to its backward pass.
+    """
     mesh = init_device_mesh(processes.device.type, (processes.world_size,))
     for block in network.blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
     frozen = {p for p in network.parameters() if not p.requires_grad}
-    fully_shard(network, mesh=mesh, **({"ignored_params": frozen} if frozen else {}))
+    # What lies outside the blocks is small and needed at both ends of a pass: it stays whole in between.
+    fully_shard(network, mesh=mesh, reshard_after_forward=False, **({"ignored_params": frozen} if frozen else {}))
 
 
 def replicate(network, processes: Processes):

@@ -1,7 +1,6 @@
 """The training loop, top to bottom: set up, resume, step, log, save."""
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from hpdm.training.ema import EMA
 from hpdm.training.log import RunLog
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer
+from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
 from hpdm.training.sheets import CLIPS, save_picture
 from hpdm.training.signals import stop_on_signals
@@ -37,8 +37,8 @@ from hpdm.training.start import build_network, start_from
 # Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
 FREE_TO_CHANGE = {
     "training": {
-        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "max_nonfinite", "log_every",
-        "checkpoint_every", "keep", "sheet_every",
+        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "reshard", "max_nonfinite",
+        "log_every", "checkpoint_every", "keep", "sheet_every",
     },
     "data": {"num_workers", "steps_ahead", "start_method", "embeddings"},
     "text": {"encoder_precision"},
@@ -63,7 +63,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
 
     Saves when `stop_after` steps in all are made, on SIGTERM and on Ctrl-C, and then returns. `resume` insists on a
     checkpoint to continue from. Raises InputError, before anything is written, for data, sizes or a folder that do not
-    fit, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
+    fit, MissingGradients where the first step leaves a parameter without a gradient, and NonFiniteLoss where
+    `training.max_nonfinite` steps had to be skipped.
     """
     settings, method = config.training, make_method(config)
     with processes(device) as here, stop_on_signals() as stop:
@@ -82,14 +83,14 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             )
         conditioner = make_conditioner(config, device)
         sharded = here.world_size > 1 and settings.parallel == "fsdp"
-        network = build_network(method, here, sharded=sharded, seed=settings.seed)
+        network = build_network(method, here, sharded=sharded, seed=settings.seed, reshard=settings.reshard)
         network.checkpoint_blocks = settings.activation_checkpointing
         if checkpoint is None:
             method.begin(network, clips, device)
             if settings.init_from:
                 start_from(network, settings.init_from)
         if sharded and not isinstance(network, FSDPModule):
-            shard(network, here)
+            shard(network, here, reshard=settings.reshard)
         network.to(device)
         if settings.compile:
             network.compile_blocks()
@@ -121,10 +122,9 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             rank=here.rank, world_size=here.world_size, start_step=start, micro_batch=batches.micro_batch, clips=clips,
             pin_memory=device.type == "cuda",
         )
-        bf16 = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
         bar = progress(total=settings.steps, initial=start, unit="step", description=Path(run).name, quiet=quiet)
         began = line_began = time.perf_counter()
-        line_start = start
+        line_start, checked = start, False
 
         network.train()
         for step in range(start, end):
@@ -133,18 +133,11 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
-            losses = torch.zeros(method.losses, device=device)
-            for index in range(batches.passes):
-                positions = batches.positions(here.rank, index)
-                video, told = next(loader)
-                video, labels = video.to(device, non_blocking=True), conditioner(told)
-                seed_dropout(settings.seed, step, positions)
-                with gradient_sync(model, index == batches.passes - 1):
-                    with bf16:
-                        level_losses = method.loss(model, video, labels, step=step, positions=positions).mean(0)
-                        level_losses = level_losses / batches.passes
-                    level_losses.mean().backward()
-                losses += level_losses.detach()
+            losses = accumulate(model, method, loader, conditioner, batches=batches, here=here, step=step)
+            if not checked:
+                # Where the loss is not finite no gradient is, which is counted below; then the next step is looked at.
+                checked = bool(here.mean(losses.clone()).isfinite().all())
+                check_gradients(network, here, finite=checked)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
 
             # All processes learn the same figures, and whether one of them was told to stop, in one exchange.
@@ -213,6 +206,30 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             log.close()
         note(f"{done} of {settings.steps} steps are made; the last checkpoint is in {run}", quiet)
         return Outcome(step=done, interrupted=interrupted)
+
+
+def accumulate(model, method, deliveries, conditioner, *, batches, here, step):
+    """Add up the gradients of one step; returns the losses [losses], whose mean over processes is the whole batch's.
+
+    Every sample has the same weight, whatever the size of its pass and of its process' share. deliveries: iterator over
+    (videos, what they are labelled with) of this process' passes, without empty ones, as of `make_loader`.
+    """
+    settings = method.config.training
+    losses = torch.zeros(method.losses, device=here.device)
+    for index in range(batches.passes):
+        chosen = batches.positions(here.rank, index)
+        if chosen:
+            positions, (video, told) = chosen, next(deliveries)
+            video, labels = video.to(here.device, non_blocking=True), conditioner(told)
+        # Gradients are averaged over processes. A process without samples goes along, for the others wait for it.
+        weight = here.world_size / batches.batch if chosen else 0.0
+        seed_dropout(settings.seed, step, positions)
+        with gradient_sync(model, index == batches.passes - 1):
+            with mixed_precision(here.device, settings.precision):
+                pass_losses = method.loss(model, video, labels, step=step, positions=positions).sum(0) * weight
+            pass_losses.mean().backward()
+        losses += pass_losses.detach()
+    return losses
 
 
 def find_checkpoint(run, config: Config, resume: bool) -> Path | None:

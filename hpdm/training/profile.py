@@ -12,6 +12,7 @@ from hpdm.methods import make_method
 from hpdm.text import make_conditioner
 from hpdm.training.config import plan_batch
 from hpdm.training.optimizer import make_optimizer
+from hpdm.training.precision import mixed_precision
 
 DELIVERIES = 8
 STEPS = 3
@@ -41,7 +42,7 @@ def profile_run(config: Config, *, device="auto", quiet=False) -> str:
         if step == 1:  # the first one warms up
             _synchronize(device)
             began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with mixed_precision(device, settings.precision):
             loss = method.loss(network, video, labels, step=0, positions=range(micro_batch)).mean()
         loss.backward()
         optimizer.step()
