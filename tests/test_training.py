@@ -21,7 +21,7 @@ from hpdm.training.checkpoint import latest_checkpoint
 from hpdm.training.config import TrainingConfig, plan_batch
 from hpdm.training.log import read_log
 from hpdm.training.loss import draw, joint_loss
-from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer, parameter_groups
+from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer, parameter_groups
 from hpdm.training.plan import make_plan
 from hpdm.training.provenance import PROVENANCE_FILE, read_provenance
 
@@ -210,6 +210,25 @@ def test_lamb_equals_the_algorithm_in_float64(weight_decay):
         optimizer.step()
     for name, p in network.named_parameters():
         torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_lamb_starts_no_matrix_at_zero_and_adamw_leaves_all_as_they_are():
+    """The trust ratio ties growth to the norm: at zero a matrix stays. What is drawn does not move what was drawn."""
+    networks = {}
+    for name, settings in (("lamb", ()), ("none", ("training.start_std=0",)), ("adamw", ("optimizer=adamw",))):
+        config = small_config(*settings)
+        torch.manual_seed(config.training.seed)
+        networks[name] = HPDM(config.network, config.pyramid)
+        drawn = leave_zero(networks[name], config.training)
+        assert drawn == ([] if name != "lamb" else ["blocks.1.fusion.coordinates.weight", "detokenizer.project.weight"])
+    lamb, none, adamw = (dict(network.named_parameters()) for network in networks.values())
+    assert all(torch.equal(none[name], adamw[name]) for name in none)
+    changed = [name for name in none if not torch.equal(lamb[name], none[name])]
+    assert changed == ["blocks.1.fusion.coordinates.weight", "detokenizer.project.weight"]
+    for name in changed:
+        assert not none[name].any() and 0.01 < lamb[name].std() < 0.03
+    decay = parameter_groups(networks["lamb"], 0.01)[0]["params"]
+    assert all(parameter.any() for parameter in decay)
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, monkeypatch):

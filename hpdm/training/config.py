@@ -25,6 +25,7 @@ class TrainingConfig:
 
     optimizer: str = "lamb"  # "lamb" or "adamw"
     lr: float = 0.005  # peak learning rate
+    start_std: float | None = None  # of matrices that would start at zero; None: 0.02 for LAMB, 0 for AdamW
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-6  # added to the root of the second moment
     weight_decay: float = 0.01  # on weight matrices only; not on biases, norms and embeddings
@@ -72,6 +73,8 @@ class TrainingConfig:
         for name in ("eps", "ema_half_life", "clip_norm"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"training.{name} must be positive; got {getattr(self, name)}")
+        if self.start_std is not None and self.start_std < 0:
+            raise InputError(f"training.start_std must be at least 0; got {self.start_std}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"training.betas must lie in [0, 1); got {list(self.betas)}")
         for name in ("label_dropout", "self_conditioning_rate"):

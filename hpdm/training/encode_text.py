@@ -1,6 +1,7 @@
 """`hpdm-train encode-text`: embeddings of all captions of a data set, made once and before training."""
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -23,7 +24,8 @@ from hpdm.errors import InputError
 def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     """Encode the captions of a data set with the T5 of a size.
 
-    The same command again encodes what is missing: after an interruption, or when captions were added.
+    The same command again encodes what is missing: after an interruption, or when captions were added. Under torchrun
+    (torchrun --nproc-per-node 8 -m hpdm.training encode-text ...) the processes share the captions.
     """
     from hpdm.config import load_config
     from hpdm.data.captions import AUTO, find_captions, read_captions
@@ -36,8 +38,11 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
         raise InputError("encode-text is for folders with captions and for a size that reads a T5's embeddings")
     rows = read_captions(find_captions(data, config.data.captions or AUTO))
     texts = list(dict.fromkeys(row.caption for row in rows if row.caption))
+    rank, count = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    texts, quiet = texts[rank::count], quiet or rank > 0
     encoder = load_encoder(config, choose_device(device))
     with progress(total=len(texts), unit="caption", description=out.name, quiet=quiet) as bar:
         store_embeddings(out, texts, encoder, batch=batch, shard=shard, done=bar.update)
     note(f"encoded with {encoder.name}", quiet)
-    click.echo(f"{len(texts)} captions are encoded in {out}")
+    share = f" by process {rank} of {count}" if count > 1 else ""
+    click.echo(f"{len(texts)} captions are encoded in {out}{share}")

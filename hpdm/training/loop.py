@@ -27,7 +27,7 @@ from hpdm.training.distributed import gradient_sync, processes, replicate, shard
 from hpdm.training.ema import EMA
 from hpdm.training.log import RunLog
 from hpdm.training.loss import seed_dropout
-from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer
+from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer
 from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
 from hpdm.training.sheets import CLIPS, save_picture
@@ -38,7 +38,7 @@ from hpdm.training.start import build_network, start_from
 FREE_TO_CHANGE = {
     "training": {
         "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "reshard", "max_nonfinite",
-        "log_every", "checkpoint_every", "keep", "sheet_every",
+        "log_every", "checkpoint_every", "keep", "sheet_every", "start_std",
     },
     "data": {"num_workers", "steps_ahead", "start_method", "embeddings"},
     "text": {"encoder_precision"},
@@ -89,6 +89,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             method.begin(network, clips, device)
             if settings.init_from:
                 start_from(network, settings.init_from)
+            leave_zero(network, settings)
         if sharded and not isinstance(network, FSDPModule):
             shard(network, here, reshard=settings.reshard)
         network.to(device)
@@ -223,7 +224,7 @@ def accumulate(model, method, deliveries, conditioner, *, batches, here, step):
             video, labels = video.to(here.device, non_blocking=True), conditioner(told)
         # Gradients are averaged over processes. A process without samples goes along, for the others wait for it.
         weight = here.world_size / batches.batch if chosen else 0.0
-        seed_dropout(settings.seed, step, positions)
+        seed_dropout(settings.seed, step, positions, model)
         with gradient_sync(model, index == batches.passes - 1):
             with mixed_precision(here.device, settings.precision):
                 pass_losses = method.loss(model, video, labels, step=step, positions=positions).sum(0) * weight

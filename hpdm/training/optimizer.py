@@ -2,14 +2,23 @@
 
 The rule: biases, norms and embeddings (learned latents, positions, class table) have neither weight decay nor LAMB's
 trust ratio; everything else, the weight matrices, has both.
+
+The trust ratio makes a step as large as the learning rate times the norm of the matrix. One that starts at zero stays
+near it: on the published schedules the output's matrix grows e-fold in hundreds of steps, from what its first step
+left. `leave_zero` gives such matrices small random numbers.
 """
 
 import math
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 
+from hpdm.sharding import fill
 from hpdm.torchvision_compat import import_torchvision
+from hpdm.training.loss import seed_starting_values
+
+LAMB_START_STD = 0.02
 
 
 def parameter_groups(network, weight_decay: float) -> list[dict]:
@@ -47,6 +56,32 @@ def make_optimizer(network, config) -> torch.optim.Optimizer:
         group["always_adapt"] = group["name"] == "decay"
     # Its own clipping is off: the gradient is clipped before, and its norm logged.
     return Lamb(groups, **settings, max_grad_norm=None, foreach=None if sharded else True)
+
+
+@torch.no_grad()
+def leave_zero(network, config) -> list[str]:
+    """Draw the matrices that start at zero from N(0, start_std^2), where the optimizer has a trust ratio for them.
+
+    Call it on a network that has its starting values, sharded or not. Returns their names. Does nothing for AdamW,
+    unless `start_std` of the `TrainingConfig` says so.
+    """
+    std = config.start_std
+    if std is None:
+        std = LAMB_START_STD if config.optimizer == "lamb" else 0.0
+    if not std:
+        return []
+    seed_starting_values(config.seed)
+    exempt, drawn = network.no_decay_parameters(), []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and name not in exempt and _is_zero(parameter):
+            fill(parameter, nn.init.normal_, std=std)
+            drawn.append(name)
+    return drawn
+
+
+def _is_zero(parameter):
+    largest = parameter.detach().abs().max()
+    return not bool(largest.full_tensor() if isinstance(largest, DTensor) else largest)
 
 
 def learning_rate(config, step: int) -> float:

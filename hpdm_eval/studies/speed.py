@@ -93,7 +93,7 @@ def training_step(config, batch, device, *, update=True):
     torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
 
     def step(number=0):
-        seed_dropout(config.training.seed, number, range(batch))
+        seed_dropout(config.training.seed, number, range(batch), network)
         with mixed_precision(device, config.training.precision):
             method.loss(network, video, labels, step=number, positions=range(batch)).mean().backward()
         if update:
