@@ -53,8 +53,9 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
           profile_data, device, seed, quiet):
     """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
-    The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;
-    a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training, with the same options.
+    The same command again continues where the run stopped; it may then change learning rate, schedule, batch, precision
+    and where the data are. Ctrl-C finishes the step, saves and exits with 130, SIGTERM does so without finishing it; a
+    second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training, with the same options.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     if run is None and not (dry_run or profile_data):

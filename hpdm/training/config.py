@@ -25,7 +25,7 @@ class TrainingConfig:
 
     optimizer: str = "lamb"  # "lamb" or "adamw"
     lr: float = 0.005  # peak learning rate
-    start_std: float | None = None  # of matrices that would start at zero; None: 0.02 for LAMB, 0 for AdamW
+    start_gain: float | None = None  # of matrices that would start at zero, times Glorot's; None: LAMB 0.5, AdamW 0
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-6  # added to the root of the second moment
     weight_decay: float = 0.01  # on weight matrices only; not on biases, norms and embeddings
@@ -50,7 +50,8 @@ class TrainingConfig:
 
     max_nonfinite: int = 20  # steps with a loss or gradient that is not finite (they are skipped) before giving up
     log_every: int = 50  # steps per line of the log
-    checkpoint_every: int = 1_000
+    checkpoint_every: int = 1_000  # steps between checkpoints
+    checkpoint_minutes: float | None = None  # minutes after which one is saved all the same; None: by steps alone
     keep: int = 2  # newest checkpoints that stay
     sheet_every: int = 1_000  # steps between pictures of what the averaged network denoises; 0: none
 
@@ -70,11 +71,11 @@ class TrainingConfig:
                 raise InputError(f"training.{name} must be at least {least}; got {getattr(self, name)}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InputError(f"training.micro_batch must be at least 1; got {self.micro_batch}")
-        for name in ("eps", "ema_half_life", "clip_norm"):
+        for name in ("eps", "ema_half_life", "clip_norm", "checkpoint_minutes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"training.{name} must be positive; got {getattr(self, name)}")
-        if self.start_std is not None and self.start_std < 0:
-            raise InputError(f"training.start_std must be at least 0; got {self.start_std}")
+        if self.start_gain is not None and self.start_gain < 0:
+            raise InputError(f"training.start_gain must be at least 0; got {self.start_gain}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"training.betas must lie in [0, 1); got {list(self.betas)}")
         for name in ("label_dropout", "self_conditioning_rate"):

@@ -20,6 +20,7 @@ class Processes:
     rank: int
     world_size: int
     device: torch.device
+    group: object = None  # in which they talk about other things than tensors of the device; None: all of them
 
     @property
     def first(self) -> bool:
@@ -37,6 +38,28 @@ class Processes:
         """The largest of each of `values` over all processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on one of the processes."""
+        if self.world_size == 1:
+            return bool(flag)
+        value = torch.tensor([float(flag)], device="cpu" if self.group is not None else self.device)
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
+        return bool(value)
+
+    def from_first(self, value):
+        """The first process' `value`, which can be pickled, on all of them."""
+        values = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
+
+    def of_all(self, value) -> list:
+        """The `value` of every process, in the order of their ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def wait(self):
@@ -70,8 +93,10 @@ def processes(device_name: str):
     joined_here = not dist.is_initialized()
     if joined_here:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Flags go from processor to processor: asking a GPU for them would make it wait.
+    group = dist.new_group(backend="gloo") if device.type == "cuda" else None
     try:
-        yield Processes(rank=dist.get_rank(), world_size=world_size, device=device)
+        yield Processes(rank=dist.get_rank(), world_size=world_size, device=device, group=group)
     finally:
         if joined_here:
             dist.destroy_process_group()

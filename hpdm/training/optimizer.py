@@ -18,7 +18,7 @@ from hpdm.sharding import fill
 from hpdm.torchvision_compat import import_torchvision
 from hpdm.training.loss import seed_starting_values
 
-LAMB_START_STD = 0.02
+LAMB_START_GAIN = 0.5  # 0.02 at the published widths
 
 
 def parameter_groups(network, weight_decay: float) -> list[dict]:
@@ -60,21 +60,22 @@ def make_optimizer(network, config) -> torch.optim.Optimizer:
 
 @torch.no_grad()
 def leave_zero(network, config) -> list[str]:
-    """Draw the matrices that start at zero from N(0, start_std^2), where the optimizer has a trust ratio for them.
+    """Draw the matrices that start at zero, where the optimizer has a trust ratio for them; returns their names.
 
-    Call it on a network that has its starting values, sharded or not. Returns their names. Does nothing for AdamW,
-    unless `start_std` of the `TrainingConfig` says so.
+    They become normal with `start_gain` times the standard deviation of Glorot and Bengio (2010), sqrt(2 / (inputs +
+    outputs)). Call it on a network that has its starting values, sharded or not. Does nothing for AdamW, unless
+    `start_gain` of the `TrainingConfig` says so.
     """
-    std = config.start_std
-    if std is None:
-        std = LAMB_START_STD if config.optimizer == "lamb" else 0.0
-    if not std:
+    gain = config.start_gain
+    if gain is None:
+        gain = LAMB_START_GAIN if config.optimizer == "lamb" else 0.0
+    if not gain:
         return []
     seed_starting_values(config.seed)
     exempt, drawn = network.no_decay_parameters(), []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and name not in exempt and _is_zero(parameter):
-            fill(parameter, nn.init.normal_, std=std)
+            fill(parameter, nn.init.xavier_normal_, gain=gain)
             drawn.append(name)
     return drawn
 

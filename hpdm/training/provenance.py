@@ -11,12 +11,16 @@ from hpdm.environment import git_revision, hardware, package_versions
 PROVENANCE_FILE = "provenance.jsonl"
 
 
-def note_start(run, step, device, world_size):
-    """Add a line: from which step on which code, versions and hardware trained, by how many processes."""
+def note_start(run, step, device, world_size, changes=()):
+    """Add a line: from which step on which code, versions and hardware trained, by how many processes.
+
+    changes: "section.key" → (old, new) of the settings that are others than before that step.
+    """
     line = {
         "step": step, "git": git_revision(), "versions": package_versions(), "hardware": hardware(device),
         "processes": world_size, "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **({"changed": dict(changes)} if changes else {}),
     }
     with open(Path(run) / PROVENANCE_FILE, "a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -24,9 +24,9 @@ from hpdm_eval.studies.stand_in import stand_in
 STEPS, BATCH = 200, 8
 MEASURED = 64  # clips that the outputs are measured on
 LAST = 20  # steps whose mean is the loss after STEPS
-START, LAMB, ADAMW = "LAMB, matrices at zero", "LAMB, std 0.02", "AdamW"
+START, LAMB, ADAMW = "LAMB, matrices at zero", "LAMB, gain 0.5", "AdamW"
 VARIANTS = {
-    START: ("training.start_std=0",),
+    START: ("training.start_gain=0",),
     LAMB: (),
     ADAMW: ("training.optimizer=adamw", "training.lr=0.002"),
 }
