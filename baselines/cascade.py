@@ -222,7 +222,7 @@ class Cascade(Hierarchical):
     def sampler(self, network, diffusion, sampling, **options):
         """Sets the strength that the network is told for the noise that the sampler adds."""
         network.strengths = [0.0] + [
-            strength_of_noise(sampling.sigma_context, diffusion.scale_in(level))
+            strength_of_noise(diffusion.sigma(level, sampling.sigma_context), diffusion.scale_in(level))
             for level in range(self.config.pyramid.levels - 1)
         ]
         return super().sampler(network, diffusion, sampling, **options)

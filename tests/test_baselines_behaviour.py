@@ -65,6 +65,16 @@ def test_one_level_learns_the_noise_levels_of_all():
     assert (config.diffusion.sigma_min, config.diffusion.sigma_max) == (0.002, 20.0)
 
 
+def test_one_level_of_a_published_size_keeps_the_levels_sigmas():
+    config, pyramid = load_config("L", method="full-resolution"), load_config("L")
+    d, before = config.diffusion, pyramid.diffusion
+    assert d.noise == "absolute" and d.scale_in(0) == before.scale_in(2)
+    means = [before.log_sigma(level)[0] for level in range(3)]
+    assert d.p_mean == pytest.approx(np.mean(means)) and d.p_std == pytest.approx(np.sqrt(np.var(means) + 1.2**2))
+    assert (d.sigma_min, d.sigma_max) == (pytest.approx(0.008 / 32), pytest.approx(80))
+    assert (config.sampling.S_min, config.sampling.S_max) == (pytest.approx(0.05), pytest.approx(50))
+
+
 def test_coordinates_are_places_in_the_whole_video():
     video = (4, 8, 16)
     whole = add_coordinates(torch.zeros(1, 3, *video), torch.zeros(1, 3, dtype=torch.int64), video)
@@ -177,6 +187,10 @@ def test_cascade_stages_are_told_the_strength_and_the_sampler_s_is_that_of_its_n
     sampler = method.sampler(network, config.diffusion, dataclasses.replace(config.sampling, sigma_context=0.2))
     s_in = config.diffusion.scale_in(0)
     assert network.strengths == [0.0, pytest.approx(np.arctan(0.2 * s_in) * 2 / np.pi)]
+    relative = dataclasses.replace(config.diffusion, noise="signal")
+    method.sampler(network, relative, dataclasses.replace(config.sampling, sigma_context=0.2))
+    assert network.strengths == [0.0, pytest.approx(np.arctan(0.2) * 2 / np.pi)]
+    network.strengths = [0.0, np.arctan(0.2 * s_in) * 2 / np.pi]
     patch, rgb = torch.randn(1, 3, 2, 4, 4), torch.randn(1, 3, 2, 4, 4)
     arguments = (1, patch, torch.zeros(1), torch.zeros(1, dtype=torch.int64), [None] * 2)
     told = network.forward_level(*arguments, previous_rgb=rgb).output
