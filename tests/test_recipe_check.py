@@ -60,7 +60,8 @@ def test_errors_of_noise_recipes_are_of_the_clean_pixels():
         assert found == pytest.approx(expected, rel=0.05)
     for level in (0, 1):  # parents contain the tile
         parent, factor = network.windows[0, level], 2 ** (2 - level)
-        assert ((parent * factor <= start) & (start + torch.tensor([4, 8, 8]) <= (parent + torch.tensor([4, 8, 8])) * factor)).all()
+        patch = torch.tensor([4, 8, 8])
+        assert ((parent * factor <= start) & (start + patch <= (parent + patch) * factor)).all()
     counts = {place: 0 for place in recipe_noise.PLACES}
     for tile in recipe_noise.tile_starts(config.pyramid, 2, "none"):
         counts[recipe_noise.PLACES[sum(recipe_noise._touches(config, 2, tile))]] += 1
@@ -80,7 +81,8 @@ def test_the_command_writes_a_report_and_fails_for_wrong_gradients(tmp_path, mon
     monkeypatch.setattr(recipe_noise, "study", lambda name, steps, seed: {
         "recipe": name, "steps": steps, "seed": seed, "by_noise": {0: dict.fromkeys(recipe_noise.RATIOS, 0.25)},
         "by_place": dict.fromkeys(recipe_noise.PLACES, 0.125)})
-    result = CliRunner().invoke(recipe_check.main, ["--out", str(tmp_path), "--noise-steps", "5", "--seeds", "2", "--quiet"])
+    options = ["--out", str(tmp_path), "--noise-steps", "5", "--seeds", "2", "--quiet"]
+    result = CliRunner().invoke(recipe_check.main, options)
     assert result.exit_code == code, result.output
     text = (tmp_path / "recipe-check.md").read_text()
     for variant in VARIANTS:

@@ -45,7 +45,8 @@ def copy(started, tmp_path):
 
 CHANGES = [
     ("training.lr=0.001", "training.lr", 0.003, 0.001), ("training.steps=9", "training.steps", 6, 9),
-    ("training.clip_norm=null", "training.clip_norm", 1.0, None), ("precision=bf16", "training.precision", "fp32", "bf16"),
+    ("training.clip_norm=null", "training.clip_norm", 1.0, None),
+    ("precision=bf16", "training.precision", "fp32", "bf16"),
     ("training.batch=5", "training.batch", 8, 5), ("warmup=3", "training.warmup", 2, 3),
     ("schedule=constant", "training.schedule", "cosine", "constant"),
 ]

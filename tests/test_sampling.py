@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from sampling_models import KnownVideos, tiny_config, tiny_network
 
 from hpdm.config import FUSION_MODES
+from hpdm.diffusion import DiffusionConfig
 from hpdm.errors import InputError
 from hpdm.network import LevelOutput
 from hpdm.pyramid import OVERLAPS, tile_starts

@@ -188,7 +188,8 @@ def test_noise_over_signal_stays_what_it_is_and_the_coarsest_level_starts_highes
     made = with_levels(config, levels).diffusion
     assert [made.share_above_noise(level) for level in range(levels)] == pytest.approx([0.438] * levels, abs=0.001)
     assert made.noise_levels(0, 4)[0].item() * made.scale_in(0) == pytest.approx(320)
-    assert made.noise_levels(levels - 1, 4)[0].item() * made.scale_in(levels - 1) == pytest.approx(320 if levels == 1 else 40)
+    finest = levels - 1
+    assert made.noise_levels(finest, 4)[0].item() * made.scale_in(finest) == pytest.approx(320 if levels == 1 else 40)
 
 
 def test_the_papers_levels_per_block():

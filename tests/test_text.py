@@ -111,7 +111,8 @@ def test_processes_of_one_command_share_the_captions(t5, tmp_path, monkeypatch):
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
         result = CliRunner().invoke(train, [str(option) for option in options])
-        assert result.exit_code == 0 and f"3 captions are encoded in {tmp_path / 'made'} by process {rank}" in result.output
+        assert result.exit_code == 0
+        assert f"3 captions are encoded in {tmp_path / 'made'} by process {rank}" in result.output
     stored = StoredEmbeddings(tmp_path / "made", 14)
     assert stored([row["caption"] for row in rows])[1].any(1).all()
     assert [len(load_file(path)["keys"]) for path in sorted((tmp_path / "made").glob("*.safetensors"))] == [3, 3]

@@ -119,10 +119,10 @@ def test_loss_asks_and_scores_by_the_formulas():
     pairs = zip(draws.no_label.tolist(), labels.tolist(), strict=True)
     assert second[3].tolist() == [12 if dropped or label < 0 else label for dropped, label in pairs]
     assert 0 < draws.self_condition.sum() < 8
-    for start, given, estimate in zip(first[4], second[4], latents, strict=True):
+    for start, carried, estimate in zip(first[4], second[4], latents, strict=True):
         assert not start.any()
-        assert torch.equal(given[draws.self_condition], estimate[draws.self_condition])
-        assert not given[~draws.self_condition].any()
+        assert torch.equal(carried[draws.self_condition], estimate[draws.self_condition])
+        assert not carried[~draws.self_condition].any()
 
 
 def test_accumulated_passes_equal_one_pass(tmp_path):

@@ -175,8 +175,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                     save(done)  # beside the others: one may want to go back further
                     raise NonFiniteLoss(
                         f"stopped at step {done}: {skipped} steps had a loss or gradient that is not finite "
-                        f"(training.max_nonfinite). What was learnt before them is saved; the same command goes on with "
-                        f"the next step, and may change training.lr, training.clip_norm or training.precision"
+                        f"(training.max_nonfinite). What was learnt before them is saved; the same command goes on "
+                        f"with the next step, and may change training.lr, training.clip_norm or training.precision"
                     )
             optimizer.zero_grad()
             bar.update()

@@ -108,7 +108,7 @@ def _digest_or_none(folder):
 
 
 def digest(folder) -> str:
-    """SHA-256 over the names, the sizes and both ends of a checkpoint's files: quick, and different for other weights."""
+    """SHA-256 over names, sizes and both ends of a checkpoint's files: quick, and another for other weights."""
     whole = hashlib.sha256()
     for path in sorted(Path(folder).iterdir()):
         size = path.stat().st_size

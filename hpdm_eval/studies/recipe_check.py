@@ -68,9 +68,10 @@ def gradient_table(rows) -> str:
     """Missing tensors and error against float64 of every combination."""
     lines = [
         "## Gradients", "",
-        "Error: norm of the difference to float64 over the norm, all tensors together; worst: the same of one tensor.", "",
-        "| processes | parallel | precision | self-conditioning | checkpointing | compile | reshard | missing | error | "
-        "worst |",
+        "Error: norm of the difference to float64 over the norm, all tensors together; worst: the same of one tensor.",
+        "",
+        "| processes | parallel | precision | self-conditioning | checkpointing | compile | reshard | missing | "
+        "error | worst |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -91,7 +92,8 @@ def learning_table(rows) -> str:
         f"| | loss at step 1 | loss after {STEPS} | rms of the output |", "|---|---|---|---|",
     ]
     lines += [
-        f"| {row['variant']} | {row['loss'][0]:.3f} | {row['loss_after']:.3f} | {row['output_rms']:.3f} |" for row in rows
+        f"| {row['variant']} | {row['loss'][0]:.3f} | {row['loss_after']:.3f} | {row['output_rms']:.3f} |"
+        for row in rows
     ]
     return "\n".join(lines)
 

@@ -45,8 +45,8 @@ SECONDS = 1800
 def combinations(world: int, quick: bool) -> list[dict]:
     """Settings of the gradients that `world` processes compute.
 
-    All of them; or with `quick` `BASE` in fp32 and, in bf16, what differs from it in one setting, compiled once. Weights
-    of which every process holds a whole copy have nothing to reshard.
+    All of them; or with `quick` `BASE` in fp32 and, in bf16, what differs from it in one setting, compiled once.
+    Weights of which every process holds a whole copy have nothing to reshard.
     """
     found = []
     for parallel, precision in itertools.product(PARALLEL[world], ("fp32", "bf16")):

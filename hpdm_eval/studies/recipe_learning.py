@@ -43,7 +43,8 @@ def learn(variant: str, folder=None, size: str = "L") -> dict:
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(folder or temporary) / "run"
         config = learning_config(variant, size)
-        train(config, run, device="cpu", quiet=True)
+        if train(config, run, device="cpu", quiet=True).interrupted:
+            raise KeyboardInterrupt
         losses = [line["loss"] for line in read_log(run)]
         outputs = output_rms(load_checkpoint(run, raw=True).network, config)
     return {"variant": variant, "loss": losses, "loss_after": sum(losses[-LAST:]) / LAST, "output_rms": outputs}

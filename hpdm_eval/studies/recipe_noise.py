@@ -39,14 +39,16 @@ HELD_OUT = 1_000_000  # number of a clip of the endless set that no short traini
 
 def recipe_config(name: str, *, steps: int, seed: int = 0) -> Config:
     """The configuration of one of RECIPES."""
-    return override_config(load_config("nano"), [*BASE, *RECIPES[name], f"training.steps={steps}", f"training.seed={seed}"])
+    own = [*RECIPES[name], f"training.steps={steps}", f"training.seed={seed}"]
+    return override_config(load_config("nano"), [*BASE, *own])
 
 
 def study(name: str, *, steps: int, seed: int = 0, clips: int = 16) -> dict:
     """Train a recipe and return {"by_noise": {level: {ratio: error}}, "by_place": {place: error at ratio 0.5}}."""
     config = recipe_config(name, steps=steps, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        train(config, Path(folder) / "run", device="cpu", quiet=True)
+        if train(config, Path(folder) / "run", device="cpu", quiet=True).interrupted:
+            raise KeyboardInterrupt
         network = load_checkpoint(Path(folder) / "run").network
     videos, labels = held_out(config, clips)
     levels = range(config.pyramid.levels)
