@@ -15,6 +15,7 @@ from hpdm.config import config_from_dict, config_to_dict, load_config, override_
 from hpdm.data.loader import open_clips
 from hpdm.errors import InputError
 from hpdm.methods import make_method, method_class
+from hpdm.training import loss
 from hpdm.training.plan import count_flops
 
 
@@ -113,6 +114,17 @@ def test_patch_diffusion_shows_pixels_with_their_coordinates(share):
     assert (size == (4, 8, 8)) == (share == 1.0)
     parts = [method.loss(network, video[i:i + 4], labels[i:i + 4], step=5, positions=range(i, i + 4)) for i in (0, 4)]
     torch.testing.assert_close(torch.cat(parts), losses)
+
+
+def test_patch_diffusion_draws_noise_for_its_crops_alone(monkeypatch):
+    method = make_method(configured("patch-diffusion", "method.full_share=0.0", "training.batch=2"))
+    shapes, real = [], loss.step_noise
+    monkeypatch.setattr(loss, "step_noise", lambda *a, **o: shapes.append(a[3]) or real(*a, **o))
+    frames, height, width = method.video_size
+    video = torch.zeros(2, 3, frames, height, width, dtype=torch.uint8)
+    found = method.loss(method.make_network(), video, torch.zeros(2, dtype=torch.int64), step=0, positions=range(2))
+    size = method.draw_windows(0, range(2))[0]
+    assert shapes == [(1, 3, *size)] and size != method.video_size and found.shape == (2, 1)
 
 
 def test_patch_diffusion_of_whole_videos_reads_coordinates():

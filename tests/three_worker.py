@@ -13,7 +13,7 @@ from hpdm.training import resume
 from hpdm.training.loop import train
 
 STEPS = "training.steps=4"
-# Eight samples fall to three processes as 2, 3 and 3, in two passes; in passes of one sample process 0 has an empty one.
+# Eight samples fall to three processes as 2, 3 and 3, in two passes; in passes of one sample one of them is empty.
 RUNS = {
     "ddp": ("parallel=ddp",), "fsdp": ("parallel=fsdp",), "empty passes": ("parallel=fsdp", "micro_batch=1"),
     "stopped": ("parallel=fsdp",), "stopped again": ("parallel=fsdp",), "elsewhere": (),

@@ -17,7 +17,8 @@ from hpdm.diffusion import add_noise, preconditioning, sample_sigma, v_target
 from hpdm.pyramid import extract_patches, sample_windows
 from hpdm.rin import seed_samples
 
-SMALL_DRAWS, NOISE, DROPOUT, OWN_DRAWS, OWN_NOISE, STARTING_VALUES = range(6)  # streams of random numbers that must not meet
+# Streams of random numbers that must not meet.
+SMALL_DRAWS, NOISE, DROPOUT, OWN_DRAWS, OWN_NOISE, STARTING_VALUES = range(6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,8 @@ class Draws:
 def draw(config, *, step: int, positions: range, device="cpu", size=None) -> Draws:
     """The draws of the samples at `positions` of the global batch of `step`; `config` is a whole `Config`.
 
-    size: (frames, rows, columns) of the noise, by default the pyramid's patch. Noise comes from `device`'s generator: CPU and GPU runs differ, runs on one kind of device agree.
+    size: (frames, rows, columns) of the noise, by default the pyramid's patch. Noise comes from `device`'s generator:
+    CPU and GPU runs differ, runs on one kind of device agree.
     """
     training, pyramid = config.training, config.pyramid
     chosen = slice(positions.start, positions.stop)

@@ -44,8 +44,8 @@ def start_from(network, name):
     """Copy the averaged weights of the run, folder or file `name` into a network, sharded or not.
 
     What `name` lacks because it has fewer levels, fusion layers, keeps its starting values: identity on tokens, so that
-    the levels it knows come out as before, but for the small coordinates that `leave_zero` gives LAMB. Raises InputError where anything else is missing, left over or of another
-    shape.
+    the levels it knows come out as before, but for the small coordinates that `leave_zero` gives LAMB. Raises
+    InputError where anything else is missing, left over or of another shape.
     """
     file = find_weights(name)
     with open_weights(file) as weights:

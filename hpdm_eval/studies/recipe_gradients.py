@@ -67,7 +67,8 @@ def config_of(combination):
     """The stand-in's configuration for a combination: three of its blocks, and no dropout, whose masks the reference
     would have to take over."""
     return stand_in(
-        "L", "network.levels_per_block=[1, 2, 3]", "network.dropout=0.0", f"training.precision={combination['precision']}",
+        "L", "network.levels_per_block=[1, 2, 3]", "network.dropout=0.0",
+        f"training.precision={combination['precision']}",
         f"training.self_conditioning_rate={0.9 if combination['self_conditioning'] else 0.0}",
         f"training.activation_checkpointing={str(combination['checkpointing']).lower()}",
         batch=BATCH, micro_batch=MICRO_BATCH,
