@@ -175,6 +175,11 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
         small_config("checkpoint_minutes=0")
 
 
+def test_a_copy_without_links_is_found(started, tmp_path):
+    copy = shutil.copytree(started, tmp_path / "run")  # `latest` is now a folder
+    assert find_checkpoint(copy, small_config(), resume=True) == copy / "latest"
+
+
 def test_a_digest_tells_checkpoints_apart(copy):
     folder = latest_checkpoint(copy)
     before = digest(folder)

@@ -54,7 +54,8 @@ def find_checkpoint(run, config: Config, resume: bool) -> Path | None:
         also = f" ({describe_changes(noted)}: this could change)" if noted else ""
         raise InputError(f"{run} was trained with other settings: {describe_changes(refused)}; use the same, or a new "
                          f"--out folder{also}")
-    made = int(checkpoint.name.removeprefix("step-"))
+    number = checkpoint.name.removeprefix("step-")
+    made = int(number) if number.isdecimal() else 0  # a copy of a run may have a folder where there was a link
     if config.training.steps < made:
         raise InputError(f"training.steps={config.training.steps}, but {run} has made {made} steps already; name as "
                          f"many or more")
