@@ -124,9 +124,9 @@ class AutoencoderNetwork(nn.Module):
     def blocks(self):
         return [module for module in self.modules() if isinstance(module, ResidualBlock)]
 
-    def compile_blocks(self):
+    def compile_blocks(self, **options):
         for block in self.blocks:
-            block.compile()
+            block.compile(**options)
 
     def parameters_by_part(self):
         return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}

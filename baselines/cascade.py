@@ -108,9 +108,9 @@ class CascadeNetwork(nn.Module):
         for stage in self.stages:
             stage.checkpoint_blocks = enabled
 
-    def compile_blocks(self):
+    def compile_blocks(self, **options):
         for stage in self.stages:
-            stage.compile_blocks()
+            stage.compile_blocks(**options)
 
     def parameters_by_part(self):
         return {f"stage {level}": sum(p.numel() for p in stage.parameters()) for level, stage in enumerate(self.stages)}
@@ -222,7 +222,7 @@ class Cascade(Hierarchical):
     def sampler(self, network, diffusion, sampling, **options):
         """Sets the strength that the network is told for the noise that the sampler adds."""
         network.strengths = [0.0] + [
-            strength_of_noise(sampling.sigma_context, diffusion.scale_in(level))
+            strength_of_noise(diffusion.sigma(level, sampling.sigma_context), diffusion.scale_in(level))
             for level in range(self.config.pyramid.levels - 1)
         ]
         return super().sampler(network, diffusion, sampling, **options)

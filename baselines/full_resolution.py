@@ -28,7 +28,10 @@ def one_level(config: Config) -> Config:
         pyramid=dataclasses.replace(config.pyramid, levels=1, patch=video),
         network=dataclasses.replace(network, levels_per_block=(1,) * len(network.levels_per_block), fusion="none"),
         diffusion=merge_levels(config.diffusion, config.pyramid.levels),
-        sampling=dataclasses.replace(config.sampling, steps=config.sampling.steps[:1], overlap="none"),
+        sampling=dataclasses.replace(
+            config.sampling, steps=config.sampling.steps[:1], overlap="none",
+            **{name: config.diffusion.sigma(0, getattr(config.sampling, name)) for name in ("S_min", "S_max")},
+        ),
     )
 
 
@@ -37,17 +40,20 @@ def merge_levels(diffusion, levels: int):
 
     The input scale is that of the finest level: with the usual rule, structure that is 2^l times coarser than a pixel
     is then hidden by the same noise levels as on the level that shows it. ln(sigma) has the mean and the variance of
-    the levels' draws together; sampling walks from the highest noise level to the lowest.
+    the levels' draws together; sampling walks from the highest noise level to the lowest. All are stated absolutely.
     """
 
     def each(name):
         value = getattr(diffusion, name)
         return value if isinstance(value, tuple) else (value,) * levels
 
-    means, deviations = each("p_mean"), each("p_std")
+    means, deviations = zip(*(diffusion.log_sigma(level) for level in range(levels)), strict=True)
+    lowest, highest = (
+        [diffusion.sigma(level, value) for level, value in enumerate(each(name))] for name in ("sigma_min", "sigma_max")
+    )
     mean = sum(means) / levels
     variance = sum((m - mean) ** 2 + s**2 for m, s in zip(means, deviations, strict=True)) / levels
     return dataclasses.replace(
         diffusion, input_scale=diffusion.scale_in(levels - 1), p_mean=mean, p_std=math.sqrt(variance),
-        sigma_min=min(each("sigma_min")), sigma_max=max(each("sigma_max")),
+        sigma_min=min(lowest), sigma_max=max(highest), noise="absolute",
     )

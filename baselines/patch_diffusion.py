@@ -128,8 +128,7 @@ class PatchDiffusion(Hierarchical):
     def loss(self, model, video, labels, *, step, positions):
         config = self.config
         (frames, rows, columns), starts = self.draw_windows(step, positions)
-        draws = draw(config, step=step, positions=positions, device=video.device)
-        draws = dataclasses.replace(draws, eps=draws.eps[..., :frames, :rows, :columns])
+        draws = draw(config, step=step, positions=positions, device=video.device, size=(frames, rows, columns))
         patch = torch.stack([
             sample[:, f:f + frames, h:h + rows, w:w + columns]
             for sample, (f, h, w) in zip(to_model_range(video), starts.tolist(), strict=True)

@@ -12,15 +12,18 @@ x in v is not divided by s_in: so v has unit variance at every sigma, and the th
 Noise levels `sigma` are [B]; x, y, eps, v and network outputs are [B, C, T, H, W] (any shape that starts with B).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import NormalDist
 
 import torch
 
 from hpdm.errors import InputError
 
 INPUT_SCALES = ("scale-sqrt-frames", "double", "constant")
+NOISE_UNITS = ("absolute", "signal")
 PER_LEVEL = ("input_scale", "p_mean", "p_std", "sigma_min", "sigma_max")
 
 
@@ -33,7 +36,11 @@ class DiffusionConfig:
     input_scale: str | float | tuple[float, ...] = "scale-sqrt-frames"
     # Scale of level 0 for the rules; 4 is Snap Video's for 16 frames of 64 pixels.
     input_scale_base: float = 4.0
-    # ln(sigma) ~ N(p_mean, p_std^2) in training; one number for all levels, or one per level.
+    # What noise levels are stated in, here and in the settings of sampling. "signal": the ratio of the noise to the
+    # signal, sigma * s_in, so that one number means the same on every level and for every size. "absolute": sigma. At
+    # one sigma the signal of a level is s_in times weaker than the noise, and s_in grows eightfold over three levels.
+    noise: str = "absolute"
+    # ln(noise level) ~ N(p_mean, p_std^2) in training; one number for all levels, or one per level.
     p_mean: float | tuple[float, ...] = -1.2
     p_std: float | tuple[float, ...] = 1.2
     # Sampling starts at sigma_max; its last step goes from sigma_min to 0; rho bends the steps between. The range is
@@ -50,6 +57,8 @@ class DiffusionConfig:
             raise InputError(
                 f"Unknown input_scale {self.input_scale!r}; choose {', '.join(INPUT_SCALES)}, or one number per level."
             )
+        if self.noise not in NOISE_UNITS:
+            raise InputError(f"diffusion.noise must be one of {', '.join(NOISE_UNITS)}; got {self.noise!r}")
         scales = (self.input_scale_base,) if isinstance(self.input_scale, str) else _as_tuple(self.input_scale)
         if min(scales) <= 0 or min(_as_tuple(self.p_std)) <= 0:
             raise InputError("The input scales and p_std must be positive.")
@@ -76,16 +85,33 @@ class DiffusionConfig:
             return self.input_scale_base
         return float(_at_level(self.input_scale, level))
 
+    def sigma(self, level: int, stated: float) -> float:
+        """sigma on a level of a noise level that is stated in the unit `noise`."""
+        return stated / self.scale_in(level) if self.noise == "signal" else stated
+
     def noise_levels(self, level: int, steps: int) -> torch.Tensor:
-        """Noise levels of a run of `steps` steps on a level: float64 [steps + 1], ending in 0 (`edm_sigmas`)."""
-        return edm_sigmas(steps, _at_level(self.sigma_min, level), _at_level(self.sigma_max, level), self.rho)
+        """sigma in a run of `steps` steps on a level: float64 [steps + 1], ending in 0 (`edm_sigmas`)."""
+        ends = (self.sigma(level, _at_level(value, level)) for value in (self.sigma_min, self.sigma_max))
+        return edm_sigmas(steps, *ends, self.rho)
+
+    def log_sigma(self, level: int) -> tuple[float, float]:
+        """Mean and standard deviation of ln(sigma) in training on a level."""
+        mean = _at_level(self.p_mean, level)
+        shift = math.log(self.scale_in(level)) if self.noise == "signal" else 0.0
+        return mean - shift, _at_level(self.p_std, level)
+
+    def share_above_noise(self, level: int) -> float:
+        """Share of the training draws of a level in which the signal is stronger than the noise: sigma * s_in < 1."""
+        mean, std = self.log_sigma(level)
+        return NormalDist(mean + math.log(self.scale_in(level)), std).cdf(0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
     """Stochasticity of `heun_stochastic` (EDM, algorithm 2); S_churn = 0 is the deterministic solver."""
 
-    # Total noise added anew over a run; each step with S_min <= sigma <= S_max gets its share.
+    # Total noise added anew over a run; each step whose noise level, as `diffusion.noise` states it, is between S_min
+    # and S_max gets its share.
     S_churn: float = 40.0
     S_min: float = 0.05
     S_max: float = 50.0
@@ -152,7 +178,8 @@ def dynamic_threshold(x: torch.Tensor, percentile: float) -> torch.Tensor:
 def sample_sigma(config: DiffusionConfig, level: int, batch: int, generator: torch.Generator) -> torch.Tensor:
     """Noise levels for training on `level`: float32 [B], log-normal, on the generator's device."""
     normal = torch.randn(batch, generator=generator, device=generator.device)
-    return (_at_level(config.p_mean, level) + _at_level(config.p_std, level) * normal).exp()
+    mean, std = config.log_sigma(level)
+    return (mean + std * normal).exp()
 
 
 def edm_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:

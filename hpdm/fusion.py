@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from hpdm.pyramid import AXES, Pyramid, parent_coordinates, token_centres
+from hpdm.rin import full_precision
 from hpdm.sharding import fill
 
 
@@ -105,12 +106,15 @@ class Geometry:
         return sorted(self._start)
 
     def coordinates(self, level: int) -> torch.Tensor:
-        """Position of each token's centre in the video, scaled to [-1, 1]: [B, N, 3] as (frame, row, column)."""
+        """Position of each token's centre in the video, scaled to [-1, 1]: [B, N, 3] as (frame, row, column).
+
+        Never in less than float32: bf16 tells 256 places of an axis apart, half a pixel of a video of 256.
+        """
         axes = token_centres(self._start[level], level, self._pyramid, self.tokens)
         f, h, w = (2 * axis - 1 for axis in axes)
         shape = (len(f), *self.tokens)
         grid = (f[:, :, None, None].expand(shape), h[:, None, :, None].expand(shape), w[:, None, None, :].expand(shape))
-        return torch.stack(grid, dim=-1).flatten(1, 3).to(self._dtype)
+        return torch.stack(grid, dim=-1).flatten(1, 3).to(torch.promote_types(self._dtype, torch.float32))
 
     def resample(self, tokens: torch.Tensor, level: int, parent: int) -> torch.Tensor:
         """Tokens [B, N, d] of the window of level `parent` at the places of the tokens of `level`: [B, N, d]."""
@@ -173,7 +177,9 @@ class DeepFusion(nn.Module):
         """W_ctx ctx + W_c coords + bias for one level, [B, N, d] ([d] where there is neither)."""
         total = self.tokens.bias
         if self.coordinates is not None:
-            total = total + self.coordinates(coordinates)
+            with full_precision(coordinates):
+                placed = nn.functional.linear(coordinates, self.coordinates.weight.to(coordinates.dtype))
+            total = total + placed.to(total.dtype)
         if context is not None:
             total = total + self.context(context)
         return total

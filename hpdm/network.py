@@ -90,10 +90,10 @@ class HPDM(nn.Module):
         self.detokenizer = Detokenizer(config.channels, config.token, self.token_grid, d)
         self.reset_parameters()
 
-    def compile_blocks(self):
-        """Let torch.compile make the blocks faster; the first passes are slow."""
+    def compile_blocks(self, **options):
+        """Let torch.compile, with its `options`, make the blocks faster; the first passes are slow."""
         for block in self.blocks:
-            block.rin.compile()
+            block.rin.compile(**options)
 
     @property
     def num_levels(self) -> int:

@@ -7,10 +7,78 @@ B batch, N data tokens of width d, M latents of width D, K condition tokens.
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+MASK_64 = (1 << 64) - 1
+
+
+def full_precision(tensor):
+    """Context in which autocast leaves products with `tensor` alone."""
+    device = tensor.device.type
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
+
+
+def mix(number: int) -> int:
+    """A 64-bit number that looks unrelated to those of other numbers (splitmix64)."""
+    number = (number + 0x9E3779B97F4A7C15) & MASK_64
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & MASK_64
+    return number ^ (number >> 31)
+
+
+# One opaque operation that depends on its arguments alone, so that recomputed activations and torch.compile get the
+# same mask again.
+@torch.library.custom_op("hpdm::dropout_mask", mutates_args=())
+def dropout_mask(seeds: torch.Tensor, like: torch.Tensor, stream: int, p: float) -> torch.Tensor:
+    """What is kept, bool of the shape of `like` [L * B, ...], level-major: each value with probability 1 - p.
+
+    seeds: int64 [B] on the CPU; the mask of a sample on a level follows from its seed, the level and `stream`.
+    """
+    mask = torch.empty(like.shape, dtype=torch.bool, device=like.device)
+    generator = torch.Generator(like.device)
+    seeds = seeds.tolist()
+    for row, kept in enumerate(mask):
+        level, sample = divmod(row, len(seeds))
+        kept.bernoulli_(1 - p, generator=generator.manual_seed(mix(seeds[sample] ^ mix(2 * level + stream)) >> 1))
+    return mask
+
+
+@dropout_mask.register_fake
+def _(seeds, like, stream, p):
+    return torch.empty_like(like, dtype=torch.bool)
+
+
+class SampleDropout(nn.Module):
+    """Dropout whose masks belong to the samples of a batch, not to their places in it: see `seed_samples`.
+
+    Without seeds, or once they are None, masks come from torch's global generator as those of `nn.Dropout`.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+        self.seeds = None  # int64 [B] on the CPU
+
+    def forward(self, x):
+        """[L * B, ...], level-major, of the same shape."""
+        if not self.training or self.p == 0:
+            return x
+        if self.seeds is None:
+            return F.dropout(x, self.p)
+        # The first pass of self-conditioning, which has no gradient, gets other masks than the second.
+        kept = torch.ops.hpdm.dropout_mask(self.seeds, x.detach(), int(torch.is_grad_enabled()), self.p)
+        return x * kept * (1 / (1 - self.p))
+
+
+def seed_samples(network, seeds):
+    """Let all dropout of `network` follow from `seeds`, one whole number for each of the B samples of the next pass."""
+    layers = [module for module in network.modules() if isinstance(module, SampleDropout)]
+    for number, layer in enumerate(layers):
+        layer.seeds = torch.tensor([mix(seed ^ mix(number)) >> 1 for seed in seeds], dtype=torch.int64)
 
 
 class Attention(nn.Module):
@@ -70,7 +138,7 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, expansion * width)
         self.out = nn.Linear(expansion * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SampleDropout(dropout)
 
     def forward(self, x):
         return x + self.out(self.dropout(F.gelu(self.hidden(self.norm(x)))))
@@ -119,7 +187,9 @@ class Tokenizer(nn.Module):
 
     def forward(self, patch):
         """[B, C, T, H, W] → [B, N, d], tokens in the order frame, row, column."""
-        tokens = self.norm(self.project(tokens_of(patch, self.token)))
+        # In bf16 the noise of low levels would be lost in rounding, and pixel coordinates given as channels move.
+        with full_precision(patch):
+            tokens = self.norm(self.project(tokens_of(patch, self.token)))
         count = (size // token for size, token in zip(patch.shape[2:], self.token, strict=True))
         frames, rows, columns = (table[:n] for table, n in zip(self.positions, count, strict=True))
         positions = frames[:, None, None] + rows[:, None] + columns

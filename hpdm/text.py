@@ -8,6 +8,8 @@ B batch, K text tokens of width w.
 """
 
 import hashlib
+import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,8 +158,8 @@ def text_key(text: str) -> bytes:
 def store_embeddings(folder, texts, encoder: T5Encoder, *, batch=64, shard=10_000, done=lambda count: None):
     """Write embeddings of `texts` that `folder` lacks, `shard` texts to a file; each file appears whole or not at all.
 
-    Values are stored as bfloat16. done(count) is called after each batch. Raises InputError for a folder of another
-    encoder.
+    Several processes may write into one folder: none replaces another's file. Values are stored as bfloat16.
+    done(count) is called after each batch. Raises InputError for a folder of another encoder.
     """
     folder = Path(folder)
     about = {"encoder": encoder.name, "sha256": encoder.digest(), "tokens": encoder.tokens, "width": encoder.width}
@@ -169,7 +171,6 @@ def store_embeddings(folder, texts, encoder: T5Encoder, *, batch=64, shard=10_00
         known = set(StoredEmbeddings(folder, encoder.tokens).places)
     else:
         write_json(folder / MANIFEST, about)
-    number = len(list(folder.glob(SHARD.replace("{:05d}", "*"))))
     missing = [text for text in dict.fromkeys(texts) if text_key(text) not in known]
     for first in range(0, len(missing), shard):
         chosen = missing[first : first + shard]
@@ -181,10 +182,26 @@ def store_embeddings(folder, texts, encoder: T5Encoder, *, batch=64, shard=10_00
             done(min(batch, len(chosen) - start))
         keys = torch.frombuffer(bytearray(b"".join(map(text_key, chosen))), dtype=torch.uint8).view(-1, KEY_BYTES)
         lengths = torch.tensor(lengths, dtype=torch.int32)
-        content = {"embeddings": torch.cat(embeddings), "lengths": lengths, "keys": keys}
-        with atomic_file(folder / SHARD.format(number)) as file:
-            file.write(save(content))
-        number += 1
+        _add_shard(folder, save({"embeddings": torch.cat(embeddings), "lengths": lengths, "keys": keys}))
+
+
+def _add_shard(folder, content: bytes):
+    """Write a file under the first number that no process has taken."""
+    written = folder / f".{os.getpid()}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    with atomic_file(written) as file:
+        file.write(content)
+    try:
+        for number in itertools.count(len(list(folder.glob(SHARD.replace("{:05d}", "*"))))):
+            try:
+                os.link(written, folder / SHARD.format(number))  # fails where the name is taken, unlike a renaming
+                return
+            except FileExistsError:
+                continue
+            except OSError:  # a file system without links: a name that only this content has
+                os.replace(written, folder / SHARD.replace("{:05d}", written.stem.rpartition("-")[2]))
+                return
+    finally:
+        written.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from hpdm.config import config_from_dict, config_to_dict, load_config, override_
 from hpdm.data.loader import open_clips
 from hpdm.errors import InputError
 from hpdm.methods import make_method, method_class
+from hpdm.training import loss
 from hpdm.training.plan import count_flops
 
 
@@ -65,6 +66,16 @@ def test_one_level_learns_the_noise_levels_of_all():
     assert (config.diffusion.sigma_min, config.diffusion.sigma_max) == (0.002, 20.0)
 
 
+def test_one_level_of_a_published_size_keeps_the_levels_sigmas():
+    config, pyramid = load_config("L", method="full-resolution"), load_config("L")
+    d, before = config.diffusion, pyramid.diffusion
+    assert d.noise == "absolute" and d.scale_in(0) == before.scale_in(2)
+    means = [before.log_sigma(level)[0] for level in range(3)]
+    assert d.p_mean == pytest.approx(np.mean(means)) and d.p_std == pytest.approx(np.sqrt(np.var(means) + 1.2**2))
+    assert (d.sigma_min, d.sigma_max) == (pytest.approx(0.008 / 32), pytest.approx(80))
+    assert (config.sampling.S_min, config.sampling.S_max) == (pytest.approx(0.05), pytest.approx(50))
+
+
 def test_coordinates_are_places_in_the_whole_video():
     video = (4, 8, 16)
     whole = add_coordinates(torch.zeros(1, 3, *video), torch.zeros(1, 3, dtype=torch.int64), video)
@@ -103,6 +114,17 @@ def test_patch_diffusion_shows_pixels_with_their_coordinates(share):
     assert (size == (4, 8, 8)) == (share == 1.0)
     parts = [method.loss(network, video[i:i + 4], labels[i:i + 4], step=5, positions=range(i, i + 4)) for i in (0, 4)]
     torch.testing.assert_close(torch.cat(parts), losses)
+
+
+def test_patch_diffusion_draws_noise_for_its_crops_alone(monkeypatch):
+    method = make_method(configured("patch-diffusion", "method.full_share=0.0", "training.batch=2"))
+    shapes, real = [], loss.step_noise
+    monkeypatch.setattr(loss, "step_noise", lambda *a, **o: shapes.append(a[3]) or real(*a, **o))
+    frames, height, width = method.video_size
+    video = torch.zeros(2, 3, frames, height, width, dtype=torch.uint8)
+    found = method.loss(method.make_network(), video, torch.zeros(2, dtype=torch.int64), step=0, positions=range(2))
+    size = method.draw_windows(0, range(2))[0]
+    assert shapes == [(1, 3, *size)] and size != method.video_size and found.shape == (2, 1)
 
 
 def test_patch_diffusion_of_whole_videos_reads_coordinates():
@@ -177,6 +199,10 @@ def test_cascade_stages_are_told_the_strength_and_the_sampler_s_is_that_of_its_n
     sampler = method.sampler(network, config.diffusion, dataclasses.replace(config.sampling, sigma_context=0.2))
     s_in = config.diffusion.scale_in(0)
     assert network.strengths == [0.0, pytest.approx(np.arctan(0.2 * s_in) * 2 / np.pi)]
+    relative = dataclasses.replace(config.diffusion, noise="signal")
+    method.sampler(network, relative, dataclasses.replace(config.sampling, sigma_context=0.2))
+    assert network.strengths == [0.0, pytest.approx(np.arctan(0.2) * 2 / np.pi)]
+    network.strengths = [0.0, np.arctan(0.2 * s_in) * 2 / np.pi]
     patch, rgb = torch.randn(1, 3, 2, 4, 4), torch.randn(1, 3, 2, 4, 4)
     arguments = (1, patch, torch.zeros(1), torch.zeros(1, dtype=torch.int64), [None] * 2)
     told = network.forward_level(*arguments, previous_rgb=rgb).output

@@ -141,7 +141,6 @@ def test_other_settings_are_refused_with_the_differences(tmp_path, size):
     (("--set", "pyramid.patch=[2, 5, 4]"), "not a multiple of network.token"),
     (("--set", "levels_per_block=[1, 3]"), "must reach pyramid.levels"),
     (("--set", "num_classes=5"), "12 classes, but the model only 5"),
-    (("--set", "micro_batch=3"), "does not divide"),
     (("--batch", "0"), "--batch"),
     (("--data", "{tmp}/absent"), "absent"),
     (("--data", "{tmp}/empty"), "empty"),

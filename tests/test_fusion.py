@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpdm.fusion import FUSIONS, Geometry, band_width, interpolation_matrix, resample
+from hpdm.fusion import FUSIONS, DeepFusion, Geometry, band_width, interpolation_matrix, resample
 from hpdm.pyramid import Pyramid, parent_coordinates, sample_windows
+from hpdm.rin import Tokenizer
 
 GRID = (4, 4, 5)
 PYRAMID = Pyramid(levels=3, patch=(8, 8, 10))
@@ -118,3 +119,37 @@ def test_fresh_fusion_leaves_a_level_without_context_alone(mode):
     fusion.reset()
     tokens = torch.randn(2, 4, 5)
     torch.testing.assert_close(fusion(tokens, fusion.constant(None, torch.randn(2, 4, 3))), tokens)
+
+
+@pytest.mark.parametrize("how", ["autocast", "bf16 weights"])
+def test_coordinates_keep_their_place_in_bf16(how):
+    """Of a video of 64x1024x1024 pixels, to a hundredth of a pixel; rounded to bf16 they move by up to two."""
+    pyramid = Pyramid(levels=5, patch=(4, 64, 64))
+    fusion = DeepFusion(3)
+    fusion.reset()
+    torch.nn.init.eye_(fusion.coordinates.weight)
+    start = torch.tensor([[50, 937, 411]])
+    starts = [start // 2 ** (4 - level) for level in range(5)]
+    dtype = torch.bfloat16 if how == "bf16 weights" else torch.float32
+    geometry = Geometry(pyramid, starts, (4, 16, 16), dtype)
+    exact = Geometry(pyramid, starts, (4, 16, 16), torch.float64).coordinates(4)
+    assert (geometry.coordinates(4) - exact).abs().max() * 512 < 0.01
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        placed = fusion.to(dtype).constant(None, geometry.coordinates(4))
+    assert placed.dtype == dtype
+    if how == "autocast":
+        assert (placed - exact).abs().max() * 512 < 0.01
+
+
+def test_the_tokenizer_sees_low_noise_in_bf16():
+    """Pixels near 1 with noise of 0.001: bf16 rounds them to steps of 0.004."""
+    tokenizer = Tokenizer(1, (1, 1, 1), (1, 1, 8), 8)
+    torch.nn.init.eye_(tokenizer.project.weight)
+    tokenizer.norm = torch.nn.Identity()
+    for table in tokenizer.positions:
+        torch.nn.init.zeros_(table)
+    patch = 1 + 0.001 * torch.randn(1, 1, 1, 1, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = tokenizer(patch)
+    bias = tokenizer.project.bias[0]
+    torch.testing.assert_close(tokens[0, :, 0] - bias, patch.flatten(), atol=1e-6, rtol=0)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from video_files import frame_numbers, grey_clip, write_video
 
+from hpdm.batches import BatchPlan
 from hpdm.data.index import INDEX_NAME
 from hpdm.data.loader import (
     REPLACEMENTS,
@@ -123,18 +124,24 @@ def test_pieces_of_a_step_are_the_step(folder):
 
 
 @given(
-    per_piece=st.integers(1, 4), pieces=st.integers(1, 3), world_size=st.integers(1, 4), start_step=st.integers(0, 50)
+    batch=st.integers(1, 24), micro_batch=st.integers(1, 9), world_size=st.integers(1, 5), start_step=st.integers(0, 50)
 )
-def test_every_clip_number_is_delivered_once(per_piece, pieces, world_size, start_step):
-    own = per_piece * pieces
-    batch = own * world_size
+def test_every_clip_number_is_delivered_once(batch, micro_batch, world_size, start_step):
+    batch = max(batch, world_size)
+    plan = BatchPlan(batch=batch, world_size=world_size, micro_batch=micro_batch)
     seen = []
     for rank in range(world_size):
         numbers = ClipNumbers(
-            batch=batch, rank=rank, world_size=world_size, start_step=start_step, micro_batch=per_piece
+            batch=batch, rank=rank, world_size=world_size, start_step=start_step, micro_batch=micro_batch
         )
-        seen += [number for _, piece in zip(range(2 * pieces), numbers, strict=False) for number in piece]
+        pieces = 2 * sum(len(plan.positions(rank, index)) > 0 for index in range(plan.passes))
+        seen += [number for _, piece in zip(range(pieces), numbers, strict=False) for number in piece]
     assert sorted(seen) == list(range(start_step * batch, (start_step + 2) * batch))
+
+
+def test_a_batch_of_another_size_goes_on_with_the_next_clip():
+    numbers = iter(ClipNumbers(batch=4, rank=0, world_size=1, start_step=5, first=50, micro_batch=3))
+    assert [list(next(numbers)) for _ in range(4)] == [[50, 51], [52, 53], [54, 55], [56, 57]]
 
 
 @given(length=st.integers(1, 30), seed=st.integers(0, 5), epochs=st.integers(1, 4))
@@ -274,11 +281,9 @@ def test_configuration_is_checked(options):
         DataConfig(**options)
 
 
-def test_batches_must_divide():
-    with pytest.raises(InputError, match="cannot be shared equally by 4"):
-        make_loader(DataConfig(), **SIZE, batch=6, world_size=4)
-    with pytest.raises(InputError, match="pieces of 4"):
-        make_loader(DataConfig(), **SIZE, batch=6, micro_batch=4)
+def test_every_process_needs_a_clip():
+    with pytest.raises(InputError, match="batch of 3 leaves some of 4 processes without a clip"):
+        make_loader(DataConfig(), **SIZE, batch=3, world_size=4)
 
 
 def test_default_workers_leave_a_core_to_each_process(monkeypatch):

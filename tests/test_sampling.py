@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from sampling_models import KnownVideos, tiny_config, tiny_network
 
 from hpdm.config import FUSION_MODES
+from hpdm.diffusion import DiffusionConfig
 from hpdm.errors import InputError
 from hpdm.network import LevelOutput
 from hpdm.pyramid import OVERLAPS, tile_starts
@@ -244,3 +245,21 @@ def test_settings_that_cannot_be_are_refused():
             SamplingConfig(**wrong)
     with pytest.raises(InputError, match="3 levels need 3"):
         SamplingConfig(steps=(4, 2)).level_steps(3)
+
+
+@pytest.mark.parametrize("fusion", ["deep", "shallow"])
+def test_noise_over_signal_samples_what_the_same_sigmas_do(fusion):
+    """With one input scale for all levels, both ways can state the same: start, churn, context and end."""
+    config = tiny_config(fusion=fusion)
+    network = tiny_network(config)
+    common = {"input_scale": "constant", "input_scale_base": 4.0}
+    stated = DiffusionConfig(**common, noise="signal", sigma_min=0.008, sigma_max=80.0)
+    absolute = DiffusionConfig(**common, sigma_min=0.002, sigma_max=20.0)
+    settings = {"steps": (3, 2, 2), "overlap": "none"}
+    found = [
+        sample(network, [0], [1], diffusion=diffusion,
+               sampling=SamplingConfig(**settings, sigma_context=0.1 * times, S_min=0.05 * times, S_max=4.0 * times))[0]
+        for diffusion, times in ((stated, 4.0), (absolute, 1.0))
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

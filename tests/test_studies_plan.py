@@ -182,6 +182,16 @@ def test_an_added_level_has_the_noise_to_signal_ratio_of_the_coarsest():
     assert made.p_mean[0] + torch.tensor(made.scale_in(0)).log().item() == pytest.approx(config.diffusion.p_mean[0])
 
 
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_noise_over_signal_stays_what_it_is_and_the_coarsest_level_starts_highest(levels):
+    config = load_config("S")
+    made = with_levels(config, levels).diffusion
+    assert [made.share_above_noise(level) for level in range(levels)] == pytest.approx([0.438] * levels, abs=0.001)
+    assert made.noise_levels(0, 4)[0].item() * made.scale_in(0) == pytest.approx(320)
+    finest = levels - 1
+    assert made.noise_levels(finest, 4)[0].item() * made.scale_in(finest) == pytest.approx(320 if levels == 1 else 40)
+
+
 def test_the_papers_levels_per_block():
     config = load_config("S")
     assert with_levels(config, 3) == config

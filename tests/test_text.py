@@ -86,6 +86,38 @@ def test_stored_embeddings_are_the_encoder_s_and_resuming_encodes_only_what_is_n
         store_embeddings(tmp_path, PROMPTS, T5Encoder(str(t5), 8))
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_processes_that_encode_at_once_keep_each_other_s_files(t5, tmp_path, monkeypatch, links):
+    """The second begins when the first has counted the files, and ends before it."""
+    if not links:
+        monkeypatch.setattr("hpdm.text.os.link", lambda *names: (_ for _ in ()).throw(OSError("no links here")))
+    encoder = T5Encoder(str(t5), 16)
+
+    def second(count):
+        if len(list(tmp_path.glob("*.safetensors"))) < 2:
+            store_embeddings(tmp_path, PROMPTS[3:], encoder, shard=2)
+
+    store_embeddings(tmp_path, PROMPTS[:3], encoder, batch=1, shard=2, done=second)
+    assert StoredEmbeddings(tmp_path, 16)(PROMPTS)[1].any(1).all()
+    assert len(list(tmp_path.iterdir())) == 1 + 3  # nothing else is left
+
+
+def test_processes_of_one_command_share_the_captions(t5, tmp_path, monkeypatch):
+    rows = write_captioned(tmp_path / "data")
+    size = tmp_path / "size.yaml"
+    size.write_text(json.dumps({**small_text(text_vocabulary=0), "text": {"encoder": str(t5)}}))
+    options = ["encode-text", "--size", size, "--data", tmp_path / "data", "--out", tmp_path / "made", "--quiet"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        result = CliRunner().invoke(train, [str(option) for option in options])
+        assert result.exit_code == 0
+        assert f"3 captions are encoded in {tmp_path / 'made'} by process {rank}" in result.output
+    stored = StoredEmbeddings(tmp_path / "made", 14)
+    assert stored([row["caption"] for row in rows])[1].any(1).all()
+    assert [len(load_file(path)["keys"]) for path in sorted((tmp_path / "made").glob("*.safetensors"))] == [3, 3]
+
+
 def test_encode_text_from_the_command_line(t5, tmp_path):
     rows = write_captioned(tmp_path / "data")
     size = tmp_path / "size.json.yaml"

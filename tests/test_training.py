@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_training import small_config
 
+from hpdm.config import load_config
 from hpdm.data.loader import open_clips
 from hpdm.environment import git_revision
 from hpdm.errors import InputError
@@ -18,7 +21,7 @@ from hpdm.training.checkpoint import latest_checkpoint
 from hpdm.training.config import TrainingConfig, plan_batch
 from hpdm.training.log import read_log
 from hpdm.training.loss import draw, joint_loss
-from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer, parameter_groups
+from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer, parameter_groups
 from hpdm.training.plan import make_plan
 from hpdm.training.provenance import PROVENANCE_FILE, read_provenance
 
@@ -116,17 +119,20 @@ def test_loss_asks_and_scores_by_the_formulas():
     pairs = zip(draws.no_label.tolist(), labels.tolist(), strict=True)
     assert second[3].tolist() == [12 if dropped or label < 0 else label for dropped, label in pairs]
     assert 0 < draws.self_condition.sum() < 8
-    for start, given, estimate in zip(first[4], second[4], latents, strict=True):
+    for start, carried, estimate in zip(first[4], second[4], latents, strict=True):
         assert not start.any()
-        assert torch.equal(given[draws.self_condition], estimate[draws.self_condition])
-        assert not given[~draws.self_condition].any()
+        assert torch.equal(carried[draws.self_condition], estimate[draws.self_condition])
+        assert not carried[~draws.self_condition].any()
 
 
 def test_accumulated_passes_equal_one_pass(tmp_path):
-    for name, micro_batch in (("whole", 8), ("passes", 2)):
-        run(tmp_path / name, "network.dropout=0.0", f"micro_batch={micro_batch}", "training.steps=3")
-    losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("whole", "passes")]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    """Passes of unequal size too: each sample has the same weight, its own noise and its own dropout masks."""
+    names = ("whole", 8), ("passes", 2), ("uneven", 3)
+    for name, micro_batch in names:
+        run(tmp_path / name, "network.dropout=0.3", f"micro_batch={micro_batch}", "training.steps=3")
+    whole, *others = ([line["loss_per_level"] for line in read_log(tmp_path / name)] for name, _ in names)
+    for losses in others:
+        np.testing.assert_allclose(losses, whole, rtol=1e-6)
 
 
 def test_a_different_seed_gives_another_run(tmp_path):
@@ -206,6 +212,27 @@ def test_lamb_equals_the_algorithm_in_float64(weight_decay):
         torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_lamb_starts_no_matrix_at_zero_and_adamw_leaves_all_as_they_are():
+    """The trust ratio ties growth to the norm: at zero a matrix stays. What is drawn does not move what was drawn."""
+    networks = {}
+    for name, settings in (("lamb", ()), ("none", ("training.start_gain=0",)), ("adamw", ("optimizer=adamw",))):
+        config = small_config(*settings)
+        torch.manual_seed(config.training.seed)
+        networks[name] = HPDM(config.network, config.pyramid)
+        drawn = leave_zero(networks[name], config.training)
+        assert drawn == ([] if name != "lamb" else ["blocks.1.fusion.coordinates.weight", "detokenizer.project.weight"])
+    lamb, none, adamw = (dict(network.named_parameters()) for network in networks.values())
+    assert all(torch.equal(none[name], adamw[name]) for name in none)
+    changed = [name for name in none if not torch.equal(lamb[name], none[name])]
+    assert changed == ["blocks.1.fusion.coordinates.weight", "detokenizer.project.weight"]
+    for name in changed:
+        outputs, inputs = none[name].shape
+        expected = 0.5 * math.sqrt(2 / (inputs + outputs))
+        assert not none[name].any() and lamb[name].std().item() == pytest.approx(expected, rel=0.3)
+    decay = parameter_groups(networks["lamb"], 0.01)[0]["params"]
+    assert all(parameter.any() for parameter in decay)
+
+
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, monkeypatch):
     bad = {1, 3}
 
@@ -232,12 +259,30 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, monkeypatch
         run(tmp_path / "other", "max_nonfinite=3")
 
 
-def test_nothing_is_written_where_batch_and_processes_do_not_fit(tmp_path):
-    with pytest.raises(InputError, match="micro_batch=3 does not divide"):
-        run(tmp_path / "run", "micro_batch=3")
-    with pytest.raises(InputError, match="cannot be shared equally by 3"):
-        plan_batch(small_config().training, 3)
-    assert not (tmp_path / "run").exists()
+@given(batch=st.integers(1, 60), world_size=st.integers(1, 9), micro_batch=st.integers(1, 12))
+def test_any_number_of_processes_shares_a_batch(batch, world_size, micro_batch):
+    batch = max(batch, world_size)
+    plan = plan_batch(TrainingConfig(batch=batch, micro_batch=micro_batch), world_size)
+    passes = [[plan.positions(rank, index) for index in range(plan.passes)] for rank in range(world_size)]
+    assert [place for of_rank in passes for chosen in of_rank for place in chosen] == list(range(batch))
+    assert max(len(chosen) for of_rank in passes for chosen in of_rank) <= micro_batch
+    assert min(len(of_rank[0]) for of_rank in passes) >= 1
+    shares = [len(plan.share(rank)) for rank in range(world_size)]
+    assert max(shares) - min(shares) <= 1 and max(shares) == plan.per_process
+    assert plan.passes == -(-plan.per_process // min(micro_batch, plan.per_process))  # none to spare
+
+
+@pytest.mark.parametrize(("size", "world_size"), [("L", 7), ("L", 28), ("S", 40), ("M", 56), ("L", 72), ("T2V", 72)])
+def test_published_batches_fit_any_cluster(size, world_size):
+    config = load_config(size)
+    plan = plan_batch(config.training, world_size)
+    assert sum(len(plan.share(rank)) for rank in range(world_size)) == config.training.batch
+    assert f"batch {config.training.batch} over {world_size} processes, {len(plan.share(0))} to" in plan.describe()
+
+
+def test_nothing_is_written_where_there_are_more_processes_than_samples(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="batch of 8 leaves some of 9 processes without a sample"):
+        plan_batch(small_config().training, 9)
 
 
 @pytest.mark.parametrize(

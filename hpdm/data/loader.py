@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
+from hpdm.batches import BatchPlan
 from hpdm.data.config import AUTO, PROCEDURAL, DataConfig, check_classes, need_decoder
 from hpdm.data.jobs import ClipJob, seconds_of
 from hpdm.data.procedural import CLASS_NAMES
@@ -247,21 +248,21 @@ class Loader:
 class ClipNumbers:
     """The numbers of the clips of each delivery to one process, step after step."""
 
-    def __init__(self, *, batch, rank, world_size, start_step, micro_batch):
-        self.batch, self.rank, self.world_size = batch, rank, world_size
-        self.first, self.micro_batch = start_step * batch, micro_batch
+    def __init__(self, *, batch, rank, world_size, start_step, micro_batch, first=None):
+        self.batches = BatchPlan(batch=batch, world_size=world_size, micro_batch=micro_batch)
+        self.rank, self.first = rank, start_step * batch if first is None else first
 
     def begin(self, number):
         """Number of the first clip of the step that clip `number` belongs to."""
-        return number - (number - self.first) % self.batch
+        return number - (number - self.first) % self.batches.batch
 
     def __iter__(self):
-        own = self.batch // self.world_size
-        first = self.first + self.rank * own
+        first = self.first  # clip of the step's batch
         while True:
-            for start in range(first, first + own, self.micro_batch):
-                yield range(start, start + self.micro_batch)
-            first += self.batch
+            for index in range(self.batches.passes):
+                if places := self.batches.positions(self.rank, index):
+                    yield range(first + places.start, first + places.stop)
+            first += self.batches.batch
 
 
 def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=False):
@@ -287,23 +288,21 @@ def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=F
     return TrainingClips(source, seed=seed, flip=config.flip, image_share=config.image_share)
 
 
-def make_loader(config, *, frames, height, width, batch, seed, rank=0, world_size=1, start_step=0, micro_batch=None,
-                num_classes=None, num_workers=None, steps_ahead=None, pin_memory=False, clips=None, quiet=False,
-                stopped=lambda: False):
+def make_loader(config, *, frames, height, width, batch, seed, rank=0, world_size=1, start_step=0, first=None,
+                micro_batch=None, num_classes=None, num_workers=None, steps_ahead=None, pin_memory=False, clips=None,
+                quiet=False, stopped=lambda: False):
     """Return the Loader of process `rank` of `world_size`, beginning at step `start_step`.
 
-    `batch` is the global batch B; every step delivers this process its B / world_size clips, contiguous in the global
-    batch, in one piece or in pieces of `micro_batch`. Delivered is (uint8 [b,C,T,H,W], int64 [b]); see
+    `batch` is the global batch B; every step delivers this process its share of it, contiguous in the global batch, in
+    one piece or in pieces of at most `micro_batch`: see `hpdm.batches.BatchPlan`. `first` is the first clip of the
+    first step where the steps before it were not all of B clips. Delivered is (uint8 [b,C,T,H,W], int64 [b]); see
     `hpdm.data.ranges.to_model_range`. `num_workers` and `steps_ahead` override the configuration's, `clips` is an
-    earlier answer of `open_clips`, `stopped` as in `Loader`. Raises InputError where the sizes do not divide, and what
+    earlier answer of `open_clips`, `stopped` as in `Loader`. Raises InputError where there are more processes than
+    clips in a batch, and what
     `open_clips` raises.
     """
-    if batch < 1 or batch % world_size:
-        raise InputError(f"the global batch of {batch} cannot be shared equally by {world_size} processes")
-    own = batch // world_size
-    micro_batch = micro_batch or own
-    if own % micro_batch:
-        raise InputError(f"{own} clips per process and step do not divide into pieces of {micro_batch}")
+    if batch < world_size:
+        raise InputError(f"the global batch of {batch} leaves some of {world_size} processes without a clip")
     if clips is None:
         clips = open_clips(
             config, frames=frames, height=height, width=width, seed=seed, num_classes=num_classes, quiet=quiet
@@ -312,7 +311,8 @@ def make_loader(config, *, frames, height, width, batch, seed, rank=0, world_siz
     workers = default_workers() if workers is None else workers
     return Loader(
         clips,
-        ClipNumbers(batch=batch, rank=rank, world_size=world_size, start_step=start_step, micro_batch=micro_batch),
+        ClipNumbers(batch=batch, rank=rank, world_size=world_size, start_step=start_step, first=first,
+                    micro_batch=micro_batch or batch),
         num_workers=workers if clips.source.in_process else max(workers, 1),
         steps_ahead=steps_ahead or config.steps_ahead,
         pin_memory=pin_memory,

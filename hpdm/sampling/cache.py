@@ -37,12 +37,16 @@ class _Contexts:
         self.finished = []
         self.groups = []
 
+    def _sigma(self, level):
+        """Noise that a finished level enters finer ones with."""
+        return self.evaluator.diffusion.sigma(level, self.sampling.sigma_context)
+
     def finish(self, x, eps, last):
         """Keep the current level's result x [B, C, T, H, W] and its frozen noise eps; nothing if it is the `last`."""
         if last:
             return
         level = len(self.finished)
-        sigma = torch.tensor([self.sampling.sigma_context], dtype=torch.float64)
+        sigma = torch.tensor([self._sigma(level)], dtype=torch.float64)
         noisy = add_noise(x, eps, sigma.expand(len(x)), self.evaluator.diffusion.scale_in(level))
         self.finished.append(FinishedLevel(noisy, self.groups))
 
@@ -80,7 +84,7 @@ class _Contexts:
         if not self.network.concatenates_rgb or level == 0:
             return None
         at = self._parents(level, starts, level - 1)
-        sigma = torch.tensor([self.sampling.sigma_context], dtype=torch.float64)
+        sigma = torch.tensor([self._sigma(level - 1)], dtype=torch.float64)
         c_in = preconditioning(sigma, self.evaluator.diffusion.scale_in(level - 1))[0]
         pixels = float(c_in) * group.take(self.finished[level - 1].noisy, at)
         return self.network.shallow_context(level, starts.to(self.device), pixels, at.to(self.device))
@@ -88,7 +92,7 @@ class _Contexts:
     def _block_inputs(self, level, group, starts, fixed, latents):
         """Block inputs [T, N, d] of windows of a finished level; None for blocks that no finer level runs."""
         _, out = self.evaluator(
-            level, group.take(self.finished[level].noisy, starts), self.sampling.sigma_context, group.labels, fixed,
+            level, group.take(self.finished[level].noisy, starts), self._sigma(level), group.labels, fixed,
             latents, group.real, keep_activations=True,
         )
         hosted = self.network.config.levels_per_block

@@ -109,6 +109,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
     settings = {
         "checkpoint": loaded.sha256, "seed": seed, **asked.settings, **dataclasses.asdict(sampling),
         "sigma_min": diffusion.sigma_min, "sigma_max": diffusion.sigma_max, "rho": diffusion.rho,
+        **({"noise": diffusion.noise} if diffusion.noise != "absolute" else {}),
         "precision": precision if device.type == "cuda" else "fp32",
         "format": file_format, **({"fps": fps, "crf": crf} if file_format == "mp4" else {}),
     }

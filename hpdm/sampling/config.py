@@ -17,7 +17,8 @@ class SamplingConfig(SamplerConfig):
     overlap: str = "hw"
     # The coarsest levels that EDM's stochastic second-order solver samples; the others get Euler's.
     heun_levels: int = 1
-    # Noise level at which finished levels enter as context; smaller ones were hardly seen in training.
+    # Noise level, as `diffusion.noise` states it, at which finished levels enter as context; smaller ones were hardly
+    # seen in training.
     sigma_context: float = 0.05
     # Classifier-free guidance: 1 is off and costs nothing, anything else doubles the work.
     guidance: float = 1.0

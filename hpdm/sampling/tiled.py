@@ -120,7 +120,8 @@ class TiledSampler:
             return euler(denoiser, y, sigmas, s_in)
         s = self.sampling
         return heun_stochastic(
-            denoiser, y, sigmas, s_in, noise[CHURN], S_churn=s.S_churn, S_min=s.S_min, S_max=s.S_max, S_noise=s.S_noise
+            denoiser, y, sigmas, s_in, noise[CHURN], S_churn=s.S_churn, S_min=d.sigma(level, s.S_min),
+            S_max=d.sigma(level, s.S_max), S_noise=s.S_noise,
         )
 
     def _weight(self, level):

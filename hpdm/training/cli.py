@@ -52,9 +52,9 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
           profile_data, device, seed, quiet):
     """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
-    The same command again continues where the run stopped. SIGTERM and Ctrl-C finish the step, save and exit with 130;
-    a second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training -- and the same
-    options.
+    The same command again continues where the run stopped; it may then change learning rate, schedule, batch, precision
+    and where the data are. Ctrl-C finishes the step, saves and exits with 130, SIGTERM does so without finishing it; a
+    second Ctrl-C exits at once. Several GPUs: torchrun --nproc-per-node 8 -m hpdm.training -- and the same options.
     """
     if run is None and not (dry_run or profile_data):
         raise click.UsageError("--out RUN is missing: the folder for checkpoints and log")
@@ -86,10 +86,11 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
 
     from hpdm.training.loop import NonFiniteLoss
     from hpdm.training.loop import train as train_run
+    from hpdm.training.precision import MissingGradients
 
     try:
         outcome = train_run(config, run, device=device, resume=resume, stop_after=stop_after, quiet=quiet)
-    except NonFiniteLoss as error:
+    except (NonFiniteLoss, MissingGradients) as error:
         click.echo(f"error: {error}", err=True)
         return EXIT_FAILURE
     return EXIT_INTERRUPTED if outcome.interrupted else 0

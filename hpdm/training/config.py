@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hpdm.batches import BatchPlan
 from hpdm.errors import InputError
 
 OPTIMIZERS = ("lamb", "adamw")
@@ -19,12 +20,13 @@ class TrainingConfig:
 
     steps: int = 40_000  # optimisation steps of the whole schedule
     batch: int = 768  # samples per step, over all processes together
-    micro_batch: int | None = None  # samples that one process holds in memory at once; None: its whole share of a step
+    micro_batch: int | None = None  # most samples that one process holds in memory at once; None: its whole share
     seed: int = 0  # every random number of the run follows from it
     init_from: str | None = None  # start from the averaged weights of this run of the same size, with fewer levels
 
     optimizer: str = "lamb"  # "lamb" or "adamw"
     lr: float = 0.005  # peak learning rate
+    start_gain: float | None = None  # of matrices that would start at zero, times Glorot's; None: LAMB 0.5, AdamW 0
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-6  # added to the root of the second moment
     weight_decay: float = 0.01  # on weight matrices only; not on biases, norms and embeddings
@@ -46,10 +48,12 @@ class TrainingConfig:
     activation_checkpointing: bool = False  # recompute each block in the backward pass: less memory, more time
     compile: bool = False  # torch.compile of the blocks
     parallel: str = "ddp"  # several processes: "ddp" keeps whole copies, "fsdp" shards weights and optimizer
+    reshard: bool = True  # fsdp: free a block's whole weights after its forward pass; false: more memory, less traffic
 
     max_nonfinite: int = 20  # steps with a loss or gradient that is not finite (they are skipped) before giving up
     log_every: int = 50  # steps per line of the log
-    checkpoint_every: int = 1_000
+    checkpoint_every: int = 1_000  # steps between checkpoints
+    checkpoint_minutes: float | None = None  # minutes after which one is saved all the same; None: by steps alone
     keep: int = 2  # newest checkpoints that stay
     sheet_every: int = 1_000  # steps between pictures of what the averaged network denoises; 0: none
 
@@ -70,9 +74,11 @@ class TrainingConfig:
                 raise InputError(f"training.{name} must be at least {least}; got {getattr(self, name)}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InputError(f"training.micro_batch must be at least 1; got {self.micro_batch}")
-        for name in ("eps", "ema_half_life", "clip_norm"):
+        for name in ("eps", "ema_half_life", "clip_norm", "checkpoint_minutes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"training.{name} must be positive; got {getattr(self, name)}")
+        if self.start_gain is not None and self.start_gain < 0:
+            raise InputError(f"training.start_gain must be at least 0; got {self.start_gain}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"training.betas must lie in [0, 1); got {list(self.betas)}")
         for name in ("label_dropout", "self_conditioning_rate"):
@@ -80,38 +86,9 @@ class TrainingConfig:
                 raise InputError(f"training.{name} must lie in [0, 1]; got {getattr(self, name)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """How one step's samples fall to processes and to passes through the network."""
-
-    batch: int  # samples per step
-    world_size: int  # processes
-    micro_batch: int  # samples per pass of one process
-
-    @property
-    def per_process(self) -> int:
-        return self.batch // self.world_size
-
-    @property
-    def passes(self) -> int:
-        """Passes of one process per step; their gradients are accumulated."""
-        return self.per_process // self.micro_batch
-
-    def positions(self, rank: int, index: int) -> range:
-        """Places in the global batch of the samples of pass `index` of process `rank`."""
-        first = rank * self.per_process + index * self.micro_batch
-        return range(first, first + self.micro_batch)
-
-
 def plan_batch(config: TrainingConfig, world_size: int) -> BatchPlan:
-    """Raises InputError where the batch does not divide into processes and passes."""
-    if config.batch % world_size:
-        raise InputError(f"training.batch of {config.batch} cannot be shared equally by {world_size} processes")
-    own = config.batch // world_size
-    micro_batch = min(config.micro_batch or own, own)
-    if own % micro_batch:
-        raise InputError(
-            f"training.micro_batch={micro_batch} does not divide the {own} samples of one process "
-            f"(batch {config.batch} over {world_size})"
-        )
-    return BatchPlan(batch=config.batch, world_size=world_size, micro_batch=micro_batch)
+    """Raises InputError where there are more processes than samples."""
+    if config.batch < world_size:
+        raise InputError(f"training.batch of {config.batch} leaves some of {world_size} processes without a sample")
+    own = -(-config.batch // world_size)
+    return BatchPlan(batch=config.batch, world_size=world_size, micro_batch=min(config.micro_batch or own, own))

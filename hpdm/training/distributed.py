@@ -20,6 +20,7 @@ class Processes:
     rank: int
     world_size: int
     device: torch.device
+    group: object = None  # in which they talk about other things than tensors of the device; None: all of them
 
     @property
     def first(self) -> bool:
@@ -47,6 +48,33 @@ class Processes:
         if isinstance(outcome[0], InputError):
             raise outcome[0]
         return outcome[0]
+    def greatest(self, values: torch.Tensor) -> torch.Tensor:
+        """The largest of each of `values` over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on one of the processes."""
+        if self.world_size == 1:
+            return bool(flag)
+        value = torch.tensor([float(flag)], device="cpu" if self.group is not None else self.device)
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
+        return bool(value)
+
+    def from_first(self, value):
+        """The first process' `value`, which can be pickled, on all of them."""
+        values = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
+
+    def of_all(self, value) -> list:
+        """The `value` of every process, in the order of their ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value, group=self.group)
+        return values
 
     def wait(self):
         """Return when all processes have come here."""
@@ -80,20 +108,26 @@ def processes(device_name: str):
     if joined_here:
         check_meeting_point()
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Flags go from processor to processor: asking a GPU for them would make it wait.
+    group = dist.new_group(backend="gloo") if device.type == "cuda" else None
     try:
-        yield Processes(rank=dist.get_rank(), world_size=world_size, device=device)
+        yield Processes(rank=dist.get_rank(), world_size=world_size, device=device, group=group)
     finally:
         if joined_here:
             dist.destroy_process_group()
 
 
-def shard(network, processes: Processes):
-    """Shard an HPDM's weights over all processes in place (FSDP2), block by block; frozen ones stay whole."""
+def shard(network, processes: Processes, *, reshard=True):
+    """Shard an HPDM's weights over all processes in place (FSDP2), block by block; frozen ones stay whole.
+
+    `reshard=False` keeps a block's weights whole from its forward to its backward pass.
+    """
     mesh = init_device_mesh(processes.device.type, (processes.world_size,))
     for block in network.blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
     frozen = {p for p in network.parameters() if not p.requires_grad}
-    fully_shard(network, mesh=mesh, **({"ignored_params": frozen} if frozen else {}))
+    # What lies outside the blocks is small and needed at both ends of a pass: it stays whole in between.
+    fully_shard(network, mesh=mesh, reshard_after_forward=False, **({"ignored_params": frozen} if frozen else {}))
 
 
 def replicate(network, processes: Processes):

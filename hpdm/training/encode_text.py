@@ -1,6 +1,7 @@
 """`hpdm-train encode-text`: embeddings of all captions of a data set, made once and before training."""
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -23,7 +24,8 @@ from hpdm.errors import InputError
 def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     """Encode the captions of a data set with the T5 of a size.
 
-    The same command again encodes what is missing: after an interruption, or when captions were added.
+    The same command again encodes what is missing: after an interruption, or when captions were added. Under torchrun
+    (torchrun --nproc-per-node 8 -m hpdm.training encode-text ...) the processes share the captions.
     """
     from hpdm.config import load_config
     from hpdm.data.captions import find_captions, read_captions
@@ -44,9 +46,13 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
         note(f"left out: {empty} of {len(rows)} rows with an empty caption", quiet)
     if missing := sum(find_file(data, path) is None for path in {row.path for row in rows}):
         note(f"{missing} files that are listed are not there; their captions are encoded all the same", quiet)
+    rank, count = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    texts, quiet = texts[rank::count], quiet or rank > 0
     encoder = load_encoder(config, choose_device(device))
-    click.get_current_context().with_resource(hold(out))
+    if rank == 0:  # for all of them
+        click.get_current_context().with_resource(hold(out))
     with progress(total=len(texts), unit="caption", description=out.name, quiet=quiet) as bar:
         store_embeddings(out, texts, encoder, batch=batch, shard=shard, done=bar.update)
     note(f"encoded with {encoder.name}", quiet)
-    click.echo(f"{len(texts)} captions are encoded in {out}")
+    share = f" by process {rank} of {count}" if count > 1 else ""
+    click.echo(f"{len(texts)} captions are encoded in {out}{share}")

@@ -1,7 +1,7 @@
 """The training loop, top to bottom: set up, resume, step, log, save."""
 
 import time
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +9,10 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import default_collate
 
-from hpdm.config import Config, config_to_dict, save_config
+from hpdm.config import Config, save_config
 from hpdm.console import note, progress
 from hpdm.data.loader import LoadingStopped, make_loader, open_clips
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
-from hpdm.errors import InputError
-from hpdm.files import holds_something
 from hpdm.methods import make_method
 from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
@@ -31,28 +29,18 @@ from hpdm.training.distributed import gradient_sync, processes, replicate, shard
 from hpdm.training.ema import EMA
 from hpdm.training.log import RunLog
 from hpdm.training.loss import seed_dropout
-from hpdm.training.optimizer import describe_groups, learning_rate, make_optimizer
+from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer
+from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
+from hpdm.training.recover import owned_run, set_aside_later
+from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
 from hpdm.training.sheets import CLIPS, save_picture
-from hpdm.training.recover import newest_whole, owned_run, set_aside_later
 from hpdm.training.signals import stop_on_signals
 from hpdm.training.start import build_network, start_from
 
-# Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
-FREE_TO_CHANGE = {
-    "training": {
-        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "max_nonfinite", "log_every",
-        "checkpoint_every", "keep", "sheet_every",
-    },
-    # The files themselves are compared, wherever they are: see hpdm/training/data.py.
-    "data": {"num_workers", "steps_ahead", "embeddings", "path", "split_lists", "captions"},
-    "text": {"encoder_precision"},
-    "method": {"autoencoder"},
-}
-
 
 class NonFiniteLoss(Exception):
-    """Too many steps had a loss or gradient that is not finite."""
+    """Too many steps had a loss or gradient that is not finite; what was learnt before them is saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +54,10 @@ class Outcome:
 def train(config: Config, run, *, device="auto", resume=False, stop_after=None, quiet=False) -> Outcome:
     """Train `config` in the folder `run`, or continue what is there; every process of a `torchrun` calls this.
 
-    Saves when `stop_after` steps in all are made, on SIGTERM and on Ctrl-C, and then returns. `resume` insists on a
-    checkpoint to continue from. Raises InputError, before anything is written, for data, sizes or a folder that do not
-    fit, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
+    Saves when `stop_after` steps in all are made, on SIGTERM, which drops the step in progress, and on Ctrl-C, which
+    completes it, and then returns. `resume` insists on a checkpoint to continue from. Raises InputError, before
+    anything is written, for data, sizes or a folder that do not fit, MissingGradients where the first step leaves a
+    parameter without a gradient, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
     """
     settings, method = config.training, make_method(config)
     with processes(device) as here, stop_on_signals() as stop, owned_run(run, here), ExitStack() as at_end:
@@ -78,7 +67,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
 
         # Everything that can be wrong with the input is found before the folder is touched.
         batches = plan_batch(settings, here.world_size)
-        checkpoint = here.agreed(lambda: find_checkpoint(run, config, resume, quiet))
+        checkpoint = agree_on_checkpoint(run, config, resume, here, quiet)
         frames, height, width = method.video_size
         with here.first_goes_first():
             clips = open_clips(
@@ -90,15 +79,16 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         refuse_other_data(run, checkpoint, config, clips)
         conditioner = make_conditioner(config, device)
         sharded = here.world_size > 1 and settings.parallel == "fsdp"
-        network = build_network(method, here, sharded=sharded, seed=settings.seed)
+        network = build_network(method, here, sharded=sharded, seed=settings.seed, reshard=settings.reshard)
         network.checkpoint_blocks = settings.activation_checkpointing
         set_attention_precision(network, settings.attention_precision)
         if checkpoint is None:
             method.begin(network, clips, device)
             if settings.init_from:
                 start_from(network, settings.init_from)
+            leave_zero(network, settings)
         if sharded and not isinstance(network, FSDPModule):
-            shard(network, here)
+            shard(network, here, reshard=settings.reshard)
         network.to(device)
         if settings.compile:
             network.compile_blocks()
@@ -110,10 +100,15 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
 
         # Figures summed over the steps since the last line of the log: loss per level, gradient norm, counted steps.
         sums, start, nonfinite = torch.zeros(method.losses + 2, dtype=torch.float64), 0, 0
+        first_clip, changes = 0, {}
         if checkpoint is not None:
             state = load_training_state(checkpoint, network=network, ema=ema, optimizer=optimizer)
             start, sums, nonfinite = state["step"], state["progress"]["sums"], state["progress"]["nonfinite"]
+            before = read_config(checkpoint / CONFIG_FILE)
+            first_clip = state["progress"].get("clips", start * before.training.batch)
+            changes = differences(before, config)
             note(f"continuing from {checkpoint} after {start} of {settings.steps} steps", quiet)
+            note(f"from here on with other settings: {describe_changes(changes)}", quiet or not changes)
         end = min(settings.steps, stop_after or settings.steps)
         if start >= end:
             note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
@@ -124,20 +119,34 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             remove_leftovers(run)
             set_aside_later(run, checkpoint, lambda text: note(text, quiet))
             save_config(config, Path(run) / CONFIG_FILE)
-            note_start(run, start, device, here.world_size)
+            note_start(run, start, device, here.world_size, changes)
             keep_data(run, clips)
             log = RunLog(run, start, quiet)
         here.wait()  # the first has made the folder
         clips.quarantine = Quarantine(Path(run) / QUARANTINE_FILE)
         loader = make_loader(
             config.data, frames=frames, height=height, width=width, batch=settings.batch, seed=settings.seed,
-            rank=here.rank, world_size=here.world_size, start_step=start, micro_batch=batches.micro_batch, clips=clips,
+            rank=here.rank, world_size=here.world_size, first=first_clip, micro_batch=batches.micro_batch, clips=clips,
             pin_memory=device.type == "cuda", stopped=lambda: stop.requested,
         )
-        bf16 = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
         bar = progress(total=settings.steps, initial=start, unit="step", description=Path(run).name, quiet=quiet)
         began = line_began = time.perf_counter()
-        line_start = start
+        line_start, checked = start, False
+        nonfinite_before, interrupted = nonfinite, False
+        saved, saved_at = start, time.monotonic()
+
+        def save(done, **options):
+            nonlocal saved, saved_at
+            if done > saved:
+                progress = {"sums": sums, "nonfinite": nonfinite, "clips": clips_used(done)}
+                save_checkpoint(
+                    run, step=done, network=network, ema=ema, optimizer=optimizer, config=config, progress=progress,
+                    first=here.first, **options,
+                )
+                saved, saved_at = done, time.monotonic()
+
+        def clips_used(done):
+            return first_clip + (done - start) * settings.batch
 
         network.train()
         for step in range(start, end):
@@ -146,34 +155,32 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
-            losses = torch.zeros(method.losses, device=device)
-            for index in range(batches.passes):
-                positions = batches.positions(here.rank, index)
-                try:
-                    video, told = next(loader)
-                except LoadingStopped as reason:
-                    note(f"step {done} is not made: {reason}", quiet)
-                    if here.world_size == 1 and step > start:
-                        save_checkpoint(
-                            run, step=step, network=network, ema=ema, optimizer=optimizer, config=config,
-                            progress={"sums": sums, "nonfinite": nonfinite}, keep=settings.keep,
-                        )
+            try:
+                losses = accumulate(
+                    model, method, loader, conditioner, batches=batches, here=here, step=step, stop=stop)
+            except LoadingStopped as reason:
+                note(f"step {done} is not made: {reason}", quiet)
+                if here.world_size > 1:  # the others may wait in an exchange that this one never joins
                     return Outcome(step=step, interrupted=True)
-                video, labels = video.to(device, non_blocking=True), conditioner(told)
-                seed_dropout(settings.seed, step, positions)
-                with gradient_sync(model, index == batches.passes - 1):
-                    with bf16:
-                        level_losses = method.loss(model, video, labels, step=step, positions=positions).mean(0)
-                        level_losses = level_losses / batches.passes
-                    level_losses.mean().backward()
-                losses += level_losses.detach()
+                losses = None
+            if losses is None:  # a step of many passes takes longer than there is between SIGTERM and the kill
+                interrupted, done = True, step
+                save(done, keep=settings.keep)
+                break
+            if not checked:
+                # Where the loss is not finite no gradient is, which is counted below; then the next step is looked at.
+                checked = bool(here.mean(losses.clone()).isfinite().all())
+                check_gradients(network, here, finite=checked)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
 
-            # All processes learn the same figures, and whether one of them was told to stop, in one exchange.
-            asked = torch.full((1,), float(stop.requested), device=device)
-            figures = here.mean(torch.cat([losses, asked]))
+            # All processes learn the same figures, whether one of them was told to stop, and whether the first finds it
+            # time to save, in one exchange.
+            minutes = settings.checkpoint_minutes
+            due = bool(minutes) and here.first and time.monotonic() - saved_at >= 60 * minutes
+            words = torch.tensor([stop.requested, due], dtype=losses.dtype, device=device)
+            figures = here.mean(torch.cat([losses, words]))
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-            *figures, asked, norm = torch.cat([figures, norm.reshape(1)]).cpu()
+            *figures, asked, due, norm = torch.cat([figures, norm.reshape(1)]).cpu()
             step_figures = torch.stack([*figures, norm]).double()
             interrupted = bool(asked > 0)
             if step_figures.isfinite().all():
@@ -184,10 +191,12 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             else:
                 nonfinite += 1
                 note(f"step {done}: loss or gradient is not finite; step skipped, {nonfinite} so far", quiet)
-                if nonfinite >= settings.max_nonfinite:
+                if (skipped := nonfinite - nonfinite_before) >= settings.max_nonfinite:
+                    save(done)  # beside the others: one may want to go back further
                     raise NonFiniteLoss(
-                        f"stopped at step {done}: {nonfinite} steps had a loss or gradient that is not finite "
-                        f"(training.max_nonfinite); try a lower training.lr, a longer training.warmup or fp32"
+                        f"stopped at step {done}: {skipped} steps had a loss or gradient that is not finite "
+                        f"(training.max_nonfinite). What was learnt before them is saved; the same command goes on "
+                        f"with the next step, and may change training.lr, training.clip_norm or training.precision"
                     )
             optimizer.zero_grad()
             bar.update()
@@ -199,7 +208,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 speed = (done - line_start) * settings.batch / (now - line_began)
                 log.write({
                     "step": done,
-                    "samples": done * settings.batch,
+                    "samples": clips_used(done),
                     "loss": sum(level_means) / method.losses,
                     "loss_per_level": level_means,
                     "gradient_norm": mean_norm,
@@ -221,11 +230,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 if here.first:
                     save_picture(Path(run) / "sheets" / f"step-{done:08d}.png", picture)
                     log.picture(picture, done)
-            if done % settings.checkpoint_every == 0 or last:
-                save_checkpoint(
-                    run, step=done, network=network, ema=ema, optimizer=optimizer, config=config,
-                    progress={"sums": sums, "nonfinite": nonfinite}, first=here.first, keep=settings.keep,
-                )
+            if done % settings.checkpoint_every == 0 or due > 0 or last:
+                save(done, keep=settings.keep)
             if interrupted:
                 break
 
@@ -237,41 +243,31 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         return Outcome(step=done, interrupted=interrupted)
 
 
-def find_checkpoint(run, config: Config, resume: bool, quiet=False) -> Path | None:
-    """The checkpoint to continue from; None for a new run.
+def accumulate(model, method, deliveries, conditioner, *, batches, here, step, stop=None):
+    """Add up the gradients of one step; returns the losses [losses], whose mean over processes is the whole batch's.
 
-    Raises InputError for a folder of something else, for one that was trained with other settings, and, with `resume`,
-    for one without a checkpoint.
+    Every sample has the same weight, whatever the size of its pass and of its process' share. deliveries: iterator over
+    (videos, what they are labelled with) of this process' passes, without empty ones, as of `make_loader`. Returns None
+    on all processes where the `StopRequest` of one of them wants no more passes; the gradients are then of no use.
     """
-    run = Path(run)
-    if run.exists() and not run.is_dir():
-        raise InputError(f"--out {run} is a file; name a folder")
-    checkpoint = newest_whole(run, say=lambda text: note(text, quiet))
-    if checkpoint is None:
-        if resume:
-            raise InputError(f"--resume: {run} has no checkpoint to continue from")
-        if holds_something(run) and not (run / CONFIG_FILE).exists():
-            raise InputError(f"--out {run} is not empty and holds no training run; name a new folder")
-        return None
-    if changes := differences(read_config(checkpoint / CONFIG_FILE), config):
-        listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
-        raise InputError(f"{run} was trained with other settings: {listed}; use the same, or a new --out folder")
-    return checkpoint
-
-
-def differences(old: Config, new: Config) -> dict[str, tuple]:
-    """"section.key" → (old, new) of all settings that a resumed run must not change."""
-    before, after = config_to_dict(old), config_to_dict(new)
-    changed = {}
-    for section in after:
-        if section in ("sampling", "trained_on"):
-            continue
-        if not isinstance(after[section], dict):
-            before[section], after[section] = {"": before[section]}, {"": after[section]}
-        for key, value in after[section].items():
-            if value != before[section].get(key) and key not in FREE_TO_CHANGE.get(section, ()):
-                changed[f"{section}.{key}".rstrip(".")] = (before[section].get(key), value)
-    return changed
+    settings = method.config.training
+    losses = torch.zeros(method.losses, device=here.device)
+    for index in range(batches.passes):
+        if stop is not None and here.any(stop.at_once):
+            return None
+        chosen = batches.positions(here.rank, index)
+        if chosen:
+            positions, (video, told) = chosen, next(deliveries)
+            video, labels = video.to(here.device, non_blocking=True), conditioner(told)
+        # Gradients are averaged over processes. A process without samples goes along, for the others wait for it.
+        weight = here.world_size / batches.batch if chosen else 0.0
+        seed_dropout(settings.seed, step, positions, model)
+        with gradient_sync(model, index == batches.passes - 1):
+            with mixed_precision(here.device, settings.precision):
+                pass_losses = method.loss(model, video, labels, step=step, positions=positions).sum(0) * weight
+            pass_losses.mean().backward()
+        losses += pass_losses.detach()
+    return losses
 
 
 def sheet_clips(clips, conditioner):

@@ -15,8 +15,10 @@ from hpdm.conditioning import drop_conditions
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, sample_sigma, v_target
 from hpdm.pyramid import extract_patches, sample_windows
+from hpdm.rin import seed_samples
 
-SMALL_DRAWS, NOISE, DROPOUT, OWN_DRAWS, OWN_NOISE = range(5)  # streams of random numbers that must not meet
+# Streams of random numbers that must not meet.
+SMALL_DRAWS, NOISE, DROPOUT, OWN_DRAWS, OWN_NOISE, STARTING_VALUES = range(6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +32,11 @@ class Draws:
     self_condition: torch.Tensor  # bool [b]: latents start from a first estimate
 
 
-def draw(config, *, step: int, positions: range, device="cpu") -> Draws:
+def draw(config, *, step: int, positions: range, device="cpu", size=None) -> Draws:
     """The draws of the samples at `positions` of the global batch of `step`; `config` is a whole `Config`.
 
-    Noise comes from `device`'s generator: CPU and GPU runs differ, runs on one kind of device agree.
+    size: (frames, rows, columns) of the noise, by default the pyramid's patch. Noise comes from `device`'s generator:
+    CPU and GPU runs differ, runs on one kind of device agree.
     """
     training, pyramid = config.training, config.pyramid
     chosen = slice(positions.start, positions.stop)
@@ -44,7 +47,7 @@ def draw(config, *, step: int, positions: range, device="cpu") -> Draws:
     )
     chances = torch.rand(2, training.batch, generator=generator)[:, chosen]
 
-    shape = (pyramid.levels, config.network.channels, *pyramid.patch)
+    shape = (pyramid.levels, config.network.channels, *(size or pyramid.patch))
     return Draws(
         windows=windows,
         sigma=sigma[chosen].to(device),
@@ -69,9 +72,19 @@ def step_noise(training, step: int, positions: range, shape, device="cpu", strea
     return noise
 
 
-def seed_dropout(seed: int, step: int, positions: range):
-    """Seed torch's global generators for a pass over `positions`: its dropout masks follow from them alone."""
+def seed_dropout(seed: int, step: int, positions: range, network=None):
+    """Have the dropout masks of a pass of `network` over `positions` follow from each sample's place alone.
+
+    Seeds torch's global generators too, for what else a method may draw in a pass.
+    """
     torch.manual_seed(_seeds(seed, step, DROPOUT, positions.start)[0])
+    if network is not None:
+        seed_samples(network, _seeds(seed, step, DROPOUT, count=positions.stop)[positions.start:])
+
+
+def seed_starting_values(seed: int):
+    """Seed torch's global generators for starting values that are drawn after a network's own."""
+    torch.manual_seed(_seeds(seed, STARTING_VALUES)[0])
 
 
 def joint_loss(network, video: torch.Tensor, labels: torch.Tensor, draws: Draws, config) -> torch.Tensor:

@@ -2,15 +2,24 @@
 
 The rule: biases, norms and embeddings (learned latents, positions, class table) have neither weight decay nor LAMB's
 trust ratio; everything else, the weight matrices, has both.
+
+The trust ratio makes a step as large as the learning rate times the norm of the matrix. One that starts at zero stays
+near it: on the published schedules the output's matrix grows e-fold in hundreds of steps, from what its first step
+left. `leave_zero` gives such matrices small random numbers.
 """
 
 import math
 from inspect import signature
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 
+from hpdm.sharding import fill
 from hpdm.torchvision_compat import import_torchvision
+from hpdm.training.loss import seed_starting_values
+
+LAMB_START_GAIN = 0.5  # 0.02 at the published widths
 
 
 def parameter_groups(network, weight_decay: float) -> list[dict]:
@@ -50,6 +59,33 @@ def make_optimizer(network, config) -> torch.optim.Optimizer:
         settings["foreach"] = None if sharded else True
     # Its own clipping is off: the gradient is clipped before, and its norm logged.
     return Lamb(groups, **settings, max_grad_norm=None)
+
+
+@torch.no_grad()
+def leave_zero(network, config) -> list[str]:
+    """Draw the matrices that start at zero, where the optimizer has a trust ratio for them; returns their names.
+
+    They become normal with `start_gain` times the standard deviation of Glorot and Bengio (2010), sqrt(2 / (inputs +
+    outputs)). Call it on a network that has its starting values, sharded or not. Does nothing for AdamW, unless
+    `start_gain` of the `TrainingConfig` says so.
+    """
+    gain = config.start_gain
+    if gain is None:
+        gain = LAMB_START_GAIN if config.optimizer == "lamb" else 0.0
+    if not gain:
+        return []
+    seed_starting_values(config.seed)
+    exempt, drawn = network.no_decay_parameters(), []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and name not in exempt and _is_zero(parameter):
+            fill(parameter, nn.init.xavier_normal_, gain=gain)
+            drawn.append(name)
+    return drawn
+
+
+def _is_zero(parameter):
+    largest = parameter.detach().abs().max()
+    return not bool(largest.full_tensor() if isinstance(largest, DTensor) else largest)
 
 
 def learning_rate(config, step: int) -> float:

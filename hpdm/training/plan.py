@@ -10,6 +10,7 @@ import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from hpdm.batches import BatchPlan
 from hpdm.config import config_to_dict
 from hpdm.environment import processes_here
 from hpdm.errors import too_large
@@ -86,7 +87,7 @@ def training_flops(forward, by_block, config) -> Flops:
 
 
 def make_plan(config, world_size: int = 1) -> Plan:
-    """Figures of a `Config` on `world_size` processes; raises InputError where the batch does not divide."""
+    """Figures of a `Config` on `world_size` processes; raises InputError where there are more than samples."""
     training = config.training
     batches = plan_batch(training, world_size)
     method, network = _on_meta(config)
@@ -135,6 +136,7 @@ def hierarchy_levels(network, config) -> list[dict]:
 def describe_plan(plan: Plan) -> str:
     """The plan as text for people."""
     batch, levels = plan.batch, [entry["level"] for entry in plan.levels]
+    batches = BatchPlan(batch=batch["batch"], world_size=batch["processes"], micro_batch=batch["micro_batch"])
     lines = [f"{plan.size}: {plan.parameters:,} parameters"]
     lines += [f"  {part:<12} {count:>15,}" for part, count in plan.parameters_by_part.items()]
     lines.append(f"  {plan.parameter_groups}")
@@ -154,8 +156,7 @@ def describe_plan(plan: Plan) -> str:
         f"one training sample {plan.flops_per_training_sample / 1e9:.4g}",
         "",
         "memory of one process, estimated: " + ", ".join(f"{k} {v / GIB:.3g} GiB" for k, v in plan.memory.items()),
-        f"batch {batch['batch']} = {batch['processes']} processes x {batch['passes_per_step']} passes x "
-        f"{batch['micro_batch']} samples; {batch['steps']:,} steps = {batch['samples']:,} samples",
+        f"{batches.describe()}; {batch['steps']:,} steps = {batch['samples']:,} samples",
         f"whole schedule {plan.training_flops / 1e15:.4g} PFLOP: "
         f"{plan.training_flops / (EXAMPLE_TFLOPS * 1e12) / 86400:.3g} days at {EXAMPLE_TFLOPS} TFLOP/s",
     ]

@@ -14,6 +14,7 @@ from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
 from hpdm.training.config import plan_batch
 from hpdm.training.optimizer import make_optimizer
+from hpdm.training.precision import mixed_precision
 
 DELIVERIES = 8
 STEPS = 3
@@ -50,7 +51,7 @@ def _profile(config, method, clips, device, micro_batch, quiet):
         if step == 1:  # the first one warms up
             _synchronize(device)
             began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with mixed_precision(device, settings.precision):
             loss = method.loss(network, video, labels, step=0, positions=range(micro_batch)).mean()
         loss.backward()
         optimizer.step()

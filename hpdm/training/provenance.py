@@ -13,12 +13,16 @@ from hpdm.training.log import read_lines
 PROVENANCE_FILE = "provenance.jsonl"
 
 
-def note_start(run, step, device, world_size):
-    """Add a line: from which step on which code, versions and hardware trained, by how many processes."""
+def note_start(run, step, device, world_size, changes=()):
+    """Add a line: from which step on which code, versions and hardware trained, by how many processes.
+
+    changes: "section.key" → (old, new) of the settings that are others than before that step.
+    """
     line = {
         "step": step, "git": git_revision(), "versions": package_versions(), "hardware": hardware(device),
         "processes": world_size, "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **({"changed": dict(changes)} if changes else {}),
     }
     append_line(Path(run) / PROVENANCE_FILE, json.dumps(line, ensure_ascii=False))
 

@@ -1,6 +1,8 @@
-"""Ending a run from outside: SIGTERM and Ctrl-C ask it to finish its step and save; a second Ctrl-C ends it at once.
+"""Ending a run from outside: what asked decides how much time there is.
 
-Before the first step there is nothing to save, and the first signal ends it.
+SIGTERM, and Ctrl-C under torchrun, which kills its processes half a minute later: the step in progress is dropped
+between two passes, and the run saves. Ctrl-C otherwise: the run finishes its step and saves; a second one ends it at
+once. Before the first step there is nothing to save, and the first signal ends it.
 """
 
 import os
@@ -20,6 +22,7 @@ class StopRequest:
 
     def __init__(self):
         self.requested = self.in_steps = False
+        self.at_once = False  # without finishing the step in progress
         self._pressed = None  # when Ctrl-C first came
 
     def receive(self, number, frame):
@@ -31,7 +34,11 @@ class StopRequest:
             os._exit(EXIT_INTERRUPTED)
         if number == signal.SIGINT and self._pressed is None:
             self._pressed = time.monotonic()
-        if not self.requested:
+        if number == signal.SIGTERM or "TORCHELASTIC_RUN_ID" in os.environ:
+            if not self.at_once:
+                note("stopping: the step in progress is dropped, what was made before it is saved")
+            self.at_once = True
+        elif not self.requested:
             note("stopping after this step; Ctrl-C again to stop at once, without saving")
         self.requested = True
 

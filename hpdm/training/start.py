@@ -11,7 +11,7 @@ from hpdm.training.distributed import shard
 NEW_PARTS = ".fusion."  # what a network of more levels has and one of fewer may lack
 
 
-def build_network(method, here, *, sharded: bool, seed: int) -> torch.nn.Module:
+def build_network(method, here, *, sharded: bool, seed: int, reshard: bool = True) -> torch.nn.Module:
     """The network of a method with starting values that follow from the seed, on the process' device.
 
     `sharded` spreads it over all processes. Where the method allows it, it is then built without data and filled in
@@ -20,7 +20,7 @@ def build_network(method, here, *, sharded: bool, seed: int) -> torch.nn.Module:
     if sharded and method.builds_on_meta:
         with torch.device("meta"):
             network = method.make_network()
-        shard(network, here)
+        shard(network, here, reshard=reshard)
         network.to_empty(device=here.device)
         torch.manual_seed(seed)
         _skip_defaults(network)
@@ -45,8 +45,8 @@ def start_from(network, name):
     """Copy the averaged weights of the run, folder or file `name` into a network, sharded or not.
 
     What `name` lacks because it has fewer levels, fusion layers, keeps its starting values: identity on tokens, so that
-    the levels it knows come out as before. Raises InputError where anything else is missing, left over or of another
-    shape.
+    the levels it knows come out as before, but for the small coordinates that `leave_zero` gives LAMB. Raises
+    InputError where anything else is missing, left over or of another shape.
     """
     file = find_weights(name)
     with open_weights(file) as weights:

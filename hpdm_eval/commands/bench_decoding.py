@@ -6,7 +6,6 @@ import torch
 from hpdm.console import note
 from hpdm_eval.benchmarks import finish, result_options
 from hpdm_eval.records import RecordedCommand
-from hpdm_eval.studies import decoding
 
 
 @click.command(cls=RecordedCommand)
@@ -26,6 +25,8 @@ def decoding_command(folders, generated, seed, quiet, as_json, record):
     Readings: the last frame, all frames, six clips at random starts and strides. decord is compared where it is
     installed (extra `bench`).
     """
+    from hpdm_eval.studies import decoding  # needs PyAV, which other benchmarks do not
+
     result = {"bench": "decoding", "seed": seed, "readers": decoding.readers(), "tables": {}}
     note("decord is not installed: only this package's reader is checked", quiet or "decord" in result["readers"])
     if generated:

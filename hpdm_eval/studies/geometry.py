@@ -51,13 +51,18 @@ def with_levels(config: Config, levels: int) -> Config:
     if gone < 0 and not isinstance(diffusion.input_scale, str):
         raise InputError("diffusion.input_scale must be a rule where levels are added, not numbers")
     scales = tuple(diffusion.scale_in(level + gone) for level in range(levels))
-    added = [diffusion.scale_in(0) / scale for scale in scales[: max(0, -gone)]]  # signal over that of the coarsest
+    relative = diffusion.noise == "signal"
+    # Signal of the added levels over that of the coarsest.
+    added = [1.0 if relative else diffusion.scale_in(0) / scale for scale in scales[: max(0, -gone)]]
 
     def per_level(value, new):
         if not isinstance(value, tuple):
             return value
         return tuple([new(value[0], ratio) for ratio in added] + list(value[max(0, gone):]))
 
+    sigma_max = per_level(diffusion.sigma_max, lambda value, ratio: value * ratio)
+    if relative and isinstance(sigma_max, tuple):  # what is the coarsest now has no context either
+        sigma_max = (max(sigma_max[0], diffusion.sigma_max[0]), *sigma_max[1:])
     steps = config.sampling.steps
     steps = tuple(steps[min(level, len(steps) - 1)] for level in range(levels))
     return dataclasses.replace(
@@ -69,7 +74,7 @@ def with_levels(config: Config, levels: int) -> Config:
                 p_mean=per_level(diffusion.p_mean, lambda value, ratio: value + math.log(ratio)),
                 p_std=per_level(diffusion.p_std, lambda value, ratio: value),
                 sigma_min=per_level(diffusion.sigma_min, lambda value, ratio: value * ratio),
-                sigma_max=per_level(diffusion.sigma_max, lambda value, ratio: value * ratio),
+                sigma_max=sigma_max,
             ),
         ),
         sampling=dataclasses.replace(config.sampling, steps=steps),

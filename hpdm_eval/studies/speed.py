@@ -15,6 +15,7 @@ from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.memory import choose_tile_batch
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import make_optimizer
+from hpdm.training.precision import mixed_precision
 from hpdm_eval.timing import memory_of_process, rates_by_round, reset_peak_memory
 
 
@@ -94,8 +95,8 @@ def training_step(config, batch, device, *, update=True):
     torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
 
     def step(number=0):
-        seed_dropout(config.training.seed, number, range(batch))
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.training.precision == "bf16"):
+        seed_dropout(config.training.seed, number, range(batch), network)
+        with mixed_precision(device, config.training.precision):
             method.loss(network, video, labels, step=number, positions=range(batch)).mean().backward()
         if update:
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.training.clip_norm or math.inf)

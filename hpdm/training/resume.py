@@ -1,0 +1,149 @@
+"""From which checkpoint a run goes on, and which settings it may change there.
+
+With several processes the first one decides, and the others check that they see the same files: a node whose folder is
+another, or older, would train on with other weights.
+"""
+
+import hashlib
+import time
+from pathlib import Path
+
+from hpdm.config import Config, config_to_dict
+from hpdm.console import note
+from hpdm.errors import InputError
+from hpdm.training.checkpoint import CONFIG_FILE, latest_checkpoint, read_config
+from hpdm.training.recover import newest_whole
+
+# Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
+FREE_TO_CHANGE = {
+    "training": {
+        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "reshard", "max_nonfinite",
+        "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "sheet_every", "start_gain",
+    },
+    "data": {"num_workers", "steps_ahead", "embeddings"},
+    "text": {"encoder_precision"},
+    "method": {"autoencoder"},
+}
+# Settings that change what is learnt from here on, not what was learnt so far: changes are printed and kept in the
+# provenance of the run. The data are to be the same in another place.
+CHANGE_IS_NOTED = {
+    "training": {"steps", "batch", "lr", "warmup", "schedule", "clip_norm", "precision"},
+    "data": {"path", "split_lists", "captions"},  # the files themselves are compared, see hpdm/training/data.py
+}
+PATIENCE = 30.0  # seconds until what one node wrote must be seen by all: network file systems keep old listings
+END = 1 << 16  # bytes at either end of a file that its digest covers
+
+
+def find_checkpoint(run, config: Config, resume: bool, quiet=False) -> Path | None:
+    """The checkpoint to continue from, the newest that is whole; None for a new run.
+
+    Raises InputError for a folder of something else, for one that was trained with other settings or for longer than
+    `training.steps`, and, with `resume`, for one without a checkpoint.
+    """
+    run = Path(run)
+    if run.exists() and not run.is_dir():
+        raise InputError(f"--out {run} is a file; name a folder")
+    checkpoint = newest_whole(run, say=lambda text: note(text, quiet))
+    if checkpoint is None:
+        if resume:
+            raise InputError(f"--resume: {run} has no checkpoint to continue from")
+        if holds_something(run) and not (run / CONFIG_FILE).exists():
+            raise InputError(f"--out {run} is not empty and holds no training run; name a new folder")
+        return None
+    changes = differences(read_config(checkpoint / CONFIG_FILE), config)
+    noted = {name: change for name, change in changes.items() if is_noted(name)}
+    if refused := {name: change for name, change in changes.items() if name not in noted}:
+        also = f" ({describe_changes(noted)}: this could change)" if noted else ""
+        raise InputError(f"{run} was trained with other settings: {describe_changes(refused)}; use the same, or a new "
+                         f"--out folder{also}")
+    number = checkpoint.name.removeprefix("step-")
+    made = int(number) if number.isdecimal() else 0  # a copy of a run may have a folder where there was a link
+    if config.training.steps < made:
+        raise InputError(f"training.steps={config.training.steps}, but {run} has made {made} steps already; name as "
+                         f"many or more")
+    return checkpoint
+
+
+def agree_on_checkpoint(run, config: Config, resume: bool, here, quiet=False) -> Path | None:
+    """`find_checkpoint` of the first process, for all of them; `here` are the `Processes`.
+
+    Raises InputError on every process where one does not see the same checkpoint.
+    """
+    if here.world_size == 1:
+        return find_checkpoint(run, config, resume, quiet)
+    decision = None
+    if here.first:
+        try:
+            checkpoint = find_checkpoint(run, config, resume, quiet)
+            decision = {"name": checkpoint and checkpoint.name, "digest": checkpoint and digest(checkpoint)}
+        except InputError as error:
+            decision = {"error": str(error)}
+    decision = here.from_first(decision)
+    if "error" in decision:
+        raise InputError(decision["error"])
+    troubles = here.of_all(None if here.first else _trouble(run, here.rank, **decision))
+    if trouble := next(filter(None, troubles), None):
+        raise InputError(trouble)
+    return None if decision["name"] is None else (Path(run) / decision["name"]).resolve()
+
+
+def _trouble(run, rank, name, digest):
+    """What keeps this process from going on as the first one decided; None if nothing does."""
+    where = f"process {rank} sees another folder {run} than process 0: there is"
+    if name is None:
+        found = latest_checkpoint(run)
+        return f"{where} no checkpoint on process 0, {found.name} on process {rank}" if found else None
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = _digest_or_none(Path(run) / name)
+        if found == digest:
+            return None
+        if time.monotonic() > deadline:
+            return f"{where} {f'no {name}' if found is None else f'another {name}'} on process {rank}"
+        time.sleep(0.5)
+
+
+def _digest_or_none(folder):
+    try:
+        return digest(folder)
+    except OSError:
+        return None
+
+
+def digest(folder) -> str:
+    """SHA-256 over names, sizes and both ends of a checkpoint's files: quick, and another for other weights."""
+    whole = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        size = path.stat().st_size
+        whole.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as file:
+            whole.update(file.read(END))
+            file.seek(max(0, size - END))
+            whole.update(file.read(END))
+    return whole.hexdigest()
+
+
+def is_noted(name: str) -> bool:
+    """Whether a change of "section.key" is allowed and noted."""
+    section, _, key = name.partition(".")
+    return key in CHANGE_IS_NOTED.get(section, ())
+
+
+def describe_changes(changes) -> str:
+    """What `differences` found, in one line."""
+    return "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple]:
+    """"section.key" → (old, new) of all settings that are not free to change: see `is_noted` for those that may."""
+    before, after = config_to_dict(old), config_to_dict(new)
+    changed = {}
+    for section in after:
+        if section in ("sampling", "trained_on"):
+            continue
+        if not isinstance(after[section], dict):
+            before[section], after[section] = {"": before[section]}, {"": after[section]}
+        for key, value in after[section].items():
+            if value != before[section].get(key) and key not in FREE_TO_CHANGE.get(section, ()):
+                changed[f"{section}.{key}".rstrip(".")] = (before[section].get(key), value)
+    return changed
