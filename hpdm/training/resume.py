@@ -11,6 +11,7 @@ from pathlib import Path
 from hpdm.config import Config, config_to_dict
 from hpdm.console import note
 from hpdm.errors import InputError
+from hpdm.files import holds_something
 from hpdm.training.checkpoint import CONFIG_FILE, latest_checkpoint, read_config
 from hpdm.training.recover import newest_whole
 
