@@ -250,11 +250,11 @@ class ClipNumbers:
 
     def __init__(self, *, batch, rank, world_size, start_step, micro_batch, first=None):
         self.batches = BatchPlan(batch=batch, world_size=world_size, micro_batch=micro_batch)
-        self.rank, self.first = rank, start_step * batch if first is None else first
+        self.batch, self.rank, self.first = batch, rank, start_step * batch if first is None else first
 
     def begin(self, number):
         """Number of the first clip of the step that clip `number` belongs to."""
-        return number - (number - self.first) % self.batches.batch
+        return number - (number - self.first) % self.batch
 
     def __iter__(self):
         first = self.first  # clip of the step's batch
@@ -262,7 +262,7 @@ class ClipNumbers:
             for index in range(self.batches.passes):
                 if places := self.batches.positions(self.rank, index):
                     yield range(first + places.start, first + places.stop)
-            first += self.batches.batch
+            first += self.batch
 
 
 def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=False):
