@@ -131,6 +131,9 @@ def test_sets_are_cut_to_one_size(folders, network):
     assert result.exit_code == 0, result.output
     assert "60 (good), 44 (few): all are cut to 44" in result.stderr
     good, few = json.loads(result.stdout)
+    assert good["num_samples"] == few["num_samples"] == 44 and good["value"] != few["value"]  # 44 of 60 are drawn
+    words = ["--metrics", "fvd", "--json", "--samples-selection", "sorted"]
+    good, few = json.loads(run(folders, network, ["good", "few"], *words).stdout)
     assert good["num_samples"] == few["num_samples"] == 44 and good["value"] == few["value"]
 
 
