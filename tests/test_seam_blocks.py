@@ -107,12 +107,12 @@ def test_a_step_of_the_tiles_is_found_over_resized_blocks(how):
         assert figure.significant and figure.blocks, (axis, figure)
 
 
-def test_where_every_tile_ends_with_a_block_there_is_no_verdict():
-    """320 columns in 256: macroblocks of 12.8, of which every fifth ends at a multiple of 64; tiles of 32 have no like."""
+def test_between_two_kinds_of_blocks_there_is_no_verdict():
+    """320 columns in 256 have macroblocks of 12.8, which moves of 13 and 26 nearly meet; nothing meets 16 as well."""
     lattice = Lattice(axis="w", period=32, finest=32, block=1)
     blocks = [Blocks(axis="w", period=12.8, amplitude=0.4, evidence=30)]
     comparison = match_moves(lattice, blocks)
-    assert "too little" in comparison.reason and comparison.blocks == (12.8,)
+    assert comparison.reason is None and sorted(comparison.moves.tolist()) == [-26, -13, 13, 26]
     both = [*blocks, Blocks(axis="w", period=16.0, amplitude=0.4, evidence=30)]
     comparison = match_moves(Lattice(axis="w", period=64, finest=64, block=1), both)
     assert "several kinds" in comparison.reason and comparison.weights.sum() == pytest.approx(1)
@@ -278,10 +278,13 @@ def real_clips(shared):
 
 @pytest.mark.parametrize("steps, stepped", [
     ((Resize("256 crop", "bilinear"),), "hw"), ((Resize("256 squash", "bicubic"),), "hw"),
-    ((Encode("x264", 16),), "hw"), ((Encode("MPEG-4", 12),), "hw"), ((Encode("AV1", 16),), ""),
+    ((Encode("x264", 16),), "w"), ((Encode("MPEG-4", 12),), "hw"), ((Encode("AV1", 16),), ""),
 ])
 def test_real_clips_after_a_resize_or_a_codec(real_clips, steps, stepped):
-    """None is called seamed; a step of one grey level is, but where AV1's own blocks end with the tiles."""
+    """None is called seamed; a step of one grey level is, but where AV1's own blocks end with the tiles.
+
+    Between rows, 24 clips are needed after x264: UCF-101's letterboxes leave fewer lines.
+    """
     lattices = seam_lattices(PATCH, lossless=isinstance(steps[-1], Resize))
     for amount in (0, 1):
         clips = []

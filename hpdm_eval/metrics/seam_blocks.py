@@ -342,6 +342,7 @@ def _settle(clips, lattice, found, resized):
     clips = [clip for clip in clips if any(key[:2] == (lattice.axis, lattice.period) for key in clip.profiles)]
     if not clips:
         return lattice
+    given = lattice
     if resized and lattice.finest >= 4 * BESIDE:
         lattice = replace(lattice, block=1)
     usable = _usable_moves(clips, lattice)
@@ -362,6 +363,8 @@ def _settle(clips, lattice, found, resized):
         _, kept, _ = lattice_moves(lattice)
         return lattice if kept else replace(lattice, reason=_too_short(lattice, resized))
     comparison = match_moves(lattice, found, usable)
+    if comparison.reason is not None:  # a reference may still answer, with the moves that hold for any clips
+        return replace(given, blocks=comparison.blocks, reason=comparison.reason)
     return replace(lattice, moves=tuple(map(int, comparison.moves)), weights=tuple(comparison.weights),
                    blocks=comparison.blocks, reason=comparison.reason)
 

@@ -93,9 +93,13 @@ def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, toler
         p_values = np.array([draft["p_value"] for draft in drafts])
         rejected[testable] = benjamini_hochberg(p_values[testable], level)
     if reference is None:
+        spreads = {(draft["axis"], draft["period"]): draft["spread"] for draft in drafts
+                   if draft["statistic"] == "coherent-step"}
+        tested = len({draft["axis"] for draft in drafts if draft["reason"] is None})
         for draft, hit in zip(drafts, rejected):
             if draft["reason"] is None and not hit:
-                draft["reason"] = _too_weak(samples, draft, tolerance)
+                spread = spreads.get((draft["axis"], draft["period"]), 0.0)
+                draft["reason"] = _too_weak(samples, draft, tolerance, spread, level / tested)
     for draft in drafts:
         del draft["spread"]
     return [SeamFigure(**draft, significant=bool(hit) if draft["reason"] is None else None)
@@ -124,7 +128,7 @@ def _draft(samples, reference, lattice, statistic, tolerance, draws, rng):
     return {"axis": lattice.axis, "period": lattice.period, "statistic": statistic, **figures,
             "excess": float(figures["excess"]), "clips": len(scores), "codec_matched": lattice.reason is None, "z": z,
             "rank": rank, "phases": phases, "reason": reason, "blocks": lattice.blocks,
-            "spread": scores.mean() / z if z else 0.0}
+            "spread": abs(scores.mean() / z) if z else 0.0}
 
 
 def _unkeyed(clips, key):
@@ -133,10 +137,11 @@ def _unkeyed(clips, key):
     return free if len(free) >= FEWEST_CLIPS else clips
 
 
-def _too_weak(samples, draft, tolerance):
+def _too_weak(samples, draft, tolerance, spread, level):
     """Why a lattice without a seam gets no verdict: a step of one grey level would not have been found. Else None.
 
-    The step counts as found by coherent-step; for the verdict under `step` it is enough that that one would have.
+    The step must be found by coherent-step, which sees it best, whatever statistic the verdict is under. spread: of
+    that one between the lattice's moves; level: of the test, shared among the axes.
     """
     key = (draft["axis"], draft["period"], "coherent-step")
     clips = [clip for clip in _unkeyed(samples, key) if key in clip.scores and key[0] in clip.rise]
@@ -144,9 +149,8 @@ def _too_weak(samples, draft, tolerance):
         return f"fewer than {FEWEST_CLIPS} clips"
     scores, rise = _scores(clips, key), float(np.mean([clip.rise[key[0]] for clip in clips]))
     error = scores.std(ddof=1) / np.sqrt(len(scores))
-    needed = tolerance + (stats.t.ppf(1 - LEVEL, len(scores) - 1) + stats.norm.ppf(POWER)) * error
-    if draft["statistic"] == key[2]:
-        needed = max(needed, stats.t.ppf(1 - LEVEL, TAIL) * draft["spread"])
+    needed = tolerance + (stats.t.ppf(1 - level, len(scores) - 1) + stats.norm.ppf(POWER)) * error
+    needed = max(needed, stats.t.ppf(1 - level, TAIL) * spread)
     if min(scores.mean(), 0) + rise < needed:
         return "a step of one grey level would not be found in these clips"
     return None
