@@ -215,7 +215,9 @@ def test_lamb_equals_the_algorithm_in_float64(weight_decay):
 def test_lamb_starts_no_matrix_at_zero_and_adamw_leaves_all_as_they_are():
     """The trust ratio ties growth to the norm: at zero a matrix stays. What is drawn does not move what was drawn."""
     networks = {}
-    for name, settings in (("lamb", ()), ("none", ("training.start_gain=0",)), ("adamw", ("optimizer=adamw",))):
+    for name, settings in (
+        ("lamb", ("warmup=100",)), ("none", ("warmup=100", "start_gain=0")), ("adamw", ("warmup=100", "optimizer=adamw"))
+    ):
         config = small_config(*settings)
         torch.manual_seed(config.training.seed)
         networks[name] = HPDM(config.network, config.pyramid)

@@ -26,7 +26,7 @@ class TrainingConfig:
 
     optimizer: str = "lamb"  # "lamb" or "adamw"
     lr: float = 0.005  # peak learning rate
-    start_gain: float | None = None  # of matrices that would start at zero, times Glorot's; None: LAMB 0.5, AdamW 0
+    start_gain: float | None = None  # of matrices that would start at zero, times Glorot's; None: see `leave_zero`
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-6  # added to the root of the second moment
     weight_decay: float = 0.01  # on weight matrices only; not on biases, norms and embeddings

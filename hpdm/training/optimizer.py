@@ -20,6 +20,7 @@ from hpdm.torchvision_compat import import_torchvision
 from hpdm.training.loss import seed_starting_values
 
 LAMB_START_GAIN = 0.5  # 0.02 at the published widths
+SHORT_STEP = 1e-3  # a first learning rate below it, that of a long warm-up, leaves a zero matrix next to zero
 
 
 def parameter_groups(network, weight_decay: float) -> list[dict]:
@@ -66,12 +67,14 @@ def leave_zero(network, config) -> list[str]:
     """Draw the matrices that start at zero, where the optimizer has a trust ratio for them; returns their names.
 
     They become normal with `start_gain` times the standard deviation of Glorot and Bengio (2010), sqrt(2 / (inputs +
-    outputs)). Call it on a network that has its starting values, sharded or not. Does nothing for AdamW, unless
-    `start_gain` of the `TrainingConfig` says so.
+    outputs)). Call it on a network that has its starting values, sharded or not. Unless `start_gain` of the
+    `TrainingConfig` says so, nothing is done for AdamW, nor for LAMB whose first step is longer than `SHORT_STEP`: a
+    first step has no trust ratio on a zero matrix.
     """
     gain = config.start_gain
     if gain is None:
-        gain = LAMB_START_GAIN if config.optimizer == "lamb" else 0.0
+        short = config.optimizer == "lamb" and learning_rate(config, 0) < SHORT_STEP
+        gain = LAMB_START_GAIN if short else 0.0
     if not gain:
         return []
     seed_starting_values(config.seed)
