@@ -22,7 +22,7 @@ from hpdm.data.folders import choose_videos
 from hpdm.data.loader import open_clips
 from hpdm.errors import InputError
 from hpdm.sampling.prompts import read_prompts
-from hpdm.training.checkpoint import CONFIG_FILE, read_config, read_weights
+from hpdm.training.checkpoint import CONFIG_FILE, MANIFEST_FILE, read_config, read_weights
 from hpdm.training.data import DATA_FILE, FILES_FILE, class_names_of, with_classes_of_data
 
 SIXTEEN = ("--set", "pyramid.patch=[8,4,4]", "--set", "data.num_workers=1")  # clips of 16 frames, 8x8 pixels
@@ -253,11 +253,13 @@ def test_runs_of_versions_without_fingerprint_continue_at_the_same_place_alone(t
         old = yaml.safe_load(file.read_text())
         del old["trained_on"]
         file.write_text(yaml.safe_dump(old | {"data": old["data"] | {"start_method": None}}))
+        (file.parent / MANIFEST_FILE).unlink(missing_ok=True)  # nor did they write checksums
     # The number of classes is the run's, not that of the data.
     assert learn(tmp_path, tmp_path / "data", steps=3, command=(*SIXTEEN, "--stop-after", "2")).exit_code == 0
     for file in (tmp_path / "run" / CONFIG_FILE, tmp_path / "run" / "latest" / CONFIG_FILE):
         old = yaml.safe_load(file.read_text())
         file.write_text(yaml.safe_dump(old | {"trained_on": {}}))
+        (file.parent / MANIFEST_FILE).unlink(missing_ok=True)
     shutil.copytree(tmp_path / "data", tmp_path / "elsewhere")
     refused = learn(tmp_path, tmp_path / "elsewhere", steps=3)
     assert refused.exit_code == 2 and "data.path was" in refused.stderr
