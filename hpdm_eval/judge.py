@@ -20,7 +20,7 @@ import numpy as np
 from hpdm.console import OutputFolder, common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
-from hpdm.files import sha256_file
+from hpdm.files import parse_json, sha256_file
 from hpdm_eval.backbones import Backbone, PerFrame, backbone_name, load_backbone
 from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.backbones.loading import KINDS
@@ -210,7 +210,7 @@ def judge_warnings(backbone, options):
 
 def _trained_with(manifest):
     try:
-        names = json.loads(manifest.read_text(encoding="utf-8")).get("trained_with") or []
+        names = parse_json(manifest.read_bytes()).get("trained_with") or []
     except (OSError, ValueError, AttributeError):
         return []  # what is wrong with it is said where it is needed
     return [names] if isinstance(names, str) else [str(name) for name in names]

@@ -4,9 +4,7 @@ from dataclasses import replace
 
 from hpdm.console import note
 from hpdm.errors import InputError
-
-PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
-         "validation": "val", "dev": "val"}
+from hpdm.video.walk import PARTS
 
 
 def take_part(candidates, path, role, all_parts=False, quiet=False):

@@ -8,7 +8,6 @@ import gzip
 import os
 import shutil
 import tarfile
-import tempfile
 import weakref
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from hpdm.files import make_scratch, remove_scratch
 from hpdm.video import formats
 from hpdm.video.walk import visible
 from hpdm_eval.frames import NoVideo, Rejected
@@ -37,7 +37,7 @@ class Scratch:
 
     def new(self):
         """An empty folder."""
-        self.folders.append(Path(tempfile.mkdtemp(prefix="hpdm-eval-")))
+        self.folders.append(make_scratch("hpdm-eval"))
         return self.folders[-1]
 
     def remove(self):
@@ -122,7 +122,7 @@ def unpack_pt(path, folder):
 
 def _remove_folders(folders):
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_scratch(folder)
 
 
 def _unpack_zip(path, folder, wanted, done):

@@ -8,12 +8,7 @@ from hpdm.data.index import build_index, list_videos
 from hpdm.data.videos import FolderClips
 from hpdm.errors import InputError
 from hpdm.video import ucf101
-
-# Names of folders above the classes, as data sets have them → the part that each is.
-PARTS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-}
+from hpdm.video.walk import PARTS
 
 
 class Chosen:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from hpdm.console import note, progress
 from hpdm.data.accounts import counted
 from hpdm.errors import InputError
-from hpdm.files import write_json
+from hpdm.files import user_cache, write_json
 from hpdm.video import formats
 from hpdm.video.pixels import UnreadablePicture, read_picture
 from hpdm.video.reader import DecodingError, VideoInfo, probe_video
@@ -197,14 +197,10 @@ def _entry(file, future):
 
 
 def cache_files(root):
-    """The places of a folder's index, in the order in which they are tried: the folder, the user's cache if any."""
+    """The places of a folder's index, in the order in which they are tried: the folder, the user's cache."""
     root = Path(root).resolve()
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without home
-        return (root / INDEX_NAME,)
     name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    return root / INDEX_NAME, cache / "hpdm" / f"index-{name}.json"
+    return root / INDEX_NAME, user_cache("hpdm") / f"index-{name}.json"
 
 
 def _load(root):

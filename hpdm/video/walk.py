@@ -10,6 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# Names of folders above the classes, as data sets have them → the part that each is.
+PARTS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:

@@ -3,6 +3,8 @@
 B batch, T frames, H rows, W columns, D feature dimensions, K classes.
 """
 
+from contextlib import contextmanager
+
 import torch
 
 from hpdm.errors import InputError
@@ -12,6 +14,18 @@ from hpdm_eval.backbones.preprocess import resize, to_unit_range
 BLOCK_PIXELS = 1 << 24  # turned into floats at a time while clips are made ready: 192 MiB
 
 I3D, SHAPES3D, C3D, INCEPTION = "i3d-kinetics400", "shapes3d", "c3d-ucf101", "inception-v3"
+
+
+@contextmanager
+def full_precision():
+    """Neither convolutions nor matrix products in TF32 within the block, whatever training has allowed before."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class Backbone:
@@ -67,7 +81,7 @@ class Backbone:
     def forward(self, video):
         """Second half of `extract`: what `prepare` returned → (features [B, D], probabilities [B, K])."""
         # TF32, cuDNN's default for convolutions, keeps three digits: too few for a distance between near-equal sets.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with full_precision():
             features, logits = self.run(video)
         return features.float().cpu(), logits.float().softmax(dim=1).cpu()
 
@@ -165,7 +179,7 @@ class ScriptedC3DBackbone(C3DBackbone):
 
     @torch.inference_mode()
     def forward(self, video):
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with full_precision():
             probabilities = self.network(video).float().cpu()
         return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log(), probabilities
 

@@ -1,6 +1,5 @@
 """`hpdm-eval clipsim`: how close videos are to the texts they were made from."""
 
-import json
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
+from hpdm.files import parse_json
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.accuracy import label_in_name
@@ -73,7 +73,7 @@ def clipsim(samples, where, **options):
 def _prompts(folder):
     path = Path(folder) / "samples.json"
     try:
-        prompts = json.loads(path.read_text(encoding="utf-8"))["settings"]["prompts"]
+        prompts = parse_json(path.read_bytes())["settings"]["prompts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} names no prompts; clipsim judges what hpdm-sample made from texts") from error
     if not prompts:

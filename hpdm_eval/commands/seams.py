@@ -1,6 +1,5 @@
 """`hpdm-eval seams`: steps at the borders of the patches that a video was sampled from."""
 
-import json
 import math
 import operator
 import time
@@ -11,6 +10,7 @@ import click
 
 from hpdm.console import OutputFolder, note
 from hpdm.errors import InputError
+from hpdm.files import parse_json
 from hpdm_eval.coding import Codings
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
@@ -171,7 +171,7 @@ def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
     path = Path(samples) / MANIFEST
     if path.is_file():
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = parse_json(path.read_bytes())
             plan = _sampled_plan(manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if "patch" not in given:
@@ -211,7 +211,7 @@ def _three(numbers):
 def stored_losslessly(samples):
     """Whether the samples.json of a folder says that no codec was used; False where there is none."""
     try:
-        return json.loads((Path(samples) / MANIFEST).read_text(encoding="utf-8"))["settings"]["format"] == "npy"
+        return parse_json((Path(samples) / MANIFEST).read_bytes())["settings"]["format"] == "npy"
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
