@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from hpdm.video.formats import is_image
-from hpdm.video.pixels import UnreadablePicture, check_size, read_picture
-from hpdm.video.reader import BLOCK_BYTES, DecodingError, VideoReader
+from hpdm.video.errors import DecodingError, UnreadablePicture
+from hpdm.video.pixels import BLOCK_BYTES, check_size, read_picture
 from hpdm.video.timeline import Timeline
 from hpdm.video.walk import natural_key, visible
 from hpdm_eval import arrays, resize
@@ -210,6 +210,10 @@ def _open(job, settings):
         return nullcontext(_ArrayReader(job, settings))
     if job.kind == "frames":
         return nullcontext(_FolderReader(job.path))
+    try:
+        from hpdm.video.reader import VideoReader  # here, so that other inputs need no decoder
+    except ImportError as error:
+        raise Rejected(f"{error.name} is not installed, which reads videos: pip install av") from error
     return VideoReader(job.path)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpdm.video.formats import VIDEO_SUFFIXES
-from hpdm.video.packets import open_container
 
 # Codecs whose larger squares leave larger steps: at 16, 32 and 64 pixels. The squares of HEVC and VP9 do not, measured.
 LARGE_BLOCKS = {"av1": 64, "vvc": 128}
@@ -44,6 +43,8 @@ class Coding:
 def read_coding(file):
     """The Coding of a video: a path, or a file object. None where it cannot be read."""
     try:
+        from hpdm.video.packets import open_container
+
         with open_container(file) as container:
             stream = container.streams.video[0]
             packets = [(packet.dts if packet.pts is None else packet.pts, packet.is_keyframe, packet.size)

@@ -16,6 +16,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: minutes of two cores; left out of the gate, run by `tox -e slow`")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """Folder of real clips and reference values that lies beside a developer's checkout; a user has none."""

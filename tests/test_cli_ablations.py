@@ -214,6 +214,7 @@ def test_what_does_not_fit_is_timed_without(tmp_path, monkeypatch, capsys):
         assert said.count("a step of one video of table3.shallow does not fit on cpu") == 1
 
 
+@pytest.mark.slow
 def test_baselines_share_a_budget_and_the_lattice_of_seams(made):
     """Latent with the autoencoder that it needs: trained, sampled or reconstructed, and judged."""
     out, _ = made
@@ -251,6 +252,7 @@ def test_another_tiers_folder_is_refused(made, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_the_papers_tier_states_its_cost_and_waits_for_yes(tmp_path):
     words = ["ablations", "--tier", "paper", "--only", "table3.deep", "--seeds", "1", "--out", str(tmp_path / "study")]
     result = CliRunner().invoke(main, words)
@@ -306,6 +308,7 @@ def test_time_that_is_up_is_no_failure(tmp_path):
     assert not list((out / "records").glob("*"))
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_work(made, tmp_path):
     """Two jobs on a folder whose samples exist: each record is made once, by either."""
     out = tmp_path / "study"
@@ -319,6 +322,7 @@ def test_several_processes_share_the_work(made, tmp_path):
     assert (out / "log.txt").read_text().count("judge table3.deep-r0") == 2  # once in the copied log
 
 
+@pytest.mark.slow
 def test_processes_of_torchrun_work_together(made, tmp_path):
     """They sample the set again, which comes out the same, and judge it."""
     out = tmp_path / "study"

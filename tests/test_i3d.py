@@ -88,6 +88,7 @@ def test_pool_before_the_logits(parity, state):
     np.testing.assert_allclose(pooled.numpy(), expected, atol=2e-6 * expected.max(), rtol=0)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_not_equal(parity):
     backbone = load_backbone("i3d", weights=parity[2] / "random.pt", unverified=True, precision="bf16")
     expected = torch.from_numpy(parity[1]["logits_eps1e-3_T9"])

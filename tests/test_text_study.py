@@ -83,6 +83,7 @@ def test_nano_t2v_knows_all_words_of_the_captions():
     assert rows != columns and len(CLASS_NAMES) == 12
 
 
+@pytest.mark.slow
 def test_the_study_from_the_command_line_and_again(tmp_path):
     for _ in range(2):
         result = CliRunner().invoke(main, ["--tier", "smoke", "--out", str(tmp_path), "--quiet", "--device", "cpu"])

@@ -8,23 +8,23 @@ quarter turns. Pixels are taken to be square.
 import os
 
 import numpy as np
-from av.video.reformatter import VideoReformatter
+
+from hpdm.video.errors import UnreadablePicture
 
 # Pixels of one frame; a declared size beyond this is refused before anything is decoded.
 MOST_PIXELS = int(os.environ.get("HPDM_MAX_PIXELS") or 1 << 26)
+BLOCK_BYTES = 64 << 20  # of decoded frames, held at once where a transform makes them smaller
 
 _FORMATS = {".png": ("PNG",), ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".webp": ("WEBP",), ".bmp": ("BMP",),
             ".tif": ("TIFF",), ".tiff": ("TIFF",)}
-
-
-class UnreadablePicture(Exception):
-    """A picture that cannot be read; the message says why."""
 
 
 class FrameConverter:
     """Callable: PyAV's frame → uint8 [H,W,3], upright. Keeps its conversion tables from frame to frame."""
 
     def __init__(self):
+        from av.video.reformatter import VideoReformatter  # here, so that reading pictures needs no decoder
+
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame):

@@ -26,18 +26,14 @@ import numpy as np
 from av.video.frame import PictureType
 
 from hpdm.video import formats
+from hpdm.video.errors import DecodingError, UnreadablePicture
 from hpdm.video.packets import NoVideo, Packets
-from hpdm.video.pixels import FrameConverter, UnreadablePicture, check_size
+from hpdm.video.pixels import BLOCK_BYTES, FrameConverter, check_size
 from hpdm.video.timeline import Timeline, exact_rate
 
-BLOCK_BYTES = 64 << 20  # of decoded frames, held at once where a transform makes them smaller
 NOTHING = "no frame in it can be decoded"
 # ValueError and UnicodeDecodeError were seen on damaged headers, OSError for a file that goes away.
 DECODER_ERRORS = (av.error.FFmpegError, ValueError, OverflowError, OSError)
-
-
-class DecodingError(Exception):
-    """A file that cannot be read, or ends before a wanted frame; the message says why."""
 
 
 class _NotAsIndexed(Exception):

@@ -10,7 +10,7 @@ of F_x F_yᵀ, the sum of its singular values. A factor comes
 Both hold for N < D, where (S_x S_y) is singular and matrix square roots break down.
 
 Error in units of tr S_x + tr S_y, against 50-digit arithmetic at 12 features and closed forms at 400: from features
-under 1e-14 for condition numbers up to 1e12; from moments under 1e-14 up to 1e6, 1e-13 at 1e9 and 2e-12 at 1e12.
+under 1e-14 for condition numbers up to 1e12; from moments under 1e-14 up to 1e6, 1e-13 at 1e9 and 1e-11 at 1e12.
 The covariance part is a difference of large terms: where it comes out below 4·r·eps of their sum (eps = 2.2e-16,
 so 4e-13 at 400 features) it is rounding and reported as 0. Identical sets are at exactly 0.
 

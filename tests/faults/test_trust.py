@@ -101,6 +101,12 @@ def test_a_protocol_file_that_a_record_names_cannot_ask_for_them_either(place, m
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
     (place / "p.yaml").write_text("backbone: videomae:somebody/network\nframes: 16\n")
     result = again(place, FVD.replace("native", "p.yaml"))
+    assert "from the hub" not in result.stderr  # the file is not read: a record holds its own protocol
+    path = record_of(place, FVD)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["protocol"]["backbone"] = "videomae:somebody/network"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    result = CliRunner().invoke(main, ["reproduce", str(path), "--folder", str(place)])
     assert result.exit_code == 2 and "from the hub" in result.stderr
 
 
