@@ -1,11 +1,17 @@
 """Fixtures shared by the tests, and the limits that keep them honest on small machines."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+# Tests of full disks limit what a process may write, and Python would keep the half of a module's bytecode that fits.
+sys.dont_write_bytecode = True
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
