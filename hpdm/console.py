@@ -40,7 +40,17 @@ class _ExitCodes:
                     sys.stdout.flush()
             except BaseException as error:
                 code = _code_of(error, asked.to_end, output)
+        _let_go_of_stderr()
         sys.exit(code)
+
+
+def _let_go_of_stderr():
+    """Python flushes stderr once more at its end, and exits with 120 where that fails: notes do not decide the code."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.stderr = None
 
 
 def _code_of(error, asked_to_end, output):
