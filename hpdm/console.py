@@ -31,6 +31,7 @@ class _ExitCodes:
     def main(self, args=None, prog_name=None, standalone_mode=True, **extra):
         if not standalone_mode:
             return super().main(args=args, prog_name=prog_name, standalone_mode=False, **extra)
+        _unbuffer_stderr()
         with raises_interrupt() as asked, _watched_stdout() as output:
             try:
                 # In this mode click returns the code of an early exit (--help is 0) instead of raising it.
@@ -44,13 +45,20 @@ class _ExitCodes:
         sys.exit(code)
 
 
+def _unbuffer_stderr():
+    """Have stderr fail where a note is written, which is expected there, and not later, where a buffer is emptied."""
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+        raw = io.FileIO(sys.stderr.fileno(), "wb", closefd=False)
+        sys.stderr = io.TextIOWrapper(raw, encoding=sys.stderr.encoding, errors="backslashreplace", write_through=True)
+
+
 def _let_go_of_stderr():
     """Python flushes stderr once more at its end, and exits with 120 where that fails: notes do not decide the code."""
     try:
         if sys.stderr is not None:
             sys.stderr.flush()
     except (OSError, ValueError):
-        sys.stderr = None
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for what little is left of the process
 
 
 def _code_of(error, asked_to_end, output):
