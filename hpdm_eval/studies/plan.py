@@ -23,7 +23,7 @@ from hpdm_eval.studies.geometry import with_levels, without_adaptive_computation
 
 MEASURES = (
     "fvd", "accuracy", "is", "seams", "pyramid", "psnr", "throughput", "parameters", "flops", "compute", "memory",
-    "sampling",
+    "sampling", "denoising", "positions",
 )
 TIMED = ("throughput", "memory", "sampling")  # in one run for all variants
 LEVELS = ("all", "tiled", "finest")
