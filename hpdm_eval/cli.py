@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "seams-power": ("seams_power", "seams_power"),
     "dead-tokens": ("dead_tokens", "dead_tokens"),
     "pyramid": ("pyramid", "pyramid"),
+    "positions": ("positions", "positions"),
     "weights": ("weights", "weights"),
     "protocols": ("protocols", "protocols"),
     "bench": ("bench", "bench"),

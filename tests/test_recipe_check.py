@@ -1,13 +1,18 @@
 """The large sizes' settings on a small network: it learns under LAMB, and the report says what was measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 from hpdm.config import load_config
-from hpdm_eval.studies import recipe_check, recipe_noise
+from hpdm.files import write_json
+from hpdm_eval.records import make_record
+from hpdm_eval.studies import denoising, recipe_check
+from hpdm_eval.studies.measure import NO_CLIPS
+from hpdm_eval.studies.plan import load_tier, make_plan
 from hpdm_eval.studies.recipe_gradients import combinations
 from hpdm_eval.studies.recipe_learning import ADAMW, LAMB, START, STEPS, VARIANTS, learn
 from hpdm_eval.studies.stand_in import stand_in
@@ -45,14 +50,15 @@ class Exact(torch.nn.Module):
         return [self.v(level, patch, c_noise[:, level]) for level, patch in enumerate(patches)], None
 
 
-def test_errors_of_noise_recipes_are_of_the_clean_pixels():
+def test_errors_of_denoising_are_of_the_clean_pixels():
     """An output of 0 means D = c_skip * y: its error follows from the formulas."""
-    config = recipe_noise.recipe_config("signal, 0.186", steps=1)
-    videos, labels = recipe_noise.held_out(config, 4)
+    (judgement,) = make_plan(load_tier("cpu"), only=["noise.signal"], repeats=1).judgements
+    config = judgement.samples.config
+    videos, labels = denoising.held_out(config, 4)
     network = Exact(config, lambda level, patch, c_noise: torch.zeros_like(patch))
     start = torch.tensor([12, 0, 24])
     for ratio in (0.2, 2.0):
-        found = recipe_noise.error(network, config, videos, labels, 2, ratio, start)
+        found = denoising.error(network, config, videos, labels, 2, ratio, start)
         s_in, pixels = 32.0, (videos.double() / 127.5 - 1)[:, :, 12:16, 0:8, 24:32]
         sigma = ratio / s_in
         c_skip = s_in / (s_in * sigma**2 + 1)
@@ -62,10 +68,6 @@ def test_errors_of_noise_recipes_are_of_the_clean_pixels():
         parent, factor = network.windows[0, level], 2 ** (2 - level)
         patch = torch.tensor([4, 8, 8])
         assert ((parent * factor <= start) & (start + patch <= (parent + patch) * factor)).all()
-    counts = {place: 0 for place in recipe_noise.PLACES}
-    for tile in recipe_noise.tile_starts(config.pyramid, 2, "none"):
-        counts[recipe_noise.PLACES[sum(recipe_noise._touches(config, 2, tile))]] += 1
-    assert counts == {"inside": 8, "face": 24, "edge": 24, "corner": 8}
 
 
 def rows(**changes):
@@ -73,19 +75,37 @@ def rows(**changes):
             for one in combinations(1, quick=True) if one["precision"] == "bf16"]
 
 
+def save_records(folder):
+    """Records of two trainings of the studies noise and window-order."""
+    folder.mkdir()
+    for repeat, shift in ((0, -0.1), (1, 0.1)):
+        place = {"noise_over_signal": 0.5, "position": "inside", "error": 0.4 + shift}
+        for metric, study, variant, details in (
+            ("denoising", "noise", "signal", [{"noise_over_signal": 0.05, "error": 0.2 + shift}, place]),
+            ("positions", "window-order", "finest-first", [
+                {"figure": "fvd", "position": "corner", "value": 11 + 10 * shift},
+                {"figure": "seams", "axis": "w", "statistic": "step", "position": "inside", "value": 0.5}]),
+        ):
+            record = make_record(started=0.0, metric=metric, value=1.0, higher_is_better=False, protocol={"name": "native"},
+                                 num_samples=0, samples=NO_CLIPS, seed=repeat, details=tuple(details))
+            about = {"study": study, "variant": variant, "repeat": repeat, "level": 0}
+            write_json(folder / f"{metric}-{repeat}.json", replace(record, extra=about).to_dict())
+
+
 @pytest.mark.parametrize(("changes", "code"), [({}, 0), ({"missing": 3, "missing_share": 0.5}, 1), ({"error": 0.3}, 1)])
 def test_the_command_writes_a_report_and_fails_for_wrong_gradients(tmp_path, monkeypatch, changes, code):
     monkeypatch.setattr(recipe_check, "measure", lambda quick: rows(**changes))
     monkeypatch.setattr(recipe_check, "learn", lambda variant: {
         "variant": variant, "loss": [1.0, 0.5], "loss_after": 0.5, "output_rms": 0.4})
-    monkeypatch.setattr(recipe_noise, "study", lambda name, steps, seed: {
-        "recipe": name, "steps": steps, "seed": seed, "by_noise": {0: dict.fromkeys(recipe_noise.RATIOS, 0.25)},
-        "by_place": dict.fromkeys(recipe_noise.PLACES, 0.125)})
-    options = ["--out", str(tmp_path), "--noise-steps", "5", "--seeds", "2", "--quiet"]
+    save_records(tmp_path / "records")
+    options = ["--out", str(tmp_path), "--records", str(tmp_path / "records"), "--quiet"]
     result = CliRunner().invoke(recipe_check.main, options)
     assert result.exit_code == code, result.output
     text = (tmp_path / "recipe-check.md").read_text()
     for variant in VARIANTS:
         assert f"| {variant} | 1.000 | 0.500 | 0.400 |" in text
-    assert "| L | 43.8 (" in text and text.count("0.1250") == 4 * 2 * len(recipe_noise.RECIPES)
-    assert START in text and len(json.loads((tmp_path / "recipe-check.json").read_text())["noise"]) == 8
+    assert "| L | 43.8 (" in text and START in text
+    assert "| noise.signal | 0 | 0.2 (0.1 to 0.3) |" in text and "| noise.signal | 0.4 (0.3 to 0.5) |" in text
+    assert "| FVD of tiles | finest-first |  |  |  | 11 (10 to 12) |" in text
+    assert "| seam excess w, step | finest-first | 0.5 (0.5 to 0.5) |  |  |  |" in text
+    assert set(json.loads((tmp_path / "recipe-check.json").read_text())) == {"gradients", "learning"}

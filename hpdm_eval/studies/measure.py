@@ -9,6 +9,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from baselines.budget import training_cost
@@ -18,11 +19,14 @@ from hpdm.data.procedural import CLASS_NAMES
 from hpdm.environment import choose_device
 from hpdm.files import write_json
 from hpdm.methods import make_method
+from hpdm.sampling.load import load_checkpoint
+from hpdm.training.checkpoint import step_folder
 from hpdm.training.plan import count_flops
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.fvd import fvd
 from hpdm_eval.commands.inception_score import inception_score_command
+from hpdm_eval.commands.positions import positions
 from hpdm_eval.commands.pyramid import pyramid
 from hpdm_eval.commands.seams import seams
 from hpdm_eval.distributed import rank_and_size
@@ -30,6 +34,7 @@ from hpdm_eval.features import extract_features
 from hpdm_eval.metrics.accuracy import class_accuracy, label_in_name
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records import make_record
+from hpdm_eval.studies.denoising import errors_by_noise, errors_by_position, held_out
 from hpdm_eval.timing import median_interval
 
 NO_CLIPS = {"path": "-", "sha256": sha256(b"").hexdigest(), "clips": 0, "rejected": []}
@@ -87,7 +92,7 @@ def step_record(metric, value, config, *, started, device="cpu", details=()):
     if isinstance(value, list):
         value, ci95 = statistics.median(value), median_interval(value)
     units = {"throughput": "videos/s", "memory": "GiB", "flops": "FLOP/sample", "compute": "TFLOP", "parameters": None,
-             "sampling": "s/video"}
+             "sampling": "s/video", "denoising": "squared pixels of [-1, 1]"}
     settings = config_to_dict(config)
     digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return make_record(
@@ -95,6 +100,30 @@ def step_record(metric, value, config, *, started, device="cpu", details=()):
         higher_is_better=metric == "throughput", protocol={"name": "training", "config": settings, "hash": digest},
         num_samples=0, samples=NO_CLIPS, seed=config.training.seed, details=tuple(details),
     )
+
+
+DENOISED = 16  # clips whose denoised pixels are compared with the clean ones
+DENOISED_EVERYWHERE = 4  # of them at every tile of the finest level
+
+
+def denoising_records(checkpoint):
+    """How well a checkpoint denoises held-out clips: {level: `Record`}, the finest one also by position of the tile.
+
+    The value is the geometric mean over noise levels, whose errors differ by orders of magnitude.
+    """
+    started = time.time()
+    loaded = load_checkpoint(checkpoint)
+    videos, labels = held_out(loaded.config, DENOISED)
+    finest, records = loaded.config.pyramid.levels - 1, {}
+    for level, errors in errors_by_noise(loaded.network, loaded.config, videos, labels).items():
+        details = [{"noise_over_signal": ratio, "error": error} for ratio, error in errors.items()]
+        if level == finest and level:
+            few = slice(DENOISED_EVERYWHERE)
+            found = errors_by_position(loaded.network, loaded.config, videos[few], labels[few])
+            details += [{"noise_over_signal": 0.5, "position": name, "error": error} for name, error in found.items()]
+        value = float(np.exp(np.mean(np.log(list(errors.values())))))
+        records[level] = step_record("denoising", value, loaded.config, started=started, details=details)
+    return records
 
 
 def count_parameters(config):
@@ -108,12 +137,15 @@ class Judge:
     """Makes the records of judgements (`hpdm_eval.studies.plan.Judgement`) on sample folders.
 
     statistics: function of (level of the tier's pyramid, shrink rule, frames or None) → file of the real clips.
-    trained_by: function of a `Run` → commits of the code that trained it, or None.
+    trained_by: function of a `Run` → commits of the code that trained it, or None. run_folder: of a `Run` → its folder.
+    real_clips: folder of real clips of the finest level.
     """
 
-    def __init__(self, plan, records, statistics, trained_by, device):
+    def __init__(self, plan, records, statistics, trained_by, device, run_folder=None, real_clips=None):
         self.plan, self.records, self.device = plan, records, device
         self.statistics, self.trained_by = statistics, trained_by
+        self.run_folder, self.real_clips = run_folder, real_clips
+        self._denoised = {}  # of the last checkpoint that was asked for
 
     def wanted(self, judgement):
         """{file of a record: (function that makes it, its metric, its place)} of all records of a judgement."""
@@ -142,6 +174,12 @@ class Judge:
                 want("seams", lambda folder: self._seams(judgement, folder), step=step)
             elif metric == "pyramid" and samples.config.pyramid.levels > 1 and not samples.reconstructed:
                 want("pyramid", lambda folder: self._pyramid(judgement, folder), step=step)
+            elif metric == "positions" and samples.run and samples.config.pyramid.levels > 1:
+                want("positions", lambda folder: self._positions(judgement, folder))
+            elif metric == "denoising" and samples.run:
+                for level in range(samples.config.pyramid.levels):
+                    want("denoising", lambda folder, level=level: self._denoising(judgement)[level],
+                         level=self._base_level(samples.config, level))
             elif metric == "parameters" and samples.run:
                 want("parameters", lambda folder: self._of_network("parameters", count_parameters, samples.config))
             elif metric == "flops" and samples.run:
@@ -190,6 +228,17 @@ class Judge:
             words = ["--patch", "x".join(map(str, base.pyramid.patch)), "--overlap", base.sampling.overlap,
                      "--levels", base.pyramid.levels, *([] if tiled else ["--lossless"])]
         return call(seams, "--samples", finest, *words, *self._options(judgement, self.plan.tier.samples))
+
+    def _positions(self, judgement, folder):
+        finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
+        return call(positions, "--samples", finest, "--reference", self.real_clips, "--backbone",
+                    self.plan.tier.backbone, *self._options(judgement, self.plan.tier.samples))
+
+    def _denoising(self, judgement):
+        if judgement.samples.name not in self._denoised:
+            checkpoint = step_folder(self.run_folder(judgement.samples.run), judgement.samples.step)
+            self._denoised = {judgement.samples.name: denoising_records(checkpoint)}
+        return self._denoised[judgement.samples.name]
 
     def _pyramid(self, judgement, folder):
         return call(pyramid, "--samples", folder, "--levels", judgement.samples.config.pyramid.levels,

@@ -99,12 +99,12 @@ def write_statistics(path, config, level, *, count, backbone, frames=None, devic
     ).save(path)
 
 
-def write_real_samples(folder, config, count, quiet=False):
+def write_real_samples(folder, config, count, quiet=False, levels=None):
     """Real clips as a folder of samples: `folder`/level0/00000_c000.npy and so on, exact arrays.
 
-    A folder that an interrupted call left is completed.
+    A folder that an interrupted call left is completed. levels: which; None takes all.
     """
-    for level in range(config.pyramid.levels):
+    for level in range(config.pyramid.levels) if levels is None else levels:
         for clip in RealClips(config, level, count, procedural_seed=REAL_SEED, quiet=quiet):
             path = folder / f"level{level}" / f"{clip.position:05d}_c{int(clip.label):03d}.npy"
             if not path.exists():

@@ -3,20 +3,26 @@
     python -m hpdm_eval.studies.recipe_check --out reports
 
 Three parts: gradients of every way to compute them against float64 (`recipe_gradients`); output and loss after 200
-steps by starting values and optimizer (`recipe_learning`); and, with `--noise-steps`, what noise recipes and orders of
-windows teach (`recipe_noise`). The command fails where a gradient is missing or wrong.
+steps by starting values and optimizer (`recipe_learning`); and, with `--records`, what noise levels and orders of
+windows teach, from the records of the studies `noise` and `window-order` of `hpdm-eval ablations`. The command fails
+where a gradient is missing or wrong.
 """
 
 import json
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 
 import click
 
 from hpdm.config import load_config
 from hpdm.console import Command, OutputFolder, note
 from hpdm.environment import hardware
+from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
-from hpdm_eval.studies import recipe_noise
+from hpdm_eval.metrics.positions import POSITIONS
+from hpdm_eval.report.collect import collect_records
+from hpdm_eval.studies.denoising import RATIOS
 from hpdm_eval.studies.recipe_gradients import measure, wrong
 from hpdm_eval.studies.recipe_learning import LAST, STEPS, VARIANTS, learn
 
@@ -28,11 +34,10 @@ FAILED = 1
 @click.option("--out", type=OutputFolder(path_type=Path), required=True,
               help="Folder of recipe-check.md and recipe-check.json.")
 @click.option("--full", is_flag=True, help="All combinations of gradients, not one setting at a time; takes minutes.")
-@click.option("--noise-steps", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Also train each noise recipe for this many steps; 0 leaves them out.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings per noise recipe.")
+@click.option("--records", type=click.Path(exists=True, file_okay=False), metavar="DIR",
+              help="Also the tables of the studies noise and window-order, from their records.")
 @click.option("--quiet", is_flag=True, help="No notes on stderr.")
-def main(out, full, noise_steps, seeds, quiet):
+def main(out, full, records, quiet):
     """Check gradients, starting values and noise of the large sizes on small networks. Runs on the CPU."""
     note("gradients", quiet)
     gradients = measure(quick=not full)
@@ -40,14 +45,9 @@ def main(out, full, noise_steps, seeds, quiet):
     for variant in VARIANTS:
         note(f"{STEPS} steps: {variant}", quiet)
         learning.append(learn(variant))
-    noise = []
-    for name in recipe_noise.RECIPES if noise_steps else ():
-        for seed in range(seeds):
-            note(f"{noise_steps} steps: {name}, seed {seed}", quiet)
-            noise.append(recipe_noise.study(name, steps=noise_steps, seed=seed))
-    write_json(out / "recipe-check.json", {"gradients": gradients, "learning": learning, "noise": noise})
+    write_json(out / "recipe-check.json", {"gradients": gradients, "learning": learning})
     parts = [_HEAD.format(options=" --full" if full else "", hardware=hardware("cpu")), gradient_table(gradients),
-             learning_table(learning), share_table(), *([noise_tables(noise)] if noise else [])]
+             learning_table(learning), share_table(), *([denoising_tables(records), position_tables(records)] if records else [])]
     with atomic_file(out / "recipe-check.md", "w") as file:
         file.write("\n\n".join(parts) + "\n")
     if bad := wrong(gradients):
@@ -115,24 +115,61 @@ def share_table() -> str:
     return "\n".join(lines)
 
 
-def noise_tables(rows) -> str:
-    """Errors of noise recipes by level and noise, and of the finest level by the place of the tile."""
-    ratios = recipe_noise.RATIOS
-    lines = [f"## Noise recipes: mean squared error of denoised pixels after {rows[0]['steps']} steps", ""]
-    lines += ["| recipe | seed | level | " + " | ".join(f"noise {ratio:g}" for ratio in ratios) + " |",
-              "|---|---|---|" + "---|" * len(ratios)]
-    for row in rows:
-        for level, errors in row["by_noise"].items():
-            cells = " | ".join(f"{errors[ratio]:.4f}" for ratio in ratios)
-            lines.append(f"| {row['recipe']} | {row['seed']} | {level} | {cells} |")
-    lines += ["", "Finest level at noise 0.5 by how many axes of the tile touch the border of the video", "",
-              "| recipe | seed | " + " | ".join(recipe_noise.PLACES) + " |",
-              "|---|---|" + "---|" * len(recipe_noise.PLACES)]
-    lines += [
-        f"| {row['recipe']} | {row['seed']} | " + " | ".join(f"{row['by_place'][p]:.4f}" for p in recipe_noise.PLACES)
-        + " |" for row in rows
-    ]
+def denoising_tables(folder) -> str:
+    """Errors of denoised pixels by level and noise, and of the finest level by position, from a folder of records.
+
+    Means over the trainings of a variant, with the smallest and the largest.
+    """
+    found = [item for item in collect_records([folder]) if item.record.metric == "denoising"]
+    if not found:
+        raise InputError(f"{folder} holds no record of the measure denoising; `hpdm-eval ablations --only noise` makes "
+                         "them")
+    errors, places, trainings = defaultdict(list), defaultdict(list), set()
+    for item in found:
+        variant = f"{item.get('study')}.{item.get('variant')}"
+        trainings.add(item.get("repeat"))
+        for entry in item.record.details:
+            if "position" in entry:
+                places[variant, entry["position"]].append(entry["error"])
+            else:
+                errors[variant, item.get("level"), entry["noise_over_signal"]].append(entry["error"])
+    lines = ["## Noise levels: mean squared error of denoised pixels", "",
+             f"Of the records in `{Path(folder).name}`, {len(trainings)} trainings each: mean, smallest to largest. Noise "
+             "is stated over the signal of the level; pixels are in [-1, 1].", "",
+             "| variant | level | " + " | ".join(f"noise {ratio:g}" for ratio in RATIOS) + " |",
+             "|---|---|" + "---|" * len(RATIOS)]
+    for variant, level in sorted({key[:2] for key in errors}, key=lambda key: (key[1], key[0])):
+        lines.append(f"| {variant} | {level} | "
+                     + " | ".join(_spread(errors[variant, level, ratio]) for ratio in RATIOS) + " |")
+    lines += ["", "Finest level at noise 0.5, by how many axes of the tile touch the border of the video", "",
+              "| variant | " + " | ".join(POSITIONS) + " |", "|---|" + "---|" * len(POSITIONS)]
+    lines += [f"| {variant} | " + " | ".join(_spread(places[variant, name]) for name in POSITIONS) + " |"
+              for variant in sorted({key[0] for key in places})]
     return "\n".join(lines)
+
+
+def position_tables(folder) -> str:
+    """FVD and seam excess by position of the tile, from a folder of records of the measure `positions`."""
+    found = [item for item in collect_records([folder]) if item.record.metric == "positions"]
+    values = defaultdict(list)
+    for item in found:
+        for entry in item.record.details:
+            what = "FVD of tiles"
+            if entry["figure"] == "seams":
+                what = f"seam excess {entry['axis']}, {entry['statistic']}"
+            values[what, item.get("variant"), entry["position"]].append(entry["value"])
+    lines = ["## Orders of windows: FVD and seams by position of the tile", "",
+             "Tiles of the samples against tiles of real clips at the same position; seam excess is in log units over that "
+             "of real clips. Mean over trainings, smallest to largest.", "",
+             "| figure | variant | " + " | ".join(POSITIONS) + " |", "|---|---|" + "---|" * len(POSITIONS)]
+    for what, variant in sorted({key[:2] for key in values}):
+        lines.append(f"| {what} | {variant} | "
+                     + " | ".join(_spread(values[what, variant, name]) for name in POSITIONS) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values):
+    return f"{mean(values):.2g} ({min(values):.2g} to {max(values):.2g})" if values else ""
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from hpdm_eval.studies.real import write_real_samples, write_statistics
 from hpdm_eval.studies.speed import fitting_batch, sampling_seconds, training_memory, training_rates
 from hpdm_eval.studies.work import Task, is_first, of_first, on_first
 
+REAL_CLIPS = 3  # for each sample, where tiles at a position are compared
 TIMED_VIDEOS = 4  # sampled at once where sampling is timed
 SAMPLING_OPTIONS = ("overlap", "heun_levels", "sigma_context", "guidance", "S_churn", "S_min", "S_max", "S_noise")
 
@@ -34,7 +35,8 @@ class Workshop:
     def __init__(self, plan: Plan, out, *, device, command="", quiet=False):
         self.plan, self.out, self.device, self.quiet = plan, Path(out), device, quiet
         self.records = Records(self.out / "records", plan.tier.name, command)
-        self.judge = Judge(plan, self.records, self.statistics, self.trained_by, self.device.type)
+        self.judge = Judge(plan, self.records, self.statistics, self.trained_by, self.device.type, self.run_folder,
+                           self.out / "reference" / "clips" / f"level{plan.base.pyramid.levels - 1}")
 
     def tasks(self) -> list[Task]:
         """All tasks, in an order in which each can be done after those before it.
@@ -54,6 +56,10 @@ class Workshop:
                     key = level + gone, config.training.shrink, frames
                     statistics[key] = self._reference(*key)
                     needs.append(statistics[key].name)
+            if "positions" in judgement.study.measures:
+                clips = self._real_clips()
+                statistics[clips.name] = clips
+                needs.append(clips.name)
             tasks.append(self._measure(judgement, tuple(needs)))
         making = [self._train(run) for run in self.plan.runs] + [self._sample(set_) for set_ in self.plan.sample_sets]
         return _in_order([*statistics.values(), *making, *tasks])
@@ -103,6 +109,18 @@ class Workshop:
                 path, config, level, count=tier.reference, backbone=tier.backbone, frames=frames,
                 device=self.device.type, quiet=self.quiet)),
             cost=1e4 * (tier.reference or 10_000),
+        )
+
+    def _real_clips(self):
+        """Real clips of the finest level as files, for what needs more than their statistics."""
+        base, count = self.plan.base, min(REAL_CLIPS * self.plan.tier.samples, self.plan.tier.reference or 10**9)
+        folder = self.out / "reference" / "clips"
+        return Task(
+            name="reference clips",
+            done=lambda: _count(self.judge.real_clips, "npy") >= count,
+            run=lambda: on_first(lambda: write_real_samples(
+                folder, base, count, self.quiet, levels=[base.pyramid.levels - 1])),
+            cost=1e4 * count,
         )
 
     def _train(self, run):
