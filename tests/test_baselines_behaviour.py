@@ -60,10 +60,10 @@ def test_one_level_learns_the_noise_levels_of_all():
     config = load_config("nano", method="full-resolution")
     assert (config.pyramid.levels, config.pyramid.patch) == (1, (16, 32, 32))
     assert config.diffusion.scale_in(0) == load_config("nano").diffusion.scale_in(2) == 8
-    draws = np.random.default_rng(0).normal(np.repeat([-0.6, -1.6, -2.6], 200_000), 1.2)
+    draws = np.random.default_rng(0).normal(np.repeat([-0.56 - 1.5 * level * np.log(2) for level in range(3)], 200_000), 1.2)
     assert config.diffusion.p_mean == pytest.approx(draws.mean(), abs=0.01)
     assert config.diffusion.p_std == pytest.approx(draws.std(), abs=0.01)
-    assert (config.diffusion.sigma_min, config.diffusion.sigma_max) == (0.002, 20.0)
+    assert (config.diffusion.sigma_min, config.diffusion.sigma_max) == (pytest.approx(0.006 / 8), 20.0)
 
 
 def test_one_level_of_a_published_size_keeps_the_levels_sigmas():

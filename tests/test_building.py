@@ -123,7 +123,7 @@ def test_the_coarsest_level_alone_sees_what_it_sees_among_all_levels():
         assert alone[number][1]["caption"] == whole[number][1]["caption"]
     assert coarsest_levels(load_config("T2V-1K"), 1).data.shrink == (1, 8, 8)
     assert coarsest_levels(load_config("T2V"), 2).data.shrink == (4, 4, 4)
-    assert coarsest_levels(load_config("nano"), 2).diffusion.p_mean == (-0.6, -1.6)
+    assert coarsest_levels(load_config("nano"), 2).diffusion.sigma_max == (20.0, 28.0)
 
 
 def test_levels_and_init_from_on_the_command_line(tmp_path):

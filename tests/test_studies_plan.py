@@ -1,6 +1,7 @@
 """The plan of the ablation studies: what their files say, what variants share, what other levels do to a network."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_variants_that_train_alike_share_the_training(cpu):
 
 def test_sample_sets_are_shared_where_they_are_the_same(cpu):
     names = {samples.name for samples in cpu.sample_sets}
-    assert not names & {"table4.hw", "sigma-context.0.05", "table6.whole", "table6.short", "figure8.deep"}
+    assert not names & {"table4.hw", "sigma-context.0.1", "table6.whole", "table6.short", "figure8.deep"}
     assert {"table4.none", "sigma-context.0.2", "figure8.deep-step250"} <= names
     early = one_of(cpu.sample_sets, "figure8.deep-step250")
     assert early.run.name == "table3.deep" and early.step == 250 and 250 in early.run.steps
@@ -168,8 +169,9 @@ def test_levels_keep_the_video_and_the_noise_of_each_resolution(levels):
     for back in range(1, shared + 1):
         level, old = levels - back, 3 - back
         assert made.diffusion.scale_in(level) == pytest.approx(config.diffusion.scale_in(old))
-        assert made.diffusion.p_mean[level] == config.diffusion.p_mean[old]
-        torch.testing.assert_close(made.diffusion.noise_levels(level, 4), config.diffusion.noise_levels(old, 4))
+        torch.testing.assert_close(made.diffusion.log_sigma(level), config.diffusion.log_sigma(old))
+        if level:  # the coarsest has no context and starts highest
+            torch.testing.assert_close(made.diffusion.noise_levels(level, 4), config.diffusion.noise_levels(old, 4))
     blocks = made.network.levels_per_block
     assert (blocks[0], blocks[-1], len(blocks)) == (1, levels, len(config.network.levels_per_block))
 
@@ -179,7 +181,7 @@ def test_an_added_level_has_the_noise_to_signal_ratio_of_the_coarsest():
     made = with_levels(config, 4).diffusion
     for d, level in ((made, 0), (config.diffusion, 0)):
         assert d.noise_levels(level, 3)[0].item() * d.scale_in(level) == pytest.approx(20.0)
-    assert made.p_mean[0] + torch.tensor(made.scale_in(0)).log().item() == pytest.approx(config.diffusion.p_mean[0])
+    assert made.log_sigma(0)[0] + math.log(made.scale_in(0)) == pytest.approx(config.diffusion.log_sigma(0)[0])
 
 
 @pytest.mark.parametrize("levels", [1, 2, 4])
