@@ -47,7 +47,8 @@ def positions(patch, overlap, lossless, tiles, **options):
     at the same position: inside, face, edge and corner touch the video's border on 0, 1, 2 and 3 axes. Positions are
     compared with each other and between models; the distances are none of whole videos. Beside FVD there is the excess
     of steps between touching tiles by position, in log units, over that of the real clips. The value is the FVD of the
-    corners less that of the inside: 0 where a corner is as good.
+    corners less that of the inside. It is 0 where both are as good and show as much; where real videos show more in
+    the middle than at the border, compare models at one position, not positions of one model.
     """
     started = time.time()
     device, protocol = choose_device(options["device"]), take_protocol(options)
