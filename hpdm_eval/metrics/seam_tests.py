@@ -18,13 +18,15 @@ import numpy as np
 from scipy import stats
 
 from hpdm_eval.metrics.seam_blocks import settle_lattices
-from hpdm_eval.metrics.seams import STATISTICS, all_moves, lattice_moves, rescore
+from hpdm_eval.metrics.seams import STATISTICS, all_moves, lattice_moves, rescore, with_step
 
 LEVEL = 0.05
 TOLERANCE = 0.05  # log units
 FEWEST_CLIPS = 4
 TAIL = 4  # degrees of freedom of differences between positions
-POWER = 0.8  # with which a step of one grey level must be found for "no seam" to be said
+POWER = 0.95  # with which a step of one grey level must be found for "no seam" to be said
+WEAK = "a step of one grey level would not be found in {} such clips"
+FEW = f"fewer than {FEWEST_CLIPS} clips"
 DRAWS = 2000
 PERMUTATIONS = 5000
 
@@ -73,9 +75,13 @@ def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, toler
     Without a reference two things must hold for a seam: the excess is above `tolerance`, by a one-sided t-test over
     clips; and the lattice stands out among its own moves, each less the mean of its codec phase, by a t-test over moves
     (what clips have in common, such as a scene, makes moves differ whatever the number of clips). There is no verdict
-    where the lattice has a `reason`, and where neither a seam is found nor a brightness step of one grey level would
-    have been. With a reference, which must be encoded and resized as the samples are, the test is a permutation of the
-    labels of both sides on the studentised difference of the mean scores, and every lattice gets a verdict.
+    where the lattice has a `reason`. With a reference, which must be encoded and resized as the samples are, the test
+    is a permutation of the labels of both sides on the studentised difference of the mean scores, whatever `reason` a
+    lattice has.
+
+    A seam is one wherever the test finds it. "No seam" needs power: with steps of one grey level put in between the
+    tiles of these very clips (`ClipSeams.stepped`), the same tests must find them in `POWER` of such sets of clips;
+    otherwise there is no verdict.
 
     draws: of the bootstrap; 0 leaves out the intervals. resized: rows and columns were resampled after a codec, whose
     blocks then lie anywhere.
@@ -92,16 +98,12 @@ def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, toler
     if testable.any():
         p_values = np.array([draft["p_value"] for draft in drafts])
         rejected[testable] = benjamini_hochberg(p_values[testable], level)
-    if reference is None:
-        spreads = {(draft["axis"], draft["period"]): draft["spread"] for draft in drafts
-                   if draft["statistic"] == "coherent-step"}
-        tested = len({draft["axis"] for draft in drafts if draft["reason"] is None})
-        for draft, hit in zip(drafts, rejected):
-            if draft["reason"] is None and not hit:
-                spread = spreads.get((draft["axis"], draft["period"]), 0.0)
-                draft["reason"] = _too_weak(samples, draft, tolerance, spread, level / tested)
-    for draft in drafts:
-        del draft["spread"]
+    open_ones = [draft for draft, hit in zip(drafts, rejected) if draft["reason"] is None and not hit]
+    if open_ones:
+        found = _found_if_stepped(samples, reference, lattices, drafts, level, tolerance)
+        for draft in open_ones:
+            if not found[draft["axis"], draft["period"]]:
+                draft["reason"] = WEAK.format(draft["clips"]) if draft["clips"] >= FEWEST_CLIPS else FEW
     return [SeamFigure(**draft, significant=bool(hit) if draft["reason"] is None else None)
             for draft, hit in zip(drafts, rejected)]
 
@@ -127,8 +129,7 @@ def _draft(samples, reference, lattice, statistic, tolerance, draws, rng):
                    "excess_samples": float(scores.mean()), "excess_reference": float(real.mean())}
     return {"axis": lattice.axis, "period": lattice.period, "statistic": statistic, **figures,
             "excess": float(figures["excess"]), "clips": len(scores), "codec_matched": lattice.reason is None, "z": z,
-            "rank": rank, "phases": phases, "reason": reason, "blocks": lattice.blocks,
-            "spread": abs(scores.mean() / z) if z else 0.0}
+            "rank": rank, "phases": phases, "reason": reason, "blocks": lattice.blocks}
 
 
 def _unkeyed(clips, key):
@@ -137,23 +138,49 @@ def _unkeyed(clips, key):
     return free if len(free) >= FEWEST_CLIPS else clips
 
 
-def _too_weak(samples, draft, tolerance, spread, level):
-    """Why a lattice without a seam gets no verdict: a step of one grey level would not have been found. Else None.
+def _found_if_stepped(samples, reference, lattices, drafts, level, tolerance):
+    """{(axis, period): whether a step of `STEP` at the lattice's lines would be found} of all lattices to be judged.
 
-    The step must be found by coherent-step, which sees it best, whatever statistic the verdict is under. spread: of
-    that one between the lattice's moves; level: of the test, shared among the axes.
+    The clips are judged again with the step put in. Their p-values are those that `POWER` of such sets of clips stay
+    below; those of other axes, and of shorter periods, are as they were without it.
     """
-    key = (draft["axis"], draft["period"], "coherent-step")
-    clips = [clip for clip in _unkeyed(samples, key) if key in clip.scores and key[0] in clip.rise]
-    if len(clips) < FEWEST_CLIPS:
-        return f"fewer than {FEWEST_CLIPS} clips"
-    scores, rise = _scores(clips, key), float(np.mean([clip.rise[key[0]] for clip in clips]))
-    error = scores.std(ddof=1) / np.sqrt(len(scores))
-    needed = tolerance + (stats.t.ppf(1 - level, len(scores) - 1) + stats.norm.ppf(POWER)) * error
-    needed = max(needed, stats.t.ppf(1 - level, TAIL) * spread)
-    if min(scores.mean(), 0) + rise < needed:
-        return "a step of one grey level would not be found in these clips"
-    return None
+    stepped = [rescore(with_step(clip), lattices) for clip in samples]
+    testable = [draft for draft in drafts if draft["reason"] is None]
+    raised = []
+    for draft in testable:
+        lattice = next(own for own in lattices if (own.axis, own.period) == (draft["axis"], draft["period"]))
+        key = (lattice.axis, lattice.period, draft["statistic"])
+        raised.append(_likely_p_value(samples, stepped, reference, lattice, key, tolerance))
+    found = {}
+    for axis, period in {(draft["axis"], draft["period"]): None for draft in testable}:
+        there = [draft["axis"] == axis and draft["period"] % period == 0 for draft in testable]
+        own = [(draft["axis"], draft["period"]) == (axis, period) for draft in testable]
+        p_values = np.where(there, raised, [draft["p_value"] for draft in testable])
+        found[axis, period] = bool(benjamini_hochberg(p_values, level)[own].any())
+    return found
+
+
+def _likely_p_value(samples, stepped, reference, lattice, key, tolerance):
+    """The p-value that `POWER` of sets such as `stepped` stay below; an excess of the samples does not help."""
+    before, scored = _scores(_unkeyed(samples, key), key), _unkeyed(stepped, key)
+    scores = _scores(scored, key)
+    if len(scores) < FEWEST_CLIPS:
+        return 1.0
+    variance, freedom, base = scores.var(ddof=1) / len(scores), len(scores) - 1, max(before.mean(), 0)
+    if reference is not None:
+        real = _scores(_unkeyed(reference, key), key)
+        if len(real) < FEWEST_CLIPS:
+            return 1.0
+        variance, freedom = variance + real.var(ddof=1) / len(real), min(freedom, len(real) - 1)
+        base = max(before.mean(), real.mean())
+    error = max(np.sqrt(variance), 1e-9)
+    least = scores.mean() - base - stats.t.ppf(POWER, freedom) * error
+    p_value = stats.t.sf((least - tolerance) / error, freedom)
+    if reference is not None:
+        return float(max(p_value, 1 / (1 + PERMUTATIONS)))
+    lowered = mean_profile(scored, key)
+    lowered[lattice.period - 1] -= scores.mean() - least
+    return float(max(p_value, standing(lowered, lattice)[3]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,6 +27,7 @@ bias.
 """
 
 from dataclasses import dataclass, field, replace
+from zlib import crc32
 
 import numpy as np
 
@@ -43,6 +44,7 @@ MARGIN = 3  # nearest position to the video's border at which s and enough of it
 CODEC = {"f": 4, "h": 16, "w": 16}  # cadence of frame types, macroblock
 FEWEST_MOVES = 2
 SHORTEST_PERIOD = 4
+STEP = 1  # grey levels between tiles that must be found where "no seam" is said
 MOST_FRAMES = 64  # of a clip that are read for spatial seams, evenly spread
 
 
@@ -146,7 +148,7 @@ class ClipSeams:
     keyed: frozenset = frozenset()  # (axis, period) of lattices all of whose lines are key frames
     sizes: tuple[float, ...] = ()  # log of the bytes of each frame in its file, for files that frames of differ in
     block: int | None = None  # pixels of the squares of its file's codec; None where there is no file to say it
-    rise: dict = field(default_factory=dict)  # axis → what a brightness step of one grey level adds to its score
+    stepped: dict = field(default_factory=dict)  # as `values`, with `STEP` put in between tiles; key frames have one
 
 
 def measure_clip(video, lattices, name="", coding=None):
@@ -155,14 +157,16 @@ def measure_clip(video, lattices, name="", coding=None):
     coding: the `hpdm_eval.coding.Coding` of its file, whose frames the clip shows from the first on.
     """
     finest = {lattice.axis: lattice.finest for lattice in lattices}
-    values, contrasts, rise = {}, {}, {}
+    values, contrasts, stepped = {}, {}, {}
+    levels = _random_levels(video, finest)
     for number, axis in enumerate(AXES):
         if axis not in finest or video.shape[number] < finest[axis] + MARGIN:
             continue
         across = len(_cuts(video.shape, 3 - number, finest)) if axis != "f" else None
-        found, rise[axis] = _contrasts_and_rise(video, axis, finest)
-        for statistic, contrast in found.items():
+        found = _contrasts(video, axis, finest, levels)
+        for statistic, (contrast, with_step) in found.items():
             values[axis, statistic] = contrast.mean(axis=1).astype(np.float32)
+            stepped[axis, statistic] = with_step.mean(axis=1).astype(np.float32)
             across = across or contrast.shape[1]
             contrasts[axis, statistic] = contrast.reshape(len(contrast), -1, across).mean(axis=1).astype(np.float16)
     keys = coding.inner_keys if coding else ()
@@ -172,7 +176,7 @@ def measure_clip(video, lattices, name="", coding=None):
             if ("f", statistic) in values:
                 values["f", statistic][near] = np.nan
     clip = ClipSeams(name=name, shape=video.shape[:3], scores={}, profiles={}, edges={}, values=values,
-                     contrasts=contrasts, rise=rise, block=coding.block if coding else None,
+                     contrasts=contrasts, stepped=stepped, block=coding.block if coding else None,
                      sizes=tuple(np.log(np.maximum(coding.sizes[:len(video)], 1))) if coding and not coding.intra else ())
     return rescore(clip, lattices)
 
@@ -199,6 +203,13 @@ def rescore(clip, lattices):
     return replace(clip, scores=scores, profiles=profiles, edges=edges, keyed=frozenset(keyed))
 
 
+def with_step(clip):
+    """The ClipSeams of the clip with `STEP` put in between its tiles; to be scored by `rescore`."""
+    values = {key: np.where(np.isnan(clip.values[key]), np.nan, stepped) for key, stepped in clip.stepped.items()}
+    contrasts = {key: stepped[:, None] for key, stepped in clip.stepped.items()}
+    return replace(clip, values=values, contrasts=contrasts, stepped={}, scores={}, profiles={}, edges={})
+
+
 def axis_contrasts(video, axis, finest):
     """Log contrast of each position and stretch: {statistic: float64 [n + 1, stretches]}; row p is border p.
 
@@ -206,23 +217,42 @@ def axis_contrasts(video, axis, finest):
     Along h and w, `coherent-step` has the stretches of one tile in time after those of the other. Rows where s or its
     neighbours do not exist are NaN.
     """
-    return _contrasts_and_rise(video, axis, finest)[0]
+    return {statistic: plain for statistic, (plain, _) in _contrasts(video, axis, finest).items()}
 
 
-def _contrasts_and_rise(video, axis, finest):
-    """(the same, the mean rise of `coherent-step` where half of the stretches get a step of one grey level)."""
+def _contrasts(video, axis, finest, levels=None):
+    """{statistic: (the same, the same with tiles raised by `levels`, int [tiles along f, h, w])}."""
     size = video.shape[AXES.index(axis)]
     if axis == "f":
-        parts = [_sums_in_time(video, finest)]
+        parts = [_sums_in_time(video, finest, levels)]
     else:
-        parts = [_sums_in_space(video[frames], axis, finest) for frames in _chosen_frames(len(video), finest.get("f"))]
-    # a mismatch has no sign to lose over time; a tone step may change with every tile
+        parts = []
+        for frames in _chosen_frames(len(video), finest.get("f")):
+            own = None if levels is None else levels[frames[0] // finest.get("f", len(video))]
+            parts.append(_sums_in_space(video[frames], axis, finest, own))
     area = sum(part["pixels"] for part in parts)
-    signed = np.concatenate([part["coherent-step"] / part["pixels"] for part in parts], axis=1)
-    means = {"step": sum(part["step"] for part in parts) / area, "coherent-step": np.abs(signed)}
-    raised = np.log((np.abs(signed + 1) + FLOOR["coherent-step"]) / (np.abs(signed) + FLOOR["coherent-step"]))
-    return {statistic: _against_neighbours(np.log(values + FLOOR[statistic]), size)
-            for statistic, values in means.items()}, float(raised.mean() / 2)
+    result = {}
+    for statistic in STATISTICS:
+        # a mismatch has no sign to lose over time; a tone step may change with every tile
+        both = [sum(part[kind][statistic] for part in parts) / area if statistic == "step" else
+                np.abs(np.concatenate([part[kind][statistic] / part["pixels"] for part in parts], axis=1))
+                for kind in ("plain", "stepped")]
+        result[statistic] = tuple(_against_neighbours(np.log(values + FLOOR[statistic]), size) for values in both)
+    return result
+
+
+def _random_levels(video, finest):
+    """0 or `STEP` for every tile: int [tiles along f, h, w]; depends on the first frame alone."""
+    tiles = [len(_cuts(video.shape, number, finest)) for number in range(3)]
+    return STEP * np.random.default_rng(crc32(np.ascontiguousarray(video[0]))).integers(2, size=tiles)
+
+
+def _spread_out(levels, shape, numbers, finest):
+    """float32 image of `levels` [tiles, tiles], in tiles of the axes `numbers` of a video of `shape`."""
+    for axis, number in enumerate(numbers):
+        cuts = _cuts(shape, number, finest)
+        levels = np.repeat(levels, np.diff(np.append(cuts, shape[number])), axis=axis)
+    return levels.astype(np.float32)
 
 
 def _chosen_frames(count, period):
@@ -249,31 +279,59 @@ def third_difference(x, axis):
     return np.moveaxis(1.5 * (x[2:-1] - x[1:-2]) - 0.5 * (x[3:] - x[:-3]), 0, axis)
 
 
-def _sums_in_space(video, axis, finest):
-    """Sums of |s| and s over the stretches of some frames: {statistic: [n - 3, stretches], "pixels": [stretches]}."""
+def _sums_in_space(video, axis, finest, levels=None):
+    """Sums of |s| and s over the stretches of the frames of one tile in time, plain and with tiles raised.
+
+    levels: int [tiles along h, along w], of what tiles are raised by. Returns {"plain", "stepped": {statistic:
+    [n - 3, stretches]}, "pixels": [stretches]}.
+    """
     number = AXES.index(axis)
-    s = third_difference(_luma(video), number)
+    s = np.moveaxis(third_difference(_luma(video), number), number, 0)  # [n - 3, frames, across]
     cuts = _cuts(video.shape, 3 - number, finest)
-    sums = {}
-    for statistic, values in _clipped(s).items():
-        plane = values.sum(axis=0, dtype=np.float64)
-        sums[statistic] = np.add.reduceat(plane if axis == "h" else plane.T, cuts, axis=1)
-    return {**sums, "pixels": np.diff(np.append(cuts, video.shape[3 - number])) * len(video)}
+
+    def summed(s):
+        return {statistic: np.add.reduceat(values.sum(axis=1, dtype=np.float64), cuts, axis=1)
+                for statistic, values in _clipped(s).items()}
+
+    plain = summed(s)
+    stepped = {statistic: sums.copy() for statistic, sums in plain.items()}
+    if levels is not None:
+        image = _spread_out(levels, video.shape, (1, 2), finest)
+        steps = third_difference(image if axis == "h" else image.T, 0)
+        at = np.flatnonzero(steps.any(axis=1))
+        for statistic, sums in summed(s[at] + steps[at, None]).items():
+            stepped[statistic][at] = sums
+    return {"plain": plain, "stepped": stepped, "pixels": np.diff(np.append(cuts, video.shape[3 - number])) * len(video)}
 
 
-def _sums_in_time(video, finest):
-    """The same along time, where a stretch is the area of a tile; four frames are held at a time."""
+def _sums_in_time(video, finest, levels=None):
+    """The same along time, where a stretch is the area of a tile; four frames are held at a time.
+
+    levels: int [tiles along f, h, w].
+    """
     rows, columns = _cuts(video.shape, 1, finest), _cuts(video.shape, 2, finest)
     pixels = np.outer(np.diff(np.append(rows, video.shape[1])), np.diff(np.append(columns, video.shape[2])))
-    window, sums = [], {statistic: [] for statistic in STATISTICS}
-    for frame in video:
+    window, sums = [], {kind: {statistic: [] for statistic in STATISTICS} for kind in ("plain", "stepped")}
+
+    def add(kind, s):
+        for statistic, plane in _clipped(s).items():
+            tiles = np.add.reduceat(np.add.reduceat(plane, rows, axis=0, dtype=np.float64), columns, axis=1)
+            sums[kind][statistic].append(tiles.ravel())
+
+    for last, frame in enumerate(video):
         window = [*window[-3:], _luma(frame)]
         if len(window) < 4:
             continue
-        for statistic, plane in _clipped(third_difference(np.stack(window), 0)[0]).items():
-            tiles = np.add.reduceat(np.add.reduceat(plane, rows, axis=0, dtype=np.float64), columns, axis=1)
-            sums[statistic].append(tiles.ravel())
-    return {**{statistic: np.array(values) for statistic, values in sums.items()}, "pixels": pixels.ravel()}
+        s = third_difference(np.stack(window), 0)[0]
+        add("plain", s)
+        steps = None if levels is None else third_difference(levels[np.arange(last - 3, last + 1) // finest["f"]], 0)[0]
+        if steps is not None and steps.any():
+            add("stepped", s + _spread_out(steps, video.shape, (1, 2), finest))
+        else:
+            for statistic in STATISTICS:
+                sums["stepped"][statistic].append(sums["plain"][statistic][-1])
+    return {**{kind: {statistic: np.array(values) for statistic, values in own.items()} for kind, own in sums.items()},
+            "pixels": pixels.ravel()}
 
 
 def _clipped(s):
