@@ -11,7 +11,8 @@ from scipy.ndimage import gaussian_filter
 
 from hpdm_eval.clips import open_clips
 from hpdm_eval.coding import Codings, read_coding
-from hpdm_eval.metrics.seam_blocks import Blocks, find_blocks, fold, match_moves, settle_lattices
+from hpdm_eval.metrics.seam_blocks import Blocks, find_blocks, fold
+from hpdm_eval.metrics.seam_moves import match_moves, settle_lattices
 from hpdm_eval.metrics.seam_tests import judge_seams, mean_t_interval, pool_seams
 from hpdm_eval.metrics.seams import ClipSeams, Lattice, measure_clip, rescore, seam_lattices
 from hpdm_eval.protocols import load_protocol

@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from hpdm.errors import InputError
 from hpdm_eval.clips import open_clips
+from hpdm_eval.metrics.seam_contrasts import CLIP, FLOOR, axis_contrasts, random_levels, third_difference
 from hpdm_eval.metrics.seam_tests import (
     TOLERANCE,
     WEAK,
@@ -19,12 +20,8 @@ from hpdm_eval.metrics.seam_tests import (
     standing,
 )
 from hpdm_eval.metrics.seams import (
-    CLIP,
-    FLOOR,
     Lattice,
-    _random_levels,
     all_moves,
-    axis_contrasts,
     border_excess,
     lattice_moves,
     lattice_score,
@@ -33,7 +30,6 @@ from hpdm_eval.metrics.seams import (
     parse_patch,
     rescore,
     seam_lattices,
-    third_difference,
     with_step,
 )
 from hpdm_eval.protocols import load_protocol
@@ -234,7 +230,7 @@ def test_a_clip_is_also_measured_with_a_step_of_one_grey_level(patch, shape):
     lattices = seam_lattices(patch, levels=2)
     video = np.clip(textured(3, shape), 0, 254)
     clip = measure_clip(video, lattices)
-    levels = _random_levels(video, {lattice.axis: lattice.finest for lattice in lattices})
+    levels = random_levels(video, {lattice.axis: lattice.finest for lattice in lattices})
     assert set(levels.ravel()) == {0, 1}
     plane = levels
     for axis, size in enumerate(patch):

@@ -14,7 +14,8 @@ from hpdm.files import parse_json
 from hpdm_eval.coding import Codings
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
-from hpdm_eval.metrics.seam_blocks import settle_lattices
+from hpdm_eval.metrics.seam_contrasts import AXES
+from hpdm_eval.metrics.seam_moves import settle_lattices
 from hpdm_eval.metrics.seam_tests import (
     FEWEST_CLIPS,
     LEVEL,
@@ -26,7 +27,6 @@ from hpdm_eval.metrics.seam_tests import (
     pool_seams,
 )
 from hpdm_eval.metrics.seams import (
-    AXES,
     OVERLAPS,
     ClipSeams,
     Lattice,

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from hpdm_eval.metrics.seam_blocks import settle_lattices
-from hpdm_eval.metrics.seams import STATISTICS, all_moves, lattice_moves, rescore, with_step
+from hpdm_eval.metrics.seam_contrasts import STATISTICS
+from hpdm_eval.metrics.seam_moves import settle_lattices
+from hpdm_eval.metrics.seams import all_moves, lattice_moves, rescore, with_step
 
 LEVEL = 0.05
 TOLERANCE = 0.05  # log units

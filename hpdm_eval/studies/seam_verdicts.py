@@ -23,8 +23,9 @@ from hpdm.environment import git_revision
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.clips import open_clips
+from hpdm_eval.metrics.seam_contrasts import AXES
 from hpdm_eval.metrics.seam_tests import judge_seams
-from hpdm_eval.metrics.seams import AXES, ClipSeams, measure_clip, rescore, seam_lattices
+from hpdm_eval.metrics.seams import ClipSeams, measure_clip, rescore, seam_lattices
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.selection import source_of
 from hpdm_eval.studies.seam_codecs import Encode, Resize, combinations, put_through
