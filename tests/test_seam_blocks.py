@@ -19,7 +19,13 @@ from hpdm_eval.protocols import load_protocol
 from hpdm_eval.resize import resize
 from hpdm_eval.studies.seam_codecs import CODECS, Encode, Resize, combinations, encode_with, put_through
 from hpdm_eval.studies.seam_injection import inject_seams
-from hpdm_eval.studies.seam_verdicts import judge_combination, load_measured, measure_combinations, save_measured
+from hpdm_eval.studies.seam_verdicts import (
+    judge_combination,
+    load_measured,
+    measure_combinations,
+    page,
+    save_measured,
+)
 
 PATCH = (16, 64, 64)
 
@@ -263,7 +269,18 @@ def test_measurements_of_the_study_are_kept_as_they_are(tmp_path):
     (measured,) = measure_combinations([clip] * 4, [steps])
     save_measured(tmp_path / "a.npz", measured)
     first, second = (judge_combination(steps, kind) for kind in (measured, load_measured(tmp_path / "a.npz")))
-    assert first == second and {row["clips"] for row in first} >= {4}
+    assert first == second and [row["clips"] for row in first] == [4]
+    text = page(first, ["v_Punch_g08_c01.avi", "v_Punch_g08_c02.avi", "v_Punch_g09_c01.avi", "x.avi"], 0)
+    assert "on 4 UCF-101 clips of 240x320 from 3 groups" in text and "| 128 crop bilinear, then x264 g16 | 4 | 0/1 |" in text
+
+
+def test_the_page_counts_what_was_found_and_missed():
+    row = {"patch": "16x64x64", "clips": 24, "called": 1, **{f"verdicts {axis}": 2 for axis in "fhw"},
+           **{f"found {axis}": 1 for axis in "fhw"}, **{f"missed {axis}": 0 for axis in "fhw"}, "sets": 2}
+    rows = [{**row, "steps": "a"}, {**row, "steps": "b", "found h": 0, "missed w": 1}]
+    lines = page(rows, ["x.avi"], 3).splitlines()
+    assert "| 24 | 2/4 (50%) | 4/4 (100%) | 4/4 (100%) | 4/4 (100%) | 2/2 | 1/1 | 2/3 |" in lines
+    assert "| b | 24 | 1/2 | 2/2 | 2/2 | 2/2 | 1/1 | no verdict | 1/2 |" in lines
 
 
 @pytest.fixture(scope="module")

@@ -92,10 +92,6 @@ def name_of(steps):
     return ", then ".join(map(str, steps))
 
 
-def _chunk(path, start):
-    return path.with_name(f"{path.name}-{start:03d}.npz")
-
-
 def _part(text):
     try:
         part, parts = map(int, text.split("/"))
@@ -153,7 +149,7 @@ def judge_combination(steps, measured, seed=0):
         lattices = lattices_of(patch, steps)
         plain, stepped = ([rescore(clip, lattices) for clip in measured[patch, kind]] for kind in (False, True))
         order = np.random.default_rng(seed).permutation(len(plain))
-        for count in (*SETS, len(plain)):
+        for count in dict.fromkeys([*(size for size in SETS if size <= len(plain)), len(plain)]):
             sets = [order[start:start + count] for start in range(0, len(plain) - count + 1, count)][:SETS.get(count)]
             verdicts = [judge_seams([plain[k] for k in chosen], lattices, draws=0) for chosen in sets]
             row = {"steps": name_of(steps), "patch": "x".join(map(str, patch)), "clips": count, "sets": len(sets),
