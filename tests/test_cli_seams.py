@@ -316,6 +316,7 @@ def test_power_is_written_as_page_table_and_picture(folders, tmp_path):
     rows = list(csv.DictReader((tmp_path / "seams-power.csv").open()))
     rates = {(row["kind"], int(row["amount"]), row["axis"]): float(row["detected"]) for row in rows}
     assert rates["none", 0, "any"] <= 0.2 and rates["brightness", 4, "any"] == rates["shift", 3, "any"] == 1
+    assert all(0 <= float(row["detected"]) + float(row["withheld"]) <= 1 for row in rows)
     assert "| shift | 3 |" in (tmp_path / "seams-power.md").read_text()
     assert "| none | 24 | pooled |" in (tmp_path / "seams-power.md").read_text()
     assert (tmp_path / "seams-power.png").read_bytes().startswith(b"\x89PNG")
