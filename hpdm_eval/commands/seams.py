@@ -79,9 +79,9 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
     also of those that the clips had before they were resized. An excess of 0.1 is a contrast 10 % above that of the
     comparable positions; up to 0.05 is not called a seam, since that much is found in real video. The step statistic
     sees any mismatch of neighbouring patches, the coherent-step statistic offsets of brightness far below the texture.
-    Axes: w, h and f, between frames. "no verdict" says that a lattice cannot be told from what codecs leave, or that a
-    step of one grey level would not have been found; the warning names the reason. The headline is the mean excess
-    over all axes, of the finest tiles.
+    Axes: w, h and f, between frames. "no" is said where a step of one grey level, put in between the tiles of the same
+    clips, would be found; "no verdict" where it would not, or where a lattice cannot be told from what codecs leave:
+    the warning names the reason. The headline is the mean excess over all axes, of the finest tiles.
     """
     protocol = take_protocol(options)
     plan = find_plan(samples, patch, overlap, levels, lossless)
