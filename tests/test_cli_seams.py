@@ -90,6 +90,20 @@ def test_table_gives_the_verdicts(folders):
     assert "SEAM" in run("seams", "--samples", folders / "tiled", "--patch", "8x32x32", "--quiet").stdout
 
 
+def test_clips_of_one_video_are_no_draws_of_their_own(folders, tmp_path):
+    for k in range(8):
+        name = f"v_Punch_g{k // 2 + 1:02d}_c{k % 2 + 1:02d}.npy"
+        save(tmp_path / "Punch" / name, np.load(folders / "plain" / f"{k}.npy"))
+    words = ["seams", "--samples", tmp_path, "--patch", "8x32x32", "--json"]
+    record = json.loads(run(*words).stdout)
+    apart = json.loads(run(*words, "--group-by", "none").stdout)
+    assert record["samples"]["sources"] == 4 and "sources" not in apart["samples"]
+    assert record["value"] == apart["value"] and record["ci95"] != apart["ci95"]
+    assert json.loads(run(*words, "--group-by", "_c0[12]").stdout)["samples"]["sources"] == 2
+    result = run(*words, "--group-by", "(")
+    assert result.exit_code == 2 and "--group-by" in result.stderr
+
+
 def test_no_verdict_is_said_with_its_reason_in_table_record_and_plots(tmp_path):
     """Tiles of 16 in lossy files cannot be told from macroblocks; keys at every border hide what tiles do in time."""
     for k in range(6):

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from hpdm_eval.clips import open_clips
 from hpdm_eval.coding import Codings, read_coding
 from hpdm_eval.metrics.seam_blocks import Blocks, find_blocks, fold
 from hpdm_eval.metrics.seam_moves import match_moves, settle_lattices
-from hpdm_eval.metrics.seam_tests import judge_seams, mean_t_interval, pool_seams
+from hpdm_eval.metrics.score_tests import by_source, mean_t_interval
+from hpdm_eval.metrics.seam_tests import judge_seams, pool_seams
 from hpdm_eval.metrics.seams import ClipSeams, Lattice, measure_clip, rescore, seam_lattices
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.resize import resize
@@ -250,6 +252,32 @@ def test_the_pooled_interval_covers(clips):
         low, high = mean_t_interval((rng.gamma(2, 0.1, size=(clips, 4)) - 0.2).mean(axis=1))
         covered.append(low <= 0 <= high)
     assert 0.925 < np.mean(covered) < 0.97
+
+
+def test_clips_of_one_source_count_together():
+    """Sources of one to seven clips that have most of their score in common: the interval covers, that of clips not."""
+    rng = np.random.default_rng(0)
+    covered = {True: [], False: []}
+    for _ in range(800):
+        sources = np.repeat(np.arange(12), rng.integers(1, 8, size=12)).astype(str)
+        scores = rng.normal(size=12)[sources.astype(int)] + 0.3 * rng.normal(size=len(sources))
+        for grouped in (True, False):
+            low, high = mean_t_interval(by_source(scores, sources) if grouped else scores)
+            covered[grouped].append(low <= 0 <= high)
+        assert by_source(scores, sources).mean() == pytest.approx(scores.mean())
+    assert 0.9 < np.mean(covered[True]) and np.mean(covered[False]) < 0.75
+    assert by_source(scores, range(len(scores))) is scores
+
+
+def test_verdicts_and_the_headline_are_over_sources():
+    lattices = seam_lattices((8, 32, 32), lossless=True)
+    clips = [measure_clip(textured(k, (16, 96, 96)), lattices) for k in range(4)]
+    sixteen = [replace(clip, source=str(k)) for _ in range(4) for k, clip in enumerate(clips)]
+    unknown = [replace(clip, source=None) for clip in sixteen]
+    for one, four, apart in zip(*(judge_seams(chosen, lattices) for chosen in (clips, sixteen, unknown))):
+        assert four.clips == 16 and four.p_value == pytest.approx(one.p_value)
+        assert four.ci95[1] - four.ci95[0] > 1.5 * (apart.ci95[1] - apart.ci95[0])
+    assert pool_seams(sixteen, lattices).ci95 == pytest.approx(pool_seams(clips, lattices).ci95)
 
 
 def test_there_are_forty_different_combinations_of_all_factors_filters_and_codecs():

@@ -9,16 +9,8 @@ from scipy.ndimage import gaussian_filter
 from hpdm.errors import InputError
 from hpdm_eval.clips import open_clips
 from hpdm_eval.metrics.seam_contrasts import CLIP, FLOOR, axis_contrasts, random_levels, third_difference
-from hpdm_eval.metrics.seam_tests import (
-    TOLERANCE,
-    WEAK,
-    benjamini_hochberg,
-    judge_seams,
-    mean_above,
-    mean_interval,
-    permuted_above,
-    standing,
-)
+from hpdm_eval.metrics.score_tests import TOLERANCE, benjamini_hochberg, mean_above, mean_interval, permuted_above
+from hpdm_eval.metrics.seam_tests import WEAK, judge_seams, standing
 from hpdm_eval.metrics.seams import (
     Lattice,
     all_moves,

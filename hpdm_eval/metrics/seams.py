@@ -127,6 +127,7 @@ class ClipSeams:
     keyed: frozenset = frozenset()  # (axis, period) of lattices all of whose lines are key frames
     sizes: tuple[float, ...] = ()  # log of the bytes of each frame in its file, for files that frames of differ in
     block: int | None = None  # pixels of the squares of its file's codec; None where there is no file to say it
+    source: str | None = None  # what other clips may be cut from as well; None: a draw of its own
     stepped: dict = field(default_factory=dict)  # as `values`, with `STEP` put in between tiles; key frames have one
 
 

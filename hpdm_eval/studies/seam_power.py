@@ -9,7 +9,8 @@ import numpy as np
 
 from hpdm_eval.metrics.seam_contrasts import STATISTICS
 from hpdm_eval.metrics.seam_moves import settle_lattices
-from hpdm_eval.metrics.seam_tests import LEVEL, TOLERANCE, judge_seams, mean_interval, mean_t_interval, pool_seams
+from hpdm_eval.metrics.score_tests import LEVEL, TOLERANCE, mean_interval, mean_t_interval
+from hpdm_eval.metrics.seam_tests import judge_seams, pool_seams
 from hpdm_eval.metrics.seams import measure_clip, rescore
 from hpdm_eval.plots import line_style
 from hpdm_eval.studies.seam_injection import inject_seams
