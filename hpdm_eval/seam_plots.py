@@ -9,8 +9,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from hpdm.files import atomic_file
+from hpdm_eval.metrics.seam_contrasts import STATISTICS
 from hpdm_eval.metrics.seam_tests import mean_profile
-from hpdm_eval.metrics.seams import STATISTICS, lattice_moves
+from hpdm_eval.metrics.seams import lattice_moves
 
 NAMES = {"f": "between frames", "h": "between rows", "w": "between columns"}
 COLOURS = matplotlib.colormaps["magma"]

@@ -207,8 +207,9 @@ def test_clips_of_one_source_are_dealt_together():
         assert entry.get("sources") == (sources and 40)
     assert errors[1] > 1.5 * errors[0]
     grouped, single = sides[0], sides[1]
-    with pytest.warns(UserWarning, match="no FVD-infinity: the samples share source videos"):
-        assert not any("infinity" in entry["figure"] for entry in measure(
-            grouped, single, load_protocol("native"), extrapolate=True)["details"])
-    figures = measure(single, grouped, load_protocol("native"), extrapolate=True)
-    assert [entry["figure"] for entry in figures["details"]] == ["fvd-infinity against this reference"]
+    for one, other in ((grouped, single), (single, grouped)):
+        figures = measure(one, other, load_protocol("native"), extrapolate=True)["details"]
+        assert [entry["figure"] for entry in figures] == ["fvd-infinity"]
+    few = SimpleNamespace(**{**vars(grouped), "sources": [str(k // 20) for k in range(200)]})
+    with pytest.warns(UserWarning, match="no FVD-infinity: 30 source videos are needed on a side"):
+        assert not measure(few, single, load_protocol("native"), extrapolate=True)["details"]

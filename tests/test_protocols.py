@@ -62,7 +62,7 @@ def test_the_default_claims_nothing_of_the_data():
 def test_notes_name_file_and_line_of_the_public_code():
     """Of every protocol that is named after published code; HPDM has none, and its variants inherit."""
     for protocol in list_protocols():
-        if protocol.name.startswith(("hpdm", "generic", "native", "google")):
+        if protocol.name.startswith(("hpdm", "generic", "native")):
             continue
         assert re.search(r"github\.com/[\w.-]+/[\w.-]+, commit [0-9a-f]{8}:", protocol.notes), protocol.name
         assert re.search(r"[\w/]+\.\w+ lines? \d+", protocol.notes), protocol.name

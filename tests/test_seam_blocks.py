@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,22 @@ from scipy.ndimage import gaussian_filter
 
 from hpdm_eval.clips import open_clips
 from hpdm_eval.coding import Codings, read_coding
-from hpdm_eval.metrics.seam_blocks import Blocks, find_blocks, fold, match_moves, settle_lattices
-from hpdm_eval.metrics.seam_tests import judge_seams, mean_t_interval, pool_seams
+from hpdm_eval.metrics.seam_blocks import Blocks, find_blocks, fold
+from hpdm_eval.metrics.seam_moves import match_moves, settle_lattices
+from hpdm_eval.metrics.score_tests import by_source, mean_t_interval
+from hpdm_eval.metrics.seam_tests import judge_seams, pool_seams
 from hpdm_eval.metrics.seams import ClipSeams, Lattice, measure_clip, rescore, seam_lattices
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.resize import resize
 from hpdm_eval.studies.seam_codecs import CODECS, Encode, Resize, combinations, encode_with, put_through
 from hpdm_eval.studies.seam_injection import inject_seams
-from hpdm_eval.studies.seam_verdicts import judge_combination, load_measured, measure_combinations, save_measured
+from hpdm_eval.studies.seam_verdicts import (
+    judge_combination,
+    load_measured,
+    measure_combinations,
+    page,
+    save_measured,
+)
 
 PATCH = (16, 64, 64)
 
@@ -245,6 +254,32 @@ def test_the_pooled_interval_covers(clips):
     assert 0.925 < np.mean(covered) < 0.97
 
 
+def test_clips_of_one_source_count_together():
+    """Sources of one to seven clips that have most of their score in common: the interval covers, that of clips not."""
+    rng = np.random.default_rng(0)
+    covered = {True: [], False: []}
+    for _ in range(800):
+        sources = np.repeat(np.arange(12), rng.integers(1, 8, size=12)).astype(str)
+        scores = rng.normal(size=12)[sources.astype(int)] + 0.3 * rng.normal(size=len(sources))
+        for grouped in (True, False):
+            low, high = mean_t_interval(by_source(scores, sources) if grouped else scores)
+            covered[grouped].append(low <= 0 <= high)
+        assert by_source(scores, sources).mean() == pytest.approx(scores.mean())
+    assert 0.9 < np.mean(covered[True]) and np.mean(covered[False]) < 0.75
+    assert by_source(scores, range(len(scores))) is scores
+
+
+def test_verdicts_and_the_headline_are_over_sources():
+    lattices = seam_lattices((8, 32, 32), lossless=True)
+    clips = [measure_clip(textured(k, (16, 96, 96)), lattices) for k in range(4)]
+    sixteen = [replace(clip, source=str(k)) for _ in range(4) for k, clip in enumerate(clips)]
+    unknown = [replace(clip, source=None) for clip in sixteen]
+    for one, four, apart in zip(*(judge_seams(chosen, lattices) for chosen in (clips, sixteen, unknown))):
+        assert four.clips == 16 and four.p_value == pytest.approx(one.p_value)
+        assert four.ci95[1] - four.ci95[0] > 1.5 * (apart.ci95[1] - apart.ci95[0])
+    assert pool_seams(sixteen, lattices).ci95 == pytest.approx(pool_seams(clips, lattices).ci95)
+
+
 def test_there_are_forty_different_combinations_of_all_factors_filters_and_codecs():
     steps = combinations()
     assert len(steps) == len(set(steps)) == 40
@@ -262,7 +297,18 @@ def test_measurements_of_the_study_are_kept_as_they_are(tmp_path):
     (measured,) = measure_combinations([clip] * 4, [steps])
     save_measured(tmp_path / "a.npz", measured)
     first, second = (judge_combination(steps, kind) for kind in (measured, load_measured(tmp_path / "a.npz")))
-    assert first == second and {row["clips"] for row in first} >= {4}
+    assert first == second and [row["clips"] for row in first] == [4]
+    text = page(first, ["v_Punch_g08_c01.avi", "v_Punch_g08_c02.avi", "v_Punch_g09_c01.avi", "x.avi"], 0)
+    assert "on 4 UCF-101 clips of 240x320 from 3 groups" in text and "| 128 crop bilinear, then x264 g16 | 4 | 0/1 |" in text
+
+
+def test_the_page_counts_what_was_found_and_missed():
+    row = {"patch": "16x64x64", "clips": 24, "called": 1, **{f"verdicts {axis}": 2 for axis in "fhw"},
+           **{f"found {axis}": 1 for axis in "fhw"}, **{f"missed {axis}": 0 for axis in "fhw"}, "sets": 2}
+    rows = [{**row, "steps": "a"}, {**row, "steps": "b", "found h": 0, "missed w": 1}]
+    lines = page(rows, ["x.avi"], 3).splitlines()
+    assert "| 24 | 2/4 (50%) | 4/4 (100%) | 4/4 (100%) | 4/4 (100%) | 2/2 | 1/1 | 2/3 |" in lines
+    assert "| b | 24 | 1/2 | 2/2 | 2/2 | 2/2 | 1/1 | no verdict | 1/2 |" in lines
 
 
 @pytest.fixture(scope="module")

@@ -8,29 +8,21 @@ from scipy.ndimage import gaussian_filter
 
 from hpdm.errors import InputError
 from hpdm_eval.clips import open_clips
-from hpdm_eval.metrics.seam_tests import (
-    TOLERANCE,
-    benjamini_hochberg,
-    judge_seams,
-    mean_above,
-    mean_interval,
-    permuted_above,
-    standing,
-)
+from hpdm_eval.metrics.seam_contrasts import CLIP, FLOOR, axis_contrasts, random_levels, third_difference
+from hpdm_eval.metrics.score_tests import TOLERANCE, benjamini_hochberg, mean_above, mean_interval, permuted_above
+from hpdm_eval.metrics.seam_tests import WEAK, judge_seams, standing
 from hpdm_eval.metrics.seams import (
-    CLIP,
-    FLOOR,
     Lattice,
     all_moves,
-    axis_contrasts,
     border_excess,
     lattice_moves,
     lattice_score,
     measure_clip,
     move_profile,
     parse_patch,
+    rescore,
     seam_lattices,
-    third_difference,
+    with_step,
 )
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.studies.seam_injection import KINDS, inject_seams
@@ -221,6 +213,70 @@ def test_a_reference_with_the_same_blocks_takes_them_away():
     assert figure.significant and figure.excess > 0.5
     assert figure.excess == pytest.approx(figure.excess_samples - figure.excess_reference)
     assert figure.ci95[0] < figure.excess < figure.ci95[1]
+
+
+@pytest.mark.parametrize("patch, shape", [
+    ((16, 32, 64), (40, 96, 130)), ((8, 32, 32), (80, 72, 72)), ((16, 32, 32), (12, 96, 96))])
+def test_a_clip_is_also_measured_with_a_step_of_one_grey_level(patch, shape):
+    """As if its tiles had been raised before; long clips are thinned, short ones have one tile in time."""
+    lattices = seam_lattices(patch, levels=2)
+    video = np.clip(textured(3, shape), 0, 254)
+    clip = measure_clip(video, lattices)
+    levels = random_levels(video, {lattice.axis: lattice.finest for lattice in lattices})
+    assert set(levels.ravel()) == {0, 1}
+    plane = levels
+    for axis, size in enumerate(patch):
+        plane = plane.repeat(size, axis=axis).take(range(shape[axis]), axis=axis)
+    raised = measure_clip((video + plane[..., None]).astype(np.uint8), lattices)
+    assert clip.stepped.keys() == clip.values.keys() == raised.values.keys() and len(clip.values) >= 4
+    for key, values in clip.stepped.items():
+        assert np.allclose(values, raised.values[key], atol=1e-4, equal_nan=True)
+        assert np.nanmax(np.abs(values - clip.values[key])) > 0.004
+    scored = rescore(with_step(clip), lattices)
+    assert scored.scores.keys() == raised.scores.keys()
+    assert all(scored.scores[key] == pytest.approx(score, abs=1e-3) for key, score in raised.scores.items())
+
+
+def noisy(seed, amount, kind="brightness", noise=12.0, shape=(16, 96, 96)):
+    """Tiles of 8x32x32 in noise, in which small steps drown."""
+    rng = np.random.default_rng(seed)
+    video = np.clip(128 + noise * rng.normal(size=(*shape, 1)), 0, 255).repeat(3, axis=-1).astype(np.uint8)
+    return inject_seams(video, PATCH, kind, amount, seed)
+
+
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_no_seam_is_said_only_where_a_step_would_be_found(with_reference):
+    """Without one, no seam in enough clips, no verdict in few; a seam is one in few clips too."""
+    lattices = seam_lattices(PATCH, lossless=True)
+
+    def judged(count, amount, noise):
+        clips = [measure_clip(noisy(k, amount, noise=noise), lattices) for k in range(count)]
+        real = [measure_clip(noisy(100 + k, 0, noise=noise), lattices) for k in range(count)] if with_reference else None
+        return judge_seams(clips, lattices, reference=real)
+
+    assert all(figure.significant is False and figure.reason is None for figure in judged(24, 0, 1.0))
+    few = judged(4, 0, 12.0)
+    assert all(figure.significant is None and figure.reason == WEAK.format(4) for figure in few)
+    assert {"no verdict"} == {figure.verdict for figure in few}
+    figures = judged(6, 24, 12.0)
+    assert {figure.axis for figure in figures if figure.significant} and all(
+        figure.reason is None for figure in figures if figure.significant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [1.0, 3.0, 6.0])
+def test_where_a_verdict_is_given_steps_are_found(noise):
+    """Sets of eight clips: none is called seamed; of those that could get a verdict, stepped ones are called."""
+    lattices, found, missed, wrong = seam_lattices(PATCH, lossless=True), 0, 0, 0
+    for first in range(0, 200, 8):
+        wrong += any(figure.significant for figure in judge_seams(
+            [measure_clip(noisy(first + k, 0, noise=noise), lattices) for k in range(8)], lattices))
+        figures = judge_seams([measure_clip(noisy(first + k, 1, noise=noise), lattices) for k in range(8)], lattices)
+        for axis in "fhw":
+            own = [figure.significant for figure in figures if figure.axis == axis]
+            found += any(own)
+            missed += not any(own) and False in own
+    assert wrong <= 3 and missed <= 0.08 * (found + missed) and (noise > 1 or found > 60)
 
 
 def test_where_the_seam_is():

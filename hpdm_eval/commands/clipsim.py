@@ -14,7 +14,7 @@ from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.accuracy import label_in_name
 from hpdm_eval.metrics.clip_similarity import clip_similarity
-from hpdm_eval.metrics.seam_tests import mean_interval
+from hpdm_eval.metrics.score_tests import mean_interval
 from hpdm_eval.records import RecordedCommand
 
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"

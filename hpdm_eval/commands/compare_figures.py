@@ -16,6 +16,7 @@ from hpdm_eval.metrics.pairs import Estimate
 from hpdm_eval.metrics.prdc import prdc as prdc_of
 from hpdm_eval.metrics.uncertainty import GROUPS, grouped_jackknife, jackknife_errors
 from hpdm_eval.protocols import load_protocol
+from hpdm_eval.selection import sources_of
 
 PIXEL_METRICS = ("seams", "dead-tokens")  # judged on the samples' own pixels, whatever the protocol resizes
 ALL_METRICS = METRICS + PIXEL_METRICS
@@ -164,16 +165,18 @@ def _on_pixels(metric, name, options, comparison, settings):
     protocol = load_protocol("native", num_samples=count, samples_selection=rule, value_range=value_range)
     if metric == "seams":
         judged = judge_tiling(options["samples"], protocol, settings["plans"]()[name], options)
-        record, statistic = judged.record, lambda rows: [judged.pooled.scores[rows].mean()]
+        record, clips, values = judged.record, judged.clips, judged.pooled.scores
     else:
         counted = count_dead_tokens(options["samples"], protocol, settings["token"], options)
-        rates = counted.rates
-        record, statistic = counted.record, lambda rows: [rates[rows].mean()]
+        record, clips, values = counted.record, counted.clips, counted.rates
+    sources = sources_of([clip.name for clip in clips], options["group_by"])
     try:
-        errors = jackknife_errors(statistic, record.num_samples, seed=options["seed"])
+        errors = jackknife_errors(lambda rows: [values[rows].mean()], record.num_samples, seed=options["seed"],
+                                  sources=sources)
     except InputError:
         return record, {metric: record.value}
-    return record, _estimates(name, {metric: record.value}, errors)
+    groups = GROUPS if sources is None else min(GROUPS, len(set(sources)))
+    return record, _estimates(name, {metric: record.value}, errors, groups)
 
 
 def _estimates(name, values, errors, groups=GROUPS):

@@ -161,14 +161,12 @@ def _at(samples, reference, size, details, protocol, seed):
 
 def _infinity(samples, reference, details, common):
     """Extrapolation of both sides where the reference's features are enough for it, else of the samples alone."""
-    if getattr(samples, "sources", None) is not None:
-        raise InputError("the samples share source videos, and subsets of clips would not show their whole bias; the "
-                         "corrected value deals them together")
+    sources, reference_sources = (getattr(side, "sources", None) for side in (samples, reference))
     name, over, other = INFINITY, "both", reference.features
-    few = reference.count < uncertainty.fewest_for_extrapolation(samples.moments.dimension)
-    if other is None or few or getattr(reference, "sources", None) is not None:
+    if other is None or reference.count < uncertainty.fewest_for_extrapolation(samples.moments.dimension):
         name, over, other = AGAINST.format(INFINITY), "samples", reference.moments
-    line = uncertainty.extrapolate(samples.features, other, over=over, **common)
+    line = uncertainty.extrapolate(samples.features, other, over=over, sources=sources,
+                                   reference_sources=reference_sources, **common)
     details.append({"figure": name, "value": line.value, "r2": line.r2, "residual": line.residual,
                     "curvature": line.curvature, "points": len(line.sizes), "smallest": line.sizes[0]})
 

@@ -14,19 +14,11 @@ from hpdm.files import parse_json
 from hpdm_eval.coding import Codings
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
-from hpdm_eval.metrics.seam_blocks import settle_lattices
-from hpdm_eval.metrics.seam_tests import (
-    FEWEST_CLIPS,
-    LEVEL,
-    TOLERANCE,
-    PooledSeams,
-    SeamFigure,
-    judge_seams,
-    mean_profile,
-    pool_seams,
-)
+from hpdm_eval.metrics.seam_contrasts import AXES
+from hpdm_eval.metrics.seam_moves import settle_lattices
+from hpdm_eval.metrics.score_tests import FEWEST_CLIPS, LEVEL, TOLERANCE
+from hpdm_eval.metrics.seam_tests import PooledSeams, SeamFigure, judge_seams, mean_profile, pool_seams
 from hpdm_eval.metrics.seams import (
-    AXES,
     OVERLAPS,
     ClipSeams,
     Lattice,
@@ -36,6 +28,7 @@ from hpdm_eval.metrics.seams import (
     seam_lattices,
 )
 from hpdm_eval.records import Record, RecordedCommand
+from hpdm_eval.selection import sources_of
 
 MANIFEST = "samples.json"
 WORST = 10
@@ -69,6 +62,9 @@ class TilingPlan:
 @click.option("--lossless", is_flag=True,
               help="The clips never went through a codec or JPEG, so there are no blocks to mistake for seams. "
                    "[from samples.json]")
+@click.option("--group-by", default="auto", show_default=True, metavar="auto|none|folder|REGEX",
+              help="Which clips come from one video, and are no independent draws in intervals and tests: auto knows "
+                   "UCF-101's groups, REGEX is searched in the names.")
 @click.option("--plots", type=OutputFolder(), metavar="DIR",
               help="Write seams-profile.png and seams-map.png here.")
 @pixel_options
@@ -79,9 +75,9 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
     also of those that the clips had before they were resized. An excess of 0.1 is a contrast 10 % above that of the
     comparable positions; up to 0.05 is not called a seam, since that much is found in real video. The step statistic
     sees any mismatch of neighbouring patches, the coherent-step statistic offsets of brightness far below the texture.
-    Axes: w, h and f, between frames. "no verdict" says that a lattice cannot be told from what codecs leave, or that a
-    step of one grey level would not have been found; the warning names the reason. The headline is the mean excess
-    over all axes, of the finest tiles.
+    Axes: w, h and f, between frames. "no" is said where a step of one grey level, put in between the tiles of the same
+    clips, would be found; "no verdict" where it would not, or where a lattice cannot be told from what codecs leave:
+    the warning names the reason. The headline is the mean excess over all axes, of the finest tiles.
     """
     protocol = take_protocol(options)
     plan = find_plan(samples, patch, overlap, levels, lossless)
@@ -123,8 +119,14 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
 
     def measured(path, role):
         codings = Codings(path)
-        return measure_clips(path, protocol, options, role,
-                             lambda clip: measure_clip(clip.video, lattices, clip.name, codings.of(clip.name)))
+        clips, summary = measure_clips(path, protocol, options, role,
+                                       lambda clip: measure_clip(clip.video, lattices, clip.name, codings.of(clip.name)))
+        each = protocol.samples_clips_per_video if role == "samples" else protocol.clips_per_video
+        sources = sources_of([clip.name for clip in clips], options.get("group_by", "auto"), each or 1)
+        if sources is None:
+            return clips, summary
+        return [replace(clip, source=source) for clip, source in zip(clips, sources)], {
+            **summary, "sources": len(set(sources))}
 
     clips, summary = measured(samples, "samples")
     real, real_summary = (None, None)

@@ -11,7 +11,7 @@ from hpdm.console import OutputFolder, note
 from hpdm.files import atomic_file
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
-from hpdm_eval.metrics.seam_tests import TOLERANCE
+from hpdm_eval.metrics.score_tests import TOLERANCE
 from hpdm_eval.metrics.seams import parse_patch, seam_lattices
 from hpdm_eval.records import RecordedCommand
 from hpdm_eval.studies.seam_power import (

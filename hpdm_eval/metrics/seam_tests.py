@@ -17,16 +17,29 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from hpdm_eval.metrics.seam_blocks import settle_lattices
-from hpdm_eval.metrics.seams import STATISTICS, all_moves, lattice_moves, rescore
+from hpdm_eval.metrics.score_tests import (
+    DRAWS,
+    FEWEST_CLIPS,
+    LEVEL,
+    PERMUTATIONS,
+    TOLERANCE,
+    benjamini_hochberg,
+    by_source,
+    difference_interval,
+    difference_t_interval,
+    mean_above,
+    mean_interval,
+    mean_t_interval,
+    permuted_above,
+)
+from hpdm_eval.metrics.seam_contrasts import STATISTICS
+from hpdm_eval.metrics.seam_moves import settle_lattices
+from hpdm_eval.metrics.seams import all_moves, lattice_moves, rescore, with_step
 
-LEVEL = 0.05
-TOLERANCE = 0.05  # log units
-FEWEST_CLIPS = 4
 TAIL = 4  # degrees of freedom of differences between positions
-POWER = 0.8  # with which a step of one grey level must be found for "no seam" to be said
-DRAWS = 2000
-PERMUTATIONS = 5000
+POWER = 0.95  # with which a step of one grey level must be found for "no seam" to be said
+WEAK = "a step of one grey level would not be found in {} such clips"
+FEW = f"fewer than {FEWEST_CLIPS} clips that share no source"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +81,19 @@ def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, toler
     """Figures of all lattices for which there are clips: list of SeamFigure, in the order of `lattices`.
 
     samples, reference: iterables of ClipSeams measured on `lattices`, which are first settled: moved for comparison as
-    fits what the samples have been through (`settle_lattices`).
+    fits what the samples have been through (`settle_lattices`). Clips of one `source` count together in intervals and
+    tests (`by_source`).
 
     Without a reference two things must hold for a seam: the excess is above `tolerance`, by a one-sided t-test over
     clips; and the lattice stands out among its own moves, each less the mean of its codec phase, by a t-test over moves
     (what clips have in common, such as a scene, makes moves differ whatever the number of clips). There is no verdict
-    where the lattice has a `reason`, and where neither a seam is found nor a brightness step of one grey level would
-    have been. With a reference, which must be encoded and resized as the samples are, the test is a permutation of the
-    labels of both sides on the studentised difference of the mean scores, and every lattice gets a verdict.
+    where the lattice has a `reason`. With a reference, which must be encoded and resized as the samples are, the test
+    is a permutation of the labels of both sides on the studentised difference of the mean scores, whatever `reason` a
+    lattice has.
+
+    A seam is one wherever the test finds it. "No seam" needs power: with steps of one grey level put in between the
+    tiles of these very clips (`ClipSeams.stepped`), the same tests must find them in `POWER` of such sets of clips;
+    otherwise there is no verdict.
 
     draws: of the bootstrap; 0 leaves out the intervals. resized: rows and columns were resampled after a codec, whose
     blocks then lie anywhere.
@@ -92,18 +110,19 @@ def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, toler
     if testable.any():
         p_values = np.array([draft["p_value"] for draft in drafts])
         rejected[testable] = benjamini_hochberg(p_values[testable], level)
-    if reference is None:
-        spreads = {(draft["axis"], draft["period"]): draft["spread"] for draft in drafts
-                   if draft["statistic"] == "coherent-step"}
-        tested = len({draft["axis"] for draft in drafts if draft["reason"] is None})
-        for draft, hit in zip(drafts, rejected):
-            if draft["reason"] is None and not hit:
-                spread = spreads.get((draft["axis"], draft["period"]), 0.0)
-                draft["reason"] = _too_weak(samples, draft, tolerance, spread, level / tested)
-    for draft in drafts:
-        del draft["spread"]
+    open_ones = [draft for draft, hit in zip(drafts, rejected) if draft["reason"] is None and not hit]
+    if open_ones:
+        found = _found_if_stepped(samples, reference, lattices, drafts, level, tolerance)
+        for draft in open_ones:
+            if not found[draft["axis"], draft["period"]]:
+                draws = len(_scores(_unkeyed(samples, key := _key(draft)), key))
+                draft["reason"] = WEAK.format(draft["clips"]) if draws >= FEWEST_CLIPS else FEW
     return [SeamFigure(**draft, significant=bool(hit) if draft["reason"] is None else None)
             for draft, hit in zip(drafts, rejected)]
+
+
+def _key(draft):
+    return draft["axis"], draft["period"], draft["statistic"]
 
 
 def _draft(samples, reference, lattice, statistic, tolerance, draws, rng):
@@ -126,9 +145,9 @@ def _draft(samples, reference, lattice, statistic, tolerance, draws, rng):
                    "p_value": permuted_above(scores, real, tolerance, rng),
                    "excess_samples": float(scores.mean()), "excess_reference": float(real.mean())}
     return {"axis": lattice.axis, "period": lattice.period, "statistic": statistic, **figures,
-            "excess": float(figures["excess"]), "clips": len(scores), "codec_matched": lattice.reason is None, "z": z,
-            "rank": rank, "phases": phases, "reason": reason, "blocks": lattice.blocks,
-            "spread": abs(scores.mean() / z) if z else 0.0}
+            "excess": float(figures["excess"]), "clips": sum(key in clip.scores for clip in scored),
+            "codec_matched": lattice.reason is None, "z": z,
+            "rank": rank, "phases": phases, "reason": reason, "blocks": lattice.blocks}
 
 
 def _unkeyed(clips, key):
@@ -137,23 +156,48 @@ def _unkeyed(clips, key):
     return free if len(free) >= FEWEST_CLIPS else clips
 
 
-def _too_weak(samples, draft, tolerance, spread, level):
-    """Why a lattice without a seam gets no verdict: a step of one grey level would not have been found. Else None.
+def _found_if_stepped(samples, reference, lattices, drafts, level, tolerance):
+    """{(axis, period): whether a step of `STEP` at the lattice's lines would be found} of all lattices to be judged.
 
-    The step must be found by coherent-step, which sees it best, whatever statistic the verdict is under. spread: of
-    that one between the lattice's moves; level: of the test, shared among the axes.
+    The clips are judged again with the step put in. Their p-values are those that `POWER` of such sets of clips stay
+    below; those of other axes, and of shorter periods, are as they were without it.
     """
-    key = (draft["axis"], draft["period"], "coherent-step")
-    clips = [clip for clip in _unkeyed(samples, key) if key in clip.scores and key[0] in clip.rise]
-    if len(clips) < FEWEST_CLIPS:
-        return f"fewer than {FEWEST_CLIPS} clips"
-    scores, rise = _scores(clips, key), float(np.mean([clip.rise[key[0]] for clip in clips]))
-    error = scores.std(ddof=1) / np.sqrt(len(scores))
-    needed = tolerance + (stats.t.ppf(1 - level, len(scores) - 1) + stats.norm.ppf(POWER)) * error
-    needed = max(needed, stats.t.ppf(1 - level, TAIL) * spread)
-    if min(scores.mean(), 0) + rise < needed:
-        return "a step of one grey level would not be found in these clips"
-    return None
+    stepped = [rescore(with_step(clip), lattices) for clip in samples]
+    testable = [draft for draft in drafts if draft["reason"] is None]
+    raised = []
+    for draft in testable:
+        lattice = next(own for own in lattices if (own.axis, own.period) == (draft["axis"], draft["period"]))
+        raised.append(_likely_p_value(samples, stepped, reference, lattice, _key(draft), tolerance))
+    found = {}
+    for axis, period in {(draft["axis"], draft["period"]): None for draft in testable}:
+        there = [draft["axis"] == axis and draft["period"] % period == 0 for draft in testable]
+        own = [(draft["axis"], draft["period"]) == (axis, period) for draft in testable]
+        p_values = np.where(there, raised, [draft["p_value"] for draft in testable])
+        found[axis, period] = bool(benjamini_hochberg(p_values, level)[own].any())
+    return found
+
+
+def _likely_p_value(samples, stepped, reference, lattice, key, tolerance):
+    """The p-value that `POWER` of sets such as `stepped` stay below; an excess of the samples does not help."""
+    before, scored = _scores(_unkeyed(samples, key), key), _unkeyed(stepped, key)
+    scores = _scores(scored, key)
+    if len(scores) < FEWEST_CLIPS:
+        return 1.0
+    variance, freedom, base = scores.var(ddof=1) / len(scores), len(scores) - 1, max(before.mean(), 0)
+    if reference is not None:
+        real = _scores(_unkeyed(reference, key), key)
+        if len(real) < FEWEST_CLIPS:
+            return 1.0
+        variance, freedom = variance + real.var(ddof=1) / len(real), min(freedom, len(real) - 1)
+        base = max(before.mean(), real.mean())
+    error = max(np.sqrt(variance), 1e-9)
+    least = scores.mean() - base - stats.t.ppf(POWER, freedom) * error
+    p_value = stats.t.sf((least - tolerance) / error, freedom)
+    if reference is not None:
+        return float(max(p_value, 1 / (1 + PERMUTATIONS)))
+    lowered = mean_profile(scored, key)
+    lowered[lattice.period - 1] -= scores.mean() - least
+    return float(max(p_value, standing(lowered, lattice)[3]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,11 +226,12 @@ def pool_seams(samples, lattices, reference=None):
     chosen = chosen or list(finest.values())
     over = tuple((lattice.axis, lattice.period) for lattice in chosen)
     scores = _parts(samples, over)
-    value, ci95 = float(scores.mean()), mean_t_interval(scores)
+    own = by_source(scores, _sources(samples))
+    value, ci95 = float(scores.mean()), mean_t_interval(own)
     if reference is not None:
         real = _parts(reference, over)
         value -= float(real.mean())
-        ci95 = difference_t_interval(scores, real)
+        ci95 = difference_t_interval(own, by_source(real, _sources(reference)))
     return PooledSeams(value=value, ci95=ci95, over=over, scores=scores)
 
 
@@ -206,105 +251,13 @@ def _parts(clips, over):
     return np.mean(parts, axis=0) if parts else np.zeros(len(clips))
 
 
-def mean_t_interval(scores):
-    """95 % interval of a mean by Student's t; None for fewer than `FEWEST_CLIPS`.
-
-    Pooled scores are means of several medians and nearly symmetric: t covers from four clips up, as simulated in
-    reports/seams-power.md.
-    """
-    if len(scores) < FEWEST_CLIPS:
-        return None
-    reach = stats.t.ppf(0.975, len(scores) - 1) * scores.std(ddof=1) / np.sqrt(len(scores))
-    return float(scores.mean() - reach), float(scores.mean() + reach)
-
-
-def difference_t_interval(scores, real):
-    """95 % interval of the difference of two means by Welch's t; None for fewer than `FEWEST_CLIPS` of either."""
-    if min(len(scores), len(real)) < FEWEST_CLIPS:
-        return None
-    errors = np.array([scores.var(ddof=1) / len(scores), real.var(ddof=1) / len(real)])
-    if not errors.any():
-        return (float(scores.mean() - real.mean()),) * 2
-    freedom = errors.sum()**2 / (errors**2 / (np.array([len(scores), len(real)]) - 1)).sum()
-    reach = stats.t.ppf(0.975, freedom) * np.sqrt(errors.sum())
-    difference = scores.mean() - real.mean()
-    return float(difference - reach), float(difference + reach)
-
-
 def _scores(clips, key):
-    return np.array([clip.scores[key] for clip in clips if key in clip.scores])
+    clips = [clip for clip in clips if key in clip.scores]
+    return by_source(np.array([clip.scores[key] for clip in clips]), _sources(clips))
 
 
-def mean_above(scores, tolerance=TOLERANCE):
-    """One-sided p-value of a mean of at most `tolerance`, by Student's t; 1 for fewer than `FEWEST_CLIPS` scores."""
-    if len(scores) < FEWEST_CLIPS:
-        return 1.0
-    spread = scores.std(ddof=1)
-    if spread == 0:
-        return float(scores[0] <= tolerance)
-    return float(stats.t.sf((scores.mean() - tolerance) / (spread / np.sqrt(len(scores))), len(scores) - 1))
-
-
-def permuted_above(scores, real, tolerance, rng, draws=PERMUTATIONS):
-    """One-sided p-value of `scores` exceeding `real` by at most `tolerance`, by permuting who is which."""
-    if min(len(scores), len(real)) < FEWEST_CLIPS:
-        return 1.0
-    pooled = np.concatenate([scores - tolerance, real])
-    count = len(scores)
-    observed = _studentised(pooled[None], count)[0]
-    shuffled = rng.permuted(np.broadcast_to(pooled, (draws, len(pooled))), axis=1)
-    at_least = (_studentised(shuffled, count) >= observed - 1e-12).sum()
-    return float((1 + at_least) / (1 + draws))
-
-
-def _studentised(values, count):
-    """Welch's t of the first `count` columns against the others: [B, n] → [B]."""
-    first, second = values[:, :count], values[:, count:]
-    error = np.sqrt(first.var(1, ddof=1) / count + second.var(1, ddof=1) / second.shape[1])
-    difference = first.mean(1) - second.mean(1)
-    return np.divide(difference, error, out=np.sign(difference) * np.inf, where=error > 0)
-
-
-def mean_interval(scores, rng, draws=DRAWS):
-    """95 % interval of the mean by the studentised bootstrap over clips; None for fewer than `FEWEST_CLIPS`."""
-    if len(scores) < FEWEST_CLIPS or not draws:
-        return None
-    low, high = _bootstrap_t(scores, rng, draws)
-    return float(scores.mean() + low), float(scores.mean() + high)
-
-
-def difference_interval(scores, real, rng, draws=DRAWS):
-    """95 % interval of the difference of the means, both sides' studentised intervals combined in quadrature."""
-    if min(len(scores), len(real)) < FEWEST_CLIPS or not draws:
-        return None
-    low, high = _bootstrap_t(scores, rng, draws)
-    low_real, high_real = _bootstrap_t(real, rng, draws)
-    difference = scores.mean() - real.mean()
-    return float(difference - np.hypot(low, high_real)), float(difference + np.hypot(high, low_real))
-
-
-def _bootstrap_t(scores, rng, draws):
-    """Ends of the 95 % interval of the mean, relative to the mean."""
-    error = scores.std(ddof=1) / np.sqrt(len(scores))
-    if error == 0:
-        return 0.0, 0.0
-    drawn = scores[rng.integers(len(scores), size=(draws, len(scores)))]
-    errors = drawn.std(axis=1, ddof=1) / np.sqrt(len(scores))
-    usable = errors > 1e-3 * error
-    pivots = (drawn.mean(axis=1) - scores.mean())[usable] / errors[usable]
-    low, high = np.quantile(pivots, [0.025, 0.975])
-    return -high * error, -low * error
-
-
-def benjamini_hochberg(p_values, level=LEVEL):
-    """Which hypotheses are rejected with a false discovery rate of at most `level`: bool [n]."""
-    p_values = np.asarray(p_values)
-    order = np.argsort(p_values)
-    passed = np.flatnonzero(p_values[order] <= level * np.arange(1, len(p_values) + 1) / len(p_values))
-    rejected = np.zeros(len(p_values), dtype=bool)
-    if len(passed):
-        rejected[order[:passed[-1] + 1]] = True
-    return rejected
+def _sources(clips):
+    return [number if clip.source is None else clip.source for number, clip in enumerate(clips)]
 
 
 def mean_profile(clips, key):
@@ -319,7 +272,8 @@ def standing(profile, lattice):
     """(z, rank, number ranked, p) of the lattice's own value among its moves, each less the mean of its codec phase.
 
     Phases are of the codec's block or, where blocks were found in the clips, of those. p is one-sided, by Student's t
-    with at most `TAIL` degrees of freedom: single positions of real clips stand out further than a Gaussian has it. None for z and rank, and p 0, where fewer than four moves can be compared.
+    with at most `TAIL` degrees of freedom: single positions of real clips stand out further than a Gaussian has it.
+    None for z and rank, and p 0, where fewer than four moves can be compared.
     """
     moves = all_moves(lattice)
     moves = moves[np.isfinite(profile[lattice.period - 1 + moves])]

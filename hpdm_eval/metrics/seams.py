@@ -1,25 +1,13 @@
 """Seams: is there a step where the patches of a tiled sampler meet? Per-clip measurement; seam_tests.py judges it.
 
-A position p of an axis is the border between sample p-1 and sample p. The step there is a third difference,
-
-    s(p) = (x[p] - x[p-1]) - ((x[p-1] - x[p-2]) + (x[p+1] - x[p])) / 2
-
-which is the height of a step at p, is 0 for anything that is quadratic across it, and unlike a second difference is
-centred on the border. Two statistics are made of it, both as log contrasts to the neighbouring positions:
-
-- `step`: the size of s, |s| averaged over the pixels of a stretch. Sees any mismatch: shifted, blurred, unrelated
-  tiles.
-- `coherent-step`: s averaged with its sign over a stretch, then its size. Texture cancels, a tone step does not: sees
-  offsets between tiles that are far below the texture, and is blind to a mismatch without one.
-
-A stretch is what one pair of neighbouring tiles shares. |s| is clipped at `CLIP` grey levels before averaging, so
-that a single strong edge does not decide for its stretch.
+What is scored is the log contrast of each border position to its neighbours, by two statistics, `step` and
+`coherent-step`, of seam_contrasts.py.
 
 A clip's score for a lattice is the median over the lattice's lines (a letterbox edge, or whatever sits at one or two
 heights, does not move it) minus the same median for the whole lattice moved aside. Moves are multiples of the codec's
 macroblock where the period leaves room for one, so compression blocks are on both sides of the difference and cancel.
-What this cannot see is a codec from before the clip was resized, whose blocks lie on no multiple of 16: only a
-reference that went the same way answers for it. Moving the lattice, in place of pooling other positions, keeps the
+Blocks that lie elsewhere, because a clip was resized after its codec, are looked for in the clips, and the moves chosen
+to fit (seam_blocks.py, seam_moves.py). Moving the lattice, in place of pooling other positions, keeps the
 number and the spacing of lines: the median of few skewed values is biased, and only the same median has the same
 bias.
 
@@ -31,19 +19,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hpdm.errors import InputError
+from hpdm_eval.metrics.seam_contrasts import AXES, MARGIN, STATISTICS, contrasts_with_step, cuts, random_levels
 
-AXES = "fhw"
-STATISTICS = ("step", "coherent-step")
 OVERLAPS = ("none", "w", "h", "hw", "f", "fw", "fh", "fhw")
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-CLIP = {"step": 32.0, "coherent-step": 4.0}  # grey levels
-FLOOR = {"step": 0.25, "coherent-step": 0.1}  # grey levels, added before the logarithm
-NEIGHBOURS = np.array([-6, -5, -4, -3, -2, 2, 3, 4, 5, 6])  # s has side lobes at +-1
-MARGIN = 3  # nearest position to the video's border at which s and enough of its neighbours exist
 CODEC = {"f": 4, "h": 16, "w": 16}  # cadence of frame types, macroblock
 FEWEST_MOVES = 2
 SHORTEST_PERIOD = 4
-MOST_FRAMES = 64  # of a clip that are read for spatial seams, evenly spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +127,8 @@ class ClipSeams:
     keyed: frozenset = frozenset()  # (axis, period) of lattices all of whose lines are key frames
     sizes: tuple[float, ...] = ()  # log of the bytes of each frame in its file, for files that frames of differ in
     block: int | None = None  # pixels of the squares of its file's codec; None where there is no file to say it
-    rise: dict = field(default_factory=dict)  # axis → what a brightness step of one grey level adds to its score
+    source: str | None = None  # what other clips may be cut from as well; None: a draw of its own
+    stepped: dict = field(default_factory=dict)  # as `values`, with `STEP` put in between tiles; key frames have one
 
 
 def measure_clip(video, lattices, name="", coding=None):
@@ -155,14 +137,16 @@ def measure_clip(video, lattices, name="", coding=None):
     coding: the `hpdm_eval.coding.Coding` of its file, whose frames the clip shows from the first on.
     """
     finest = {lattice.axis: lattice.finest for lattice in lattices}
-    values, contrasts, rise = {}, {}, {}
+    values, contrasts, stepped = {}, {}, {}
+    levels = random_levels(video, finest)
     for number, axis in enumerate(AXES):
         if axis not in finest or video.shape[number] < finest[axis] + MARGIN:
             continue
-        across = len(_cuts(video.shape, 3 - number, finest)) if axis != "f" else None
-        found, rise[axis] = _contrasts_and_rise(video, axis, finest)
-        for statistic, contrast in found.items():
+        across = len(cuts(video.shape, 3 - number, finest)) if axis != "f" else None
+        found = contrasts_with_step(video, axis, finest, levels)
+        for statistic, (contrast, with_step) in found.items():
             values[axis, statistic] = contrast.mean(axis=1).astype(np.float32)
+            stepped[axis, statistic] = with_step.mean(axis=1).astype(np.float32)
             across = across or contrast.shape[1]
             contrasts[axis, statistic] = contrast.reshape(len(contrast), -1, across).mean(axis=1).astype(np.float16)
     keys = coding.inner_keys if coding else ()
@@ -172,7 +156,7 @@ def measure_clip(video, lattices, name="", coding=None):
             if ("f", statistic) in values:
                 values["f", statistic][near] = np.nan
     clip = ClipSeams(name=name, shape=video.shape[:3], scores={}, profiles={}, edges={}, values=values,
-                     contrasts=contrasts, rise=rise, block=coding.block if coding else None,
+                     contrasts=contrasts, stepped=stepped, block=coding.block if coding else None,
                      sizes=tuple(np.log(np.maximum(coding.sizes[:len(video)], 1))) if coding and not coding.intra else ())
     return rescore(clip, lattices)
 
@@ -199,98 +183,11 @@ def rescore(clip, lattices):
     return replace(clip, scores=scores, profiles=profiles, edges=edges, keyed=frozenset(keyed))
 
 
-def axis_contrasts(video, axis, finest):
-    """Log contrast of each position and stretch: {statistic: float64 [n + 1, stretches]}; row p is border p.
-
-    video: uint8 [T,H,W,3]; finest: {axis: period of all tile borders}, which cuts the other axes into stretches.
-    Along h and w, `coherent-step` has the stretches of one tile in time after those of the other. Rows where s or its
-    neighbours do not exist are NaN.
-    """
-    return _contrasts_and_rise(video, axis, finest)[0]
-
-
-def _contrasts_and_rise(video, axis, finest):
-    """(the same, the mean rise of `coherent-step` where half of the stretches get a step of one grey level)."""
-    size = video.shape[AXES.index(axis)]
-    if axis == "f":
-        parts = [_sums_in_time(video, finest)]
-    else:
-        parts = [_sums_in_space(video[frames], axis, finest) for frames in _chosen_frames(len(video), finest.get("f"))]
-    # a mismatch has no sign to lose over time; a tone step may change with every tile
-    area = sum(part["pixels"] for part in parts)
-    signed = np.concatenate([part["coherent-step"] / part["pixels"] for part in parts], axis=1)
-    means = {"step": sum(part["step"] for part in parts) / area, "coherent-step": np.abs(signed)}
-    raised = np.log((np.abs(signed + 1) + FLOOR["coherent-step"]) / (np.abs(signed) + FLOOR["coherent-step"]))
-    return {statistic: _against_neighbours(np.log(values + FLOOR[statistic]), size)
-            for statistic, values in means.items()}, float(raised.mean() / 2)
-
-
-def _chosen_frames(count, period):
-    """Frame numbers by tile in time: all, or `MOST_FRAMES` spread evenly where there are more."""
-    chosen = np.arange(count)
-    if count > MOST_FRAMES:
-        chosen = np.linspace(0, count - 1, MOST_FRAMES).round().astype(int)
-    return np.split(chosen, np.flatnonzero(np.diff(chosen // (period or count))) + 1)
-
-
-def _cuts(shape, number, finest):
-    """First samples of the stretches along axis `number`."""
-    return np.arange(0, shape[number], finest.get(AXES[number], shape[number]))
-
-
-def _luma(video):
-    """float32 of the shape of `video` without its last axis; a product of matrices is slow on bytes."""
-    return video[..., 0] * LUMA[0] + video[..., 1] * LUMA[1] + video[..., 2] * LUMA[2]
-
-
-def third_difference(x, axis):
-    """s at borders 2..n-2 of `axis`: float array with n-3 entries there."""
-    x = np.moveaxis(x, axis, 0)
-    return np.moveaxis(1.5 * (x[2:-1] - x[1:-2]) - 0.5 * (x[3:] - x[:-3]), 0, axis)
-
-
-def _sums_in_space(video, axis, finest):
-    """Sums of |s| and s over the stretches of some frames: {statistic: [n - 3, stretches], "pixels": [stretches]}."""
-    number = AXES.index(axis)
-    s = third_difference(_luma(video), number)
-    cuts = _cuts(video.shape, 3 - number, finest)
-    sums = {}
-    for statistic, values in _clipped(s).items():
-        plane = values.sum(axis=0, dtype=np.float64)
-        sums[statistic] = np.add.reduceat(plane if axis == "h" else plane.T, cuts, axis=1)
-    return {**sums, "pixels": np.diff(np.append(cuts, video.shape[3 - number])) * len(video)}
-
-
-def _sums_in_time(video, finest):
-    """The same along time, where a stretch is the area of a tile; four frames are held at a time."""
-    rows, columns = _cuts(video.shape, 1, finest), _cuts(video.shape, 2, finest)
-    pixels = np.outer(np.diff(np.append(rows, video.shape[1])), np.diff(np.append(columns, video.shape[2])))
-    window, sums = [], {statistic: [] for statistic in STATISTICS}
-    for frame in video:
-        window = [*window[-3:], _luma(frame)]
-        if len(window) < 4:
-            continue
-        for statistic, plane in _clipped(third_difference(np.stack(window), 0)[0]).items():
-            tiles = np.add.reduceat(np.add.reduceat(plane, rows, axis=0, dtype=np.float64), columns, axis=1)
-            sums[statistic].append(tiles.ravel())
-    return {**{statistic: np.array(values) for statistic, values in sums.items()}, "pixels": pixels.ravel()}
-
-
-def _clipped(s):
-    limit = CLIP["coherent-step"]
-    return {"step": np.minimum(np.abs(s), CLIP["step"]), "coherent-step": np.clip(s, -limit, limit)}
-
-
-def _against_neighbours(logs, size):
-    """Each position's value less the median of its neighbours: [n-3, k] → [n, k] with NaN where there is none."""
-    full = np.full((size + 1, logs.shape[1]), np.nan)
-    full[2:size - 1] = logs
-    padded = np.pad(full, ((6, 6), (0, 0)), constant_values=np.nan)
-    around = np.stack([padded[6 + offset:6 + offset + size + 1] for offset in NEIGHBOURS])
-    result = np.full_like(full, np.nan)
-    inner = slice(MARGIN, size - MARGIN + 1)
-    result[inner] = full[inner] - np.nanmedian(around[:, inner], axis=0)
-    return result
+def with_step(clip):
+    """The ClipSeams of the clip with `STEP` put in between its tiles; to be scored by `rescore`."""
+    values = {key: np.where(np.isnan(clip.values[key]), np.nan, stepped) for key, stepped in clip.stepped.items()}
+    contrasts = {key: stepped[:, None] for key, stepped in clip.stepped.items()}
+    return replace(clip, values=values, contrasts=contrasts, stepped={}, scores={}, profiles={}, edges={})
 
 
 def move_profile(values, lattice):

@@ -18,7 +18,7 @@ The interval is T ± t·error, Student's t with g - 1 degrees of freedom: where 
 them, lies. What it and that of `corrected` cover, and where they do not (heavy tails, few clips a dimension, clips cut
 from the same videos), `hpdm_eval/studies/intervals.py` measures; its table is reports/intervals.md. The jackknife
 takes clips for independent draws. Where several are cut from one video, `sources` names it for each, and clips of one
-source are dealt to the same group.
+source are dealt to the same group; `extrapolate` draws whole sources.
 
 A percentile bootstrap is not offered. Resampling with replacement repeats clips, which lowers the effective N, so
 every replicate carries more bias than the figure itself and the interval lies above it.
@@ -41,6 +41,7 @@ GROUPS = 20
 FEWEST_GROUPS = 8  # where clips come from few sources
 DRAWS = 10
 POINTS = 15
+FEWEST_SOURCES = 2 * POINTS  # that subsets of half of them up may differ
 DRAWS_PER_POINT = 4
 
 # Below 2.5 clips a dimension the c / N² term bends the curve: a line through such points ends far below theta.
@@ -210,14 +211,17 @@ def fewest_for_correction(dimension):
     return CORRECTED_FROM * dimension
 
 
-def extrapolate(samples, reference, *, over="samples", points=POINTS, draws=DRAWS_PER_POINT, seed=0, ddof=1):
+def extrapolate(samples, reference, *, over="samples", points=POINTS, draws=DRAWS_PER_POINT, seed=0, ddof=1,
+                sources=None, reference_sources=None):
     """FVD-infinity of samples [N, D]: least squares over `points` sizes from 2.5 D up, evenly spaced in 1/size.
 
     over: "samples" leaves the reference as it is; the line ends at the distance from this reference. "both" takes the
     same share of the reference's features [M, D]: both biases fall with it, and the line ends at the distance of the
-    two populations. Each point is the mean of `draws` random subsets; the last is all there is. Raises InputError where
-    the side that is varied, or the smaller one of both, is below 5 D. The points share samples, so their scatter about
-    the line is no measure of the error of `value`.
+    two populations. Each point is the mean of `draws` random subsets; the last is all there is. sources,
+    reference_sources: see the module; subsets are then of whole sources, as many as come nearest to the size, and from
+    half of the clips up, since clips of one source count for less than one each. Raises InputError where the side that
+    is varied, or the smaller one of both, is below 5 D, and for fewer than `FEWEST_SOURCES`. The points share samples,
+    so their scatter about the line is no measure of the error of `value`.
     """
     samples = np.asarray(samples)
     total, dimension = samples.shape
@@ -228,15 +232,27 @@ def extrapolate(samples, reference, *, over="samples", points=POINTS, draws=DRAW
         raise InputError(f"{needed} samples are needed for {dimension} features, there are {total}; with fewer "
                          "the distance is not yet on a line in 1/N")
     smaller = total if over == "samples" else min(total, len(reference))
-    inverse = np.linspace(1 / (FROM * dimension), 1 / smaller, points)
+    least = FROM * dimension
+    for known in (sources, reference_sources if over == "both" else None):
+        if known is not None:
+            least = max(least, smaller / REACH)
+            if len(set(known)) < FEWEST_SOURCES:
+                raise InputError(f"{FEWEST_SOURCES} source videos are needed on a side, the clips come from "
+                                 f"{len(set(known))}; --group-by none takes every clip for a draw of its own")
+    inverse = np.linspace(1 / least, 1 / smaller, points)
     shares = [min(round(1 / value), smaller) / smaller for value in inverse]
     sizes = [round(share * total) for share in shares]
-    if over == "samples":
+    if over == "samples" and sources is None:
         target = _target(reference, ddof)
         means = np.array([subset_distances(samples, target, size, draws=draws if size < total else 1, seed=seed).mean()
                           for size in sizes])
     else:
-        means = np.array([_mean_of_shares(samples, np.asarray(reference), share, draws if share < 1 else 1, seed, ddof)
+        sides, target = [(samples, sources)], None
+        if over == "both":
+            sides.append((np.asarray(reference), reference_sources))
+        else:
+            target = _target(reference, ddof)
+        means = np.array([_mean_of_shares(sides, target, share, draws if share < 1 else 1, seed, ddof)
                           for share in shares])
     inverse = 1 / np.array(sizes)
     slope, value = np.polyfit(inverse, means, 1)
@@ -253,16 +269,29 @@ def extrapolate(samples, reference, *, over="samples", points=POINTS, draws=DRAW
     )
 
 
-def _mean_of_shares(samples, reference, share, draws, seed, ddof):
-    """Mean distance of random subsets of both sides, each of that share of its side."""
-    counts = [round(share * len(side)) for side in (samples, reference)]
+def _mean_of_shares(sides, target, share, draws, seed, ddof):
+    """Mean distance of random subsets of `sides`, (features, sources) of one or both, each of that share of its side.
+
+    target: what the subsets of one side are compared with.
+    """
+    counts = [round(share * len(features)) for features, _ in sides]
     rng = np.random.default_rng([seed, *counts])
     distances = []
     for _ in range(draws):
-        own, other = (Moments.of(side[np.sort(rng.permutation(len(side))[:count])])
-                      for side, count in zip((samples, reference), counts))
-        distances.append(Target(other, ddof).distance(own))
+        own = [Moments.of(features[_subset(rng, len(features), count, sources)])
+               for (features, sources), count in zip(sides, counts)]
+        distances.append((target or Target(own[1], ddof)).distance(own[0]))
     return np.mean(distances)
+
+
+def _subset(rng, total, size, sources=None):
+    """Rows of a random subset, sorted; of whole sources, in random order, that come nearest to `size` clips."""
+    if sources is None:
+        return np.sort(rng.permutation(total)[:size])
+    _, numbers, counts = np.unique(np.asarray(sources), return_inverse=True, return_counts=True)
+    order = rng.permutation(len(counts))
+    taken = int(np.abs(np.cumsum(counts[order]) - size).argmin()) + 1
+    return np.flatnonzero(np.isin(numbers, order[:taken]))
 
 
 def _leave_out(varied, target, groups, seed, sources=None):

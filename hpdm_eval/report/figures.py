@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from hpdm_eval.metrics.seam_tests import TOLERANCE
+from hpdm_eval.metrics.score_tests import TOLERANCE
 from hpdm_eval.plots import COLOURS, DASHES, MARKERS
 from hpdm_eval.report.model import PREFIXES
 

@@ -140,7 +140,7 @@ def simulate(scenario, seed=0, quiet=False):
         halves.append(jackknife.half_width())
         corrected.append(jackknife.corrected)
         if s.samples >= fewest_for_extrapolation(s.dimension) and replicate < EXTRAPOLATED // (s.dimension // 64):
-            infinite.append(extrapolate(samples, reference, over=s.over, seed=replicate).value)
+            infinite.append(extrapolate(samples, reference, over=s.over, seed=replicate, **sources).value)
         if s.over == "both":
             continue
         size = s.samples // 4

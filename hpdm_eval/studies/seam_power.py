@@ -7,14 +7,16 @@ import io
 
 import numpy as np
 
-from hpdm_eval.metrics.seam_blocks import settle_lattices
-from hpdm_eval.metrics.seam_tests import LEVEL, TOLERANCE, judge_seams, mean_interval, mean_t_interval, pool_seams
-from hpdm_eval.metrics.seams import STATISTICS, measure_clip, rescore
+from hpdm_eval.metrics.seam_contrasts import STATISTICS
+from hpdm_eval.metrics.seam_moves import settle_lattices
+from hpdm_eval.metrics.score_tests import LEVEL, TOLERANCE, mean_interval, mean_t_interval
+from hpdm_eval.metrics.seam_tests import judge_seams, pool_seams
+from hpdm_eval.metrics.seams import measure_clip, rescore
 from hpdm_eval.plots import line_style
 from hpdm_eval.studies.seam_injection import inject_seams
 
 AMOUNTS = {"brightness": (1, 2, 3, 4), "shift": (1, 2, 3), "blur": (1, 2)}
-COLUMNS = ("kind", "amount", "axis", "statistic", "clips", "excess", "detected")
+COLUMNS = ("kind", "amount", "axis", "statistic", "clips", "excess", "detected", "withheld")
 COVERED = (("none", 0), ("brightness", 1))  # versions whose headline is simulated
 SIZES = (4, 8, 24, 96)  # clips in a simulated set
 SETS = 1000
@@ -38,8 +40,9 @@ def power_rows(measured, lattices, per_test, resamples, seed=0):
     """Share of sets judged to have a seam: list of dicts with `COLUMNS`.
 
     measured: list over clips of `measure_conditions`. `detected` is the share of `resamples` random sets of `per_test`
-    clips in which the axis is called a seam by the statistic; axis "any", statistic "any": whether anything is.
-    `excess` is the mean over all clips.
+    clips in which the axis is called a seam by the statistic, `withheld` of those without a verdict; in the others the
+    verdict is "no". Axis "any", statistic "any": whether anything is called, whether nothing gets a verdict. `excess` is
+    the mean over all clips.
     """
     rng = np.random.default_rng(seed)
     sets = [rng.choice(len(measured), min(per_test, len(measured)), replace=False) for _ in range(resamples)]
@@ -50,13 +53,19 @@ def power_rows(measured, lattices, per_test, resamples, seed=0):
         base = {"kind": kind, "amount": amount, "clips": per_test}
         for figure in judge_seams(clips, lattices, draws=0):
             key = (figure.axis, figure.statistic)
-            hits = [any((f.axis, f.statistic) == key and f.significant for f in verdict) for verdict in verdicts]
+            found = [[f.significant for f in verdict if (f.axis, f.statistic) == key] for verdict in verdicts]
             rows.append({**base, "axis": figure.axis, "statistic": figure.statistic, "excess": figure.excess,
-                         "detected": float(np.mean(hits))})
-        hits = [any(figure.significant for figure in verdict) for verdict in verdicts]
+                         **_shares(found)})
         largest = max(row["excess"] for row in rows if (row["kind"], row["amount"]) == (kind, amount))
-        rows.append({**base, "axis": "any", "statistic": "any", "excess": largest, "detected": float(np.mean(hits))})
+        found = [[figure.significant for figure in verdict] for verdict in verdicts]
+        rows.append({**base, "axis": "any", "statistic": "any", "excess": largest, **_shares(found)})
     return rows
+
+
+def _shares(found):
+    """Shares of sets, each with its values of `significant`, that have a seam, and that have no verdict at all."""
+    return {"detected": float(np.mean([any(own) for own in found])),
+            "withheld": float(np.mean([all(value is None for value in own) for own in found]))}
 
 
 def coverage_rows(measured, lattices, seed=0):
@@ -107,16 +116,17 @@ def power_report(rows, coverage, patch, per_test, resamples, summary, longest):
         f"pixels away (blur). Then {resamples} random sets of {per_test} clips were judged as `hpdm-eval seams` does: "
         f"an excess above {TOLERANCE} that stands out among the lattice's own moves, one-sided at {LEVEL:.0%} after "
         "Benjamini and Hochberg over axes and statistics. `detected` is the share of sets called a seam; in the rows of "
-        "kind `none` it is the rate of false positives. The excess is the mean over all clips, in log units. What "
+        "kind `none` it is the rate of false positives. `withheld` is the share without a verdict, because a step of one "
+        "grey level would not be found there in 95 % of sets; in the rest \"no seam\" was said. The excess is the mean over all clips, in log units. What "
         "resizing and codecs do to the same clips is in [seams-codecs.md](seams-codecs.md).",
         "",
         "![power](seams-power.png)",
         "",
-        "| kind | amount | axis | statistic | excess | detected |",
-        "|---|---:|---|---|---:|---:|",
+        "| kind | amount | axis | statistic | excess | detected | withheld |",
+        "|---|---:|---|---|---:|---:|---:|",
     ]
     lines += [f"| {row['kind']} | {row['amount']} | {row['axis']} | {row['statistic']} | {row['excess']:.3f} | "
-              f"{row['detected']:.1%} |" for row in rows]
+              f"{row['detected']:.1%} | {row['withheld']:.1%} |" for row in rows]
     return "\n".join([*lines, *coverage_section(coverage)]) + "\n"
 
 

@@ -23,21 +23,23 @@ from hpdm.environment import git_revision
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.clips import open_clips
+from hpdm_eval.metrics.seam_contrasts import AXES
 from hpdm_eval.metrics.seam_tests import judge_seams
-from hpdm_eval.metrics.seams import AXES, ClipSeams, measure_clip, rescore, seam_lattices
+from hpdm_eval.metrics.seams import ClipSeams, measure_clip, rescore, seam_lattices
 from hpdm_eval.protocols import load_protocol
+from hpdm_eval.selection import source_of
 from hpdm_eval.studies.seam_codecs import Encode, Resize, combinations, put_through
 from hpdm_eval.studies.seam_injection import inject_seams
 
 PATCHES = ((16, 64, 64),)
 LEVELS = 2  # of tiles: the patch and twice that
 FRAMES = 20  # the shortest clip of UCF-101 has 29
-SETS = {8: 2, 24: 1}  # clips in a set: random sets; and one set of all
-STEPPED = 24  # clips that are also measured with a step between tiles
+SETS = {8: 2, 24: 2}  # clips in a set: disjoint random sets, at most; and one set of all
+STEPPED, STEPPED_SETS = 24, 1  # clips in a set with a step between tiles; and how many such sets
 TOGETHER = 3  # combinations that share a first resize
 CHUNK = 32  # clips measured at once
-COLUMNS = ("steps", "patch", "clips", "sets", "called", *(f"verdicts {axis}" for axis in AXES), "stepped called",
-           *(f"found {axis}" for axis in AXES))
+COLUMNS = ("steps", "patch", "clips", "sets", "called", *(f"verdicts {axis}" for axis in AXES),
+           *(f"{what} {axis}" for what in ("found", "missed") for axis in AXES))
 
 
 @click.command(cls=Command)
@@ -79,7 +81,7 @@ def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    for name, content in (("seams-codecs.csv", table.getvalue()), ("seams-codecs.md", page(rows, len(videos), seed))):
+    for name, content in (("seams-codecs.csv", table.getvalue()), ("seams-codecs.md", page(rows, [clip.name for clip in videos], seed))):
         with atomic_file(Path(out) / name) as file:
             file.write(content.encode())
         note(f"wrote {Path(out) / name}", quiet)
@@ -88,10 +90,6 @@ def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
 def name_of(steps):
     """The steps in a few words."""
     return ", then ".join(map(str, steps))
-
-
-def _chunk(path, start):
-    return path.with_name(f"{path.name}-{start:03d}.npz")
 
 
 def _part(text):
@@ -125,7 +123,7 @@ def measure_combinations(videos, chains, first=0):
             for patch in PATCHES:
                 lattices = lattices_of(patch, steps)
                 measured[patch, False].append(measure_clip(video, lattices, clip.name, known))
-                if number < STEPPED:
+                if number < STEPPED * STEPPED_SETS:
                     tiled = inject_seams(video, patch, "brightness", 1, number)
                     measured[patch, True].append(measure_clip(tiled, lattices, clip.name, known))
     return results
@@ -150,19 +148,20 @@ def judge_combination(steps, measured, seed=0):
     for patch in PATCHES:
         lattices = lattices_of(patch, steps)
         plain, stepped = ([rescore(clip, lattices) for clip in measured[patch, kind]] for kind in (False, True))
-        random = np.random.default_rng(seed)
-        for count in (*SETS, len(plain)):
-            sets = [random.permutation(len(plain))[:count] for _ in range(SETS.get(count, 1))]
+        order = np.random.default_rng(seed).permutation(len(plain))
+        for count in dict.fromkeys([*(size for size in SETS if size <= len(plain)), len(plain)]):
+            sets = [order[start:start + count] for start in range(0, len(plain) - count + 1, count)][:SETS.get(count)]
             verdicts = [judge_seams([plain[k] for k in chosen], lattices, draws=0) for chosen in sets]
             row = {"steps": name_of(steps), "patch": "x".join(map(str, patch)), "clips": count, "sets": len(sets),
                    "called": sum(any(figure.significant for figure in figures) for figures in verdicts)}
             for axis in AXES:
                 row[f"verdicts {axis}"] = sum(_verdict(figures, axis) for figures in verdicts)
             if count == STEPPED:
-                figures = judge_seams(stepped, lattices, draws=0)
-                row["stepped called"] = int(any(figure.significant for figure in figures))
+                sets = [stepped[start:start + count] for start in range(0, len(stepped) - count + 1, count)]
+                verdicts = [judge_seams(chosen, lattices, draws=0) for chosen in sets]
                 for axis in AXES:
-                    row[f"found {axis}"] = _found(figures, axis)
+                    found = [_found(figures, axis) for figures in verdicts]
+                    row |= {f"found {axis}": found.count(True), f"missed {axis}": found.count(False)}
             rows.append(row)
     return rows
 
@@ -175,8 +174,9 @@ def _verdict(figures, axis):
 
 
 def _found(figures, axis):
+    """Whether an axis is called a seam; None where it gets no verdict under any statistic on any lattice."""
     own = [figure.significant for figure in figures if figure.axis == axis]
-    return "yes" if any(own) else "no verdict" if all(verdict is None for verdict in own) else "no"
+    return True if any(own) else None if all(verdict is None for verdict in own) else False
 
 
 def save_measured(path, measured):
@@ -192,8 +192,7 @@ def save_measured(path, measured):
                 arrays[f"{head}/values/{axis}/{statistic}"] = values
                 whole = clip.contrasts[axis, statistic].astype(np.float64).mean(axis=1, keepdims=True)
                 arrays[f"{head}/contrasts/{axis}/{statistic}"] = whole.astype(np.float32)
-            for axis, rise in clip.rise.items():
-                arrays[f"{head}/rise/{axis}"] = np.array(rise)
+                arrays[f"{head}/stepped/{axis}/{statistic}"] = clip.stepped[axis, statistic]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         np.savez(file, **arrays)
@@ -210,47 +209,61 @@ def load_measured(path):
     measured = {(patch, stepped): [] for patch in PATCHES for stepped in (False, True)}
     for (patch, stepped, number), found in sorted(parts.items(), key=lambda item: item[0][2]):
         kinds = {kind: {what[1:]: value for what, value in found.items() if what[0] == kind}
-                 for kind in ("values", "contrasts", "rise")}
+                 for kind in ("values", "contrasts", "stepped")}
         measured[patch, stepped].append(ClipSeams(
             name=str(number), shape=tuple(map(int, found["shape",])), scores={}, profiles={}, edges={},
-            values=kinds["values"], contrasts=kinds["contrasts"], sizes=tuple(found["sizes",]),
-            block=int(found["block",]) or None, rise={axis: float(rise) for (axis,), rise in kinds["rise"].items()}))
+            sizes=tuple(found["sizes",]), block=int(found["block",]) or None,
+            **kinds))
     return measured
 
 
-def page(rows, clips, seed):
-    """The markdown page of the table."""
+def page(rows, names, seed):
+    """The markdown page of the table; names: of the clips."""
+    clips, groups = len(names), len(set(map(source_of, names)))
     patches = ", ".join(dict.fromkeys(row["patch"] for row in rows))
-    sets, called = sum(row["sets"] for row in rows), sum(row["called"] for row in rows)
     lines = [
         "# Seams in real clips after resizes and codecs",
         "",
         (f"Made by `python -m hpdm_eval.studies.seam_verdicts --clips {clips} --seed {seed}` (commit "
-         f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320, the first {FRAMES} frames of each, tiles "
-         f"of {patches} on {LEVELS} levels. UCF-101 is MPEG-4 to begin with. Every combination was applied to the clips; "
-         "where a codec comes last the files' own packets were read as `hpdm-eval seams` reads them, where a resize does "
-         "the clips count as stored without loss. Crops are of the middle."),
+         f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320 from {groups} groups of that data set, drawn "
+         f"at random, the first {FRAMES} frames of each, tiles of {patches} on {LEVELS} levels. UCF-101 is MPEG-4 to begin "
+         "with. Every combination was applied to the clips; where a codec comes last the files' own packets were read as "
+         "`hpdm-eval seams` reads them, where a resize does the clips count as stored without loss. Crops are of the "
+         "middle. Sets of clips are disjoint."),
         "",
-        (f"`called` is how many random sets of so many clips were called seamed on any lattice: {called} of {sets} over "
-         "all rows. `verdicts` is in how many of these sets the finest lattice of an axis got a verdict at all. `found`: "
-         f"whether a brightness step of one grey level between the tiles of {STEPPED} of the clips, put in after the "
-         "last step, is called a seam on that axis, or gets no verdict."),
+        (f"`called`: sets called seamed on any lattice, {_share(rows, 'called')} over all rows. `verdicts`: sets in which "
+         "the finest lattice of an axis gets a verdict, which needs a step of one grey level to be found. `found`: of the "
+         f"sets of {STEPPED} clips with a brightness step of one grey level between their tiles, put in after the last step, "
+         "those that are called a seam on that axis, of those with a verdict there."),
         "",
+        "## Summary",
+        "",
+        "| clips | called | verdicts f | verdicts h | verdicts w | found f | found h | found w |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    header = ["steps", "patch", "clips", "called", *(f"verdicts {axis}" for axis in AXES),
-              *(f"found {axis}" for axis in AXES)]
-    lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    for row in rows:
-        cells = [row["steps"], row["patch"], row["clips"], f"{row['called']}/{row['sets']}",
-                 *(f"{row[f'verdicts {axis}']}/{row['sets']}" for axis in AXES),
-                 *(row.get(f"found {axis}", "") for axis in AXES)]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "| clips | sets called | rate |", "|---:|---:|---:|"]
     for count in dict.fromkeys(row["clips"] for row in rows):
         own = [row for row in rows if row["clips"] == count]
-        hits, total = sum(row["called"] for row in own), sum(row["sets"] for row in own)
-        lines.append(f"| {count} | {hits}/{total} | {hits / total:.1%} |")
+        found = [_found_share(own, axis) if count == STEPPED else "" for axis in AXES]
+        cells = [count, _share(own, "called"), *(_share(own, f"verdicts {axis}") for axis in AXES), *found]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    header = ["steps", "clips", "called", *(f"verdicts {axis}" for axis in AXES), *(f"found {axis}" for axis in AXES)]
+    lines += ["", "## Table", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for row in rows:
+        cells = [row["steps"], row["clips"], *(f"{row[key]}/{row['sets']}" for key in ("called", *(
+            f"verdicts {axis}" for axis in AXES))), *(_found_share([row], axis) if f"found {axis}" in row else ""
+                                                      for axis in AXES)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def _share(rows, key):
+    hits, sets = sum(row[key] for row in rows), sum(row["sets"] for row in rows)
+    return f"{hits}/{sets} ({hits / sets:.0%})"
+
+
+def _found_share(rows, axis):
+    found, missed = (sum(row[f"{what} {axis}"] for row in rows) for what in ("found", "missed"))
+    return f"{found}/{found + missed}" if found + missed else "no verdict"
 
 
 if __name__ == "__main__":

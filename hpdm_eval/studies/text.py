@@ -32,7 +32,7 @@ from hpdm_eval.commands.fvd import fvd
 from hpdm_eval.features import extract_features
 from hpdm_eval.metrics.accuracy import label_in_name, wilson_interval
 from hpdm_eval.metrics.attributes import attribute_accuracy, fit_readout
-from hpdm_eval.metrics.seam_tests import mean_interval
+from hpdm_eval.metrics.score_tests import mean_interval
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records import command_line, make_record
 from hpdm_eval.studies.drawing import REFERENCE_SEED
