@@ -38,6 +38,10 @@ class TrainCommand(Command):
 @click.option("--stop-after", type=click.IntRange(min=1), metavar="STEP",
               help="Save and end when STEP steps in all are made; the schedule stays that of --steps.")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples per step, over all processes together.")
+@click.option("--eval-every", type=click.IntRange(min=0), metavar="N",
+              help="Every N steps sample videos with the averaged weights and log their metrics; see eval in --dry-run.")
+@click.option("--eval-reference", type=click.Path(exists=True), metavar="DIR|STATS.npz",
+              help="Real clips to compare them with.  [default: the training data]")
 @click.option("--resume", is_flag=True,
               help="Insist on continuing: fail where RUN has no checkpoint. Without it a run continues if it has one.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
@@ -48,8 +52,8 @@ class TrainCommand(Command):
               help="Compare the speed of the data with that of the steps; write nothing.")
 @common_options
 @click.pass_context
-def train(context, size, baseline, data, run, levels, init_from, steps, stop_after, batch, resume, overrides, dry_run,
-          profile_data, device, seed, quiet):
+def train(context, size, baseline, data, run, levels, init_from, steps, stop_after, batch, eval_every, eval_reference,
+          resume, overrides, dry_run, profile_data, device, seed, quiet):
     """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
     The same command again continues where the run stopped; it may then change learning rate, schedule, batch, precision
@@ -61,7 +65,8 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
 
     from hpdm.config import coarsest_levels, load_config
 
-    settings = {"data.path": data, "training.steps": steps, "training.batch": batch, "training.init_from": init_from}
+    settings = {"data.path": data, "training.steps": steps, "training.batch": batch, "training.init_from": init_from,
+                "training.eval_every": eval_every, "eval.reference": eval_reference}
     if context.get_parameter_source("seed") is not ParameterSource.DEFAULT:
         settings["training.seed"] = seed
     options = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
