@@ -89,8 +89,9 @@ setup(
         "tb": ["tensorboard>=2.15"],
         "video": ["transformers>=4.53"],
         "text": ["transformers>=4.53", "sentencepiece>=0.2"],
+        "slurm": ["submitit>=1.5"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "mpmath>=1.3",
-                 DECORD],
+                 "submitit>=1.5", DECORD],
     },
     entry_points={
         "console_scripts": [
@@ -108,6 +109,8 @@ setup(
             "autoencoder = baselines.autoencoder:Autoencoder",
             "latent = baselines.latent:Latent",
         ],
+        # What `hpdm-train --eval-every` finds.
+        "hpdm.evaluators": ["hpdm-eval = hpdm_eval.evaluator:Evaluator"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

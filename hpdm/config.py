@@ -20,7 +20,7 @@ from hpdm.files import atomic_file
 from hpdm.methods import HPDM_METHOD, MethodConfig, method_class, settings_class
 from hpdm.pyramid import Pyramid
 from hpdm.sampling.config import SamplingConfig
-from hpdm.training.config import TrainingConfig
+from hpdm.training.config import EvalConfig, TrainingConfig
 from hpdm.yaml_text import parse_yaml
 
 MEASURES = ("fps", "height", "width")
@@ -111,6 +111,7 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -194,10 +195,11 @@ def load_config(size, overrides: Sequence[str] = (), method: str | None = None) 
 
 
 def config_to_dict(config: Config) -> dict:
-    """Plain dictionaries, lists and scalars, every field included; `trained_on` once there is something in it."""
-    values = _plain(dataclasses.asdict(config))
-    if config.trained_on == TrainedOn():
-        del values["trained_on"]
+    """Plain dictionaries, lists and scalars, every field; `trained_on` and `eval` where they are not the defaults."""
+    values = plain(dataclasses.asdict(config))
+    for section, default in (("trained_on", TrainedOn()), ("eval", EvalConfig())):
+        if getattr(config, section) == default:
+            del values[section]
     return values
 
 
@@ -258,6 +260,7 @@ def _locate(name, sections):
             raise InputError(f"unknown key {name!r}; {_known(section, owners)}")
         return section, key
     found = [owner for owner, keys in owners.items() if name in keys]
+    found = [owner for owner in found if owner != "eval"] or found  # which has seed, steps, overlap and part of its own
     if len(found) != 1:
         hint = f"it stands in {' and '.join(found)}: name one" if found else "see --dry-run for all keys"
         raise InputError(f"unknown key {name!r}; {hint}")
@@ -344,9 +347,9 @@ def _short(value):
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _plain(value):
+def plain(value):
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

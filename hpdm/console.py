@@ -230,7 +230,12 @@ DEVICES = "auto|cpu|cuda|cuda:1|mps"
 
 def called_with(program):
     """The running command as a line for a shell: `program` and the words it got, from a shell or from Python."""
-    return shlex.join([program, *click.get_current_context().meta[__name__]])
+    return shlex.join([program, *words_of_command()])
+
+
+def words_of_command() -> list[str]:
+    """The words that the running command got, without its name."""
+    return click.get_current_context().meta[__name__]
 
 
 def common_options(function):

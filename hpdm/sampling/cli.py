@@ -124,7 +124,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         level: SamplesFolder(
             out / f"level{level}" if save_levels else out,
             {**settings, "levels": level + 1, "steps": sampling.level_steps(level + 1)},
-            {**about, "resolution": resolutions[level], **_tiling(method, level)}, fps=fps, crf=crf, names=asked.names,
+            {**about, "resolution": resolutions[level], **tiling(method, level)}, fps=fps, crf=crf, names=asked.names,
         )
         for level in (range(levels) if save_levels else [levels - 1])
     }
@@ -134,7 +134,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         note(said, quiet)
 
     plan = {"levels": levels, "use_cache": not no_cache, "offload": offload}
-    batch = min(batch or _fitting_batch(network, sampling, plan, device), num)
+    batch = min(batch or fitting_batch(network, sampling, plan, device), num)
     tile_batch = tile_batch or choose_tile_batch(
         network, sampling, batch=batch, device=device, at_least=_reference(network), **plan
     )
@@ -265,7 +265,7 @@ def _fit_canvas(method, sampling, levels, size, beyond_training):
     return dataclasses.replace(sampling, canvas=tuple(w // t for w, t in zip(wanted, trained)))
 
 
-def _tiling(method, level):
+def tiling(method, level):
     """What the manifest of a level says of its tiles: their size in pixels, and how many make up a trained video."""
     factors = method.config.pyramid.factors(level)  # the pyramid's own patch may be one of latents
     return {"patch": [n // factor for n, factor in zip(method.resolution(level), factors)], "factors": factors}
@@ -314,7 +314,7 @@ def _reference(network):
     return reference_size(frames * rows * columns)
 
 
-def _fitting_batch(network, sampling, plan, device):
+def fitting_batch(network, sampling, plan, device):
     """Enough videos to fill a call on level 0, halved until they fit."""
     batch = _reference(network)
     room = SHARE * free_memory(device)

@@ -3,6 +3,7 @@
     step-00001000/model.safetensors    weights
                   ema.safetensors      their average: what one samples from
                   training.pt          optimizer, position in the run, figures of the log line in progress
+                  trace-0.050.safetensors ...   averages for post-hoc EMA, where the run keeps any
                   config.yaml          the configuration of the run
                   manifest.json        size and SHA-256 of each of these
 
@@ -46,11 +47,18 @@ HEADER = "hpdm"  # one key: the order of several in a safetensors header changes
 MODEL_FILE, EMA_FILE, STATE_FILE, CONFIG_FILE = "model.safetensors", "ema.safetensors", "training.pt", "config.yaml"
 FILES = (MODEL_FILE, EMA_FILE, STATE_FILE, CONFIG_FILE)
 MANIFEST_FILE = "manifest.json"
+TRACE_FILE = re.compile(r"trace-(0\.\d+)\.safetensors")
+SNAPSHOTS = "snapshots"  # folder of a run with a folder per step, see hpdm/training/snapshots.py
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
 def step_folder(run, step: int) -> Path:
     return Path(run) / f"step-{step:08d}"
+
+
+def trace_file(sigma_rel: float) -> str:
+    """File of the average of that relative length: "trace-0.050.safetensors"."""
+    return f"trace-{max(f'{sigma_rel:.3f}', str(sigma_rel), key=len)}.safetensors"
 
 
 def steps_saved(run) -> dict[int, Path]:
@@ -84,9 +92,12 @@ def check_files(folder, names=None) -> bool:
         return False
     try:
         files = read_json(folder / MANIFEST_FILE)["files"]
-        expected = {name: (int(files[name]["bytes"]), str(files[name]["sha256"])) for name in names or FILES}
+        expected = {name: (int(files[name]["bytes"]), str(files[name]["sha256"])) for name in names or {*FILES, *files}}
+        missing = [name for name in expected if not (folder / name).is_file()]
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise Damaged(f"{folder} is damaged: {MANIFEST_FILE} cannot be read") from error
+    if missing:
+        raise Damaged(f"{folder} is damaged: {missing[0]} is missing")
     for name, (size, _) in expected.items():
         if (found := (folder / name).stat().st_size) != size:
             raise Damaged(f"{folder} is damaged: {name} has {found} bytes of {size}")
@@ -101,29 +112,30 @@ def check_files(folder, names=None) -> bool:
     return True
 
 
-def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, first=True, keep=None) -> Path:
+def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, traces=(), first=True, keep=None) -> Path:
     """Write the state after `step` steps, point `latest` to it and delete all but the newest `keep` checkpoints.
 
-    Every process must call this; the one with `first` writes. `progress` is a dictionary of tensors, numbers and
-    texts that `load_training_state` gives back. A reader never sees an incomplete folder, whenever the run is killed
-    or the power fails. Older ones are deleted only when the new one has been read back and is whole. Raises WriteError
-    where the disk is full.
+    Every process must call this; the one with `first` writes. `traces` are `PowerEMA`s, `progress` is a dictionary of
+    tensors, numbers and texts that `load_training_state` gives back. A reader never sees an incomplete folder, whenever
+    the run is killed or the power fails. Older ones are deleted only when the new one has been read back and is whole.
+    Raises WriteError where the disk is full.
     """
-    model = _whole(network.named_parameters(), first)
-    average = _whole(ema.named_averages(), first)
+    sets = {MODEL_FILE: _whole(network.named_parameters(), first), EMA_FILE: _whole(ema.named_averages(), first)}
+    sets |= {trace_file(trace.sigma_rel): _whole(trace.named_averages(), first) for trace in traces}
     state = _optimizer_state(network, optimizer, first) | {"step": step, "progress": progress}
     folder = step_folder(run, step)
     if not first:
         return folder
     try:
         with atomic_folder(folder) as temporary:
-            for file, weights, kind in ((MODEL_FILE, model, "model"), (EMA_FILE, average, "ema")):
+            for file, weights in sets.items():
+                kind = file.removesuffix(".safetensors")
                 write_weights(temporary / file, weights, config=config, step=step, kind=kind)
             with checked_file(temporary / STATE_FILE) as file:
                 torch.save(state, file)
             save_config(config, temporary / CONFIG_FILE)
             mode = (temporary / CONFIG_FILE).stat().st_mode
-            for file in (MODEL_FILE, EMA_FILE, STATE_FILE):
+            for file in (*sets, STATE_FILE):
                 os.chmod(temporary / file, mode)  # safetensors writes for the owner alone
             write_manifest(temporary, step)
         _point(Path(run) / LATEST, folder.name)
@@ -138,11 +150,12 @@ def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, fir
 
 
 def write_manifest(folder, step):
-    """Write the manifest of a checkpoint's files."""
+    """Write the manifest of all files in a checkpoint's folder."""
+    names = sorted(path.name for path in Path(folder).iterdir())
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda name: sha256_file(folder / name), FILES))
+        digests = list(pool.map(lambda name: sha256_file(folder / name), names))
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
-             for name, digest in zip(FILES, digests, strict=True)}
+             for name, digest in zip(names, digests, strict=True)}
     write_json(folder / MANIFEST_FILE, {"schema": 1, "step": step, "files": files})
 
 
@@ -161,8 +174,8 @@ def _forget_pages(folder):
     """Have the files of a folder read from the disk next time, not from memory, where the system can."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for name in FILES:
-        with open(folder / name, "rb") as file:
+    for path in Path(folder).iterdir():
+        with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -181,12 +194,12 @@ def remove_leftovers(run):
         shutil.rmtree(folder, ignore_errors=True)
     for link in Path(run).glob(f".{LATEST}.*"):
         link.unlink(missing_ok=True)
-    for folder in (run, Path(run) / "sheets"):
+    for folder in (run, Path(run) / "sheets", Path(run) / SNAPSHOTS):
         sweep(folder)
 
 
 def write_weights(file, weights: dict[str, torch.Tensor], *, config: Config, step: int, kind: str):
-    """Write name → tensor as a weights file that `read_weights` reads; `kind` is "model" or "ema". Not atomic."""
+    """Write name → tensor as a weights file that `read_weights` reads; `kind` says which. Not atomic."""
     header = {"config": config_to_dict(config), "step": step, "weights": kind, "sha256": tensor_digest(weights)}
     save_file(weights, file, metadata={HEADER: json.dumps(header)})
 
@@ -260,15 +273,20 @@ def open_weights(file):
         yield OpenWeights(opened)
 
 
-def load_training_state(folder, *, network, ema, optimizer) -> dict:
-    """Put a checkpoint into network, average and optimizer, sharded or not, in place.
+def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
+    """Put a checkpoint into network, averages and optimizer, sharded or not, in place.
 
-    Every process must call this. Returns {"step": ..., "progress": ...} as saved. Raises InputError for damaged files
-    and for weights of another shape.
+    Every process must call this. Returns {"step": ..., "progress": ...} as saved. Raises InputError for damaged files,
+    for weights of another shape, and for traces that the checkpoint does not have: they begin with the run.
     """
     folder = Path(folder)
     state = _read_state(folder / STATE_FILE)
-    for file, named in ((MODEL_FILE, network.named_parameters()), (EMA_FILE, ema.named_averages())):
+    sets = {MODEL_FILE: network.named_parameters(), EMA_FILE: ema.named_averages()}
+    sets |= {trace_file(trace.sigma_rel): trace.named_averages() for trace in traces}
+    if missing := [file for file in sets if not (folder / file).is_file()]:
+        raise InputError(f"{folder} has no {missing[0]}: an average for post-hoc EMA starts with the run and cannot be "
+                         "added later; --set training.power_ema=[] keeps snapshots without")
+    for file, named in sets.items():
         with open_weights(folder / file) as weights:
             _copy_into(named, weights, folder / file)
     try:

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from hpdm.batches import BatchPlan
 from hpdm.errors import InputError
+from hpdm.pyramid import OVERLAPS
 
+LENGTHS = (0.05, 0.10)  # sigma_rel of the two traces from which post-hoc EMA is reconstructed, EDM2's
+WIDEST_LENGTH = 12**-0.5  # that of a plain mean over all steps
 OPTIMIZERS = ("lamb", "adamw")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
@@ -36,6 +39,7 @@ class TrainingConfig:
 
     ema_half_life: float = 6_000.0  # steps after which old weights count half in the average
     ema_ramp_up: float = 0.05  # the half-life is at most this fraction of the steps made so far
+    power_ema: tuple[float, ...] | None = None  # sigma_rel of traces for post-hoc EMA; None: see `traces`
 
     label_dropout: float = 0.1  # share of samples that are trained without their class and text
     self_conditioning_rate: float = 0.9  # share of samples whose latents start from those of a first estimate
@@ -55,7 +59,9 @@ class TrainingConfig:
     checkpoint_every: int = 1_000  # steps between checkpoints
     checkpoint_minutes: float | None = None  # minutes after which one is saved all the same; None: by steps alone
     keep: int = 2  # newest checkpoints that stay
+    keep_weights_every: int = 0  # steps between snapshots of the averaged weights, all of which stay; 0: none
     sheet_every: int = 1_000  # steps between pictures of what the averaged network denoises; 0: none
+    eval_every: int = 0  # steps between evaluations of videos that the averaged network samples, see `eval`; 0: none
 
     def __post_init__(self):
         for name, allowed in (
@@ -68,7 +74,7 @@ class TrainingConfig:
         for name, least in (
             ("steps", 1), ("batch", 1), ("seed", 0), ("warmup", 0), ("max_nonfinite", 1), ("log_every", 1),
             ("checkpoint_every", 1), ("keep", 1), ("sheet_every", 0), ("lr", 0), ("weight_decay", 0),
-            ("ema_ramp_up", 0),
+            ("ema_ramp_up", 0), ("keep_weights_every", 0), ("eval_every", 0),
         ):
             if getattr(self, name) < least:
                 raise InputError(f"training.{name} must be at least {least}; got {getattr(self, name)}")
@@ -84,6 +90,46 @@ class TrainingConfig:
         for name in ("label_dropout", "self_conditioning_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"training.{name} must lie in [0, 1]; got {getattr(self, name)}")
+        if len(set(self.traces)) < len(self.traces) or not all(0.001 <= s <= WIDEST_LENGTH for s in self.traces):
+            raise InputError(f"training.power_ema takes lengths sigma_rel from 0.001 to {WIDEST_LENGTH:.3f}, each "
+                             f"once; got {list(self.traces)}")
+
+    @property
+    def traces(self) -> tuple[float, ...]:
+        """sigma_rel of the averages kept for post-hoc EMA: by default 0.05 and 0.1 where there are snapshots."""
+        return self.power_ema if self.power_ema is not None else LENGTHS if self.keep_weights_every else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """What `training.eval_every` samples and measures; none of it changes what is learnt."""
+
+    metrics: tuple[str, ...] = ("fvd",)  # by the names of `hpdm-eval`
+    num: int = 256  # videos that are sampled; a figure is called METRIC@num
+    seed: int = 0  # of the samples and of what the metrics draw, the same each time
+    steps: tuple[int, ...] | None = None  # per level, coarse to fine; None: sampling.steps
+    overlap: str | None = None  # axes along which tiles overlap; None: sampling.overlap
+    reference: str | None = None  # folder of real clips, or statistics of `hpdm-eval stats`; None: the training data
+    num_reference: int = 2_048  # clips of the training data that are the reference
+    part: str | None = None  # "test": the reference is the data's part that is held out; None: the part trained on
+    protocol: str | None = None  # of `hpdm-eval`; None: generic-16f, native for videos of fewer frames
+    backbone: str | None = None  # network of `hpdm-eval`; None: the protocol's, shapes3d for procedural data
+    minutes: float = 60.0  # after which the computation of the metrics is given up
+
+    def __post_init__(self):
+        for name, least in (("num", 2), ("seed", 0), ("num_reference", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"eval.{name} must be at least {least}; got {getattr(self, name)}")
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise InputError(f"eval.metrics takes names of metrics, each once; got {list(self.metrics)}")
+        if self.steps is not None and (not self.steps or min(self.steps) < 1):
+            raise InputError(f"eval.steps must be whole numbers of at least 1, one per level; got {list(self.steps)}")
+        if self.overlap is not None and self.overlap not in OVERLAPS:
+            raise InputError(f"eval.overlap must be one of {', '.join(OVERLAPS)}; got {self.overlap!r}")
+        if self.part not in (None, "test"):
+            raise InputError(f"eval.part must be test, or null for the part trained on; got {self.part!r}")
+        if not self.minutes > 0:
+            raise InputError(f"eval.minutes must be positive; got {self.minutes}")
 
 
 def plan_batch(config: TrainingConfig, world_size: int) -> BatchPlan:

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from hpdm.environment import check_meeting_point, choose_device, processes_here
@@ -128,6 +129,24 @@ def shard(network, processes: Processes, *, reshard=True):
     frozen = {p for p in network.parameters() if not p.requires_grad}
     # What lies outside the blocks is small and needed at both ends of a pass: it stays whole in between.
     fully_shard(network, mesh=mesh, reshard_after_forward=False, **({"ignored_params": frozen} if frozen else {}))
+
+
+def whole_bytes(network) -> int:
+    """What `gathered` takes beside the shards, in bytes, on every process; 0 for a network without shards."""
+    return sum(p.numel() * p.element_size() for p in network.parameters() if isinstance(p, DTensor))
+
+
+@contextmanager
+def gathered(network):
+    """Within the block every process holds all weights of a sharded network and may call any part of it by itself."""
+    sharded = [module for module in network.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.unshard()
+    try:
+        yield network
+    finally:
+        for module in sharded:
+            module.reshard()
 
 
 def replicate(network, processes: Processes):

@@ -8,16 +8,19 @@ import click
 
 from hpdm.console import Command, common_options
 from hpdm.methods import method_names
+from hpdm.training.ema_command import ema
 from hpdm.training.verify import verify
+
+ABOUT_RUNS = {command.name: command for command in (verify, ema)}
 
 
 class InfoCommand(Command):
-    """The command itself is about a size; with `verify` as its first word it checks checkpoints."""
+    """The command itself is about a size; with one of ABOUT_RUNS as its first word it is that one."""
 
     def main(self, args=None, prog_name=None, **options):
         args = list(sys.argv[1:] if args is None else args)
-        if args[:1] == [verify.name]:
-            return verify.main(args[1:], prog_name=f"hpdm-info {verify.name}", **options)
+        if args and args[0] in ABOUT_RUNS:
+            return ABOUT_RUNS[args[0]].main(args[1:], prog_name=f"hpdm-info {args[0]}", **options)
         return super().main(args, prog_name, **options)
 
 
@@ -30,10 +33,10 @@ class InfoCommand(Command):
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @common_options
 def info(size, baseline, overrides, as_json, device, seed, quiet):
-    """Show parameters by part, FLOPs per level and block, and memory of a size.
+    """Show parameters by part, FLOPs per level and block, memory and disk space of a size.
 
     Nothing is computed or allocated, so device and seed make no difference. `hpdm-info verify RUN` checks a run's
-    checkpoints.
+    checkpoints, `hpdm-info ema RUN` averages its weights over another length.
     """
     from hpdm.config import load_config
     from hpdm.training.plan import describe_plan, make_plan

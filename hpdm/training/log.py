@@ -1,5 +1,8 @@
-"""The log of a run: one JSON object per line in `log.jsonl`, the same figures for TensorBoard where it is installed."""
+"""The log of a run: one JSON object per line in `log.jsonl`; the same figures for TensorBoard, where it is installed, and
+for Weights & Biases, where it is installed and asked for: WANDB_PROJECT is set, or the program has a wandb run already.
+"""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -25,17 +28,21 @@ class RunLog:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         self._quiet = quiet
         self._board = _tensorboard(Path(run) / "tensorboard", start_step)
+        self._wandb = _wandb(Path(run), quiet)
 
     def write(self, line: dict):
-        """`line` has a whole number `step`; numbers and lists of numbers also go to TensorBoard.
+        """`line` has a whole number `step`; numbers and lists of numbers also go to TensorBoard and Weights & Biases.
 
         Raises WriteError where the disk is full.
         """
         append_line(self.path, json.dumps(line), kept="checkpoints are kept; make room, and the same command continues")
+        numbers = {}
         for name, value in line.items():
             values = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
-            for key, number in values.items():
-                self._show("add_scalar", key, number, line["step"])
+            numbers |= {key: number for key, number in values.items() if isinstance(number, int | float)}
+        for key, number in numbers.items():
+            self._show("add_scalar", key, number, line["step"])
+        self._report("log", numbers, step=line["step"])
 
     def picture(self, picture, step):
         """Show uint8 [height, width, 3] in TensorBoard."""
@@ -43,6 +50,7 @@ class RunLog:
 
     def close(self):
         self._show("close")
+        self._report("finish")
 
     def _show(self, method, *arguments, **options):
         """Tell TensorBoard; where it fails, on a full disk for one, training goes on without."""
@@ -53,6 +61,17 @@ class RunLog:
         except Exception as error:  # its writer is a thread, which hands on whatever it met
             self._board = None
             note(f"no more is written for TensorBoard: {error or type(error).__name__}", self._quiet)
+
+
+    def _report(self, method, *arguments, **options):
+        """Tell Weights & Biases; where it fails, training goes on without."""
+        if self._wandb is None:
+            return
+        try:
+            getattr(self._wandb, method)(*arguments, **options)
+        except Exception as error:
+            self._wandb = None
+            note(f"no more is sent to Weights & Biases: {error or type(error).__name__}", self._quiet)
 
 
 def read_log(run) -> list[dict]:
@@ -97,4 +116,22 @@ def _tensorboard(folder, start_step):
     try:
         return SummaryWriter(folder, purge_step=start_step + 1 if start_step else None)
     except OSError:  # no room; the log itself says so
+        return None
+
+
+def _wandb(run, quiet):
+    """The wandb run to report to, one per folder, which a resumed training goes on with; None without."""
+    try:
+        import wandb
+    except ImportError:
+        return None
+    try:
+        if wandb.run is not None:
+            return wandb.run
+        if not os.environ.get("WANDB_PROJECT"):
+            return None
+        identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+        return wandb.init(dir=str(run), name=run.name, id=identity, resume="allow")
+    except Exception as error:  # no network, no account
+        note(f"nothing is sent to Weights & Biases: {error or type(error).__name__}", quiet)
         return None

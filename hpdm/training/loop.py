@@ -26,7 +26,8 @@ from hpdm.training.checkpoint import (
 from hpdm.training.config import plan_batch
 from hpdm.training.data import keep_data, note_data, refuse_other_data
 from hpdm.training.distributed import gradient_sync, processes, replicate, shard
-from hpdm.training.ema import EMA
+from hpdm.training.ema import EMA, PowerEMA
+from hpdm.training.evaluation import open_evaluations
 from hpdm.training.log import RunLog
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer
@@ -35,6 +36,7 @@ from hpdm.training.provenance import note_start
 from hpdm.training.recover import owned_run, set_aside_later
 from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
 from hpdm.training.sheets import CLIPS, save_picture
+from hpdm.training.snapshots import kept_at, save_snapshot, snapshot_folder
 from hpdm.training.signals import stop_on_signals
 from hpdm.training.start import build_network, start_from
 
@@ -51,11 +53,12 @@ class Outcome:
     interrupted: bool  # by a signal
 
 
-def train(config: Config, run, *, device="auto", resume=False, stop_after=None, quiet=False) -> Outcome:
+def train(config: Config, run, *, device="auto", resume=False, stop_after=None, quiet=False, evaluator=None) -> Outcome:
     """Train `config` in the folder `run`, or continue what is there; every process of a `torchrun` calls this.
 
     Saves when `stop_after` steps in all are made, on SIGTERM, which drops the step in progress, and on Ctrl-C, which
-    completes it, and then returns. `resume` insists on a checkpoint to continue from. Raises InputError, before
+    completes it, and then returns. `resume` insists on a checkpoint to continue from. `evaluator` judges what is sampled
+    every `training.eval_every` steps, in place of the installed one (see `find_evaluator`). Raises InputError, before
     anything is written, for data, sizes or a folder that do not fit, MissingGradients where the first step leaves a
     parameter without a gradient, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
     """
@@ -78,6 +81,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         config = note_data(config, clips, quiet)
         refuse_other_data(run, checkpoint, config, clips)
         conditioner = make_conditioner(config, device)
+        evaluations = open_evaluations(config, run, evaluator, here=here, method=method, stop=stop, quiet=quiet)
         sharded = here.world_size > 1 and settings.parallel == "fsdp"
         network = build_network(method, here, sharded=sharded, seed=settings.seed, reshard=settings.reshard)
         network.checkpoint_blocks = settings.activation_checkpointing
@@ -95,6 +99,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         model = replicate(network, here)
         parameters = list(network.parameters())
         ema = EMA(network, settings.ema_half_life, settings.ema_ramp_up)
+        traces = [PowerEMA(network, sigma_rel) for sigma_rel in settings.traces]
         optimizer = make_optimizer(network, settings)
         note(describe_groups(optimizer.param_groups), quiet)
 
@@ -102,15 +107,21 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         sums, start, nonfinite = torch.zeros(method.losses + 2, dtype=torch.float64), 0, 0
         first_clip, changes = 0, {}
         if checkpoint is not None:
-            state = load_training_state(checkpoint, network=network, ema=ema, optimizer=optimizer)
+            state = load_training_state(checkpoint, network=network, ema=ema, optimizer=optimizer, traces=traces)
             start, sums, nonfinite = state["step"], state["progress"]["sums"], state["progress"]["nonfinite"]
             before = read_config(checkpoint / CONFIG_FILE)
             first_clip = state["progress"].get("clips", start * before.training.batch)
             changes = differences(before, config)
             note(f"continuing from {checkpoint} after {start} of {settings.steps} steps", quiet)
             note(f"from here on with other settings: {describe_changes(changes)}", quiet or not changes)
+            if dropped := sorted(set(before.training.traces) - set(settings.traces)):
+                note(f"averages for post-hoc EMA that end here: {', '.join(map(str, dropped))}", quiet)
+        averages = {"ema": ema, "traces": traces, "config": config, "first": here.first}
+        if start and kept_at(settings, start) and here.from_first(not snapshot_folder(run, start).exists()):
+            save_snapshot(run, step=start, **averages)  # the run ended between the checkpoint and this
         end = min(settings.steps, stop_after or settings.steps)
-        if start >= end:
+        to_evaluate = evaluations.missing(start)
+        if start >= end and not to_evaluate:
             note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
             return Outcome(step=start, interrupted=False)
         log, stop.in_steps = None, True
@@ -132,7 +143,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         bar = progress(total=settings.steps, initial=start, unit="step", description=Path(run).name, quiet=quiet)
         began = line_began = time.perf_counter()
         line_start, checked = start, False
-        nonfinite_before, interrupted = nonfinite, False
+        nonfinite_before = nonfinite
         saved, saved_at = start, time.monotonic()
 
         def save(done, **options):
@@ -140,16 +151,25 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             if done > saved:
                 progress = {"sums": sums, "nonfinite": nonfinite, "clips": clips_used(done)}
                 save_checkpoint(
-                    run, step=done, network=network, ema=ema, optimizer=optimizer, config=config, progress=progress,
-                    first=here.first, **options,
+                    run, step=done, network=network, optimizer=optimizer, progress=progress, **averages, **options,
                 )
                 saved, saved_at = done, time.monotonic()
 
         def clips_used(done):
             return first_clip + (done - start) * settings.batch
 
-        network.train()
-        for step in range(start, end):
+        def evaluate(done):
+            nonlocal began, line_began
+            before = evaluations.seconds
+            complete = evaluations.make(done, network, ema, clips, conditioner, log)
+            taken = evaluations.seconds - before  # is no time of steps
+            began, line_began = began + taken, line_began + taken
+            if not bar.disable:
+                bar.start_t, bar.last_print_t = bar.start_t + taken, bar.last_print_t + taken
+            return complete
+
+        done, interrupted = start, to_evaluate and not evaluate(start)
+        for step in range(start, end if not interrupted else start):
             done = step + 1
             rate = learning_rate(settings, step)
             for group in optimizer.param_groups:
@@ -185,11 +205,14 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             interrupted = bool(asked > 0)
             if step_figures.isfinite().all():
                 optimizer.step()
-                ema.update(done)
+                for average in (ema, *traces):
+                    average.update(done)
                 sums[:-1] += step_figures
                 sums[-1] += 1
             else:
                 nonfinite += 1
+                for trace in traces:  # whose profile is over all steps: the weights of the last one count once more
+                    trace.update(done)
                 note(f"step {done}: loss or gradient is not finite; step skipped, {nonfinite} so far", quiet)
                 if (skipped := nonfinite - nonfinite_before) >= settings.max_nonfinite:
                     save(done)  # beside the others: one may want to go back further
@@ -230,8 +253,12 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 if here.first:
                     save_picture(Path(run) / "sheets" / f"step-{done:08d}.png", picture)
                     log.picture(picture, done)
-            if done % settings.checkpoint_every == 0 or due > 0 or last:
+            if done % settings.checkpoint_every == 0 or due > 0 or last or kept_at(settings, done) or evaluations.due(done):
                 save(done, keep=settings.keep)
+            if kept_at(settings, done) and not interrupted:
+                save_snapshot(run, step=done, **averages)
+            if evaluations.due(done) and not interrupted:
+                interrupted = not evaluate(done)
             if interrupted:
                 break
 

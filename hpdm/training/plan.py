@@ -3,7 +3,7 @@
 FLOPs count a multiply-add as two, matrix products only (attention included). B batch, L levels, N tokens of width d.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import yaml
@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpdm.batches import BatchPlan
-from hpdm.config import config_to_dict
+from hpdm.config import config_to_dict, plain
 from hpdm.environment import processes_here
 from hpdm.errors import too_large
 from hpdm.fusion import Geometry
@@ -38,6 +38,7 @@ class Plan:
     flops_per_sample: int  # forward over all levels, as in one training pass
     flops_per_training_sample: int  # with backward, the first pass of self-conditioning, and recomputation
     memory: dict[str, int]  # bytes of one process
+    disk: dict[str, int]  # bytes of the run's folder, but for log, sheets and samples
     batch: dict[str, int]
     training_flops: float  # of the whole schedule
 
@@ -94,7 +95,9 @@ def make_plan(config, world_size: int = 1) -> Plan:
     counted = method.count_flops(network)
     parameters = sum(p.numel() for p in network.parameters())
     shards = world_size if training.parallel == "fsdp" else 1
-    memory = {name: count * parameters // shards for name, count in BYTES_PER_PARAMETER.items()}
+    averages = 1 + len(training.traces)
+    per_parameter = BYTES_PER_PARAMETER | {"average": BYTES_PER_PARAMETER["average"] * averages}
+    memory = {name: count * parameters // shards for name, count in per_parameter.items()}
     memory["activations"] = _activation_bytes(method) * batches.micro_batch
     memory["total"] = sum(memory.values())
     return Plan(
@@ -108,6 +111,7 @@ def make_plan(config, world_size: int = 1) -> Plan:
         flops_per_sample=counted.forward,
         flops_per_training_sample=counted.training,
         memory=memory,
+        disk=_disk(training, parameters, per_parameter),
         batch={
             "batch": batches.batch, "processes": world_size, "per_process": batches.per_process,
             "micro_batch": batches.micro_batch, "passes_per_step": batches.passes, "steps": training.steps,
@@ -115,6 +119,16 @@ def make_plan(config, world_size: int = 1) -> Plan:
         },
         training_flops=float(counted.training) * training.steps * batches.batch,
     )
+
+
+def _disk(training, parameters, per_parameter) -> dict[str, int]:
+    """Bytes of checkpoints, all that stay, and of snapshots, each and all; tensors alone."""
+    checkpoint = parameters * (sum(per_parameter.values()) - per_parameter["gradients"])
+    snapshot = parameters * per_parameter["average"] if training.keep_weights_every else 0
+    kept = training.steps // training.keep_weights_every if training.keep_weights_every else 0
+    disk = {"checkpoint": checkpoint, "checkpoints": checkpoint * (training.keep + 1), "snapshot": snapshot,
+            "snapshots": snapshot * kept}
+    return disk | {"total": disk["checkpoints"] + disk["snapshots"]}
 
 
 def hierarchy_levels(network, config) -> list[dict]:
@@ -156,11 +170,22 @@ def describe_plan(plan: Plan) -> str:
         f"one training sample {plan.flops_per_training_sample / 1e9:.4g}",
         "",
         "memory of one process, estimated: " + ", ".join(f"{k} {v / GIB:.3g} GiB" for k, v in plan.memory.items()),
+        _describe_disk(plan),
         f"{batches.describe()}; {batch['steps']:,} steps = {batch['samples']:,} samples",
         f"whole schedule {plan.training_flops / 1e15:.4g} PFLOP: "
         f"{plan.training_flops / (EXAMPLE_TFLOPS * 1e12) / 86400:.3g} days at {EXAMPLE_TFLOPS} TFLOP/s",
     ]
     return "\n".join(lines)
+
+
+def _describe_disk(plan):
+    sizes = {name: f"{size / GIB:.3g} GiB" for name, size in plan.disk.items()}
+    kept = plan.disk["checkpoints"] // plan.disk["checkpoint"]
+    text = f"disk space: {sizes['checkpoints']} for {kept} checkpoints, one of them while it is written"
+    if plan.disk["snapshot"]:
+        count = plan.disk["snapshots"] // plan.disk["snapshot"]
+        text += f", {sizes['snapshots']} for {count} snapshots of {sizes['snapshot']}, total {sizes['total']}"
+    return text
 
 
 def _block_table(plan, levels):
@@ -176,7 +201,8 @@ def _block_table(plan, levels):
 def describe_run(config) -> str:
     """All settings and the plan, as `hpdm-train --dry-run` prints them."""
     plan = make_plan(config, processes_here().world_size)
-    return yaml.safe_dump(config_to_dict(config), sort_keys=False) + "\n" + describe_plan(plan)
+    settings = config_to_dict(config) | {"eval": plain(asdict(config.eval))}
+    return yaml.safe_dump(settings, sort_keys=False) + "\n" + describe_plan(plan)
 
 
 def _on_meta(config):

@@ -8,7 +8,7 @@ from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm.files import free_name
 from hpdm.lock import hold
-from hpdm.training.checkpoint import LATEST, Damaged, check_files, latest_checkpoint, steps_saved
+from hpdm.training.checkpoint import LATEST, SNAPSHOTS, Damaged, check_files, latest_checkpoint, steps_saved
 
 SET_ASIDE = "set-aside-"
 
@@ -64,13 +64,14 @@ def newest_whole(run, *, names=None, say=note) -> Path | None:
 
 
 def set_aside_later(run, checkpoint, say=note):
-    """Rename the checkpoints of later steps than the one that a run goes on from: it will write such steps again."""
+    """Rename checkpoints and snapshots of later steps than the one that a run goes on from: those will come again."""
     if checkpoint is None:
         return
     saved = steps_saved(run)
     step = next((number for number, path in saved.items() if path.name == Path(checkpoint).name), None)
-    for number, path in saved.items():
+    for number, path in [*saved.items(), *steps_saved(Path(run) / SNAPSHOTS).items()]:
         if step is not None and number > step:
             target = free_name(path.with_name(SET_ASIDE + path.name))
             os.rename(path, target)
-            say(f"{path.name} is set aside as {target.name}")
+            what = path.name if path in saved.values() else f"{SNAPSHOTS}/{path.name}"
+            say(f"{what} is set aside as {target.name}")

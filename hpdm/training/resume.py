@@ -19,7 +19,8 @@ from hpdm.training.recover import newest_whole
 FREE_TO_CHANGE = {
     "training": {
         "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "reshard", "max_nonfinite",
-        "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "sheet_every", "start_gain",
+        "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_weights_every", "power_ema", "sheet_every",
+        "eval_every", "start_gain",
     },
     "data": {"num_workers", "steps_ahead", "embeddings"},
     "text": {"encoder_precision"},
@@ -140,7 +141,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple]:
     before, after = config_to_dict(old), config_to_dict(new)
     changed = {}
     for section in after:
-        if section in ("sampling", "trained_on"):
+        if section in ("sampling", "eval", "trained_on"):
             continue
         if not isinstance(after[section], dict):
             before[section], after[section] = {"": before[section]}, {"": after[section]}

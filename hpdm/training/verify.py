@@ -37,15 +37,20 @@ def check(path: Path) -> list[dict]:
 
     Raises InputError where there is no checkpoint.
     """
-    from hpdm.training.checkpoint import check_files, read_weights, steps_saved
+    from hpdm.training.checkpoint import MODEL_FILE, SNAPSHOTS, check_files, read_weights, steps_saved
+    from hpdm.training.snapshots import check_snapshot
 
     if path.is_file():
         return [{"path": str(path), "state": _state(path, lambda: read_weights(path))}]
-    folders = list(steps_saved(path).values()) or [path]
+    snapshots = list(steps_saved(path / SNAPSHOTS).values())
+    folders = list(steps_saved(path).values()) or ([] if snapshots else [path])
     if not path.is_dir() or (folders == [path] and not any(path.glob("*.safetensors"))):
         raise InputError(f"{path}: no checkpoint there; name a run's folder, one of its steps or a .safetensors file")
-    return [{"path": str(folder), "state": _state(folder, lambda folder=folder: check_files(folder))}
-            for folder in folders]
+    if folders == [path] and not (path / MODEL_FILE).exists():
+        folders, snapshots = [], [path]  # averages alone
+    looks = [(check_files, folder) for folder in folders] + [(check_snapshot, folder) for folder in snapshots]
+    return [{"path": str(folder), "state": _state(folder, lambda look=look, folder=folder: look(folder))}
+            for look, folder in looks]
 
 
 def _state(path, look):
