@@ -21,7 +21,7 @@ FREE_TO_CHANGE = {
         "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "reshard", "max_nonfinite",
         "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "sheet_every", "start_gain",
     },
-    "data": {"num_workers", "steps_ahead", "embeddings"},
+    "data": {"num_workers", "steps_ahead", "embeddings", "index", "recheck", "index_limit"},
     "text": {"encoder_precision"},
     "method": {"autoencoder"},
 }
