@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from hpdm.console import Command, Group, OutputFile, OutputFolder, note
+from hpdm.errors import InputError
 
 JOBS = click.option("--jobs", type=click.IntRange(1, 1024), metavar="N", help="Processes that open videos.  [one per core]")
 QUIET = click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
@@ -100,7 +101,7 @@ def index(root, out, captions, jobs, quiet):
 
 @data.command(cls=Command)
 @click.option("--data", "root", required=True, metavar="DIR", help="Folder of videos, as for hpdm-train.")
-@click.option("--out", type=OutputFolder(path_type=Path), required=True, metavar="SHARDS", help="New folder for the shards.")
+@click.option("--out", type=OutputFolder(), required=True, metavar="SHARDS", help="New folder for the shards.")
 @click.option("--shard-size", type=_Bytes(), default="256MB", show_default=True, metavar="SIZE",
               help="Bytes per shard, about.")
 @click.option("--resolution", type=_Numbers(2, 65_536), metavar="ROWSxCOLUMNS",

@@ -17,7 +17,7 @@ CROPS = ("center", "random")
 class DataConfig:
     """Where clips come from and how they are cut; their size and number are the model's and the run's."""
 
-    path: str = PROCEDURAL  # a folder of videos, or "procedural" for clips drawn on the fly
+    path: str = PROCEDURAL  # a folder of videos or shards, an address of shards, or "procedural": clips drawn on the fly
     layout: str = "auto"  # "folders": each subfolder a class; "ucf101": split lists; "auto": whichever is there
     split_lists: str | None = None  # folder of UCF-101's lists; by default ucfTrainTestlist in or beside the videos
     split: int = 1  # which of UCF-101's three splits

@@ -122,6 +122,8 @@ def trusted_table(root, file=None):
 
     Raises InputError where `file` is named and is no such table.
     """
+    if not Path(root).is_dir():
+        return None  # whoever lists it says so
     for place in [Path(file)] if file else cache_files(root):
         try:
             table = VideoTable.read(place)

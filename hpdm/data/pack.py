@@ -72,12 +72,13 @@ def pack(root, out, *, shard_bytes=256 << 20, smaller=Smaller(), captions=AUTO, 
     with hold(out):
         _begin(out, about, begun)
         lost = _write_shards(root, out, table, plan, smaller, workers or available_cores(), quiet)
-        if not list(out.glob("shard-*.tar")):
+        written = len(list(out.glob("shard-*.tar")))
+        if not written:
             raise InputError(f"no video of {root} could be packed; the first: {next(iter(lost.values()), 'nothing')}")
         left_out = {table.path[row]: table.reason[row] for row in table.broken.nonzero()[0]} | lost
         for path, reason in sorted(left_out.items()):
             note(f"left out: {path}: {reason}", quiet)
-        write_json(out / PACKING, about | {"finished": True})
+        write_json(out / PACKING, about | {"finished": True, "written": written})
         try:
             index = index_shards(str(out), out=out / INDEX_FILE, quiet=True)
         except BaseException:
@@ -123,10 +124,11 @@ class _Fewer:
     """Callable: uint8 [k,H,W,3] → fitted to the size, then sums of blocks of pixels as means, float32 [k,h,w,3]."""
 
     def __init__(self, smaller):
-        from hpdm.data.videos import Fitting
+        self.shrink, self.fit = smaller.shrink, None
+        if smaller.size:
+            from hpdm.data.videos import Fitting  # imports torch
 
-        self.shrink = smaller.shrink
-        self.fit = Fitting(*smaller.size) if smaller.size else None
+            self.fit = Fitting(*smaller.size)
 
     def __call__(self, frames):
         if self.fit:

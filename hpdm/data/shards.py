@@ -15,8 +15,8 @@ import numpy as np
 from hpdm.console import note, progress
 from hpdm.data.columns import Texts
 from hpdm.data.index import IndexedVideo, Progress, check_limit, known_entries, probed, unchanged
-from hpdm.data.members import Member
-from hpdm.data.store import open_shard, refuse_unfinished, shard_index_files, shard_names
+from hpdm.data.members import Member, is_address
+from hpdm.data.store import open_shard, persistently, refuse_unfinished, shard_index_files, shard_names
 from hpdm.data.table import SHOWN, FoundFile, VideoTable, now
 from hpdm.errors import InputError
 from hpdm.files import parse_json
@@ -88,9 +88,15 @@ def index_shards(root, *, out=None, workers=None, quiet=False, limit=None):
 def read_shard(root, name):
     """The Shard of that name: its headers and what is said beside the videos, no video. Raises InputError."""
     try:
-        size, stamp, file = open_shard(root, name)
+        if is_address(root):
+            return persistently(lambda: _read_shard(root, name), f"{root}/{name}")
+        return _read_shard(root, name)
     except OSError as error:
         raise InputError(f"{root}/{name} cannot be read ({error.strerror or type(error).__name__})") from error
+
+
+def _read_shard(root, name):
+    size, stamp, file = open_shard(root, name)
     shard = Shard(name=name, size=size, stamp=stamp, samples=[], passed_over=Counter())
     samples = {}
     with file:
@@ -100,8 +106,9 @@ def read_shard(root, name):
                     _add(archive, info, size, samples, shard.passed_over)
                     archive.members = []  # else it remembers all of them
                 file.seek(archive.offset)
-                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise tarfile.ReadError("damaged header")
+                end = file.read(tarfile.BLOCKSIZE)  # tarfile takes a damaged header for the end
+                if end.strip(b"\0") or len(end) < tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("damaged header" if end else "no mark of its end")
         except (tarfile.TarError, EOFError, ValueError, MemoryError) as error:
             shard.passed_over[f"rest of shard {name}, which is cut off or damaged ({error})"[:200]] += 1
     shard.samples = sorted((sample for sample in samples.values() if sample.name), key=lambda sample: sample.offset)
@@ -115,12 +122,12 @@ def _add(archive, info, end, samples, passed_over):
     if info.isdir():
         return
     parts = PurePosixPath(info.name).parts
-    if not all(map(visible, parts)):
-        return
     if not info.isfile() or info.issparse():
         passed_over["link or special file in a shard"] += 1
-    elif info.name.startswith(("/", "\\")) or ".." in parts or "\\" in info.name or "\0" in info.name:
+    elif info.name.startswith("/") or ".." in parts or "\\" in info.name or "\0" in info.name:
         passed_over["name that leads out of the shard"] += 1
+    elif not all(map(visible, parts)):
+        return
     elif info.offset_data + info.size > end:
         raise tarfile.ReadError("a member ends behind it")
     else:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hpdm.data.columns import DamagedTable
 from hpdm.data.members import is_address
 from hpdm.data.table import VideoTable
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, read_json, user_cache
+from hpdm.files import atomic_file, parse_json, read_json, user_cache
 from hpdm.video import formats
 
 INDEX_FILE = "hpdm-shards.safetensors"
@@ -71,11 +72,24 @@ def is_sharded(root):
 
 
 def refuse_unfinished(root):
-    """Raise InputError for a folder that `hpdm-data pack` has not finished: half of the data would pass for all."""
-    if not is_address(root) and (Path(root) / PACKING).is_file():
+    """Raise InputError for what `hpdm-data pack` has not finished, or an upload: half of the data would pass for all."""
+    if is_address(root):
+        system, place = _system(str(root))
+        try:
+            content = persistently(lambda: system.cat_file(f"{place.rstrip('/')}/{PACKING}"), f"{root}/{PACKING}")
+        except FileNotFoundError:
+            return
+        with suppress(ValueError):
+            content = parse_json(bytes(content))
+        about = content
+    elif (Path(root) / PACKING).is_file():
         about = read_json(Path(root) / PACKING)
-        if not (isinstance(about, dict) and about.get("finished")):
-            raise InputError(f"{root} is not packed to its end: run the same hpdm-data pack command again")
+    else:
+        return
+    if not (isinstance(about, dict) and about.get("finished")):
+        raise InputError(f"{root} is not packed to its end: run the same hpdm-data pack command again")
+    if (there := len(shard_names(root))) < about.get("written", 0):
+        raise InputError(f"{root} holds {there} of the {about['written']} shards that were packed; bring the others")
 
 
 def shard_names(root):
@@ -103,11 +117,11 @@ def open_shard(root, name):
         return about.st_size, about.st_mtime_ns, open(path, "rb")  # noqa: SIM115  the caller closes it
     system, place = _system(str(root))
     path = f"{place.rstrip('/')}/{name}"
-    about = persistently(lambda: system.info(path), f"{root}/{name}")
+    about = system.info(path)
     stamp = {key: value for key, value in about.items() if key in ("size", "ETag", "etag", "md5Hash", "LastModified",
                                                                    "last_modified", "mtime", "created", "blob_id")}
     stamp = int(hashlib.sha256(repr(sorted(stamp.items())).encode()).hexdigest()[:15], 16)
-    return int(about["size"]), stamp, persistently(lambda: system.open(path, "rb"), f"{root}/{name}")
+    return int(about["size"]), stamp, system.open(path, "rb")
 
 
 def read_range(address, begin, size):
