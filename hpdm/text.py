@@ -180,8 +180,8 @@ class StoredEmbeddings:
             lengths.append(shard.get_tensor("lengths").numpy().astype(np.int32))
             ends = np.cumsum(lengths[-1], dtype=np.int64)
             if (int(ends[-1]) if len(ends) else 0) != shard.get_slice("embeddings").get_shape()[0]:
-                raise InputError(f"{self.folder / names[number]} is not a file of embeddings: its parts do not fit each "
-                                 "other")
+                raise InputError(f"{self.folder / names[number]} is not a file of embeddings: its parts do not fit "
+                                 "each other")
             firsts.append(ends - lengths[-1])
         owner = np.repeat(np.arange(len(self.shards), dtype=np.int32), [len(own) for own in lengths[1:]])
         keys, firsts, lengths = np.concatenate(keys), np.concatenate(firsts), np.concatenate(lengths)

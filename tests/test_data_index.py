@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from video_files import grey_clip, write_video
 
 import hpdm.data.index as index
+from hpdm.data.config import SHORT, STARTS
 from hpdm.data.index import INDEX_NAME, IndexedVideo, build_index, cache_files, list_videos
 from hpdm.data.ranges import to_model_range, to_uint8
-from hpdm.data.config import SHORT, STARTS
 from hpdm.data.table import VideoTable
 from hpdm.data.videos import ClipSampling, FileJob, fit
 from hpdm.errors import InputError

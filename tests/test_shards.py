@@ -102,8 +102,8 @@ def start_run(tmp_path, path, run):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     return subprocess.Popen(
         [sys.executable, "-m", "hpdm.training", "--size", str(tmp_path / "small.yaml"), "--data", str(path), "--out",
-         str(tmp_path / run), "--steps", "12", "--batch", "4", "--device", "cpu", "--quiet", "--set", "checkpoint_every=2",
-         "--set", "data.num_workers=2"], env=environment, stderr=subprocess.PIPE, text=True)
+         str(tmp_path / run), "--steps", "12", "--batch", "4", "--device", "cpu", "--quiet", "--set",
+         "checkpoint_every=2", "--set", "data.num_workers=2"], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
@@ -140,7 +140,8 @@ def test_captions_and_pictures_go_into_shards(tmp_path):
         assert torch.equal(videos, expected)
         for mine, theirs in zip(said, told, strict=True):
             assert mine["caption"] == theirs["caption"] and torch.equal(mine["measures"], theirs["measures"])
-    prints = {fingerprint_of(open_clips(DataConfig(path=str(path), **settings), **SIZE)) for path in (root, shards, address)}
+    prints = {fingerprint_of(open_clips(DataConfig(path=str(path), **settings), **SIZE))
+              for path in (root, shards, address)}
     assert len(prints) == 1
     with pytest.raises(InputError, match="bring their captions along"):
         open_clips(DataConfig(path=str(shards), captions=str(root / "captions.jsonl")), **SIZE)
@@ -185,7 +186,8 @@ def test_shards_that_others_wrote_are_read(tmp_path, writer):
     assert result.exit_code == 0 and "4 files, 0 broken, 3 captions; 4 opened now" in result.stdout, result.output
     assert "0 opened now" in run_data("index", "--data", shards, "--jobs", "1").stdout
     clips = open_clips(DataConfig(path=str(shards), start="first"), **SIZE)
-    assert clips.source.class_names == ("0", "1", "2", "3", "4") and sorted(clips.source.labels.tolist()) == [-1, 0, 4, 4]
+    assert clips.source.class_names == ("0", "1", "2", "3", "4")
+    assert sorted(clips.source.labels.tolist()) == [-1, 0, 4, 4]
     first = {int(frame_numbers(clips[number][0])[0][0]) for number in range(4)}
     assert first == {0, 4, 8, 12}
     clips.close()
@@ -207,8 +209,8 @@ def test_what_is_odd_in_a_shard_is_counted_and_never_leaves_it(tmp_path):
     (tmp_path / "shards" / "c.tar").write_bytes(b"no tar file at all" * 100)
     result = run_data("index", "--data", tmp_path / "shards", "--jobs", "1")
     assert result.exit_code == 0 and "3 files, 1 broken" in result.stdout
-    for said in ("4 name that leads out of the shard", "2 link or special file", "1 second video or picture of a sample",
-                 "2 sample without a video", "1 .json that cannot be read", "1 .txt that cannot be read",
+    for said in ("4 name that leads out of the shard", "2 link or special file",
+                 "1 second video or picture of a sample", "2 sample without a video", "1 .json that cannot be read", "1 .txt that cannot be read",
                  "rest of shard b.tar", "rest of shard c.tar", "1 .npy"):
         assert said in result.stderr, (said, result.stderr)
     assert "broken: a/text.mp4" in result.stderr
@@ -354,7 +356,7 @@ def test_a_killed_packing_leaves_whole_shards_alone(tmp_path):
 
 
 def test_packing_smaller_averages_as_training_would(tmp_path):
-    """Against averaging in training, where a clip begins with a block; two colours beside each other, one that moves."""
+    """Against averaging in training, where a clip begins with a block; two colours beside each other, one changes."""
     frames = grey_clip(24, 32, 48)
     frames[:, :, 24:, 0] = (7 * np.arange(24, dtype=np.uint8))[:, None, None]
     root = tmp_path / "videos"

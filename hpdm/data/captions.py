@@ -179,7 +179,8 @@ def open_captioned(config, sampling, quiet=False):
     if table is not None and table.about.get("captions", {}).get("stamp") == stamp_of(list_file):
         return CaptionedClips(config.path, table, sampling)
     if not Path(config.path).is_dir():
-        raise InputError(f"{config.path} is not a folder; --data takes a folder of videos, shards, or the word procedural")
+        raise InputError(f"{config.path} is not a folder; --data takes a folder of videos or of shards, an address of "
+                         "shards, or the word procedural")
     listed = CaptionList(list_file)
     if table is not None:
         check_limit(config.path, len(listed.number), config.index_limit)
@@ -259,9 +260,9 @@ class CaptionedClips:
     def contents(self):
         """Yield (path, bytes, frames, digest of the captions) of each file used, by path: the data's fingerprint."""
         order = np.argsort(self.used)
-        rows = self.used[order]
-        for path, row, rate in zip(self.table.path.chosen(rows), rows.tolist(), self.rates[order].tolist(), strict=True):
-            yield path, int(self.table.size[row]), int(self.table.frames[row]), _digest(rate, self.table.captions_of(row))
+        rows, rates, table = self.used[order], self.rates[order].tolist(), self.table
+        for path, row, rate in zip(table.path.chosen(rows), rows.tolist(), rates, strict=True):
+            yield path, int(table.size[row]), int(table.frames[row]), _digest(rate, table.captions_of(row))
 
     def describe(self):
         """What the list and the folder hold, and what was left out and why; JSON-able."""

@@ -8,7 +8,8 @@ import click
 from hpdm.console import Command, Group, OutputFile, OutputFolder, note
 from hpdm.errors import InputError
 
-JOBS = click.option("--jobs", type=click.IntRange(1, 1024), metavar="N", help="Processes that open videos.  [one per core]")
+JOBS = click.option("--jobs", type=click.IntRange(1, 1024), metavar="N",
+                    help="Processes that open videos.  [one per core]")
 QUIET = click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
 CAPTIONS = click.option("--captions", default="auto", show_default=True, metavar="FILE|auto|none",
                         help="List of captions to take in; auto takes captions.jsonl or captions.csv in DIR.")
@@ -138,5 +139,5 @@ def pack(root, out, shard_size, resolution, shrink, crf, captions, jobs, quiet):
     smaller = Smaller(size=resolution, shrink=shrink or (1, 1, 1), crf=crf)
     made = pack_folder(root, out, shard_bytes=shard_size, smaller=smaller, captions=captions, workers=jobs, quiet=quiet)
     captioned = f", {made['captions']:,} captions" if made["captions"] else ""
-    click.echo(f"{made['samples']:,} videos and pictures{captioned} in {made['shards']:,} shards, {made['bytes']:,} bytes; "
-               f"{made['left_out']:,} left out; {out}")
+    click.echo(f"{made['samples']:,} videos and pictures{captioned} in {made['shards']:,} shards, {made['bytes']:,} "
+               f"bytes; {made['left_out']:,} left out; {out}")

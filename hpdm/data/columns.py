@@ -1,4 +1,4 @@
-"""Tables with millions of rows as one file of columns, memory-mapped: opening it costs no time and no memory of its own.
+"""Tables with millions of rows as one file of columns, memory-mapped: opening it takes no time and no memory.
 
 The file is in the safetensors format, so any safetensors library reads it and nothing in it can run code. A column of
 text is two arrays: NAME.bytes, all rows one after the other in UTF-8, and NAME.ends, where each row ends. What is said

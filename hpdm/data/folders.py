@@ -78,7 +78,7 @@ def choose_videos(config, table=None):
     else:
         paths, passed_over, videos = table.path, table.about.get("passed_over", {}), ~table.still
         if not videos.any():
-            raise InputError(f"{root} holds no videos, {len(paths)} pictures only; pictures are read with data.captions")
+            raise InputError(f"{root} holds no videos, only {len(paths)} pictures; these are read with data.captions")
     lists = config.split_lists or (None if is_address(root) else ucf101.find_lists(Path(root)))
     if config.layout == "ucf101" and lists is None:
         raise InputError(
@@ -157,9 +157,9 @@ def _by_folders(root, paths, videos, config):
                 chosen.append((begin, end))
         if not chosen:
             there = sorted({name for name, _, _ in runs})
-            raise InputError(f"{root} holds the parts {', '.join(there)}, but none is data.part={config.part}; name the "
-                             "folder of one part as --data, set data.part, or data.layout=folders to take the parts for "
-                             "classes")
+            raise InputError(f"{root} holds the parts {', '.join(there)}, but none is data.part={config.part}; name "
+                             "the folder of one part as --data, set data.part, or data.layout=folders to take the parts "
+                             "for classes")
         about |= {"part": config.part, "parts": dict(counts)}
         runs = [run for run in _runs(paths, 1, chosen) if before[run[2]] > before[run[1]]]
     class_names = sorted({name for name, _, _ in runs} - {None})

@@ -29,7 +29,7 @@ from hpdm.files import atomic_file, holds_something, read_json, write_json
 from hpdm.lock import hold
 from hpdm.video import formats
 from hpdm.video.errors import DecodingError
-from hpdm.video.workers import JobFailed, Workers, available_cores, seconds_for_bytes
+from hpdm.video.workers import JobFailed, Workers, available_cores, seconds_for
 
 SHARD = "shard-{:06d}.tar"
 SMALLER = "hpdm.data.pack:make_smaller"
@@ -38,7 +38,10 @@ ALONE = (1, 1, 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Smaller:
-    """How videos are made smaller: fitted to `size` (rows, columns), then averaged over `shrink` (frames, rows, columns)."""
+    """How videos are made smaller: fitted to `size` (rows, columns), averaged over `shrink` (frames, rows, columns).
+
+    crf: quality where frames are not averaged; averages are stored lossless.
+    """
 
     size: tuple[int, int] | None = None
     shrink: tuple[int, int, int] = ALONE
@@ -100,7 +103,7 @@ def make_smaller(job, settings):
 
 
 def _smaller_video(path, smaller):
-    """Frames evenly spaced in time, fitted and averaged, as H.264: lossless where they were averaged or sizes are odd."""
+    """Frames evenly spaced in time, fitted and averaged, as H.264: lossless where averaged or of an odd size."""
     from hpdm.video.reader import VideoReader
     from hpdm.video.writer import encode_video
 
@@ -111,7 +114,7 @@ def _smaller_video(path, smaller):
         frames, _ = video.read_chosen(lambda line: line.resampled(rate), _Fewer(smaller))
     count = len(frames) // times
     if not count or 0 in frames.shape[1:3]:
-        raise DecodingError(f"{len(frames)} frames of this size are too few to be averaged over {times}x{rows}x{columns}")
+        raise DecodingError(f"{len(frames)} frames of this size are too few to average over {times}x{rows}x{columns}")
     if smaller.shrink != ALONE:
         frames = frames[: count * times].reshape(count, times, *frames.shape[1:]).mean(axis=1, dtype=np.float64)
         frames = np.rint(frames).astype(np.uint8)
@@ -167,7 +170,7 @@ def _shown(content):
 
 
 def _plan(table, rows, shard_bytes, smaller):
-    """The rows of each shard: as many in a row as have `shard_bytes` together, by the sizes that they will about have."""
+    """The rows of each shard: as many as have `shard_bytes` together, by the sizes that they will about have."""
     sizes = table.size[rows].astype(float)
     if smaller.changes:
         pixels = table.height[rows].astype(float) * table.width[rows]
@@ -209,7 +212,7 @@ def _write_shards(root, out, table, plan, smaller, workers, quiet):
                                            description="packing", quiet=quiet))
         pool = None
         if smaller.changes and missing:
-            pool = stack.enter_context(Workers(SMALLER, None, workers, lambda job: 4 * seconds_for_bytes(_size(job[0]))))
+            pool = stack.enter_context(Workers(SMALLER, None, workers, _seconds))
         threads = stack.enter_context(ThreadPoolExecutor(min(workers, max(1, len(missing)))))
         written = [threads.submit(_write_shard, root, out / SHARD.format(number), table, plan[number], labels, smaller,
                                   pool) for number in missing]
@@ -224,11 +227,9 @@ def _write_shards(root, out, table, plan, smaller, workers, quiet):
     return lost
 
 
-def _size(path):
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return 0
+def _seconds(job):
+    """Time limit of a job of `make_smaller`, which decodes and encodes a whole file."""
+    return 4 * seconds_for(job[0])
 
 
 def _labels(root, table):
@@ -291,7 +292,7 @@ def _content(table, row, source, future):
         except OSError as error:
             raise InputError(f"{source} cannot be read any more ({error.strerror})") from error
         if len(content) != table.size[row]:
-            raise InputError(f"{source} has changed while it was packed; run the command again when nobody writes there")
+            raise InputError(f"{source} has changed while it was packed; run it again when nobody writes there")
         return content, {name: table.columns[name][row].item() for name in SHOWN}, formats.suffix(source)[1:]
     try:
         made, reason = future.result()

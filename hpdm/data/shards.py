@@ -1,7 +1,7 @@
 """The index of shards: tar headers are read one after the other, videos opened in worker processes.
 
-What a shard says of itself is checked: members that are links, hidden, named out of the archive or too large are counted
-and passed over, and damage ends the shard where it is. Nothing is unpacked to the disk.
+What a shard says of itself is checked: members that are links, named out of the archive or too large are counted and
+passed over, and damage ends the shard where it is. Nothing is unpacked to the disk.
 """
 
 import tarfile
@@ -241,9 +241,10 @@ def _table(root, names, sizes, rows, passed_over):
         captions = [list(dict.fromkeys(" ".join(text.split()) for text in row[1].captions)) for row in rows]
         table.columns["caption"] = Texts.of(text for several in captions for text in several)
         table.columns["caption_ends"] = np.cumsum([len(several) for several in captions])
-        table.columns["list_fps"] = np.array([_rate(row[1].about, about) for row, about in zip(rows, packed, strict=True)])
+        rates = [_rate(row[1].about, about) for row, about in zip(rows, packed, strict=True)]
+        table.columns["list_fps"] = np.array(rates)
         count = sum(map(bool, captions))
-        table.about["captions"] = {"file": str(root), "rows": int(table.caption_ends[-1]), "named": count, "dropped": {}}
+        table.about["captions"] = {"file": str(root), "rows": len(table.caption), "named": count, "dropped": {}}
     return table
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from hpdm.data.columns import DamagedTable
@@ -72,7 +72,7 @@ def is_sharded(root):
 
 
 def refuse_unfinished(root):
-    """Raise InputError for what `hpdm-data pack` has not finished, or an upload: half of the data would pass for all."""
+    """Raise InputError for a packing or an upload that is not finished: half of the data would pass for all."""
     if is_address(root):
         system, place = _system(str(root))
         try:
@@ -153,7 +153,8 @@ def persistently(function, what):
             lasting = isinstance(error, (PermissionError, ImportError, NotImplementedError))
             if wait is None or lasting:
                 times = "" if lasting else f", tried {len(WAITS) + 1} times"
-                raise InputError(f"{what} cannot be read ({reason}){times}; once it can, the same command continues") from error
+                raise InputError(f"{what} cannot be read ({reason}){times}; once it can, the same command "
+                                 "continues") from error
             log.warning("%s: %s; trying again in %g s", what, reason, wait)
         time.sleep(wait)
 
@@ -203,13 +204,14 @@ def _fetched_index(root):
     path = f"{place.rstrip('/')}/{INDEX_FILE}"
     try:
         about = persistently(lambda: system.info(path), f"{root}/{INDEX_FILE}")
-        name = hashlib.sha256(f"{root} {sorted((key, str(value)) for key, value in about.items())}".encode()).hexdigest()
-        copy = user_cache("hpdm") / f"shards-{name[:16]}.safetensors"
+        stamp = sorted((key, str(value)) for key, value in about.items())
+        name = hashlib.sha256(f"{root} {stamp}".encode()).hexdigest()[:16]
+        copy = user_cache("hpdm") / f"shards-{name}.safetensors"
         if not copy.is_file() or copy.stat().st_size != about["size"]:
             with atomic_file(copy) as file:
                 for begin in range(0, about["size"], BLOCK):
-                    end = min(begin + BLOCK, about["size"])
-                    file.write(persistently(lambda: system.cat_file(path, start=begin, end=end), f"{root}/{INDEX_FILE}"))  # noqa: B023
+                    read = partial(system.cat_file, path, start=begin, end=min(begin + BLOCK, about["size"]))
+                    file.write(persistently(read, f"{root}/{INDEX_FILE}"))
     except FileNotFoundError:
         return None
     return copy

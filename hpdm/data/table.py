@@ -1,4 +1,4 @@
-"""The videos of a folder or of shards as a table: a row each, sorted by path, in memory or in a file (see `columns`)."""
+"""The videos of a folder or of shards as a table: a row each, sorted by path, in memory or in a file of `columns`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

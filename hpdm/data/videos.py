@@ -22,7 +22,6 @@ from hpdm.video.pixels import UnreadablePicture, read_picture
 from hpdm.video.reader import DecodingError, VideoReader
 from hpdm.video.timeline import Timeline, exact_rate
 
-
 # Workers import this module with torch before the time of their first job begins to count.
 RUN = f"{__name__}:{run.__name__}"
 BROKEN_CODE, USABLE = -1, 0  # codes of `ClipSampling.refusals`; reasons have numbers above
@@ -181,8 +180,8 @@ class FolderClips:
     """One clip per reading from each video of a table that is long enough.
 
     `rows` are the table's rows that are chosen, `ids` their class ids, -1 for a video without a class. `used` are those
-    that make clips, `labels` their class ids, `videos` their IndexedVideos; `left_out` is path → reason of the others,
-    broken ones included; `broken` lists the files that no decoder opens; `about` is what else the description says.
+    that make clips, `labels` their class ids, `videos` their IndexedVideos; `left_out` is path → reason of the other
+    ones, also broken ones; `broken` lists the files that no decoder opens; `about` is what else the description says.
     """
 
     in_process, function = False, RUN  # decoders crash and hang

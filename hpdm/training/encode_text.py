@@ -13,7 +13,8 @@ from hpdm.errors import InputError
 @click.command(cls=Command, name="encode-text", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--size", required=True, metavar="T2V|FILE.yaml",
               help="Size whose text encoder and text length are taken.")
-@click.option("--data", required=True, metavar="DIR", help="Folder of videos and images with a list of captions, or shards.")
+@click.option("--data", required=True, metavar="DIR",
+              help="Folder of videos and images with a list of captions, or of shards.")
 @click.option("--out", type=OutputFolder(path_type=Path), required=True, metavar="EMBEDDINGS",
               help="Folder for the embeddings; training takes it as --set data.embeddings=EMBEDDINGS.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Texts encoded at once.")

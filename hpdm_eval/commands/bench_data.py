@@ -11,7 +11,8 @@ QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--rows", type=click.IntRange(1000, 10**8), default=1_000_000, show_default=True, help="Files of the data.")
+@click.option("--rows", type=click.IntRange(1000, 10**8), default=1_000_000, show_default=True,
+              help="Files of the data.")
 @QUIET
 @result_options
 def index(rows, quiet, as_json, record):
@@ -54,15 +55,17 @@ def shards(videos, rounds, workers, quiet, as_json, record):
 
 
 def _index_lines(result):
-    lines = [f"{result['rows']:,} files in 1,000 classes, a caption each; index {result['bytes']['index'] / 2**20:.0f} MiB",
+    size = result["bytes"]["index"] / 2**20
+    lines = [f"{result['rows']:,} files in 1,000 classes, a caption each; index {size:.0f} MiB",
              "", f"{'start':<24}{'seconds':>10}{'fingerprint s':>15}{'peak MiB':>10}{'own MiB':>10}"]
     for name, row in result["starts"].items():
         lines.append(f"{name:<24}{row['seconds']:>10.2f}{row['fingerprint_seconds']:>15.2f}{row['mib']:>10.0f}"
                      f"{row['own_mib']:>10.0f}")
     starts = result["starts"]
     if "every file" in starts:
-        lines += ["", *(f"{name}: {starts[f'every file{name[5:]}']['seconds'] / starts[name]['seconds']:.0f} times as fast"
-                        for name in ("index", "index, captions"))]
+        ratios = {name: starts[f"every file{name[5:]}"]["seconds"] / starts[name]["seconds"]
+                  for name in ("index", "index, captions")}
+        lines += ["", *(f"{name}: {ratio:.0f} times as fast" for name, ratio in ratios.items())]
     return lines + ["", "memory is beyond what imports take; own: not shared between the processes of a machine"]
 
 

@@ -21,8 +21,9 @@ MEMORY = "hpdm-bench-shards"
 
 
 def measure(videos, *, frames=64, size=64, clip=16, rounds=3, workers=1, quiet=False):
-    """{"clips_per_second": {source: median}, "ratio": {source: of the folder's}, "equal": whether all made the same clips}.
+    """For videos "as they are" and "averaged 8x8x8": {"clips_per_second", "ratio", "equal"}, each by source.
 
+    Medians over rounds; ratio: of the folder's clips per second; equal: whether the clips are the folder's.
     Sources: the folder; its shards on the same disk; those in fsspec's file system in memory, which costs what any
     address costs besides its network; and shards averaged over 8x8x8 for clips of which the folder's are averaged.
     """
@@ -34,8 +35,8 @@ def measure(videos, *, frames=64, size=64, clip=16, rounds=3, workers=1, quiet=F
         note("videos are written and packed", quiet)
         figures = _compare({"folder": str(root), "shards": str(shards), "shards in memory": _in_memory(shards)},
                            (1, 1, 1), clip, size, rounds, workers, quiet)
-        averaged = _compare({"folder": str(root), "packed smaller": str(low)}, (8, 8, 8), frames // 8, size // 8, rounds,
-                            workers, quiet)
+        averaged = _compare({"folder": str(root), "packed smaller": str(low)}, (8, 8, 8), frames // 8, size // 8,
+                            rounds, workers, quiet)
     return {"as they are": figures, "averaged 8x8x8": averaged}
 
 
