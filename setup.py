@@ -86,18 +86,21 @@ setup(
     extras_require={
         # What reading videos is compared with; no command needs it.
         "bench": [DECORD],
+        # Training from shards behind an address; s3fs, gcsfs or huggingface_hub bring the kind of address.
+        "shards": ["fsspec>=2023.1"],
         "tb": ["tensorboard>=2.15"],
         "video": ["transformers>=4.53"],
         "text": ["transformers>=4.53", "sentencepiece>=0.2"],
         "slurm": ["submitit>=1.5"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "mpmath>=1.3",
-                 "submitit>=1.5", DECORD],
+                 "submitit>=1.5", "fsspec>=2023.1", "webdataset>=0.2.86", DECORD],
     },
     entry_points={
         "console_scripts": [
             "hpdm-train = hpdm.cli:train",
             "hpdm-sample = hpdm.cli:sample",
             "hpdm-info = hpdm.cli:info",
+            "hpdm-data = hpdm.cli:data",
             "hpdm-eval = hpdm_eval.cli:main",
             "hpdm-reconstruct = baselines.reconstruct:reconstruct",
         ],

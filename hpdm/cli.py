@@ -1,10 +1,11 @@
-"""The commands `hpdm-train`, `hpdm-sample` and `hpdm-info`; each lives with its subject and is imported when called."""
+"""The commands `hpdm-train`, `hpdm-sample`, `hpdm-info` and `hpdm-data`; each lives with its subject and is imported when called."""
 
 import importlib
 
 from hpdm.interrupts import ends_at_once
 
-COMMANDS = {"train": "hpdm.training.cli", "sample": "hpdm.sampling.cli", "info": "hpdm.training.info"}
+COMMANDS = {"train": "hpdm.training.cli", "sample": "hpdm.sampling.cli", "info": "hpdm.training.info",
+            "data": "hpdm.data.cli"}
 
 
 def __getattr__(name):

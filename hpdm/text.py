@@ -10,17 +10,20 @@ B batch, K text tokens of width w.
 import hashlib
 import itertools
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from hpdm.conditioning import PADDING, SPECIAL_WORDS, UNKNOWN, Conditions
 from hpdm.config import Config
+from hpdm.data.columns import DamagedTable, read_columns, write_columns
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, read_json, write_json
+from hpdm.files import atomic_file, read_json, user_cache, write_json
 from hpdm.pretrained import (
     FILES,
     PICKLED,
@@ -37,6 +40,7 @@ WORDS = "words"
 MANIFEST = "embeddings.json"
 SHARD = "embeddings-{:05d}.safetensors"
 KEY_BYTES = 16
+KEY = np.dtype("<u8")
 
 
 class WordEncoder:
@@ -120,28 +124,77 @@ class StoredEmbeddings:
         self.about = read_json(self.folder / MANIFEST)
         if not isinstance(self.about, dict) or type(self.about.get("width")) is not int:
             raise InputError(f"{self.folder / MANIFEST} is damaged: it names no width; make the embeddings again")
-        self.shards, self.places = [], {}
+        self.shards, found = [], []
         for path in sorted(self.folder.glob(SHARD.replace("{:05d}", "*"))):
             try:
                 shard = safe_open(path, framework="pt")
-                keys, lengths = shard.get_tensor("keys"), shard.get_tensor("lengths").tolist()
-                if shard.get_slice("embeddings").get_shape() != [sum(lengths), self.about["width"]] or (
-                        list(keys.shape) != [len(lengths), KEY_BYTES]):
+                keys, lengths = shard.get_slice("keys"), shard.get_slice("lengths")
+                count = lengths.get_shape()[0]
+                if shard.get_slice("embeddings").get_shape()[1:] != [self.about["width"]] or (
+                        keys.get_shape() != [count, KEY_BYTES]):
                     raise ValueError("its parts do not fit each other")
             except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
                 raise InputError(f"{path} is not a file of embeddings: {' '.join(str(error).split())}") from error
-            first = 0
-            for key, length in zip(keys.numpy(), lengths, strict=True):
-                self.places[key.tobytes()] = len(self.shards), first, length
-                first += length
+            found.append((path.name, path.stat().st_size, count))
             self.shards.append(shard)
+        self._places = self._find_places(found)
+
+    def __len__(self):
+        return len(self._places["first"])
+
+    def __contains__(self, caption):
+        return self._place(caption) is not None
+
+    def _place(self, caption):
+        """(shard, first row, rows) of a text's embedding; None where there is none."""
+        key, places = np.frombuffer(text_key(caption), KEY), self._places
+        for row in range(int(np.searchsorted(places["begin"], key[0])), len(self)):
+            if places["begin"][row] != key[0]:
+                return None
+            if places["rest"][row] == key[1]:
+                return int(places["shard"][row]), int(places["first"][row]), int(places["length"][row])
+        return None
+
+    def _find_places(self, found):
+        """Columns of all embeddings, sorted by key: shared by all processes through a file that each maps.
+
+        The file is in the user's cache; it is made where it is missing or of other shards.
+        """
+        stamp = {"shards": [list(entry) for entry in found]}
+        name = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:16]
+        file = user_cache("hpdm") / f"embeddings-{name}.safetensors"
+        with suppress(OSError, DamagedTable):
+            columns, about = read_columns(file)
+            if about == stamp:
+                return columns
+        columns = self._places_of_shards([name for name, _, _ in found])
+        with suppress(OSError):
+            write_columns(file, columns, stamp)
+            return read_columns(file)[0]
+        return columns
+
+    def _places_of_shards(self, names):
+        keys, firsts, lengths = [np.zeros((0, 2), KEY)], [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+        for number, shard in enumerate(self.shards):
+            keys.append(np.frombuffer(shard.get_tensor("keys").numpy().tobytes(), KEY).reshape(-1, 2))
+            lengths.append(shard.get_tensor("lengths").numpy().astype(np.int32))
+            ends = np.cumsum(lengths[-1], dtype=np.int64)
+            if (int(ends[-1]) if len(ends) else 0) != shard.get_slice("embeddings").get_shape()[0]:
+                raise InputError(f"{self.folder / names[number]} is not a file of embeddings: its parts do not fit "
+                                 "each other")
+            firsts.append(ends - lengths[-1])
+        owner = np.repeat(np.arange(len(self.shards), dtype=np.int32), [len(own) for own in lengths[1:]])
+        keys, firsts, lengths = np.concatenate(keys), np.concatenate(firsts), np.concatenate(lengths)
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        return {"begin": keys[order, 0], "rest": keys[order, 1], "shard": owner[order], "first": firsts[order],
+                "length": lengths[order]}
 
     def __call__(self, texts):
         """As `T5Encoder`; raises InputError for a text that was not encoded."""
         text = torch.zeros(len(texts), self.tokens, self.about["width"])
         mask = torch.zeros(len(texts), self.tokens, dtype=torch.bool)
         for row, caption in enumerate(texts):
-            place = self.places.get(text_key(caption))
+            place = self._place(caption)
             if place is None:
                 raise InputError(f"{self.folder} has no embedding of {caption!r}; run hpdm-train encode-text again")
             shard, first, length = place
@@ -163,15 +216,15 @@ def store_embeddings(folder, texts, encoder: T5Encoder, *, batch=64, shard=10_00
     """
     folder = Path(folder)
     about = {"encoder": encoder.name, "sha256": encoder.digest(), "tokens": encoder.tokens, "width": encoder.width}
-    known = set()
+    known = ()
     if (folder / MANIFEST).is_file():
         if (before := read_json(folder / MANIFEST)) != about:
             changed = [f"{key} {before.get(key)} -> {new}" for key, new in about.items() if before.get(key) != new]
             raise InputError(f"{folder} holds embeddings made otherwise ({'; '.join(changed)}); name another folder")
-        known = set(StoredEmbeddings(folder, encoder.tokens).places)
+        known = StoredEmbeddings(folder, encoder.tokens)
     else:
         write_json(folder / MANIFEST, about)
-    missing = [text for text in dict.fromkeys(texts) if text_key(text) not in known]
+    missing = [text for text in dict.fromkeys(texts) if text not in known]
     for first in range(0, len(missing), shard):
         chosen = missing[first : first + shard]
         embeddings, lengths = [], []

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from video_files import grey_clip, write_video
 
 import hpdm.data.index as index
+from hpdm.data.config import SHORT, STARTS
 from hpdm.data.index import INDEX_NAME, IndexedVideo, build_index, cache_files, list_videos
 from hpdm.data.ranges import to_model_range, to_uint8
-from hpdm.data.config import SHORT, STARTS
+from hpdm.data.table import VideoTable
 from hpdm.data.videos import ClipSampling, FileJob, fit
 from hpdm.errors import InputError
 from hpdm.video.reader import DecodingError, VideoReader
@@ -87,14 +88,14 @@ def test_changed_time_alone_is_a_change(folder, monkeypatch):
 
 
 def test_index_goes_to_the_cache_where_the_folder_is_read_only(folder, own_cache, monkeypatch):
-    write = index.write_json
+    write = VideoTable.write
 
-    def read_only(path, value):
+    def read_only(table, path):
         if path.parent == folder:
             raise PermissionError("read-only")
-        write(path, value)
+        write(table, path)
 
-    monkeypatch.setattr(index, "write_json", read_only)
+    monkeypatch.setattr(VideoTable, "write", read_only)
     first = build_index(folder, quiet=True)
     assert not (folder / INDEX_NAME).exists() and cache_files(folder)[1].is_relative_to(own_cache)
     opened = probed_files(monkeypatch)

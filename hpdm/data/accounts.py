@@ -39,6 +39,9 @@ def summary(about):
     if about.get("not_listed"):
         lines.append(f"data: {about['listed_present']} of the {about['listed']} videos of the list ({about['split']}) "
                      f"are there; passed over: {about['not_listed']} that it does not name")
+    if (index := about.get("index")) and index.get("made"):
+        lines.append(f"data: as indexed on {index['made']}; hpdm-data index --data {about['path']} takes in what has "
+                     "changed since")
     if about.get("passed_over"):
         lines.append(f"data: passed over: {counted(about['passed_over'])}")
     return lines

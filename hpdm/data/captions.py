@@ -5,23 +5,30 @@ folder, `caption`, and optionally `fps`, the frame rate where the file's own is 
 end at the line feed alone; white space within a caption, line breaks of CSV included, counts as one blank. A file may
 come in several rows; each reading takes one of its captions. An image is a video that stands still.
 
+The captions of an index lie in a file (`hpdm.data.table`): training holds none of them in memory.
+
 Shapes: C colours (RGB), T frames, H rows, W columns; clips are uint8 in 0..255.
 """
 
 import csv
 import hashlib
-import io
 import json
 import math
+from array import array
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from hpdm.data.accounts import BROKEN, with_hints
+from hpdm.data.columns import Texts
 from hpdm.data.config import AUTO
-from hpdm.data.index import IndexedVideo, build_index, find_file
+from hpdm.data.folders import open_table
+from hpdm.data.index import build_index, check_limit, find_file
 from hpdm.data.sources import said
-from hpdm.data.videos import RUN, FileJob
+from hpdm.data.table import IndexedVideo, Rows
+from hpdm.data.videos import BROKEN_CODE, RUN, USABLE, file_job
 from hpdm.errors import InputError
 from hpdm.video import formats
 
@@ -62,8 +69,15 @@ def find_captions(root, captions: str) -> Path:
 
 def read_captions(file) -> list[Row]:
     """All rows of a list; raises InputError with the line of one that is not as it should be."""
+    rows = list(iterate_captions(file))
+    if not rows:
+        raise InputError(f"{file} lists no captions")
+    return rows
+
+
+def iterate_captions(file):
+    """Yield the rows of a list one by one; as `read_captions`, but for a list without any."""
     file = Path(file)
-    rows = []
     for number, values in _read_csv(file) if formats.suffix(file) == ".csv" else _read_jsonl(file):
         path, caption, fps = (values.get(key) for key in ("path", "caption", "fps"))
         fps = None if fps in (None, "") else fps
@@ -75,94 +89,58 @@ def read_captions(file) -> list[Row]:
             raise InputError(f"{file}, line {number}: needs path and caption as text, and fps, if any, above 0")
         if not _is_unicode(caption):
             raise InputError(f"{file}, line {number}: the caption is not valid Unicode (half a surrogate pair)")
-        rows.append(Row(path=PurePosixPath(path).as_posix(), caption=" ".join(caption.split()), fps=fps))
-    if not rows:
-        raise InputError(f"{file} lists no captions")
-    return rows
+        yield Row(path=PurePosixPath(path).as_posix(), caption=" ".join(caption.split()), fps=fps)
 
 
-class CaptionedClips:
-    """One clip per reading from each file that rows of a list caption: videos first, then images.
+class CaptionList:
+    """What a list says of the files that can be used: captions one after the other, as bytes, and rates.
 
-    `images` counts the images; `dropped` the rows and files left out, by reason.
+    `number` is path → number of the path, in the order of the list. `dropped` counts rows that cannot be used, by
+    reason; `rows` all of them.
     """
 
-    class_names = ()
-    in_process, function = False, RUN  # decoders crash and hang
+    def __init__(self, list_file):
+        self.file, self.number, self.dropped, self.rows = Path(list_file), {}, Counter(), 0
+        self._owner, self._rates = array("q"), array("d")
+        self._captions = Texts.of(self._usable())
+        if not self.rows:
+            raise InputError(f"{list_file} lists no captions")
 
-    def __init__(self, root, list_file, sampling, quiet=False):
-        self.root, self.list_file, self.sampling = Path(root), list_file, sampling
-        self.dropped, self.broken = Counter(), []
-        read = read_captions(list_file)
-        rows = self._usable(read)
-        found = {path: find_file(self.root, path) for path in rows}
-        if missing := sum(file is None for file in found.values()):
-            self.dropped[MISSING] = missing
-        found = [file for file in found.values() if file]
-        if not found:
-            raise InputError(f"{list_file} names no file that is in {root}: {with_hints(self.dropped)}")
-        index = build_index(self.root, found=found, quiet=quiet)
-        self.broken = list(index.broken)
-        videos, images = [], []
-        for file in index.videos:
-            entry = self._entry(file, rows[file.path])
-            if reason := self._refusal(entry):
-                self.dropped[reason] += 1
-            else:
-                (images if entry.still else videos).append(entry)
-        self.files, self.images, self.rows = videos + images, len(images), len(read)
-        self.found = len(rows)
-        if not self.files:
-            self.dropped[BROKEN] += len(self.broken)
-            raise InputError(f"no file that {list_file} names is usable: {with_hints(self.dropped)}")
+    def attach(self, table):
+        """Add the captions to the VideoTable of the files, and how many paths of the list have no row there."""
+        rank = np.full(len(self.number), -1)
+        for row, path in enumerate(table.path):
+            if (number := self.number.get(path)) is not None:
+                rank[number] = row
+        rows = rank[np.asarray(self._owner, np.int64)] if len(self._owner) else np.zeros(0, np.int64)
+        order = np.argsort(rows, kind="stable")
+        order = order[rows[order] >= 0]
+        counts, rates = np.zeros(len(table), np.int64), np.zeros(len(table))
+        rates[rank[rank >= 0]] = np.asarray(self._rates)[rank >= 0]
 
-    def __len__(self):
-        return len(self.files)
+        def distinct():
+            row, seen = -1, set()
+            for place in order.tolist():
+                if rows[place] != row:
+                    row, seen = rows[place], set()
+                if (caption := self._captions[place]) not in seen:
+                    seen.add(caption)
+                    counts[row] += 1
+                    yield caption
 
-    def name(self, item):
-        """Path of file `item` below the folder, which is how messages and lists of files call it."""
-        return self.files[item].file.path
-
-    def job(self, item, random):
-        """FileJob of one clip of file `item`."""
-        entry = self.files[item]
-        own = next((fps for fps in (entry.fps,) if fps and fps != entry.file.fps), None)
-        return FileJob(path=str(self.root / entry.file.path), sampling=self.sampling, random=random, fps=own)
-
-    def captions(self, item):
-        """How many captions file `item` has."""
-        return len(self.files[item].captions)
-
-    def told(self, item, caption=0):
-        """`said` of file `item` with its caption of that number."""
-        entry = self.files[item]
-        fps = 0 if entry.still else self.sampling.rate(entry.fps)
-        return said(entry.captions[caption], fps, entry.file.height, entry.file.width)
-
-    def contents(self):
-        """(path, bytes, frames, digest of the captions) of each file used, which makes up the data's fingerprint."""
-        return [(entry.file.path, entry.file.size, entry.file.frames, _digest(entry)) for entry in self.files]
-
-    def describe(self):
-        """What the list and the folder hold, and what was left out and why; JSON-able."""
-        return {
-            "path": str(self.root), "layout": "captions", "captions": str(self.list_file),
-            "videos_found": self.found, "rows": self.rows,
-            "videos": len(self.files) - self.images, "images": self.images,
-            "captions_in_total": sum(len(entry.captions) for entry in self.files),
-            "frames_in_total": sum(entry.file.frames for entry in self.files),
-            "dropped": {reason: count for reason, count in self.dropped.items() if count},
-            "broken": [{"path": file.path, "reason": file.reason} for file in self.broken],
+        table.columns["caption"] = Texts.of(distinct())
+        table.columns["caption_ends"] = np.cumsum(counts)
+        table.columns["list_fps"] = rates
+        dropped = self.dropped | Counter({MISSING: int((rank < 0).sum())})
+        table.about["captions"] = {
+            "file": str(self.file), "stamp": stamp_of(self.file), "rows": self.rows, "named": len(self.number),
+            "dropped": {reason: count for reason, count in dropped.items() if count},
         }
+        return table
 
-    def texts(self):
-        """Every caption once, sorted."""
-        return sorted({caption for entry in self.files for caption in entry.captions})
-
-    def _usable(self, rows):
-        """path → its rows, without those of which no file can be found or no text taken."""
-        usable = {}
-        for row in rows:
+    def _usable(self):
+        for row in iterate_captions(self.file):
+            self.rows += 1
             suffix, parts = formats.suffix(row.path), PurePosixPath(row.path).parts
             if not row.caption:
                 self.dropped[EMPTY] += 1
@@ -171,25 +149,141 @@ class CaptionedClips:
             elif not (formats.is_video(row.path) or formats.is_image(row.path)):
                 self.dropped[f"neither a video nor an image: {suffix or 'no suffix'}"] += 1
             else:
-                usable.setdefault(row.path, []).append(row)
-        return usable
+                number = self.number.setdefault(row.path, len(self.number))
+                if number == len(self._rates):
+                    self._rates.append(0.0)
+                self._rates[number] = self._rates[number] or row.fps or 0.0
+                self._owner.append(number)
+                yield row.caption
 
-    def _entry(self, file, rows):
-        still = formats.is_image(file.path)
-        fps = next((row.fps for row in rows if row.fps), file.fps)
-        captions = tuple(dict.fromkeys(row.caption for row in rows))
-        return Captioned(file=file, captions=captions, fps=0.0 if still else fps, still=still)
 
-    def _refusal(self, entry):
-        if entry.still:
-            return self.sampling.refusal_of_shape(entry.file)
-        if reason := self.sampling.refusal(entry.file, entry.fps if entry.fps != entry.file.fps else None):
-            return reason
-        return None if entry.fps else "no frame rate in the file"
+def stamp_of(file):
+    """Size and time of a list of captions, by which an index knows it again."""
+    about = Path(file).stat()
+    return [about.st_size, about.st_mtime_ns]
+
+
+def open_captioned(config, sampling, quiet=False):
+    """CaptionedClips of the folder or shards `config.path` with `config.captions`.
+
+    Raises InputError where there are no captions, or no file that they name can be used.
+    """
+    table = open_table(config)
+    if table is not None and table.in_shards:
+        if config.captions != AUTO:
+            raise InputError(f"data.captions={config.captions}: shards bring their captions along; use auto")
+        if "caption" not in table.columns:
+            raise InputError(f"the shards in {config.path} hold no captions: neither .txt nor .json with a caption")
+        return CaptionedClips(config.path, table, sampling)
+    list_file = find_captions(config.path, config.captions)
+    if table is not None and table.about.get("captions", {}).get("stamp") == stamp_of(list_file):
+        return CaptionedClips(config.path, table, sampling)
+    if not Path(config.path).is_dir():
+        raise InputError(f"{config.path} is not a folder; --data takes a folder of videos or of shards, an address of "
+                         "shards, or the word procedural")
+    listed = CaptionList(list_file)
+    if table is not None:
+        check_limit(config.path, len(listed.number), config.index_limit)
+    found = [file for file in (find_file(config.path, path) for path in listed.number) if file]
+    if not found:
+        dropped = listed.dropped | Counter({MISSING: len(listed.number)})
+        raise InputError(f"{list_file} names no file that is in {config.path}: {with_hints(dropped)}")
+    index = build_index(config.path, found=found, quiet=quiet, limit=config.index_limit)
+    return CaptionedClips(config.path, listed.attach(index.table), sampling)
+
+
+class CaptionedClips:
+    """One clip per reading from each file of a table that has captions: videos first, then images, each by path.
+
+    `images` counts the images; `dropped` the rows of the list and the files left out, by reason.
+    """
+
+    class_names = ()
+    in_process, function = False, RUN  # decoders crash and hang
+
+    def __init__(self, root, table, sampling):
+        self.root, self.table, self.sampling = root, table, sampling
+        about = table.about["captions"]
+        self.list_file, self.rows, self.found = about["file"], about["rows"], about["named"]
+        self.dropped = Counter(about["dropped"])
+        listed = table.caption_counts().nonzero()[0]
+        still = table.still[listed]
+        # The list's rate counts where it is another than the file's.
+        own = np.where(table.list_fps[listed] == table.fps[listed], 0.0, table.list_fps[listed])
+        codes, reasons = sampling.refusals(table, listed, fps=own, still=still)
+        rates = np.where(still, 0.0, np.where(own > 0, own, table.fps[listed]))
+        if (missing := (codes == USABLE) & ~still & (rates == 0)).any():
+            codes[missing] = len(reasons)
+            reasons.append("no frame rate in the file")
+        for code in codes[codes > USABLE].tolist():
+            self.dropped[reasons[code]] += 1
+        self.broken = [table.entry(row) for row in listed[codes == BROKEN_CODE]]
+        order = np.concatenate([((codes == USABLE) & (still == kind)).nonzero()[0] for kind in (False, True)])
+        self.used, self.rates, self.images = listed[order], rates[order], int(still[order].sum())
+        if not len(self.used):
+            self.dropped[BROKEN] += len(self.broken)
+            raise InputError(f"no file that {self.list_file} names is usable: {with_hints(self.dropped)}")
+
+    def __len__(self):
+        return len(self.used)
+
+    @property
+    def files(self):
+        """The files used, as Captioned."""
+        return Rows(range(len(self)), self._captioned)
+
+    def name(self, item):
+        """Path of file `item` below the folder, which is how messages and lists of files call it."""
+        return self.table.path[int(self.used[item])]
+
+    def job(self, item, random):
+        """FileJob of one clip of file `item`."""
+        row = int(self.used[item])
+        own = float(self.rates[item])
+        own = own if own and own != self.table.fps[row] else None
+        return file_job(self.root, self.table, row, self.sampling, random, fps=own)
+
+    def captions(self, item):
+        """How many captions file `item` has."""
+        row = int(self.used[item])
+        return int(self.table.caption_ends[row]) - (int(self.table.caption_ends[row - 1]) if row else 0)
+
+    def told(self, item, caption=0):
+        """`said` of file `item` with its caption of that number."""
+        row = int(self.used[item])
+        first = int(self.table.caption_ends[row - 1]) if row else 0
+        fps = 0 if self.table.still[row] else self.sampling.rate(float(self.rates[item]))
+        times, rows, columns = self.table.about.get("shrunk", (1, 1, 1))  # what is said is of the video before it
+        return said(self.table.caption[first + caption], fps * times, int(self.table.height[row]) * rows,
+                    int(self.table.width[row]) * columns)
+
+    def contents(self):
+        """Yield (path, bytes, frames, digest of the captions) of each file used, by path: the data's fingerprint."""
+        order = np.argsort(self.used)
+        rows, rates, table = self.used[order], self.rates[order].tolist(), self.table
+        for path, row, rate in zip(table.path.chosen(rows), rows.tolist(), rates, strict=True):
+            yield path, int(table.size[row]), int(table.frames[row]), _digest(rate, table.captions_of(row))
+
+    def describe(self):
+        """What the list and the folder hold, and what was left out and why; JSON-able."""
+        return {
+            "path": str(self.root), "layout": "captions", "captions": self.list_file,
+            "videos_found": self.found, "rows": self.rows,
+            "videos": len(self.used) - self.images, "images": self.images,
+            "captions_in_total": int(self.table.caption_counts()[self.used].sum()),
+            "frames_in_total": int(self.table.frames[self.used].sum()),
+            "dropped": {reason: count for reason, count in self.dropped.items() if count},
+            "broken": [{"path": file.path, "reason": file.reason} for file in self.broken],
+        }
+
+    def _captioned(self, item):
+        row = int(self.used[item])
+        return Captioned(file=self.table.entry(row), captions=tuple(self.table.captions_of(row)),
+                         fps=float(self.rates[item]), still=bool(self.table.still[row]))
 
 
 def _read_jsonl(file):
-    for number, line in enumerate(_text(file).split("\n"), 1):
+    for number, line in enumerate(_lines(file, "\n"), 1):
         if not line.strip():
             continue
         try:
@@ -221,7 +315,7 @@ def _read_csv(file):
 def _csv_rows(file):
     """(line on which it begins, fields) of every row that is not empty."""
     before, begun = csv.field_size_limit(LONGEST_FIELD), 1
-    reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
+    reader = csv.reader(_lines(file, ""), strict=True)
     try:
         for fields in reader:
             if fields:
@@ -236,10 +330,11 @@ def _csv_rows(file):
         csv.field_size_limit(before)
 
 
-def _text(file):
+def _lines(file, newline):
+    """The lines of a file, with their ends, which `newline` defines as for `open`."""
     try:
-        with open(file, encoding="utf-8-sig", newline="") as opened:
-            return opened.read()
+        with open(file, encoding="utf-8-sig", newline=newline) as opened:
+            yield from opened
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as UTF-8 text: {error}") from error
 
@@ -252,5 +347,5 @@ def _is_unicode(text):
     return True
 
 
-def _digest(entry):
-    return hashlib.sha256(json.dumps([entry.fps, *entry.captions]).encode()).hexdigest()[:16]
+def _digest(fps, captions):
+    return hashlib.sha256(json.dumps([fps, *captions]).encode()).hexdigest()[:16]

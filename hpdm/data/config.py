@@ -17,7 +17,7 @@ CROPS = ("center", "random")
 class DataConfig:
     """Where clips come from and how they are cut; their size and number are the model's and the run's."""
 
-    path: str = PROCEDURAL  # a folder of videos, or "procedural" for clips drawn on the fly
+    path: str = PROCEDURAL  # a folder of videos or shards, an address of shards, or "procedural": drawn on the fly
     layout: str = "auto"  # "folders": each subfolder a class; "ucf101": split lists; "auto": whichever is there
     split_lists: str | None = None  # folder of UCF-101's lists; by default ucfTrainTestlist in or beside the videos
     split: int = 1  # which of UCF-101's three splits
@@ -37,6 +37,9 @@ class DataConfig:
     procedural_seed: int = 0  # which endless set of procedural clips they come from
     num_workers: int | None = None  # decoding processes per training process, at least 1 for files; None: by cores
     steps_ahead: int = 4  # deliveries prepared in advance by all workers together
+    index: str | None = None  # file of `hpdm-data index --out`; None: the one in the folder or the user's cache
+    recheck: bool = False  # compare every file with the index of `hpdm-data index`, which is trusted otherwise
+    index_limit: int = 100_000  # files that a start opens by itself to index them; beyond, `hpdm-data index` has to
 
     RETIRED = ("start_method",)  # keys of older configurations that no longer mean anything; not a field
 
@@ -48,7 +51,8 @@ class DataConfig:
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(str, allowed))
                 raise InputError(f"data.{name} must be one of {choices}; got {getattr(self, name)!r}")
-        for name, least in (("stride", 1), ("procedural_videos", 1), ("procedural_seed", 0), ("steps_ahead", 1)):
+        for name, least in (("stride", 1), ("procedural_videos", 1), ("procedural_seed", 0), ("steps_ahead", 1),
+                            ("index_limit", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"data.{name} must be at least {least}; got {getattr(self, name)}")
         if self.fps is not None and not 0 < self.fps < float("inf"):

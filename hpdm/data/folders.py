@@ -1,63 +1,104 @@
 """Which videos of a folder make up the data, and of which class each is: split lists, parts, class subfolders."""
 
+from bisect import bisect_left
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+import numpy as np
+
+from hpdm.data.columns import Texts
 from hpdm.data.config import check_classes
-from hpdm.data.index import build_index, list_videos
+from hpdm.data.index import INDEX_NAME, OLD_NAME, build_index, cache_files, list_videos, trusted_table
+from hpdm.data.members import is_address
+from hpdm.data.store import open_shards
 from hpdm.data.videos import FolderClips
 from hpdm.errors import InputError
 from hpdm.video import ucf101
 from hpdm.video.walk import PARTS
 
+MOST_CLASSES = 1_000_000  # by number; more is a mistake
+
 
 class Chosen:
-    """The videos of a folder that a configuration names: `labels` is path → class id (-1: none) of the chosen.
+    """The videos that a configuration names: numbers `rows` of those of `paths`, with class ids `ids` (-1: none).
 
-    `files` are their FoundFiles, `about` is what the description says of the choice.
+    paths: all there are, sorted. listing: where nothing is indexed yet, else None. table: of an index that is trusted,
+    else None. about: what the description says of the choice.
     """
 
-    def __init__(self, listing, class_names, labels, about):
-        self.listing, self.class_names, self.labels = listing, tuple(class_names), labels
-        self.files = [file for file in listing.files if file.path in labels]
-        self.about = about | {"passed_over": dict(listing.passed_over)}
+    def __init__(self, root, paths, rows, ids, class_names, about, listing=None, table=None):
+        self.root, self.paths, self.rows, self.ids = root, paths, rows, ids
+        self.class_names, self.about, self.listing, self.table = tuple(class_names), about, listing, table
+
+    @property
+    def labels(self):
+        """path → class id, -1 for none."""
+        return {self.paths[row]: int(label) for row, label in zip(self.rows, self.ids, strict=True)}
+
+    @property
+    def files(self):
+        """FoundFiles of a listing that are chosen."""
+        return [self.listing.files[row] for row in self.rows]
 
     def need_classes(self):
         """Raise InputError where a video has no class."""
-        outside = sorted(path for path, label in self.labels.items() if label < 0)
-        if outside:
+        outside = self.rows[self.ids < 0]
+        if len(outside):
             raise InputError(
-                f"{self.listing.root}: {len(outside)} videos lie in no class subfolder, the first is {outside[0]}; a "
-                "class-conditional model needs one subfolder per class; --set network.num_classes=0 trains without "
+                f"{self.root}: {len(outside)} videos lie in no class subfolder, the first is {self.paths[outside[0]]}; "
+                "a class-conditional model needs one subfolder per class; --set network.num_classes=0 trains without "
                 "classes"
             )
 
 
-def choose_videos(config):
-    """The Chosen videos of the folder `config.path`, by their names alone; nothing is opened.
+def open_table(config):
+    """The VideoTable of what `config.path` names, where that is in shards or `hpdm-data index` made one; else None."""
+    if table := open_shards(config):
+        return table
+    if is_address(config.path):
+        raise InputError(f"{config.path} holds no .tar shards; videos are read from folders of this machine, or from "
+                         "shards: hpdm-data pack writes them")
+    return None if config.recheck else trusted_table(config.path, config.index)
 
+
+def choose_videos(config, table=None):
+    """The Chosen videos of the folder or shards `config.path`, by their names alone; nothing is opened.
+
+    table: of all videos there, where it is known.
     Raises InputError where there are none and where the layout is not the one that is asked for.
     """
-    root = Path(config.path)
-    listing = list_videos(root)
-    lists = Path(config.split_lists) if config.split_lists else ucf101.find_lists(root)
+    listing, root = None, config.path
+    table = open_table(config) if table is None else table
+    if table is None:
+        # A folder that was never indexed is not even listed to its end where it holds too much.
+        indexed = any(place.exists() for name in (INDEX_NAME, OLD_NAME) for place in cache_files(root, name))
+        listing = list_videos(root, None if indexed else config.index_limit)
+        paths, passed_over = [file.path for file in listing.files], listing.passed_over
+        videos = np.ones(len(paths), bool)
+    else:
+        paths, passed_over, videos = table.path, table.about.get("passed_over", {}), ~table.still
+        if not videos.any():
+            raise InputError(f"{root} holds no videos, only {len(paths)} pictures; these are read with data.captions")
+    lists = config.split_lists or (None if is_address(root) else ucf101.find_lists(Path(root)))
     if config.layout == "ucf101" and lists is None:
         raise InputError(
             f"data.layout=ucf101 needs the folder {ucf101.LISTS_FOLDER} in {root} or beside it, or data.split_lists"
         )
     if config.layout != "folders" and lists is not None:
-        return _by_lists(root, listing, lists, config)
-    files, about = listing.files, {"layout": "folders"}
-    place = 0  # of the class's folder in a path
-    if config.layout == "auto" and (parts := _parts(files)):
-        files, place = _of_part(root, files, parts, config.part), 1
-        about |= {"part": config.part, "parts": dict(Counter(parts.values()))}
-    class_names, labels = _by_subfolders(files, place)
-    return Chosen(listing, class_names, labels, about)
+        rows, ids, class_names, about = _by_lists(root, paths, videos, Path(lists), config)
+    elif table is not None and "label" in table.columns:
+        rows, about = videos.nonzero()[0], {"layout": "shards"}
+        class_names, ids = _by_labels([table.label[row] for row in rows])
+    else:
+        rows, ids, class_names, about = _by_folders(root, paths, videos, config)
+    about |= {"passed_over": dict(passed_over)}
+    if table is not None:
+        about["index"] = {"file": table.about.get("file"), "made": table.about.get("made")}
+    return Chosen(root, paths, rows, ids, class_names, about, listing, table)
 
 
 def open_folder(config, sampling, num_classes, quiet):
-    """FolderClips of the folder `config.path`; `num_classes` None allows videos without a class.
+    """FolderClips of the folder or shards `config.path`; `num_classes` None allows videos without a class.
 
     Raises InputError as `choose_videos`, for a video without one otherwise, and for more classes than `num_classes`.
     """
@@ -65,48 +106,87 @@ def open_folder(config, sampling, num_classes, quiet):
     if num_classes is not None:
         chosen.need_classes()
     check_classes(chosen.class_names, num_classes, config.path)
-    index = build_index(config.path, found=chosen.files, quiet=quiet)
-    return FolderClips(index, chosen.labels, chosen.class_names, sampling, chosen.about)
+    table, rows = chosen.table, chosen.rows
+    if table is None:
+        table = build_index(config.path, found=chosen.files, quiet=quiet, limit=config.index_limit).table
+        rows = np.arange(len(table))
+    return FolderClips(config.path, table, rows, chosen.ids, chosen.class_names, sampling, chosen.about)
 
 
-def _by_lists(root, listing, lists, config):
+def _by_lists(root, paths, videos, lists, config):
     split = ucf101.read_split(lists, split=config.split, part=config.part)
-    paths = {}
-    for file in listing.files:  # of several files with one name, the first
-        paths.setdefault(ucf101.video_key(file.path), file.path)
-    labels = {path: split.labels[key] for key, path in paths.items() if key in split.labels}
-    if not labels:
+    first, count = {}, 0
+    for row, path in enumerate(paths):
+        if videos[row]:
+            count += 1
+            first.setdefault(ucf101.video_key(path), row)  # of several files with one name, the first
+    rows = np.array(sorted(first[key] for key in split.labels.keys() & first.keys()), np.int64)
+    if not len(rows):
         raise InputError(f"{root} holds none of the videos listed in {lists} ({split.name}); "
                          "data.layout=folders ignores the lists")
+    ids = np.array([split.labels[ucf101.video_key(paths[row])] for row in rows], np.int32)
     about = {
-        "layout": "ucf101", "split": split.name, "listed": len(split.labels), "listed_present": len(labels),
-        "not_listed": len(listing.files) - len(labels),
+        "layout": "ucf101", "split": split.name, "listed": len(split.labels), "listed_present": len(rows),
+        "not_listed": count - len(rows),
     }
-    return Chosen(listing, split.class_names, labels, about)
+    return rows, ids, split.class_names, about
 
 
-def _parts(files):
-    """path → part, where all files lie in folders that are named like parts of a data set; else empty."""
-    parts = {file.path: PARTS.get((file.label or "").casefold()) for file in files}
-    return parts if all(parts.values()) else {}
+def _by_labels(labels):
+    """(class names, ids) of the classes that samples state: whole numbers are the ids, other names are sorted."""
+    names = sorted(set(labels) - {""})
+    if names and all(name.isdecimal() and int(name) < MOST_CLASSES for name in names):
+        count = max(map(int, names)) + 1
+        return [str(number) for number in range(count)], np.array([int(label or -1) for label in labels], np.int32)
+    ids = {name: number for number, name in enumerate(names)}
+    return names, np.array([ids.get(label, -1) for label in labels], np.int32)
 
 
-def _of_part(root, files, parts, part):
-    """The files of a part ("all": of every part)."""
-    chosen = [file for file in files if part in ("all", parts[file.path])]
-    if not chosen:
-        there = sorted({file.label for file in files})
-        raise InputError(f"{root} holds the parts {', '.join(there)}, but none is data.part={part}; name the folder of "
-                         "one part as --data, set data.part, or data.layout=folders to take the parts for classes")
-    return chosen
+def _by_folders(root, paths, videos, config):
+    """(rows, class ids, class names, about) by the folders in which the files lie."""
+    before = np.concatenate([[0], np.cumsum(videos)])
+    about, place = {"layout": "folders"}, 0
+    runs = [run for run in _runs(paths, place, [(0, len(paths))]) if before[run[2]] > before[run[1]]]
+    if config.layout == "auto" and all(PARTS.get((name or "").casefold()) for name, _, _ in runs):
+        # All lie in folders that are named like parts of a data set; the classes are the folders below.
+        counts, chosen = Counter(), []
+        for name, begin, end in runs:
+            part = PARTS[name.casefold()]
+            counts[part] += int(before[end] - before[begin])
+            if config.part in ("all", part):
+                chosen.append((begin, end))
+        if not chosen:
+            there = sorted({name for name, _, _ in runs})
+            raise InputError(f"{root} holds the parts {', '.join(there)}, but none is data.part={config.part}; name "
+                             "the folder of one part as --data, set data.part, or data.layout=folders to take the parts "
+                             "for classes")
+        about |= {"part": config.part, "parts": dict(counts)}
+        runs = [run for run in _runs(paths, 1, chosen) if before[run[2]] > before[run[1]]]
+    class_names = sorted({name for name, _, _ in runs} - {None})
+    number = {name: number for number, name in enumerate(class_names)}
+    rows, ids = [], []
+    for name, begin, end in runs:
+        rows.append(begin + videos[begin:end].nonzero()[0])
+        ids.append(np.full(len(rows[-1]), number.get(name, -1), np.int32))
+    return np.concatenate(rows), np.concatenate(ids), class_names, about
 
 
-def _by_subfolders(files, place):
-    """(class names sorted, path → class id, -1 for a file outside every class folder)."""
-    names = {}
-    for file in files:
-        parts = PurePosixPath(file.path).parts
-        names[file.path] = parts[place] if len(parts) > place + 1 else None
-    classes = sorted(set(names.values()) - {None})
-    ids = {name: number for number, name in enumerate(classes)}
-    return classes, {path: ids.get(name, -1) for path, name in names.items()}
+def _runs(paths, place, spans):
+    """[(folder number `place` of the path, first row, end)] of the sorted `paths` within each of `spans`.
+
+    Rows without such a folder, since they are not so deep, are runs with None.
+    """
+    if isinstance(paths, Texts) and place == 0 and not (paths.bytes == ord("/")).any():
+        return [(None, begin, end) for begin, end in spans]
+    runs = []
+    for begin, end in spans:
+        while begin < end:
+            parts = paths[begin].split("/")
+            name, stop = None, begin + 1
+            if len(parts) > place + 1:
+                name = parts[place]
+                # "0" follows "/": no path of the folder is behind it.
+                stop = bisect_left(paths, "/".join(parts[: place + 1]) + "0", lo=begin, hi=end)
+            runs.append((name, begin, stop))
+            begin = stop
+    return runs

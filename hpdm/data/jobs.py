@@ -5,12 +5,12 @@ Torch is imported only where it computes something, so that workers start quickl
 Shapes: C colours, T frames, H rows, W columns; clips are uint8 in 0..255.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hpdm.data.procedural import procedural_clip, render_scene, sample_scene
-from hpdm.video.workers import MOST_SECONDS, seconds_for
+from hpdm.video.workers import MOST_SECONDS, seconds_for, seconds_for_bytes
 
 RUN = "hpdm.data.jobs:run"
 
@@ -28,6 +28,10 @@ class ClipJob:
     random: np.random.Generator
     captions: int = 0
     flip: bool = False
+
+    def fetched(self):
+        """The job with what the process that runs it cannot reach; see `FileJob.fetched`."""
+        return replace(self, source=self.source.fetched()) if hasattr(self.source, "fetched") else self
 
     def run(self):
         """(uint8 array [C,T,H,W], number of the caption chosen)."""
@@ -70,6 +74,13 @@ class AveragedJob:
     def path(self):
         return getattr(self.source, "path", None)
 
+    @property
+    def member(self):
+        return getattr(self.source, "member", None)
+
+    def fetched(self):
+        return replace(self, source=self.source.fetched()) if hasattr(self.source, "fetched") else self
+
     def run(self):
         import torch
         import torch.nn.functional as F
@@ -82,6 +93,8 @@ class AveragedJob:
 
 def seconds_of(job):
     """Time limit of a job by the size of its file."""
+    if member := getattr(job.source, "member", None):
+        return seconds_for_bytes(member.size)
     path = getattr(job.source, "path", None)
     return seconds_for(path) if path else MOST_SECONDS
 

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -104,7 +105,7 @@ class TrainingClips:
     def submit(self, job):
         """Future of ((array, caption), None) of a ClipJob, or of (None, reason)."""
         if self._pool is None and (self._workers or not self.source.in_process):
-            self._pool = Workers(self.source.function, None, self._workers or 1, seconds_of)
+            self._pool = Workers(self.source.function, None, self._workers or 1, seconds_of, ClipJob.fetched)
             self._end = weakref.finalize(self, self._pool.close)
         if self._pool is not None:
             return self._pool.submit(job)
@@ -272,6 +273,8 @@ def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=F
     Raises InputError for an empty folder, missing class folders or split lists, too many classes, or no video that
     is long enough. A folder is indexed on the first opening; nothing is written before the checks on names pass.
     """
+    if config.path != PROCEDURAL:
+        config = _already_shrunk(config)
     frames, height, width = (size * times for size, times in zip((frames, height, width), config.shrink, strict=True))
     if config.path == PROCEDURAL:
         if config.captions not in (None, AUTO):
@@ -337,16 +340,36 @@ def profile_loader(loader, batches):
     return clips / (time.perf_counter() - begin)
 
 
+def _already_shrunk(config):
+    """The configuration for shards whose videos `hpdm-data pack --shrink` has averaged: less is left to average.
+
+    Raises InputError where they were averaged over other blocks than can be made up for.
+    """
+    need_decoder()
+    from hpdm.data.store import open_shards
+
+    table = open_shards(config)
+    done = tuple(table.about.get("shrunk", ())) if table is not None else ()
+    if not done:
+        return config
+    if any(asked % own for asked, own in zip(config.shrink, done, strict=True)):
+        raise InputError(f"the shards in {config.path} were packed with --shrink {'x'.join(map(str, done))}, and this "
+                         f"run averages over {'x'.join(map(str, config.shrink))} (--levels and data.shrink decide): pack "
+                         "the folder again")
+    shrink = tuple(asked // own for asked, own in zip(config.shrink, done, strict=True))
+    return replace(config, shrink=shrink, fps=config.fps and config.fps / done[0])
+
+
 def _open_files(config, frames, height, width, num_classes, quiet):
     need_decoder()
-    from hpdm.data.captions import CaptionedClips, find_captions
+    from hpdm.data.captions import open_captioned
     from hpdm.data.folders import open_folder
     from hpdm.data.videos import ClipSampling
 
     sampling = ClipSampling(frames=frames, height=height, width=width, start=config.start, stride=config.stride,
                             fps=config.fps, short=config.short, crop=config.crop, least_kept=config.least_kept)
     if config.captions is not None:
-        return CaptionedClips(config.path, find_captions(config.path, config.captions), sampling, quiet)
+        return open_captioned(config, sampling, quiet)
     return open_folder(config, sampling, num_classes, quiet)
 
 

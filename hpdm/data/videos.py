@@ -4,25 +4,27 @@ Shapes: C colours (RGB), T frames, H rows, W columns; clips are uint8 in 0..255.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from hpdm.data.accounts import BROKEN, TOO_SHORT, with_hints
-from hpdm.data.index import IndexedVideo
 from hpdm.data.jobs import run
+from hpdm.data.members import Member
+from hpdm.data.table import IndexedVideo, Rows
 from hpdm.errors import InputError
 from hpdm.video import formats
 from hpdm.video.pixels import UnreadablePicture, read_picture
 from hpdm.video.reader import DecodingError, VideoReader
 from hpdm.video.timeline import Timeline, exact_rate
 
-
 # Workers import this module with torch before the time of their first job begins to count.
 RUN = f"{__name__}:{run.__name__}"
+BROKEN_CODE, USABLE = -1, 0  # codes of `ClipSampling.refusals`; reasons have numbers above
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,36 @@ class ClipSampling:
         rate = f" of {self.fps:g} fps" if self.fps else ""
         stride = f" at stride {self.stride}" if self.stride > 1 else ""
         return f"{TOO_SHORT} for {self.frames} frames{rate}{stride}"
+
+    def refusals(self, table, rows, fps=None, still=None):
+        """(code int32 of each of the `rows` of a table, reasons by code): USABLE, BROKEN_CODE or why not.
+
+        fps: frame rates [len(rows)] in place of the files' times, 0 for none. still: bool [len(rows)], pictures, which
+        are judged by their shape alone. Equal videos are judged once.
+        """
+        codes, reasons = np.zeros(len(rows), np.int32), [""]
+        codes[table.broken[rows]] = BROKEN_CODE
+        places = (codes == USABLE).nonzero()[0]
+        if not len(places):
+            return codes, reasons
+        whole = rows[places]
+        fps = np.zeros(len(rows)) if fps is None else fps
+        still = np.zeros(len(rows), bool) if still is None else still
+        # Beyond what a clip needs the number of frames makes no difference, unless times decide.
+        frames = table.frames[whole] if self.fps else np.minimum(table.frames[whole], self.frames * self.stride)
+        columns = [table.height[whole], table.width[whole], frames, still[places]]
+        if self.fps:
+            columns += [table.fps[whole], table.seconds[whole], table.even[whole], fps[places]]
+        firsts, group = _groups(columns)
+        found = np.zeros(len(firsts), np.int32)
+        for number, first in enumerate(firsts):
+            video, own = table.entry(whole[first]), float(fps[places[first]]) or None
+            reason = self.refusal_of_shape(video) if still[places[first]] else self.refusal(video, own)
+            if reason and reason not in reasons:
+                reasons.append(reason)
+            found[number] = reasons.index(reason) if reason else USABLE
+        codes[places] = found[group]
+        return codes, reasons
 
     def refusal_of_shape(self, picture):
         """Why pictures of the `height` and `width` of `picture` make no clip, or None."""
@@ -107,21 +139,27 @@ class FileJob:
     """One clip to be cut out of a file, for a worker process: everything that decides it, in a form that travels.
 
     random: NumPy Generator that the start and the place of the crop are drawn from, in this order. fps: a frame rate
-    that takes the place of the file's times.
+    that takes the place of the file's times. member: where the file is in a shard; `path` is then only its name.
     """
 
     path: str
     sampling: ClipSampling
     random: np.random.Generator
     fps: float | None = None
+    member: Member | None = None
+
+    def fetched(self):
+        """The job with all that another process cannot reach."""
+        return self if self.member is None else replace(self, member=self.member.fetched())
 
     def run(self):
         """uint8 [C,T,H,W] as an array; raises DecodingError for a damaged file. `random` has then made its draws."""
         sampling = self.sampling
         fitting = Fitting(sampling.height, sampling.width, self.random if sampling.crop == "random" else None)
+        content = None if self.member is None else self.member.load()
         if formats.is_image(self.path):
             try:
-                frames = fitting(np.array(read_picture(self.path))[None])
+                frames = fitting(np.array(read_picture(self.path, content))[None])
             except UnreadablePicture as error:
                 raise DecodingError(str(error)) from error
             frames = np.repeat(frames, sampling.frames, axis=0)
@@ -133,48 +171,61 @@ class FileJob:
             self.random.bit_generator.state, fitting.place = before, None
             return sampling.indices(Timeline.even(timeline.frames, self.fps) if self.fps else timeline, self.random)
 
-        with VideoReader(self.path) as video:
+        with VideoReader(self.path if content is None else content) as video:
             frames, _ = video.read_chosen(choose, fitting)
         return np.ascontiguousarray(frames.swapaxes(0, 1))
 
 
 class FolderClips:
-    """One clip per reading from each video of an index that has a label and is long enough.
+    """One clip per reading from each video of a table that is long enough.
 
-    `labels` is path → class id, -1 for a video without a class. `left_out` is path → reason of the videos that are
-    not used, broken ones included; `broken` lists the files that no decoder opens; `about` is what else the
-    description says.
+    `rows` are the table's rows that are chosen, `ids` their class ids, -1 for a video without a class. `used` are those
+    that make clips, `labels` their class ids, `videos` their IndexedVideos; `left_out` is path → reason of the other
+    ones, also broken ones; `broken` lists the files that no decoder opens; `about` is what else the description says.
     """
 
     in_process, function = False, RUN  # decoders crash and hang
     images = 0
 
-    def __init__(self, index, labels, class_names, sampling, about):
-        self.root, self.class_names, self.sampling, self.about = index.root, class_names, sampling, about
-        self.broken = [file for file in index.broken if file.path in labels]
-        self.left_out = {file.path: BROKEN for file in self.broken}
-        self.all_labels, self.videos, self.labels = labels, [], []
-        for video in index.videos:
-            if video.path not in labels:
-                continue
-            if reason := sampling.refusal(video):
-                self.left_out[video.path] = reason
-                continue
-            self.videos.append(video)
-            self.labels.append(labels[video.path])
-        if not self.videos:
-            raise InputError(f"no video in {self.root} is usable: {with_hints(Counter(self.left_out.values()))}")
+    def __init__(self, root, table, rows, ids, class_names, sampling, about):
+        self.root, self.table, self.rows, self.ids = root, table, rows, ids
+        self.class_names, self.sampling, self.about = class_names, sampling, about
+        self._codes, self._reasons = sampling.refusals(table, rows)
+        fits = self._codes == USABLE
+        self.used, self.labels = rows[fits], ids[fits]
+        if not len(self.used):
+            counts = Counter(self.dropped) + Counter({BROKEN: int((self._codes == BROKEN_CODE).sum())})
+            raise InputError(f"no video in {self.root} is usable: {with_hints(counts)}")
 
     def __len__(self):
-        return len(self.videos)
+        return len(self.used)
+
+    @property
+    def videos(self):
+        return Rows(self.used, self.table.entry)
+
+    @property
+    def broken(self):
+        return [self.table.entry(row) for row in self.rows[self._codes == BROKEN_CODE]]
+
+    @property
+    def dropped(self):
+        """Reason → count of the videos that are whole and not used."""
+        return _counted(self._codes[self._codes > USABLE], self._reasons)
+
+    @property
+    def left_out(self):
+        codes = self._codes[self._codes != USABLE]
+        paths = self.table.path.chosen(self.rows[self._codes != USABLE])
+        return {path: self._reasons[code] if code > USABLE else BROKEN for path, code in zip(paths, codes, strict=True)}
 
     def name(self, item):
         """Path of video `item` below the folder, which is how messages and lists of files call it."""
-        return self.videos[item].path
+        return self.table.path[int(self.used[item])]
 
     def job(self, item, random):
         """FileJob of one clip of video `item`."""
-        return FileJob(path=str(self.root / self.videos[item].path), sampling=self.sampling, random=random)
+        return file_job(self.root, self.table, self.used[item], self.sampling, random)
 
     def captions(self, item):
         """How many captions item `item` has."""
@@ -182,26 +233,29 @@ class FolderClips:
 
     def told(self, item, caption=0):
         """Class id of video `item`."""
-        return self.labels[item]
+        return int(self.labels[item])
 
     def contents(self):
-        """(path, bytes, frames, class) of each video that is used, which makes up the data's fingerprint."""
-        names = [self.class_names[label] if label >= 0 else "" for label in self.labels]
-        return [(video.path, video.size, video.frames, f"{label} {name}".strip())
-                for video, label, name in zip(self.videos, self.labels, names, strict=True)]
+        """Yield (path, bytes, frames, class) of each video that is used, by path: the data's fingerprint."""
+        names = {label: f"{label} {self.class_names[label] if label >= 0 else ''}".strip()
+                 for label in np.unique(self.labels).tolist()}
+        order = slice(None) if (np.diff(self.used) > 0).all() else np.argsort(self.used)
+        rows, labels = self.used[order], self.labels[order].tolist()
+        sizes, frames = self.table.size[rows].tolist(), self.table.frames[rows].tolist()
+        for path, size, count, label in zip(self.table.path.chosen(rows), sizes, frames, labels, strict=True):
+            yield path, size, count, names[label]
 
     def describe(self):
         """What the folder holds: counts of videos and classes, and what was left out and why; JSON-able."""
-        reasons = Counter(self.left_out.values())
         return {
             "path": str(self.root),
             **self.about,
-            "videos_found": len(self.all_labels),
-            "videos": len(self.videos),
+            "videos_found": len(self.rows),
+            "videos": len(self.used),
             "classes": len(self.class_names),
-            "classes_present": len(set(self.labels) - {-1}),
-            "frames_in_total": sum(video.frames for video in self.videos),
-            "dropped": {reason: count for reason, count in reasons.items() if reason != BROKEN},
+            "classes_present": len(set(np.unique(self.labels).tolist()) - {-1}),
+            "frames_in_total": int(self.table.frames[self.used].sum()),
+            "dropped": self.dropped,
             "broken": [{"path": file.path, "reason": file.reason} for file in self.broken],
             "per_class": self._per_class(),
         }
@@ -209,15 +263,42 @@ class FolderClips:
     def _per_class(self):
         """Class name → what of it was found, used and left out; classes without any file are not listed."""
         classes = {}
-        for path, label in sorted(self.all_labels.items(), key=lambda item: item[1]):
+        groups, counts = np.unique(np.stack([self.ids, self._codes]), axis=1, return_counts=True)
+        for (label, code), count in zip(groups.T.tolist(), counts.tolist(), strict=True):
             name = self.class_names[label] if label >= 0 else ""
-            entry = classes.setdefault(name, {"found": 0, "used": 0, "left_out": Counter()})
-            entry["found"] += 1
-            if path in self.left_out:
-                entry["left_out"][self.left_out[path]] += 1
+            entry = classes.setdefault(name, {"found": 0, "used": 0, "left_out": {}})
+            entry["found"] += count
+            if code == USABLE:
+                entry["used"] += count
             else:
-                entry["used"] += 1
-        return {name: entry | {"left_out": dict(entry["left_out"])} for name, entry in classes.items()}
+                entry["left_out"][self._reasons[code] if code > USABLE else BROKEN] = count
+        return classes
+
+
+def file_job(root, table, row, sampling, random, fps=None):
+    """FileJob of one clip of a row of a table, of a file below the folder `root` or inside a shard."""
+    row = int(row)
+    if not table.in_shards:
+        return FileJob(path=str(Path(root, table.path[row])), sampling=sampling, random=random, fps=fps)
+    shard = table.about["shards"][int(table.shard[row])]
+    member = Member(name=table.path[row], shard=f"{str(root).rstrip('/')}/{shard}", offset=int(table.offset[row]),
+                    size=int(table.size[row]))
+    return FileJob(path=member.name, member=member, sampling=sampling, random=random, fps=fps)
+
+
+def _counted(codes, reasons):
+    numbers, counts = np.unique(codes, return_counts=True)
+    return {reasons[number]: count for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)}
+
+
+def _groups(columns):
+    """(first row of each group of equal rows, group of every row) of several columns [n]."""
+    group = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        values, inverse = np.unique(column, return_inverse=True)
+        _, group = np.unique(group * len(values) + inverse, return_inverse=True)
+    _, first = np.unique(group, return_index=True)
+    return first, group
 
 
 class Fitting:

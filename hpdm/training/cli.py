@@ -26,9 +26,9 @@ class TrainCommand(Command):
 @click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml", help="Size of the network and its defaults.")
 @click.option("--baseline", metavar="NAME",
               help=f"Train what HPDM is compared with, at that size: {', '.join(method_names())}.")
-@click.option("--data", metavar="DIR|procedural",
-              help="A folder of videos with a subfolder per class, UCF-101 as it comes, or clips drawn on the fly.  "
-                   "[default: procedural]")
+@click.option("--data", metavar="DIR|ADDRESS|procedural",
+              help="A folder of videos with a subfolder per class, UCF-101 as it comes, shards in a folder or behind "
+                   "an address (s3://...), or clips drawn on the fly; hpdm-data indexes and packs.  [default: procedural]")
 @click.option("--out", "run", type=OutputFolder(path_type=Path), metavar="RUN",
               help="Folder of the run: checkpoints, log, sheets. Required but for --dry-run and --profile-data.")
 @click.option("--levels", type=click.IntRange(min=1),

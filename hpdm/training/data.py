@@ -8,8 +8,11 @@ import csv
 import dataclasses
 import hashlib
 import io
-import json
+from itertools import chain, islice
+from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
+
+import numpy as np
 
 from hpdm.config import TrainedOn
 from hpdm.console import note
@@ -69,37 +72,54 @@ def note_data(config, clips, quiet=False):
     for line in summary(clips.describe()):
         note(line, quiet)
     names = clips.source.class_names if config.network.num_classes else ()
-    contents = clips.source.contents()
-    labels = range(len(names)) if contents is None else sorted(set(getattr(clips.source, "labels", ())) - {-1})
-    trained_on = TrainedOn(class_names=tuple(names), classes=tuple(labels) if names else (),
-                           fingerprint=fingerprint(contents))
+    procedural = clips.source.contents() is None
+    labels = range(len(names)) if procedural else np.unique(getattr(clips.source, "labels", ())).tolist()
+    trained_on = TrainedOn(class_names=tuple(names), classes=tuple(sorted(set(labels) - {-1})) if names else (),
+                           fingerprint=fingerprint_of(clips))
     return dataclasses.replace(config, trained_on=trained_on)
 
 
 def keep_data(run, clips):
     """Write DATA_FILE and FILES_FILE into the run's folder, atomically; list what killed its process while indexed."""
     source, quarantine = clips.source, Quarantine(Path(run) / QUARANTINE_FILE)
-    contents = source.contents()
     write_json(Path(run) / DATA_FILE, clips.describe() | {
-        "class_names": list(source.class_names), "fingerprint": fingerprint(contents),
+        "class_names": list(source.class_names), "fingerprint": fingerprint_of(clips),
         "left_out": getattr(source, "left_out", {}),
     })
     for file in getattr(source, "broken", ()):
         if file.fatal and quarantine.reason(file.path, 0) is None:
             quarantine.add(file.path, file.reason, first=0)
-    if contents is not None:
-        table = io.StringIO(newline="")
-        csv.writer(table, lineterminator="\n").writerows([COLUMNS, *sorted(contents)])
+    if (contents := source.contents()) is not None:
         with atomic_file(Path(run) / FILES_FILE) as file:
-            file.write(table.getvalue().encode(errors="surrogateescape"))
+            for rows in chain([[COLUMNS]], batched(contents)):
+                table = io.StringIO(newline="")
+                csv.writer(table, lineterminator="\n").writerows(rows)
+                file.write(table.getvalue().encode(errors="surrogateescape"))
+
+
+def fingerprint_of(clips):
+    """`fingerprint` of TrainingClips; computed once, for it takes seconds where there are millions of files."""
+    if getattr(clips, "fingerprint", None) is None:
+        clips.fingerprint = fingerprint(clips.source.contents())
+    return clips.fingerprint
 
 
 def fingerprint(contents):
-    """Hex digest of the files of a source: names below the folder, sizes, lengths, classes; "" for a source without."""
+    """Hex digest of (name below the folder, bytes, frames, class) of files in the order of names; "" for None."""
     if contents is None:
         return ""
-    lines = (json.dumps(row) for row in sorted(contents))
-    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for rows in batched(contents):
+        digest.update("".join(f"[{quoted(path)}, {size}, {frames}, {quoted(label)}]\n"
+                              for path, size, frames, label in rows).encode())
+    return digest.hexdigest()
+
+
+def batched(rows, count=10_000):
+    """Lists of up to `count` of an iterable's values."""
+    rows = iter(rows)
+    while several := list(islice(rows, count)):
+        yield several
 
 
 def refuse_other_data(run, checkpoint, config, clips):

@@ -13,7 +13,8 @@ from hpdm.errors import InputError
 @click.command(cls=Command, name="encode-text", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--size", required=True, metavar="T2V|FILE.yaml",
               help="Size whose text encoder and text length are taken.")
-@click.option("--data", required=True, metavar="DIR", help="Folder of videos and images with a list of captions.")
+@click.option("--data", required=True, metavar="DIR",
+              help="Folder of videos and images with a list of captions, or of shards.")
 @click.option("--out", type=OutputFolder(path_type=Path), required=True, metavar="EMBEDDINGS",
               help="Folder for the embeddings; training takes it as --set data.embeddings=EMBEDDINGS.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Texts encoded at once.")
@@ -31,6 +32,7 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     from hpdm.data.captions import find_captions, read_captions
     from hpdm.data.config import AUTO, PROCEDURAL
     from hpdm.data.index import find_file
+    from hpdm.data.store import open_shards
     from hpdm.environment import choose_device
     from hpdm.lock import hold
     from hpdm.text import WORDS, load_encoder, store_embeddings
@@ -38,8 +40,13 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     config = load_config(size, [f"data.path={json.dumps(data)}", *overrides])
     if data == PROCEDURAL or not config.network.text_width or config.text.encoder == WORDS:
         raise InputError("encode-text is for folders with captions and for a size that reads a T5's embeddings")
-    rows = read_captions(find_captions(data, config.data.captions or AUTO))
-    texts = list(dict.fromkeys(row.caption for row in rows if row.caption))
+    if (table := open_shards(config.data)) is not None:
+        rows, texts = (), list(dict.fromkeys(table.columns.get("caption", ())))
+        if not texts:
+            raise InputError(f"the shards in {data} hold no captions")
+    else:
+        rows = read_captions(find_captions(data, config.data.captions or AUTO))
+        texts = list(dict.fromkeys(row.caption for row in rows if row.caption))
     if not texts:
         raise InputError(f"all {len(rows)} captions of {data} are empty")
     if empty := sum(not row.caption for row in rows):

@@ -22,7 +22,7 @@ FREE_TO_CHANGE = {
         "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_weights_every", "power_ema", "sheet_every",
         "eval_every", "start_gain",
     },
-    "data": {"num_workers", "steps_ahead", "embeddings"},
+    "data": {"num_workers", "steps_ahead", "embeddings", "index", "recheck", "index_limit"},
     "text": {"encoder_precision"},
     "method": {"autoencoder"},
 }

@@ -53,10 +53,13 @@ def is_image(name):
 def container(path):
     """(FFmpeg's demuxer, name for people) of the video container that a file's first bytes announce, or None.
 
-    Raises OSError where the file cannot be read.
+    path: of the file, or its content as bytes. Raises OSError where the file cannot be read.
     """
-    with open(os.fspath(path), "rb") as file:
-        head = file.read(HEAD_BYTES)
+    if isinstance(path, bytes):
+        head = path[:HEAD_BYTES]
+    else:
+        with open(os.fspath(path), "rb") as file:
+            head = file.read(HEAD_BYTES)
     if head[4:8] in _ISO_BOXES:
         return "mov", "MP4/MOV"
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"AVIX"):

@@ -3,6 +3,7 @@
     position: of a packet in the file's order; pts: presentation time in units of the stream's time base
 """
 
+import io
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,7 +34,9 @@ _LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 
 
 
 def open_container(path, demuxer=None):
-    """PyAV's container of a path or file object, of the format `demuxer` alone if given."""
+    """PyAV's container of a path, file object or content in bytes, of the format `demuxer` alone if given."""
+    if isinstance(path, bytes):
+        path = io.BytesIO(path)
     file = path if hasattr(path, "read") else f"file:{path}"  # without "file:" a name with a colon is a protocol
     return av.open(file, format=demuxer, **_LENIENT)
 
@@ -72,7 +75,7 @@ class Scan:
 class Packets:
     """The first video stream of a file that is no cover picture.
 
-    demuxer: FFmpeg's name of the file's format. Raises FFmpeg's errors, NoVideo and OSError.
+    path: of the file, or its content in bytes. demuxer: FFmpeg's name of the file's format. Raises FFmpeg's errors, NoVideo and OSError.
     """
 
     def __init__(self, path, demuxer):

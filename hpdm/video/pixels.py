@@ -5,6 +5,7 @@ repeated, palettes are looked up. The rotation and mirroring that a file states 
 quarter turns. Pixels are taken to be square.
 """
 
+import io
 import os
 
 import numpy as np
@@ -57,13 +58,16 @@ def upright(picture, matrix):
     return np.ascontiguousarray(picture)
 
 
-def read_picture(path):
-    """uint8 [H,W,3] of a picture file, upright as its EXIF orientation says; raises UnreadablePicture."""
+def read_picture(path, content=None):
+    """uint8 [H,W,3] of a picture file, upright as its EXIF orientation says; raises UnreadablePicture.
+
+    content: the file's bytes, where it is not to be opened; `path` then says what it is called.
+    """
     from PIL import Image, ImageOps
 
     name, formats = os.path.basename(path), _FORMATS[os.path.splitext(path)[1].lower()]
     try:
-        with Image.open(path, formats=formats) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=formats) as image:
             check_size(image.height, image.width)
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                 raise UnreadablePicture(f"{image.n_frames} pictures in one file")

@@ -74,7 +74,7 @@ def read_frames(path, indices, transform=None):
 
 
 class VideoReader:
-    """One file, opened for reading; a context manager.
+    """One file, by its path or as its content in bytes, opened for reading; a context manager.
 
     `timeline` says how many frames there are and when they are shown. Raises DecodingError where the file is missing,
     is no video, or cannot be decoded.
@@ -84,7 +84,7 @@ class VideoReader:
     """
 
     def __init__(self, path):
-        self.path = str(path)
+        self.path = path if isinstance(path, bytes) else str(path)
         demuxer = _demuxer(self.path)
         self._convert = FrameConverter()
         try:
@@ -258,9 +258,9 @@ def _ascending(indices):
 
 def _demuxer(path):
     """FFmpeg's name of the format that a file's content announces."""
-    if not os.path.isfile(path):
+    if not isinstance(path, bytes) and not os.path.isfile(path):
         raise DecodingError("no such file")
-    if os.path.getsize(path) == 0:
+    if (len(path) if isinstance(path, bytes) else os.path.getsize(path)) == 0:
         raise DecodingError("the file is empty")
     kind = formats.container(path)
     if kind is None:

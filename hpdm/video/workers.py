@@ -33,6 +33,11 @@ def seconds_for(path):
                 else os.path.getsize(path))
     except OSError:  # the job itself will say so
         size = 0
+    return seconds_for_bytes(size)
+
+
+def seconds_for_bytes(size):
+    """Time limit of a job that decodes so many bytes."""
     return min(LEAST_SECONDS + size / BYTES_PER_SECOND, MOST_SECONDS)
 
 
@@ -49,13 +54,15 @@ class Workers:
     """Runs `function(job, settings)` in up to `count` processes; use as a context manager.
 
     function: "package.module:name". Jobs, settings and answers are pickled. `limit`: seconds after which a job's
-    process is killed (see `_Watch`), or a function of the job that returns them (`seconds_for` of its path). Exceptions that the
-    function raises are raised by the future.
+    process is killed (see `_Watch`), or a function of the job that returns them (`seconds_for` of its path). `prepare`:
+    function from a job to the one that is sent; it runs in a thread of this process, before the job's time counts.
+    Exceptions that either function raises are raised by the future.
     """
 
-    def __init__(self, function, settings, count, limit=MOST_SECONDS):
+    def __init__(self, function, settings, count, limit=MOST_SECONDS, prepare=None):
         self._start_message = (function, settings)
         self._limit = limit if callable(limit) else lambda _: limit
+        self._prepare = prepare or (lambda job: job)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._mine = threading.local()
         self._lock = threading.Lock()
@@ -94,6 +101,7 @@ class Workers:
                 pass
 
     def _run(self, job):
+        job = self._prepare(job)
         process = getattr(self._mine, "process", None) or self._start()
         watch = _Watch(process, self._limit(job))
         try:

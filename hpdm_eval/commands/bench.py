@@ -4,6 +4,7 @@ import click
 
 from hpdm.console import Command, Group, OutputFile, common_options
 from hpdm_eval.benchmarks import write_page
+from hpdm_eval.commands.bench_data import index, shards
 from hpdm_eval.commands.bench_decoding import decoding_command
 from hpdm_eval.commands.bench_extract import extract
 from hpdm_eval.commands.bench_gpu import gpu
@@ -25,6 +26,6 @@ def page(folder, out, **options):
     write_page(folder, out)
 
 
-for command in (extract, fusion, training, sampling, gpu, page):
+for command in (extract, fusion, training, sampling, index, shards, gpu, page):
     bench.add_command(command)
 bench.add_command(decoding_command, "decoding")

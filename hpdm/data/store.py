@@ -1,0 +1,217 @@
+"""Shards: tar files of videos in the layout of WebDataset, in a folder or behind an address that fsspec opens.
+
+A shard holds samples: members whose names are equal up to the first dot. Of each, one member is a video or a picture;
+`.txt` or the `caption` of `.json` is its caption, `.cls` its class. The index, INDEX_FILE beside the shards, says where
+each video begins and ends, so that any clip is read by itself: nothing depends on how many processes read, or in which
+order.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from contextlib import suppress
+from functools import lru_cache, partial
+from pathlib import Path
+
+from hpdm.data.columns import DamagedTable
+from hpdm.data.members import is_address
+from hpdm.data.table import VideoTable
+from hpdm.errors import InputError
+from hpdm.files import atomic_file, parse_json, read_json, user_cache
+from hpdm.video import formats
+
+INDEX_FILE = "hpdm-shards.safetensors"
+PACKING = "hpdm-pack.json"  # of `hpdm-data pack`: what is packed, and whether it is finished
+SHARD_SUFFIX = ".tar"
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt to read
+BLOCK = 8 << 20  # bytes of a download at once
+
+log = logging.getLogger(__name__)
+
+
+class NoAddress(InputError):
+    """An address of a kind that nothing installed can open."""
+
+
+def open_shards(config):
+    """The VideoTable of the shards that `config.path` names; None where that is a folder of something else.
+
+    Raises InputError where a folder is still being packed, where shards of the index are missing, and where shards have
+    no index and hold more than `config.index_limit` videos.
+    """
+    root = config.path
+    if not is_sharded(root):
+        return None
+    refuse_unfinished(root)
+    table = _stored_table(root, config.index)
+    if table is None or config.recheck:
+        from hpdm.data.shards import index_shards
+
+        table = index_shards(root, limit=config.index_limit, quiet=True)
+    missing = sorted(set(table.about["shards"]) - set(shard_names(root)))
+    if missing:
+        raise InputError(f"{root} lacks {len(missing)} of the {len(table.about['shards'])} shards of its index, the "
+                         f"first is {missing[0]}; bring them back, or run hpdm-data index --data {root} again")
+    return table
+
+
+def is_sharded(root):
+    """Whether a folder or address holds shards: .tar files, and neither videos nor folders (or the index of shards)."""
+    if is_address(root):
+        return bool(shard_names(root))
+    try:
+        names = {entry.name: entry for entry in os.scandir(root)}
+    except OSError:
+        return False
+    if INDEX_FILE in names or PACKING in names:
+        return True
+    seen = [entry for name, entry in names.items() if not name.startswith(".")]
+    return any(entry.name.endswith(SHARD_SUFFIX) for entry in seen) and not any(
+        formats.is_video(entry.name) or entry.is_dir() for entry in seen)
+
+
+def refuse_unfinished(root):
+    """Raise InputError for a packing or an upload that is not finished: half of the data would pass for all."""
+    if is_address(root):
+        system, place = _system(str(root))
+        try:
+            content = persistently(lambda: system.cat_file(f"{place.rstrip('/')}/{PACKING}"), f"{root}/{PACKING}")
+        except FileNotFoundError:
+            return
+        with suppress(ValueError):
+            content = parse_json(bytes(content))
+        about = content
+    elif (Path(root) / PACKING).is_file():
+        about = read_json(Path(root) / PACKING)
+    else:
+        return
+    if not (isinstance(about, dict) and about.get("finished")):
+        raise InputError(f"{root} is not packed to its end: run the same hpdm-data pack command again")
+    if (there := len(shard_names(root))) < about.get("written", 0):
+        raise InputError(f"{root} holds {there} of the {about['written']} shards that were packed; bring the others")
+
+
+def shard_names(root):
+    """Names of the shards in a folder or behind an address, sorted. Raises InputError where it cannot be listed."""
+    if not is_address(root):
+        try:
+            names = [entry.name for entry in os.scandir(root)]
+        except OSError as error:
+            raise InputError(f"{root} cannot be listed ({error.strerror})") from error
+    else:
+        system, place = _system(str(root))
+        try:
+            entries = persistently(lambda: system.ls(place, detail=False), root)
+        except FileNotFoundError:
+            raise InputError(f"{root}: there is no such folder") from None
+        names = [str(entry).rstrip("/").rpartition("/")[2] for entry in entries]
+    return sorted(name for name in names if name.endswith(SHARD_SUFFIX) and not name.startswith("."))
+
+
+def open_shard(root, name):
+    """(size in bytes, stamp that changes with the content, readable binary file) of a shard; the caller closes it."""
+    if not is_address(root):
+        path = Path(root, name)
+        about = path.stat()
+        return about.st_size, about.st_mtime_ns, open(path, "rb")  # noqa: SIM115  the caller closes it
+    system, place = _system(str(root))
+    path = f"{place.rstrip('/')}/{name}"
+    about = system.info(path)
+    stamp = {key: value for key, value in about.items() if key in ("size", "ETag", "etag", "md5Hash", "LastModified",
+                                                                   "last_modified", "mtime", "created", "blob_id")}
+    stamp = int(hashlib.sha256(repr(sorted(stamp.items())).encode()).hexdigest()[:15], 16)
+    return int(about["size"]), stamp, system.open(path, "rb")
+
+
+def read_range(address, begin, size):
+    """Bytes `begin` to `begin + size` of the file at an address; fewer where it ends before.
+
+    Raises InputError where it is not there, or still cannot be read after all attempts.
+    """
+    folder, _, name = address.rpartition("/")
+    system, place = _system(folder)
+    path = f"{place.rstrip('/')}/{name}"
+    try:
+        return bytes(persistently(lambda: system.cat_file(path, start=begin, end=begin + size), address))
+    except FileNotFoundError:
+        raise InputError(f"{address} is gone; bring it back, and the same command continues") from None
+
+
+def persistently(function, what):
+    """What `function` returns, called again after a while where it fails as networks do.
+
+    FileNotFoundError is raised as it is; other errors that remain become an InputError about `what`.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return function()
+        except (FileNotFoundError, InputError):
+            raise
+        except Exception as error:  # every service has its own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            lasting = isinstance(error, (PermissionError, ImportError, NotImplementedError))
+            if wait is None or lasting:
+                times = "" if lasting else f", tried {len(WAITS) + 1} times"
+                raise InputError(f"{what} cannot be read ({reason}){times}; once it can, the same command "
+                                 "continues") from error
+            log.warning("%s: %s; trying again in %g s", what, reason, wait)
+        time.sleep(wait)
+
+
+@lru_cache(maxsize=64)
+def _system(address):
+    """(fsspec's file system, the path there) of an address."""
+    try:
+        import fsspec
+    except ImportError as error:
+        raise NoAddress(f"{address}: addresses need fsspec: pip install 'hpdm[shards]'") from error
+    try:
+        return fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise NoAddress(f"{address} cannot be opened ({' '.join(str(error).split())})") from error
+
+
+def shard_index_files(root):
+    """Where the index of a folder of shards may be, in the order in which places are tried."""
+    if is_address(root):
+        digest = hashlib.sha256(str(root).rstrip("/").encode()).hexdigest()[:16]
+        return (user_cache("hpdm") / f"index-{digest}.safetensors",)
+    digest = hashlib.sha256(os.fsencode(Path(root).resolve())).hexdigest()[:16]
+    return Path(root) / INDEX_FILE, user_cache("hpdm") / f"index-{digest}.safetensors"
+
+
+def _stored_table(root, file):
+    """The table of an index that is there; one behind an address is copied to the user's cache once."""
+    places = [Path(file)] if file else [*([_fetched_index(root)] if is_address(root) else []), *shard_index_files(root)]
+    for place in filter(None, places):
+        try:
+            table = VideoTable.read(place)
+        except (OSError, DamagedTable) as error:
+            if file:
+                raise InputError(f"data.index={file} cannot be read ({error})") from error
+            continue
+        if table.in_shards:
+            return table
+        if file:
+            raise InputError(f"data.index={file} is the index of a folder, and {root} holds shards")
+    return None
+
+
+def _fetched_index(root):
+    """The copy of the index that lies beside shards behind an address; None where there is none."""
+    system, place = _system(str(root))
+    path = f"{place.rstrip('/')}/{INDEX_FILE}"
+    try:
+        about = persistently(lambda: system.info(path), f"{root}/{INDEX_FILE}")
+        stamp = sorted((key, str(value)) for key, value in about.items())
+        name = hashlib.sha256(f"{root} {stamp}".encode()).hexdigest()[:16]
+        copy = user_cache("hpdm") / f"shards-{name}.safetensors"
+        if not copy.is_file() or copy.stat().st_size != about["size"]:
+            with atomic_file(copy) as file:
+                for begin in range(0, about["size"], BLOCK):
+                    read = partial(system.cat_file, path, start=begin, end=min(begin + BLOCK, about["size"]))
+                    file.write(persistently(read, f"{root}/{INDEX_FILE}"))
+    except FileNotFoundError:
+        return None
+    return copy
