@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_data import clips_of, learn, run_data, write_classes
+from small_data import clips_of, in_process, learn, run_data, write_classes
 from small_text import write_captioned, write_rows
 from video_files import grey_clip, write_video
 
@@ -221,13 +221,10 @@ def test_captions_of_an_index_are_those_of_the_list(tmp_path, monkeypatch):
     config = DataConfig(path=str(tmp_path), captions="auto", image_share=0.5)
 
     def made():
-        clips = open_clips(config, **SIZE)
-        try:
-            got = [(clips[number][0].sum().item(), clips[number][1]["caption"], clips[number][1]["measures"].tolist())
-                   for number in range(8)]
-            return got, fingerprint_of(clips), clips.describe()
-        finally:
-            clips.close()
+        clips = in_process(open_clips(config, **SIZE))
+        got = [(clips[number][0].sum().item(), clips[number][1]["caption"], clips[number][1]["measures"].tolist())
+               for number in range(8)]
+        return got, fingerprint_of(clips), clips.describe()
 
     without = made()
     result = run_data("index", "--data", tmp_path, "--jobs", "1")

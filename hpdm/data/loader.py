@@ -110,7 +110,7 @@ class TrainingClips:
         if self._pool is not None:
             return self._pool.submit(job)
         future = Future()
-        future.set_result((job.run(), None))
+        future.set_result((job.fetched().run(), None))
         return future
 
     def decode_with(self, workers):
