@@ -1,5 +1,6 @@
 """`hpdm-data index`: what it keeps, what it opens again, kills, limits; tables in files."""
 
+import hashlib
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from hpdm.data.loader import DataConfig, open_clips
 from hpdm.data.table import BrokenFile, VideoTable
 from hpdm.data.videos import ClipSampling
 from hpdm.errors import InputError
-from hpdm.training.data import fingerprint_of
+from hpdm.training.data import fingerprint, fingerprint_of
 
 SIZE = {"frames": 4, "height": 16, "width": 16, "seed": 3, "quiet": True}
 
@@ -307,6 +308,14 @@ def test_wrong_input_is_one_line(tmp_path, words, said):
     assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
     assert sum(line.startswith(("error:", "Error:")) for line in result.stderr.split("\n")) == 1
     assert not list(tmp_path.glob("out/*.tar"))
+
+
+@given(st.lists(st.tuples(NAMES, st.integers(0, 2**40), st.integers(1, 999), NAMES), max_size=30))
+def test_the_fingerprint_is_that_of_earlier_versions(rows):
+    """Runs that they made are resumed."""
+    rows = sorted(rows)
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    assert fingerprint(iter(rows)) == hashlib.sha256(lines.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("command", [[], ["index"], ["pack"]])

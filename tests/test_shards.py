@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -16,10 +17,22 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import load_file
-from small_data import clips_of, in_process, learn, packed, run_data, sample, steps_of, video_bytes, write_classes, write_tar
+from small_data import (
+    clips_of,
+    in_process,
+    learn,
+    packed,
+    run_data,
+    sample,
+    steps_of,
+    video_bytes,
+    write_classes,
+    write_tar,
+)
 from small_text import write_captioned, write_rows
 from video_files import frame_numbers, grey_clip, write_video
 
+import hpdm.data.pack as pack_module
 import hpdm.data.store as store
 from hpdm.data.loader import DataConfig, open_clips
 from hpdm.data.quarantine import Quarantine
@@ -27,6 +40,7 @@ from hpdm.data.store import INDEX_FILE, PACKING
 from hpdm.errors import InputError
 from hpdm.training.data import fingerprint_of
 from hpdm.training.log import read_log
+from hpdm.video.errors import DecodingError
 from hpdm.video.pixels import read_picture
 from hpdm.video.reader import VideoReader
 
@@ -330,6 +344,47 @@ def test_an_ended_packing_is_no_data_and_goes_on(originals, tmp_path, monkeypatc
     for path in shards.glob("*.tar"):  # the same bytes as in one go
         assert path.read_bytes() == (out / path.name).read_bytes()
     assert all((out / name).stat().st_mtime_ns == when for name, when in whole.items())
+
+
+def test_the_split_goes_with_the_shards(tmp_path):
+    """Without UCF-101's lists the test videos would be trained on."""
+    root = write_classes(tmp_path / "data" / "UCF-101", 4, frames=6)
+    lists = tmp_path / "data" / "ucfTrainTestlist"
+    lists.mkdir()
+    for name, text in (("classInd", "1 even\n2 odd\n"), ("trainlist01", "odd/1.avi 2\neven/2.avi 1\n"),
+                       ("testlist01", "odd/3.avi\neven/0.avi\n")):
+        (lists / f"{name}.txt").write_text(text)
+    shards = packed(root, tmp_path / "elsewhere" / "shards")
+    system = fsspec.filesystem("memory")
+    address = "memory://split"
+    for path in shards.rglob("*.*"):
+        system.pipe_file(f"/split/{path.relative_to(shards).as_posix()}", path.read_bytes())
+    for path in (root, shards, address):
+        clips = open_clips(DataConfig(path=str(path)), **SIZE)
+        assert [video.path for video in clips.source.videos] == ["even/2.mp4", "odd/1.mp4"]
+        assert clips.source.labels.tolist() == [0, 1]
+
+
+def test_an_interrupted_packing_writes_no_shard_that_lacks_videos(tmp_path, monkeypatch):
+    """Ended while videos are made smaller: a process that is ended must not pass for a damaged video."""
+    root = write_classes(tmp_path / "videos", 4, frames=6)
+    result = pack_module._content
+
+    def interrupted(table, row, source, future):
+        made = result(table, row, source, future)
+        if row == 2:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(1)
+            raise DecodingError("its process was ended")
+        return made
+
+    monkeypatch.setattr(pack_module, "_content", interrupted)
+    words = ["pack", "--data", root, "--out", tmp_path / "out", "--jobs", "1", "--shrink", "2x2x2", "--quiet"]
+    assert run_data(*words).exit_code == 130
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [PACKING]
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert "4 videos" in run_data(*words).stdout
 
 
 def test_a_killed_packing_leaves_whole_shards_alone(tmp_path):
