@@ -135,7 +135,8 @@ class StoredEmbeddings:
                     raise ValueError("its parts do not fit each other")
             except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
                 raise InputError(f"{path} is not a file of embeddings: {' '.join(str(error).split())}") from error
-            found.append((path.name, path.stat().st_size, count))
+            about = path.stat()
+            found.append((path.name, about.st_size, about.st_mtime_ns, count))
             self.shards.append(shard)
         self._places = self._find_places(found)
 
@@ -167,7 +168,7 @@ class StoredEmbeddings:
             columns, about = read_columns(file)
             if about == stamp:
                 return columns
-        columns = self._places_of_shards([name for name, _, _ in found])
+        columns = self._places_of_shards([name for name, *_ in found])
         with suppress(OSError):
             write_columns(file, columns, stamp)
             return read_columns(file)[0]

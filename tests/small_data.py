@@ -10,7 +10,7 @@ from small_training import write_small
 from video_files import grey_clip, write_video
 
 from hpdm.cli import data, train
-from hpdm.data.loader import DataConfig, make_loader, open_clips
+from hpdm.data.loader import DataConfig, TrainingClips, make_loader, open_clips
 
 SIZE = {"frames": 4, "height": 16, "width": 16, "seed": 3}
 
@@ -36,23 +36,29 @@ def write_classes(root, videos=7, frames=20, suffixes=(".mp4",)):
 
 
 def clips_of(path, numbers=range(12), **settings):
-    """Videos uint8 [len(numbers), C, T, H, W] and what is said of them, of data at a path."""
-    clips = open_clips(DataConfig(path=str(path), flip=True, **settings), **SIZE, quiet=True)
-    try:
-        got = [clips[number] for number in numbers]
-    finally:
-        clips.close()
+    """Videos uint8 [len(numbers), C, T, H, W] and what is said of them, of data at a path; decoded in this process."""
+    clips = in_process(open_clips(DataConfig(path=str(path), flip=True, **settings), **SIZE, quiet=True))
+    got = [clips[number] for number in numbers]
     return torch.stack([video for video, _ in got]), [said for _, said in got]
 
 
-def steps_of(path, first, end, **options):
-    """Videos of steps of four clips from a loader."""
-    config = DataConfig(path=str(path), flip=True)
+def in_process(clips):
+    """The clips, decoded without worker processes, which take seconds to start."""
+    clips.source.in_process = True
+    return clips
+
+
+def steps_of(data, first, end, **options):
+    """Videos of steps of four clips from a loader, of data at a path or of clips, whose processes stay."""
+    if isinstance(data, TrainingClips):
+        options |= {"clips": data}
+    config = DataConfig(path=str(data), flip=True)
     loader = make_loader(config, **SIZE, batch=4, start_step=first, quiet=True, **{"num_workers": 1} | options)
     try:
         return torch.cat([next(loader)[0] for _ in range(first, end)])
     finally:
-        loader.close()
+        if loader.clips is not data:
+            loader.close()
 
 
 def learn(folder, path, *words, run="run", steps=4):

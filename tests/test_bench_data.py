@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from hpdm_eval.cli import main
+from hpdm_eval.studies import index_cost
 
 
 def run(*words):
@@ -13,15 +15,27 @@ def run(*words):
     return json.loads(result.stdout)
 
 
-def test_every_kind_of_start_finds_the_same_data():
-    result = run("index", "--rows", "1000")
-    starts = result["starts"]
-    assert {row["videos"] for row in starts.values()} == {1000} and all(row["seconds"] > 0 for row in starts.values())
+def check(starts, count):
+    assert {row["videos"] for row in starts.values()} == {count} and all(row["seconds"] > 0 for row in starts.values())
     for kind in ("", ", captions"):
         assert starts[f"index{kind}"]["fingerprint"] == starts[f"every file{kind}"]["fingerprint"]
+
+
+def test_every_kind_of_start_finds_the_same_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    index_cost._make(tmp_path / "videos", 1200, files=True, quiet=True)
+    check({name: index_cost.start(tmp_path / "videos", settings)
+           for name, (settings, _) in index_cost.STARTS.items()}, 1200)
+
+
+@pytest.mark.slow
+def test_starts_in_processes_of_their_own():
+    result = run("index", "--rows", "1000")
+    check(result["starts"], 1000)
     assert "times as fast" in result["text"]
 
 
+@pytest.mark.slow
 def test_shards_and_folder_make_the_same_clips():
     result = run("shards", "--videos", "16", "--rounds", "1")
     assert all(result["as they are"]["equal"].values()) and len(result["as they are"]["equal"]) == 2

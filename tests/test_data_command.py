@@ -1,5 +1,6 @@
 """`hpdm-data index`: what it keeps, what it opens again, kills, limits; tables in files."""
 
+import hashlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_data import clips_of, learn, run_data, write_classes
+from small_data import clips_of, in_process, learn, run_data, write_classes
 from small_text import write_captioned, write_rows
 from video_files import grey_clip, write_video
 
@@ -24,7 +25,7 @@ from hpdm.data.loader import DataConfig, open_clips
 from hpdm.data.table import BrokenFile, VideoTable
 from hpdm.data.videos import ClipSampling
 from hpdm.errors import InputError
-from hpdm.training.data import fingerprint_of
+from hpdm.training.data import fingerprint, fingerprint_of
 
 SIZE = {"frames": 4, "height": 16, "width": 16, "seed": 3, "quiet": True}
 
@@ -221,13 +222,10 @@ def test_captions_of_an_index_are_those_of_the_list(tmp_path, monkeypatch):
     config = DataConfig(path=str(tmp_path), captions="auto", image_share=0.5)
 
     def made():
-        clips = open_clips(config, **SIZE)
-        try:
-            got = [(clips[number][0].sum().item(), clips[number][1]["caption"], clips[number][1]["measures"].tolist())
-                   for number in range(8)]
-            return got, fingerprint_of(clips), clips.describe()
-        finally:
-            clips.close()
+        clips = in_process(open_clips(config, **SIZE))
+        got = [(clips[number][0].sum().item(), clips[number][1]["caption"], clips[number][1]["measures"].tolist())
+               for number in range(8)]
+        return got, fingerprint_of(clips), clips.describe()
 
     without = made()
     result = run_data("index", "--data", tmp_path, "--jobs", "1")
@@ -310,6 +308,14 @@ def test_wrong_input_is_one_line(tmp_path, words, said):
     assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
     assert sum(line.startswith(("error:", "Error:")) for line in result.stderr.split("\n")) == 1
     assert not list(tmp_path.glob("out/*.tar"))
+
+
+@given(st.lists(st.tuples(NAMES, st.integers(0, 2**40), st.integers(1, 999), NAMES), max_size=30))
+def test_the_fingerprint_is_that_of_earlier_versions(rows):
+    """Runs that they made are resumed."""
+    rows = sorted(rows)
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    assert fingerprint(iter(rows)) == hashlib.sha256(lines.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("command", [[], ["index"], ["pack"]])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -16,10 +17,22 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import load_file
-from small_data import clips_of, learn, packed, run_data, sample, steps_of, video_bytes, write_classes, write_tar
+from small_data import (
+    clips_of,
+    in_process,
+    learn,
+    packed,
+    run_data,
+    sample,
+    steps_of,
+    video_bytes,
+    write_classes,
+    write_tar,
+)
 from small_text import write_captioned, write_rows
 from video_files import frame_numbers, grey_clip, write_video
 
+import hpdm.data.pack as pack_module
 import hpdm.data.store as store
 from hpdm.data.loader import DataConfig, open_clips
 from hpdm.data.quarantine import Quarantine
@@ -27,6 +40,7 @@ from hpdm.data.store import INDEX_FILE, PACKING
 from hpdm.errors import InputError
 from hpdm.training.data import fingerprint_of
 from hpdm.training.log import read_log
+from hpdm.video.errors import DecodingError
 from hpdm.video.pixels import read_picture
 from hpdm.video.reader import VideoReader
 
@@ -76,20 +90,21 @@ def test_shards_make_the_clips_of_their_folder(originals):
 
 def test_steps_do_not_depend_on_workers_processes_or_where_they_were_begun(originals):
     root, shards, address = originals
-    whole = steps_of(root, 0, 3)
-    assert torch.equal(steps_of(shards, 0, 3, num_workers=3, steps_ahead=5), whole)
-    assert torch.equal(steps_of(address, 1, 3, num_workers=2), whole[4:])
-    ranks = [steps_of(address, 0, 2, rank=rank, world_size=2) for rank in range(2)]
+    whole, _ = clips_of(root)
+    assert torch.equal(steps_of(shards, 0, 3, num_workers=2, steps_ahead=5), whole)
+    clips = open_clips(DataConfig(path=address, flip=True), **SIZE)
+    assert torch.equal(steps_of(clips, 1, 3), whole[4:])
+    ranks = [steps_of(clips, 0, 2, rank=rank, world_size=2) for rank in range(2)]
     assert torch.equal(torch.cat([ranks[0][:2], ranks[1][:2], ranks[0][2:], ranks[1][2:]]), whole[:8])
+    clips.close()
 
 
 def test_a_run_changes_between_folder_and_shards_as_if_it_never_had(originals, tmp_path):
-    """Weights, bit for bit: from the folder alone; begun there, gone on from shards and then from memory."""
+    """Weights, bit for bit: from the folder alone; begun on its shards, gone on from memory with more workers."""
     root, shards, address = originals
-    assert learn(tmp_path, root, run="whole", steps=3).exit_code == 0
-    for path, words in ((root, ["--stop-after", "1"]), (shards, ["--stop-after", "2", "--set", "data.num_workers=2"]),
-                        (address, [])):
-        result = learn(tmp_path, path, *words, run="parts", steps=3)
+    assert learn(tmp_path, root, run="whole", steps=2).exit_code == 0
+    for path, words in ((shards, ["--stop-after", "1"]), (address, ["--set", "data.num_workers=2"])):
+        result = learn(tmp_path, path, *words, run="parts", steps=2)
         assert result.exit_code == 0, result.output
     mine, theirs = (load_file(tmp_path / run / "latest" / "model.safetensors") for run in ("whole", "parts"))
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -185,12 +200,11 @@ def test_shards_that_others_wrote_are_read(tmp_path, writer):
     result = run_data("index", "--data", shards, "--jobs", "1")
     assert result.exit_code == 0 and "4 files, 0 broken, 3 captions; 4 opened now" in result.stdout, result.output
     assert "0 opened now" in run_data("index", "--data", shards, "--jobs", "1").stdout
-    clips = open_clips(DataConfig(path=str(shards), start="first"), **SIZE)
+    clips = in_process(open_clips(DataConfig(path=str(shards), start="first"), **SIZE))
     assert clips.source.class_names == ("0", "1", "2", "3", "4")
     assert sorted(clips.source.labels.tolist()) == [-1, 0, 4, 4]
     first = {int(frame_numbers(clips[number][0])[0][0]) for number in range(4)}
     assert first == {0, 4, 8, 12}
-    clips.close()
     told = open_clips(DataConfig(path=str(shards), captions="auto"), **SIZE)
     assert {told.source.told(item)["caption"] for item in range(3)} == {"one caption", "two", "four"}
     assert sorted(told.source.told(item)["measures"][0].item() for item in range(3)) == [5, 25, 25]
@@ -332,6 +346,47 @@ def test_an_ended_packing_is_no_data_and_goes_on(originals, tmp_path, monkeypatc
     assert all((out / name).stat().st_mtime_ns == when for name, when in whole.items())
 
 
+def test_the_split_goes_with_the_shards(tmp_path):
+    """Without UCF-101's lists the test videos would be trained on."""
+    root = write_classes(tmp_path / "data" / "UCF-101", 4, frames=6)
+    lists = tmp_path / "data" / "ucfTrainTestlist"
+    lists.mkdir()
+    for name, text in (("classInd", "1 even\n2 odd\n"), ("trainlist01", "odd/1.avi 2\neven/2.avi 1\n"),
+                       ("testlist01", "odd/3.avi\neven/0.avi\n")):
+        (lists / f"{name}.txt").write_text(text)
+    shards = packed(root, tmp_path / "elsewhere" / "shards")
+    system = fsspec.filesystem("memory")
+    address = "memory://split"
+    for path in shards.rglob("*.*"):
+        system.pipe_file(f"/split/{path.relative_to(shards).as_posix()}", path.read_bytes())
+    for path in (root, shards, address):
+        clips = open_clips(DataConfig(path=str(path)), **SIZE)
+        assert [video.path for video in clips.source.videos] == ["even/2.mp4", "odd/1.mp4"]
+        assert clips.source.labels.tolist() == [0, 1]
+
+
+def test_an_interrupted_packing_writes_no_shard_that_lacks_videos(tmp_path, monkeypatch):
+    """Ended while videos are made smaller: a process that is ended must not pass for a damaged video."""
+    root = write_classes(tmp_path / "videos", 4, frames=6)
+    result = pack_module._content
+
+    def interrupted(table, row, source, future):
+        made = result(table, row, source, future)
+        if row == 2:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(1)
+            raise DecodingError("its process was ended")
+        return made
+
+    monkeypatch.setattr(pack_module, "_content", interrupted)
+    words = ["pack", "--data", root, "--out", tmp_path / "out", "--jobs", "1", "--shrink", "2x2x2", "--quiet"]
+    assert run_data(*words).exit_code == 130
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [PACKING]
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert "4 videos" in run_data(*words).stdout
+
+
 def test_a_killed_packing_leaves_whole_shards_alone(tmp_path):
     root = write_classes(tmp_path / "videos", 6, frames=5)
     out = tmp_path / "out"
@@ -367,9 +422,7 @@ def test_packing_smaller_averages_as_training_would(tmp_path):
     size = {**SIZE, "frames": 12, "height": 8, "width": 12}
     got = []
     for path in (root, shards):
-        clips = open_clips(DataConfig(path=str(path), **settings), **size)
-        got.append(clips[0])
-        clips.close()
+        got.append(in_process(open_clips(DataConfig(path=str(path), **settings), **size))[0])
     assert (got[0][0].int() - got[1][0].int()).abs().max() <= 1 and got[0][0].float().std() > 20
     assert got[0][1]["measures"].tolist() == got[1][1]["measures"].tolist() == [24, 32, 48]
     with pytest.raises(InputError, match=r"packed with --shrink 2x4x4, and this run averages over 1x1x1"):

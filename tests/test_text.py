@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_text import SMALL_TEXT, WORDS, make_t5, small_text, write_captioned, write_rows
 
 from hpdm.cli import train
@@ -15,9 +15,22 @@ from hpdm.config import config_from_dict, override_config
 from hpdm.data.scene_captions import sample_prompts
 from hpdm.errors import InputError
 from hpdm.files import sha256_file
-from hpdm.text import StoredEmbeddings, T5Encoder, WordEncoder, load_encoder, make_conditioner, store_embeddings
+from hpdm.text import (
+    StoredEmbeddings,
+    T5Encoder,
+    WordEncoder,
+    load_encoder,
+    make_conditioner,
+    store_embeddings,
+    text_key,
+)
 
 PROMPTS = sample_prompts(0, 5)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +201,41 @@ def test_vocabulary_and_network_must_agree():
         dataclasses.replace(config, text=dataclasses.replace(config.text, words=("one",)))
     with pytest.raises(InputError, match="for text.encoder=words"):
         override_config(config, ["text.encoder=a/b"])
+
+
+def write_embeddings(folder, name, texts, width=4):
+    """A file of embeddings in which text k is k + 1 tokens of value k."""
+    lengths = [k % 5 + 1 for k in range(len(texts))]
+    keys = torch.frombuffer(bytearray(b"".join(map(text_key, texts))), dtype=torch.uint8).view(-1, 16)
+    states = torch.cat([torch.full((length, width), float(k)) for k, length in enumerate(lengths)]).bfloat16()
+    save_file({"embeddings": states, "lengths": torch.tensor(lengths, dtype=torch.int32), "keys": keys}, folder / name)
+
+
+def test_embeddings_are_found_by_a_table_that_processes_share(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "embeddings.json").write_text(json.dumps({"encoder": "x", "sha256": "", "tokens": 6, "width": 4}))
+    first, second = ([f"{name} {k}" for k in range(40)] for name in "ab")
+    write_embeddings(folder, "embeddings-00000.safetensors", first)
+    stored = StoredEmbeddings(folder, 6)
+    assert len(stored) == 40 and "a 7" in stored and "b 7" not in stored
+    write_embeddings(folder, "embeddings-00001.safetensors", second)  # the table is of other files now
+    (table,) = (tmp_path / "cache" / "hpdm").iterdir()
+    before = table.read_bytes()
+    for _ in range(2):  # made, then read
+        stored = StoredEmbeddings(folder, 6)
+        for texts in (first, second):
+            text, mask = stored(texts)
+            assert mask.sum(1).tolist() == [k % 5 + 1 for k in range(40)]
+            assert text[:, 0, 0].tolist() == [float(k) for k in range(40)] and (text[~mask] == 0).all()
+    assert table.read_bytes() != before
+    table.write_bytes(b"damaged")
+    assert "b 7" in StoredEmbeddings(folder, 6)
+    with pytest.raises(InputError, match="no embedding of 'c'"):
+        stored(["c"])
+    lengths = torch.ones(3, dtype=torch.int32)
+    save_file({"embeddings": torch.zeros(9, 4).bfloat16(), "lengths": lengths,
+               "keys": torch.zeros(3, 16, dtype=torch.uint8)}, folder / "embeddings-00002.safetensors")
+    with pytest.raises(InputError, match=r"embeddings-00002.*do not fit each other"):
+        StoredEmbeddings(folder, 6)

@@ -10,7 +10,7 @@ from hpdm.data.columns import Texts
 from hpdm.data.config import check_classes
 from hpdm.data.index import INDEX_NAME, OLD_NAME, build_index, cache_files, list_videos, trusted_table
 from hpdm.data.members import is_address
-from hpdm.data.store import open_shards
+from hpdm.data.store import open_shards, split_lists
 from hpdm.data.videos import FolderClips
 from hpdm.errors import InputError
 from hpdm.video import ucf101
@@ -79,7 +79,7 @@ def choose_videos(config, table=None):
         paths, passed_over, videos = table.path, table.about.get("passed_over", {}), ~table.still
         if not videos.any():
             raise InputError(f"{root} holds no videos, only {len(paths)} pictures; these are read with data.captions")
-    lists = config.split_lists or (None if is_address(root) else ucf101.find_lists(Path(root)))
+    lists = config.split_lists or split_lists(root)
     if config.layout == "ucf101" and lists is None:
         raise InputError(
             f"data.layout=ucf101 needs the folder {ucf101.LISTS_FOLDER} in {root} or beside it, or data.split_lists"
@@ -158,8 +158,8 @@ def _by_folders(root, paths, videos, config):
         if not chosen:
             there = sorted({name for name, _, _ in runs})
             raise InputError(f"{root} holds the parts {', '.join(there)}, but none is data.part={config.part}; name "
-                             "the folder of one part as --data, set data.part, or data.layout=folders to take the parts "
-                             "for classes")
+                             "the folder of one part as --data, set data.part, or data.layout=folders to take the "
+                             "parts for classes")
         about |= {"part": config.part, "parts": dict(counts)}
         runs = [run for run in _runs(paths, 1, chosen) if before[run[2]] > before[run[1]]]
     class_names = sorted({name for name, _, _ in runs} - {None})

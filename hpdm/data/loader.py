@@ -110,7 +110,7 @@ class TrainingClips:
         if self._pool is not None:
             return self._pool.submit(job)
         future = Future()
-        future.set_result((job.run(), None))
+        future.set_result((job.fetched().run(), None))
         return future
 
     def decode_with(self, workers):
@@ -354,8 +354,8 @@ def _already_shrunk(config):
         return config
     if any(asked % own for asked, own in zip(config.shrink, done, strict=True)):
         raise InputError(f"the shards in {config.path} were packed with --shrink {'x'.join(map(str, done))}, and this "
-                         f"run averages over {'x'.join(map(str, config.shrink))} (--levels and data.shrink decide): pack "
-                         "the folder again")
+                         f"run averages over {'x'.join(map(str, config.shrink))} (--levels and data.shrink decide): "
+                         "pack the folder again")
     shrink = tuple(asked // own for asked, own in zip(config.shrink, done, strict=True))
     return replace(config, shrink=shrink, fps=config.fps and config.fps / done[0])
 

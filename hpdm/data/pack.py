@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from hpdm.data.table import SHOWN
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, holds_something, read_json, write_json
 from hpdm.lock import hold
-from hpdm.video import formats
+from hpdm.video import formats, ucf101
 from hpdm.video.errors import DecodingError
 from hpdm.video.workers import JobFailed, Workers, available_cores, seconds_for
 
@@ -74,6 +75,10 @@ def pack(root, out, *, shard_bytes=256 << 20, smaller=Smaller(), captions=AUTO, 
              "samples": len(rows), "left_out": len(table) - len(rows), "shard_bytes": shard_bytes, **asdict(smaller)}
     with hold(out):
         _begin(out, about, begun)
+        if lists := ucf101.find_lists(Path(root)):  # without them training would take the test videos too
+            for path in lists.glob("*.txt"):
+                with atomic_file(out / ucf101.LISTS_FOLDER / path.name) as file:
+                    file.write(path.read_bytes())
         lost = _write_shards(root, out, table, plan, smaller, workers or available_cores(), quiet)
         written = len(list(out.glob("shard-*.tar")))
         if not written:
@@ -213,16 +218,19 @@ def _write_shards(root, out, table, plan, smaller, workers, quiet):
         pool = None
         if smaller.changes and missing:
             pool = stack.enter_context(Workers(SMALLER, None, workers, _seconds))
-        threads = stack.enter_context(ThreadPoolExecutor(min(workers, max(1, len(missing)))))
+        threads, ended = stack.enter_context(ThreadPoolExecutor(min(workers, max(1, len(missing))))), Event()
         written = [threads.submit(_write_shard, root, out / SHARD.format(number), table, plan[number], labels, smaller,
-                                  pool) for number in missing]
+                                  pool, ended) for number in missing]
         try:
             for future in written:
                 lost |= future.result()
                 bar.update()
         except BaseException:
+            ended.set()
             for future in written:
                 future.cancel()
+            if pool:
+                pool.close()
             raise
     return lost
 
@@ -243,8 +251,8 @@ def _labels(root, table):
     return chosen.class_names, ids
 
 
-def _write_shard(root, path, table, rows, labels, smaller, pool):
-    """Write one shard, atomically; returns path → reason of files that were left out."""
+def _write_shard(root, path, table, rows, labels, smaller, pool, ended):
+    """Write one shard, atomically; returns path → reason of files that were left out. Nothing once `ended` is set."""
     names, ids = labels
     sources = {int(row): str(Path(root, table.path[row])) for row in rows}
     made = {row: pool.submit((source, smaller)) for row, source in sources.items()} if pool else {}
@@ -257,6 +265,9 @@ def _write_shard(root, path, table, rows, labels, smaller, pool):
                     content, shown, suffix = _content(table, row, source, made.pop(row, None))
                 except DecodingError as error:
                     lost[name] = str(error)
+                if ended.is_set():  # then a process may have failed because it was ended
+                    raise _Ended
+                if name in lost:
                     continue
                 about = {"path": name, **shown}
                 if "caption" in table.columns and (rate := float(table.list_fps[row])):
@@ -282,6 +293,10 @@ def _write_shard(root, path, table, rows, labels, smaller, pool):
 
 class _Empty(Exception):
     """Nothing of a shard could be made."""
+
+
+class _Ended(Exception):
+    """Packing was ended, or failed in another shard."""
 
 
 def _content(table, row, source, future):

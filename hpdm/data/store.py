@@ -19,7 +19,7 @@ from hpdm.data.members import is_address
 from hpdm.data.table import VideoTable
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, parse_json, read_json, user_cache
-from hpdm.video import formats
+from hpdm.video import formats, ucf101
 
 INDEX_FILE = "hpdm-shards.safetensors"
 PACKING = "hpdm-pack.json"  # of `hpdm-data pack`: what is packed, and whether it is finished
@@ -60,15 +60,19 @@ def is_sharded(root):
     """Whether a folder or address holds shards: .tar files, and neither videos nor folders (or the index of shards)."""
     if is_address(root):
         return bool(shard_names(root))
+    if (Path(root) / INDEX_FILE).is_file() or (Path(root) / PACKING).is_file():
+        return True
+    found = False
     try:
-        names = {entry.name: entry for entry in os.scandir(root)}
+        with os.scandir(root) as entries:
+            for entry in entries:  # in a folder of videos the first ones tell
+                if not entry.name.startswith("."):
+                    if formats.is_video(entry.name) or entry.is_dir():
+                        return False
+                    found = found or entry.name.endswith(SHARD_SUFFIX)
     except OSError:
         return False
-    if INDEX_FILE in names or PACKING in names:
-        return True
-    seen = [entry for name, entry in names.items() if not name.startswith(".")]
-    return any(entry.name.endswith(SHARD_SUFFIX) for entry in seen) and not any(
-        formats.is_video(entry.name) or entry.is_dir() for entry in seen)
+    return found
 
 
 def refuse_unfinished(root):
@@ -109,6 +113,25 @@ def shard_names(root):
     return sorted(name for name in names if name.endswith(SHARD_SUFFIX) and not name.startswith("."))
 
 
+def split_lists(root):
+    """Folder of UCF-101's lists in or beside a folder, or a copy of those behind an address; None where there are none."""
+    if not is_address(root):
+        return ucf101.find_lists(Path(root))
+    system, place = _system(str(root))
+    folder = f"{place.rstrip('/')}/{ucf101.LISTS_FOLDER}"
+    copy = user_cache("hpdm") / f"lists-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
+    try:
+        for path in persistently(lambda: system.ls(folder, detail=False), f"{root}/{ucf101.LISTS_FOLDER}"):
+            name = str(path).rpartition("/")[2]
+            if name.endswith(".txt"):
+                content = persistently(partial(system.cat_file, f"{folder}/{name}"), f"{root}/{ucf101.LISTS_FOLDER}")
+                with atomic_file(copy / name) as file:
+                    file.write(bytes(content))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return copy if copy.is_dir() else None
+
+
 def open_shard(root, name):
     """(size in bytes, stamp that changes with the content, readable binary file) of a shard; the caller closes it."""
     if not is_address(root):
@@ -141,12 +164,12 @@ def read_range(address, begin, size):
 def persistently(function, what):
     """What `function` returns, called again after a while where it fails as networks do.
 
-    FileNotFoundError is raised as it is; other errors that remain become an InputError about `what`.
+    Errors that say that nothing is there are raised as they are; others that remain become an InputError about `what`.
     """
     for wait in (*WAITS, None):
         try:
             return function()
-        except (FileNotFoundError, InputError):
+        except (FileNotFoundError, NotADirectoryError, InputError):
             raise
         except Exception as error:  # every service has its own
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -75,7 +75,8 @@ class Scan:
 class Packets:
     """The first video stream of a file that is no cover picture.
 
-    path: of the file, or its content in bytes. demuxer: FFmpeg's name of the file's format. Raises FFmpeg's errors, NoVideo and OSError.
+    path: of the file, or its content in bytes. demuxer: FFmpeg's name of the file's format. Raises FFmpeg's errors,
+    NoVideo and OSError.
     """
 
     def __init__(self, path, demuxer):
