@@ -60,8 +60,8 @@ class Evaluator:
 
     def _check_network(self, frames):
         if (self.protocol.frames or frames) > frames:
-            raise InputError(f"eval.protocol: {self.protocol.name} wants {self.protocol.frames} frames, the videos have "
-                             f"{frames}")
+            raise InputError(f"eval.protocol: {self.protocol.name} wants {self.protocol.frames} frames, the videos "
+                             f"have {frames}")
         network = load_backbone(backbone_name(self.backbone))  # on the processor: it is only looked at
         check_frames(network, frames, "eval.backbone")
         if self.settings.reference and not Path(self.settings.reference).exists():

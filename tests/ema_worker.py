@@ -16,7 +16,7 @@ from small_training import small_config
 from hpdm.training.loop import train
 
 TIMEOUT, JUDGING = 12, 15  # seconds
-SETTINGS = ("training.steps=4", "keep_weights_every=2", "power_ema=[0.05, 0.1]")
+SETTINGS = ("training.steps=4", "micro_batch=4", "keep_weights_every=2", "power_ema=[0.05, 0.1]")
 EVALUATED = ("eval_every=2", "eval.num=3", "eval.steps=[2, 2]")
 # run's folder → settings
 SCENARIOS = {
@@ -43,6 +43,9 @@ def main(folder, rank, *ports):
     for (name, settings), port in zip(SCENARIOS.items(), ports, strict=True):
         os.environ["MASTER_PORT"] = port
         dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
+        if name == "fsdp":  # evaluated from the second start on: step 2 before any forward pass
+            train(small_config(*SCENARIOS["fsdp-not-evaluated"]), Path(folder) / name, device="cpu", quiet=True,
+                  stop_after=2)
         evaluator = Keeps(Path(folder) / f"{name}-samples", seconds=JUDGING if name == "fsdp" else 0)
         train(small_config(*settings), Path(folder) / name, device="cpu", quiet=True, evaluator=evaluator)
         dist.destroy_process_group()
