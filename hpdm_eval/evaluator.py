@@ -149,7 +149,10 @@ class Evaluator:
         if process.returncode:
             last = (said.splitlines() or [""])[-1].removeprefix("error: ")
             raise EvaluationFailed(f"hpdm-eval {words[0]} ended with {process.returncode}: {last}")
-        if words[0] == "stats":
-            return []
-        records = json.loads(text)
-        return records if isinstance(records, list) else [records]
+        return read_records(words[0], text)
+
+
+def read_records(command, text) -> list[dict]:
+    """The records that a command of hpdm-eval printed with --json; none of `stats`, which has no --json."""
+    records = [] if command == "stats" else json.loads(text)
+    return records if isinstance(records, list) else [records]
