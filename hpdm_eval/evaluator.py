@@ -60,8 +60,8 @@ class Evaluator:
 
     def _check_network(self, frames):
         if (self.protocol.frames or frames) > frames:
-            raise InputError(f"eval.protocol: {self.protocol.name} wants {self.protocol.frames} frames, the videos have "
-                             f"{frames}")
+            raise InputError(f"eval.protocol: {self.protocol.name} wants {self.protocol.frames} frames, the videos "
+                             f"have {frames}")
         network = load_backbone(backbone_name(self.backbone))  # on the processor: it is only looked at
         check_frames(network, frames, "eval.backbone")
         if self.settings.reference and not Path(self.settings.reference).exists():
@@ -149,7 +149,10 @@ class Evaluator:
         if process.returncode:
             last = (said.splitlines() or [""])[-1].removeprefix("error: ")
             raise EvaluationFailed(f"hpdm-eval {words[0]} ended with {process.returncode}: {last}")
-        if words[0] == "stats":
-            return []
-        records = json.loads(text)
-        return records if isinstance(records, list) else [records]
+        return read_records(words[0], text)
+
+
+def read_records(command, text) -> list[dict]:
+    """The records that a command of hpdm-eval printed with --json; none of `stats`, which has no --json."""
+    records = [] if command == "stats" else json.loads(text)
+    return records if isinstance(records, list) else [records]

@@ -1,4 +1,4 @@
-"""What each of the two processes of test_evaluation.py runs, with arguments FOLDER RANK PORT PORT ...
+"""What each of the two processes of test_evaluation.py runs, with arguments FOLDER RANK SCENARIO=PORT ...
 
 Exchanges time out after fewer seconds than the judge takes, so waiting for it in one would end the run.
 """
@@ -16,7 +16,7 @@ from small_training import small_config
 from hpdm.training.loop import train
 
 TIMEOUT, JUDGING = 12, 15  # seconds
-SETTINGS = ("training.steps=4", "keep_weights_every=2", "power_ema=[0.05, 0.1]")
+SETTINGS = ("training.steps=4", "micro_batch=4", "keep_weights_every=2", "power_ema=[0.05, 0.1]")
 EVALUATED = ("eval_every=2", "eval.num=3", "eval.steps=[2, 2]")
 # run's folder → settings
 SCENARIOS = {
@@ -38,11 +38,14 @@ class Keeps:
         return {"fvd": {"value": float(step), "ci95": [step - 1.0, step + 1.0]}}
 
 
-def main(folder, rank, *ports):
+def main(folder, rank, *scenarios):
     os.environ |= {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
-    for (name, settings), port in zip(SCENARIOS.items(), ports, strict=True):
-        os.environ["MASTER_PORT"] = port
+    for name, port in (scenario.split("=") for scenario in scenarios):
+        settings, os.environ["MASTER_PORT"] = SCENARIOS[name], port
         dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
+        if name == "fsdp":  # evaluated from the second start on: step 2 before any forward pass
+            train(small_config(*SCENARIOS["fsdp-not-evaluated"]), Path(folder) / name, device="cpu", quiet=True,
+                  stop_after=2)
         evaluator = Keeps(Path(folder) / f"{name}-samples", seconds=JUDGING if name == "fsdp" else 0)
         train(small_config(*settings), Path(folder) / name, device="cpu", quiet=True, evaluator=evaluator)
         dist.destroy_process_group()

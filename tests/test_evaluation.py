@@ -1,5 +1,6 @@
 """Evaluation while training: it disturbs nothing, is logged once, survives failures and kills, and any processes."""
 
+import importlib
 import importlib.metadata
 import os
 import random
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from ema_worker import EVALUATED, SCENARIOS, SETTINGS, Keeps
+from ema_worker import EVALUATED, SETTINGS, Keeps
 from safetensors.torch import load_file
 from small_training import small_config, write_small
 from test_distributed import free_ports
@@ -25,8 +26,9 @@ from hpdm.files import read_json
 from hpdm.training import evaluation, log, loop
 from hpdm.training.checkpoint import step_folder, trace_file
 from hpdm.training.log import read_log
+from hpdm_eval.evaluator import Evaluator, read_records
 
-SHORT = ("training.steps=4", "training.eval_every=2", "eval.num=2", "eval.steps=[1, 1]")
+SHORT = ("training.steps=4", "micro_batch=8", "training.eval_every=2", "eval.num=2", "eval.steps=[1, 1]")
 
 
 class Judge:
@@ -37,7 +39,8 @@ class Judge:
 
     def __call__(self, samples, step, draw_reference, stopped):
         self.stopped = stopped
-        assert sorted(path.suffix for path in Path(samples).iterdir() if path.name[0] != ".") == [".json", ".npy", ".npy"]
+        names = [path.suffix for path in Path(samples).iterdir() if path.name[0] != "."]
+        assert sorted(names) == [".json", ".npy", ".npy"]
         torch.manual_seed(random.randrange(100))
         np.random.seed(7)  # noqa: NPY002
         torch.set_num_threads(2)
@@ -71,7 +74,7 @@ def same_state(ours, theirs):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain") / "run"
-    run(folder, "training.steps=4")
+    run(folder, "training.steps=4", "micro_batch=8")
     return folder
 
 
@@ -88,7 +91,8 @@ def test_training_is_the_same_bit_for_bit(plain, tmp_path):
 
 def test_untouched_puts_everything_back():
     def states():
-        return random.getstate()[1][:5], np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+        legacy = np.random.get_state()[1].tolist()  # noqa: NPY002
+        return random.getstate()[1][:5], legacy, torch.get_rng_state().tolist()
 
     before, threads = states(), torch.get_num_threads()
     with pytest.raises(RuntimeError), evaluation.untouched(torch.device("cpu")):
@@ -206,9 +210,7 @@ def test_a_kill_around_the_line_of_the_log_does_not_double_it(plain, tmp_path, m
     (("eval.protocol=absent",), "absent"),
 ])
 def test_what_cannot_be_evaluated_is_found_before_anything_is_written(tmp_path, settings, message):
-    from hpdm_eval.evaluator import Evaluator
-
-    config = small_config(*SHORT[:2], *settings)
+    config = small_config(*SHORT[:3], *settings)
     with pytest.raises(InputError, match=message):
         loop.train(config, tmp_path / "run", device="cpu", evaluator=Evaluator(config, tmp_path / "evaluations"))
     assert not list(tmp_path.iterdir())
@@ -251,15 +253,20 @@ def runs(tmp_path_factory):
     """The scenarios of two processes, and one process of the same settings, with the samples that were judged."""
     folder = tmp_path_factory.mktemp("runs")
     run(folder / "one", *SETTINGS, *EVALUATED, evaluator=Keeps(folder / "one-samples"))
-    ports = [str(port) for port in free_ports(len(SCENARIOS))]
+    run_on_two(folder, "ddp", "fsdp")
+    return folder
+
+
+def run_on_two(folder, *names):
+    """Run scenarios of ema_worker.py on two processes."""
+    scenarios = [f"{name}={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
     command = [sys.executable, str(Path(__file__).with_name("ema_worker.py")), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    workers = [subprocess.Popen([*command, rank, *ports], env=environment, stderr=subprocess.PIPE, text=True)
+    workers = [subprocess.Popen([*command, rank, *scenarios], env=environment, stderr=subprocess.PIPE, text=True)
                for rank in "01"]
     for worker in workers:
         _, errors = worker.communicate(timeout=300)
         assert worker.returncode == 0, errors
-    return folder
 
 
 @pytest.mark.parametrize("name", ["one", "ddp", "fsdp"])
@@ -286,7 +293,9 @@ def test_waiting_for_the_judge_times_out_nowhere(runs):
         assert [(line["step"], line["fvd@3"]) for line in of_evaluations(runs / name)] == [(2, 2.0), (4, 4.0)]
 
 
-def test_evaluation_leaves_sharded_training_as_it_is(runs):
+@pytest.mark.slow
+def test_evaluation_leaves_sharded_training_as_it_is_to_the_bit(runs):
+    run_on_two(runs, "fsdp-not-evaluated")
     same_state(runs / "fsdp" / "latest", runs / "fsdp-not-evaluated" / "latest")
     assert of_steps(runs / "fsdp") == of_steps(runs / "fsdp-not-evaluated")
 
@@ -301,17 +310,52 @@ def test_traces_of_two_processes_equal_those_of_one(runs, name, place):
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
 
 
-def test_the_command_evaluates_with_hpdm_eval(tmp_path):
+def hpdm_eval_here(self, words, stopped):
+    """What a process of its own would print, without starting one."""
+    result = CliRunner().invoke(importlib.import_module("hpdm_eval.cli").main, words)
+    assert result.exit_code == 0, result.stderr
+    return read_records(words[0], result.stdout)
+
+
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_command_evaluates_with_hpdm_eval(tmp_path, monkeypatch, apart):
     if not importlib.metadata.entry_points(group=evaluation.GROUP):
         pytest.skip("the installed package is older than setup.py and names no evaluator: install it again")
+    if not apart:
+        monkeypatch.setattr(Evaluator, "_run", hpdm_eval_here)
     size, folder = write_small(tmp_path / "small.yaml"), tmp_path / "run"
-    result = CliRunner().invoke(train, [
-        "--size", str(size), "--out", str(folder), "--steps", "2", "--eval-every", "2", "--device", "cpu",
-        "--set", "eval.num=16", "--set", "eval.num_reference=16", "--set", "eval.steps=[1, 1]",
-        "--set", "eval.metrics=[fvd, kvd, prdc]"])
+    words = ["--size", str(size), "--out", str(folder), "--steps", "2", "--eval-every", "1", "--device", "cpu",
+             "--set", "eval.num=16", "--set", "eval.num_reference=12", "--set", "eval.steps=[1, 1]",
+             "--set", "eval.metrics=[fvd, kvd, prdc, is, seams]"]
+    result = CliRunner().invoke(train, words)
     assert result.exit_code == 0, result.stderr
-    (line,) = of_evaluations(folder)
-    assert {"fvd@16", "kvd@16", "prdc@16"} <= set(line) and "step 2: fvd@16" in result.stderr
-    record = read_json(folder / "evaluations" / "step-00000002" / "fvd.json")
-    assert record["value"] == line["fvd@16"] and record["num_reference"] == 16 and record["num_samples"] == 16
-    assert record["backbone"]["name"] == "shapes3d" and len(list((folder / "evaluations").glob("reference-*.npz"))) == 1
+    assert len(lines := of_evaluations(folder)) == 2
+    for line in lines:
+        assert {f"{name}@16" for name in ("fvd", "kvd", "prdc", "is", "seams")} <= set(line) and "seams@16_ci95" in line
+        assert f"step {line['step']}: fvd@16" in result.stderr
+        records = folder / "evaluations" / f"step-{line['step']:08d}"
+        record = read_json(records / "fvd.json")
+        assert record["value"] == line["fvd@16"] and (record["num_samples"], record["num_reference"]) == (16, 12)
+        assert record["backbone"]["name"] == "shapes3d" and read_json(records / "seams.json")["value"] == line["seams@16"]
+    (reference,) = (folder / "evaluations").glob("reference-*.npz")
+    clips = loop.open_clips(small_config().data, frames=4, height=8, width=8, seed=0)
+    Path(tmp_path / "clips").mkdir()
+    for number in range(12):  # the reference is what the network learns from
+        np.save(tmp_path / "clips" / f"{number:06d}.npy", clips[number][0].permute(1, 2, 3, 0).numpy())
+    made = CliRunner().invoke(importlib.import_module("hpdm_eval.cli").main, [
+        "stats", "--data", str(tmp_path / "clips"), "--out", str(tmp_path / "s.npz"), "--protocol", "native",
+        "--backbone", "shapes3d", "--device", "cpu", "--no-cache"])
+    assert made.exit_code == 0, made.stderr
+    np.testing.assert_allclose(np.load(reference)["mean"], np.load(tmp_path / "s.npz")["mean"], rtol=1e-6)
+
+
+def test_commands_run_apart_and_can_be_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of the training: the judge is one process
+    evaluator = Evaluator(small_config("eval.metrics=[dead-tokens]"), tmp_path)
+    with pytest.raises(InputError, match="hpdm-eval absent ended with 2: .*absent"):
+        evaluator._run(["absent"], lambda: False)
+    with pytest.raises(InputError, match="was ended"):
+        evaluator._run(["quickstart", "--out", str(tmp_path / "never")], lambda: True)
+    figures = evaluator(tmp_path / "nothing", 3, None, lambda: False)
+    assert "nothing" in figures["dead-tokens"]["failed"]

@@ -17,11 +17,11 @@ from hpdm.cli import train
 from hpdm.errors import InputError
 from hpdm.training import loop, slurm
 from hpdm.training.checkpoint import step_folder
-from hpdm.training.log import read_log
+from hpdm.training.log import RunLog, read_log
 from hpdm.training.provenance import read_provenance
 
 submitit = pytest.importorskip("submitit", reason="the extra slurm is not installed")
-STEPS = 24
+STEPS, LONG = 12, 40
 
 
 @pytest.mark.parametrize(("text", "minutes"), [
@@ -98,10 +98,64 @@ def test_without_slurm_or_submitit_it_is_said(tmp_path, monkeypatch):
     assert result.exit_code == 2 and "pip install 'hpdm[slurm]'" in result.stderr
 
 
+def test_submitit_requeues_a_training_that_it_pre_empts(tmp_path, monkeypatch):
+    """One task with submitit's own handler, in this process: the signal comes some steps in, the run is saved, the hook
+    writes the job that comes up again, and that one ends like a run that nobody disturbed."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that they are gone afterwards
+        monkeypatch.delenv(name)
+    here = {"EXECUTOR": "local", "LOCAL_JOB_ID": "7", "LOCAL_NTASKS": "1", "LOCAL_JOB_NUM_NODES": "1",
+            "LOCAL_NODEID": "0", "LOCAL_GLOBALID": "0", "LOCAL_LOCALID": "0", "FOLDER": str(tmp_path)}
+    for name, value in here.items():
+        monkeypatch.setenv(f"SUBMITIT_{name}", value)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCONT, signal.SIGUSR2)}
+    words = ["--size", str(write_small(tmp_path / "small.yaml")), "--device", "cpu", "--quiet", "--steps", str(STEPS),
+             "--out", str(tmp_path / "run"), "--set", "micro_batch=8"]
+    delayed = submitit.helpers.DelayedSubmission(slurm.TrainingJob(words))
+    delayed.set_timeout(60, 5)
+    environment = submitit.local.local.LocalJobEnvironment()
+    write = RunLog.write
+
+    def write_and_signal(self, line):
+        write(self, line)
+        if line["step"] == 3:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    try:
+        environment._handle_signals(environment.paths, delayed)
+        with monkeypatch.context() as patch:
+            patch.setattr(RunLog, "write", write_and_signal)
+            with pytest.raises(SystemExit) as end:
+                delayed.result()
+        assert end.value.code == submitit.local.local.LOCAL_REQUEUE_RETURN_CODE
+        assert read_log(tmp_path / "run")[-1]["step"] == 3
+        again = submitit.helpers.DelayedSubmission.load(environment.paths.submitted_pickle)
+        assert again.function.words == tuple(words) and again.result() == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    loop.train(small_config(f"training.steps={STEPS}", "micro_batch=8"), tmp_path / "plain", device="cpu", quiet=True)
+    for file in ("model.safetensors", "ema.safetensors", "training.pt"):
+        ours, theirs = (step_folder(tmp_path / run, STEPS) / file for run in ("run", "plain"))
+        assert ours.read_bytes() == theirs.read_bytes(), file
+
+
+@pytest.mark.parametrize("code", [0, 1, 130])
+def test_other_ends_are_not_requeued(monkeypatch, code):
+    monkeypatch.setattr(slurm, "torchrun_environment", dict)
+    monkeypatch.setattr(slurm, "run_command", lambda words: code)
+    if not code:
+        assert slurm.TrainingJob(())() == 0
+        return
+    with pytest.raises(SystemExit) as end:
+        slurm.TrainingJob(())()
+    assert end.value.code == code
+
+
 def start(folder, name):
     """A local job of two processes, on the processor."""
     size = write_small(folder / "small.yaml")
-    words = ["--size", str(size), "--out", str(folder / name), "--steps", str(STEPS), "--device", "cpu", "--quiet"]
+    words = ["--size", str(size), "--out", str(folder / name), "--steps", str(LONG), "--device", "cpu", "--quiet"]
     return slurm.submit(words, folder / name, shape="1x2", time="30", cluster="local", use_gpus=False)
 
 
@@ -141,12 +195,13 @@ def preempted(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_preempted_job_comes_up_again_and_ends_as_any_other(preempted, tmp_path):
-    assert len(starts := read_provenance(preempted)) == 2 and 3 <= starts[1]["step"] < STEPS
+    assert len(starts := read_provenance(preempted)) == 2 and 3 <= starts[1]["step"] < LONG
     assert all(line["processes"] == 2 for line in starts)
-    loop.train(small_config(f"training.steps={STEPS}"), tmp_path / "plain", device="cpu", quiet=True)
-    assert [line["step"] for line in read_log(preempted)] == list(range(1, STEPS + 1))
-    ours, theirs = (load_file(step_folder(run, STEPS) / "ema.safetensors") for run in (preempted, tmp_path / "plain"))
+    loop.train(small_config(f"training.steps={LONG}"), tmp_path / "plain", device="cpu", quiet=True)
+    assert [line["step"] for line in read_log(preempted)] == list(range(1, LONG + 1))
+    ours, theirs = (load_file(step_folder(run, LONG) / "ema.safetensors") for run in (preempted, tmp_path / "plain"))
     for key in theirs:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
 
@@ -156,5 +211,5 @@ def test_a_preempted_job_equals_one_that_was_not_to_the_bit(preempted, tmp_path)
     job = start(tmp_path, "undisturbed")
     wait_for(job.done, "no end")
     for file in ("model.safetensors", "ema.safetensors"):
-        ours, theirs = (load_file(step_folder(run, STEPS) / file) for run in (preempted, tmp_path / "undisturbed"))
+        ours, theirs = (load_file(step_folder(run, LONG) / file) for run in (preempted, tmp_path / "undisturbed"))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), file

@@ -39,7 +39,8 @@ class TrainCommand(Command):
               help="Save and end when STEP steps in all are made; the schedule stays that of --steps.")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples per step, over all processes together.")
 @click.option("--eval-every", type=click.IntRange(min=0), metavar="N",
-              help="Every N steps sample videos with the averaged weights and log their metrics; see eval in --dry-run.")
+              help="Every N steps sample videos with the averaged weights and log their metrics; --dry-run lists the "
+                   "settings of `eval`.")
 @click.option("--eval-reference", type=click.Path(exists=True), metavar="DIR|STATS.npz",
               help="Real clips to compare them with.  [default: the training data]")
 @click.option("--resume", is_flag=True,
@@ -52,7 +53,8 @@ class TrainCommand(Command):
 @click.option("--slurm-time", default="1-0", show_default=True, metavar="TIME",
               help="Time limit of the job, as sbatch takes it; a run that needs more goes on in the queue by itself.")
 @click.option("--slurm-cpus", type=click.IntRange(min=1), metavar="N", help="Processor cores per GPU.")
-@click.option("--slurm-set", multiple=True, metavar="KEY=VALUE", help="Further option of sbatch, such as account=vision.")
+@click.option("--slurm-set", multiple=True, metavar="KEY=VALUE",
+              help="Further option of sbatch, such as account=vision; repeatable.")
 @click.option("--slurm-cluster", type=click.Choice(["slurm", "local"]), default="slurm", show_default=True,
               help="local: run the job on this machine, to try a command.")
 @click.option("--dry-run", is_flag=True,

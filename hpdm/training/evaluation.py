@@ -4,8 +4,8 @@ What judges is none of hpdm's business: an evaluator of the entry-point group `h
 looked up when it is asked for. All processes sample, each its share of the videos, with whole weights also under FSDP
 (those are gathered for as long); then the first one judges in a thread while all of them exchange a word every other
 second, so that no exchange times out. Nothing of it reaches the training: random states, number of threads, weights and
-clocks are as before. A step that is evaluated has a checkpoint, saved before, so an evaluation that is cut short is done
-when the run goes on; one that fails is logged as failed and training goes on.
+clocks are as before. A step that is evaluated has a checkpoint, saved before, so an evaluation that is cut short is
+made when the run goes on; one that fails is logged as failed and training goes on.
 """
 
 import dataclasses
@@ -13,8 +13,10 @@ import random
 import shutil
 import threading
 import time
-from contextlib import contextmanager
+from collections import deque
+from contextlib import closing, contextmanager
 from importlib.metadata import entry_points
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ import torch
 from torch.utils.data import default_collate
 
 from hpdm.console import note
-from hpdm.data.loader import open_clips
+from hpdm.data.loader import default_workers, open_clips
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm.rin import set_attention_precision
@@ -54,8 +56,8 @@ def find_evaluator():
     """
     found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
     if not found:
-        raise InputError(f"training.eval_every needs an evaluator (entry point {GROUP}), and none is installed; install "
-                         "hpdm again, with hpdm_eval")
+        raise InputError(f"training.eval_every needs an evaluator (entry point {GROUP}), and none is installed; "
+                         "install hpdm again, with hpdm_eval")
     return found[0].load()
 
 
@@ -63,8 +65,9 @@ def open_evaluations(config, run, evaluator, *, here, **options):
     """The `Evaluations` of a run; `evaluator` in place of the installed one. Raises InputError on all processes."""
     made = []
     if config.training.eval_every:
-        here.agreed(lambda: made.append(
-            evaluator or find_evaluator()(config, Path(run) / FOLDER, device=str(here.device))))
+        with untouched(here.device):
+            here.agreed(lambda: made.append(
+                evaluator or find_evaluator()(config, Path(run) / FOLDER, device=str(here.device))))
     return Evaluations(config, run, *(made or [None]), here=here, **options)
 
 
@@ -184,6 +187,7 @@ class Evaluations:
             self._attempt(lambda: self.evaluator(samples, step, self._draw_reference, given_up.is_set), keep=True)))
         if self.here.first:
             self._manifest(samples).write_manifest()  # with all samples
+            _free_cache(self.here.device)  # for the judge
             judge.start()
         deadline = time.monotonic() + 60 * self.config.eval.minutes
         while self.here.any(judge.is_alive()):
@@ -207,13 +211,17 @@ class Evaluations:
         frames, height, width = self.method.video_size
         clips = open_clips(dataclasses.replace(data, flip=False), frames=frames, height=height, width=width,
                            seed=config.training.seed, quiet=True)
-        try:
-            count = min(settings.num_reference, clips.videos)
-            for number in range(count):
-                video, _ = clips[number]
+        workers = default_workers() if data.num_workers is None else data.num_workers
+        clips.decode_with(workers if clips.source.in_process else max(workers, 1))
+        with closing(clips):
+            numbers = iter(range(min(settings.num_reference, clips.videos)))
+            pending = deque((number, clips.request(number)) for number in islice(numbers, 2 * workers + 1))
+            while pending:
+                self._stop_if_asked()
+                number, clip = pending.popleft()
+                pending.extend((number, clips.request(number)) for number in islice(numbers, 1))
+                video, _ = clip.result()
                 np.save(Path(folder) / f"{number:06d}.npy", video.permute(1, 2, 3, 0).numpy(), allow_pickle=False)
-        finally:
-            clips.close()
 
     def _attempt(self, function, keep=False):
         """What `function` returns, if `keep`, or a line on how it failed; only a request to stop gets through."""
@@ -265,6 +273,7 @@ def untouched(device):
     states = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()
     of_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     try:
+        _free_cache(device)
         yield
     finally:
         random.setstate(states[0])
@@ -273,3 +282,9 @@ def untouched(device):
         torch.set_num_threads(states[3])
         if of_gpu is not None:
             torch.cuda.set_rng_state(of_gpu, device)
+
+
+def _free_cache(device):
+    """Give memory that PyTorch only keeps for later use back to the GPU, where others can have it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,5 +1,7 @@
-"""The log of a run: one JSON object per line in `log.jsonl`; the same figures for TensorBoard, where it is installed, and
-for Weights & Biases, where it is installed and asked for: WANDB_PROJECT is set, or the program has a wandb run already.
+"""The log of a run: one JSON object per line in `log.jsonl`, and the same figures for others.
+
+TensorBoard gets them where it is installed, Weights & Biases where it is installed and asked for: WANDB_PROJECT is set,
+or the program has a run of it already.
 """
 
 import hashlib

@@ -57,10 +57,10 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
     """Train `config` in the folder `run`, or continue what is there; every process of a `torchrun` calls this.
 
     Saves when `stop_after` steps in all are made, on SIGTERM, which drops the step in progress, and on Ctrl-C, which
-    completes it, and then returns. `resume` insists on a checkpoint to continue from. `evaluator` judges what is sampled
-    every `training.eval_every` steps, in place of the installed one (see `find_evaluator`). Raises InputError, before
-    anything is written, for data, sizes or a folder that do not fit, MissingGradients where the first step leaves a
-    parameter without a gradient, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
+    completes it, and then returns. `resume` insists on a checkpoint to continue from; `evaluator` judges samples every
+    `training.eval_every` steps in place of the installed one (see `find_evaluator`). Raises InputError, before anything
+    is written, for data, sizes or a folder that do not fit, MissingGradients where the first step leaves a parameter
+    without a gradient, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
     """
     settings, method = config.training, make_method(config)
     with processes(device) as here, stop_on_signals() as stop, owned_run(run, here), ExitStack() as at_end:
@@ -168,6 +168,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 bar.start_t, bar.last_print_t = bar.start_t + taken, bar.last_print_t + taken
             return complete
 
+        network.train()
         done, interrupted = start, to_evaluate and not evaluate(start)
         for step in range(start, end if not interrupted else start):
             done = step + 1
@@ -253,7 +254,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 if here.first:
                     save_picture(Path(run) / "sheets" / f"step-{done:08d}.png", picture)
                     log.picture(picture, done)
-            if done % settings.checkpoint_every == 0 or due > 0 or last or kept_at(settings, done) or evaluations.due(done):
+            follows = kept_at(settings, done) or evaluations.due(done)  # what must not be lost behind this step
+            if done % settings.checkpoint_every == 0 or due > 0 or last or follows:
                 save(done, keep=settings.keep)
             if kept_at(settings, done) and not interrupted:
                 save_snapshot(run, step=done, **averages)

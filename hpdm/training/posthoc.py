@@ -5,8 +5,8 @@ The average of relative length sigma_rel at step t weights step tau, 0 <= tau <=
 profile is closest to the one asked for, by least squares, is nearly the average that training would have kept. The
 closer the snapshots, the nearer: `Reconstruction.error` says how near, whatever the weights did.
 
-Unlike EDM2's, the coefficients add up to 1 exactly, so that weights which did not move come out as they are: an error of
-1e-4 there would be one of all weights, and late in a run that is more than lengths differ by.
+Unlike EDM2's, the coefficients add up to 1 exactly, so that weights which did not move come out as they are: an error
+of 1e-4 there would be one of all weights, and late in a run that is more than lengths differ by.
 """
 
 from contextlib import ExitStack
@@ -149,7 +149,8 @@ def write_average(run, out, *, length: float, step: int | None = None) -> dict:
     about = {
         "length": length, "step": step, "profile_error": solution.error,
         "snapshots": [
-            {"file": s.file.relative_to(run).as_posix(), "sigma_rel": s.sigma_rel, "step": s.step, "coefficient": float(x)}
+            {"file": s.file.relative_to(run).as_posix(), "sigma_rel": s.sigma_rel, "step": s.step,
+             "coefficient": float(x)}
             for s, x in zip(snapshots, solution.coefficients, strict=True)
         ],
     }
