@@ -12,7 +12,7 @@ import numpy as np
 
 from hpdm.errors import InputError
 from hpdm.video.walk import natural_key
-from hpdm_eval.sheets import better_padding, find_layout, layouts, some_frames
+from hpdm_eval.sheets import better_counts, better_padding, find_layout, layouts, some_frames
 
 __all__ = ["FrameRule", "Grid", "NoVideo", "Rejected", "natural_key", "parse_grid", "seeded_key"]
 
@@ -64,6 +64,10 @@ class Grid:
         if padding is not None:
             right = Grid(rows=self.rows, columns=self.columns, padding=padding)
             raise Rejected(f"clips cut by a grid of {self} would keep the border between them; --grid {right} fits")
+        counts = better_counts(sheet, self.rows, self.columns, self.padding) if np.ptp(sheet) else None
+        if counts is not None:
+            right = Grid(rows=counts[0], columns=counts[1], padding=counts[2])
+            raise Rejected(f"the sheet shows borders that a grid of {self} does not have; --grid {right} fits")
         found = find_layout(sheet, self.rows, self.columns, self.padding)
         if found is None:
             raise Rejected(f"{sheet.shape[1]}x{sheet.shape[2]} px do not divide into a grid of {self}, and no padding "

@@ -18,6 +18,7 @@ BLUR = 1  # pixels that scaling carries of the padding into a clip
 MOST_PADDING = 8
 SMALLEST = 8  # pixels of a clip's side from which content is looked at
 FRAMES = 4  # that are looked at
+FINER = 8  # times as many rows, or columns, are tried
 MUCH, MUCH_BLURRED = 0.35, 0.6  # of what is usual on the sheet: padding differs less from one colour
 
 
@@ -98,6 +99,49 @@ def better_padding(sheet, rows, columns, padding):
         if any(_shows_padding(sheet, pair) for pair in pairs):
             return other
     return None
+
+
+def better_counts(sheet, rows, columns, padding):
+    """(rows, columns, padding) whose borders the pixels show where cutting as given would not fit; None if all is well.
+
+    Looked for are finer grids of the same padding, of whose borders those given are a part, and, where the given padding
+    is not seen, as many clips in other rows and columns.
+    """
+    flat = [_flat_lines(sheet, axis) for axis in (1, 2)]
+    if padding:
+        finer = [(rows * down, columns * across) for down, across in product(range(1, FINER + 1), repeat=2)]
+        for one, other in sorted(finer[1:], key=lambda counts: -counts[0] * counts[1]):
+            if _is_seen(sheet, one, other, padding, flat):
+                return one, other, padding
+        own = find_layout(sheet, rows, columns, padding)
+        if own is not None and _shows_padding(sheet, own):
+            return None
+    count = rows * columns
+    for other in sorted(range(1, MOST_PADDING + 1), key=lambda other: other != padding):
+        for one in (one for one in range(1, count + 1) if count % one == 0 and one != rows):
+            if _is_seen(sheet, one, count // one, other, flat):
+                return one, count // one, other
+    return None
+
+
+def _is_seen(sheet, rows, columns, padding, flat):
+    """Whether a sheet that was not rescaled shows the padding of such a grid; flat: bool, of its rows and columns."""
+    inner = [size - (count + 1) * padding for size, count in zip(sheet.shape[1:3], (rows, columns))]
+    if any(size < SMALLEST * count or size % count for size, count in zip(inner, (rows, columns))):
+        return False
+    for leads in (True, False):
+        pair = [Layout(count, padding, leads, size // count, 1.0) for size, count in zip(inner, (rows, columns))]
+        if all(own[axis.lines()].all() for axis, own in zip(pair, flat)) and _shows_padding(sheet, pair):
+            return True
+    return False
+
+
+def _flat_lines(sheet, axis):
+    """Which rows (axis 1) or columns (2) of a sheet differ from one colour by less than is usual: bool [H] or [W]."""
+    lines = np.moveaxis(some_frames(sheet), axis, 0)
+    lines = lines.reshape(len(lines), -1, sheet.shape[-1])[:, ::3].astype(np.float32)
+    apart = np.abs(lines - lines.mean(axis=1, keepdims=True)).mean(axis=(1, 2))
+    return apart <= MUCH * apart.mean()
 
 
 def some_frames(sheet):

@@ -103,6 +103,24 @@ def test_a_border_left_in_the_clips_is_an_error_that_names_the_grid(padding, lea
         parse_grid(given).cut(sheet, 0)
 
 
+@pytest.mark.parametrize("true, given", [
+    ("1x8+2", "2x4+2"), ("1x8+2", "1x4+2"), ("1x8+2", "1x2+2"), ("4x4+1", "2x2+1"), ("4x4+1", "4x2+1"),
+    ("2x4+3", "4x2+3"), ("2x6+2", "3x4+2"), ("2x4+2", "8x1")])
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_grid_of_other_counts_is_an_error_that_names_the_right_one(true, given, leads):
+    right, wrong = parse_grid(true), parse_grid(given)
+    for size in range(24, 56):  # one that the wrong grid divides
+        sides = [count * (size + right.padding) + right.padding for count in (right.rows, right.columns)]
+        if all(layouts(side, count, wrong.padding) for side, count in zip(sides, (wrong.rows, wrong.columns))):
+            sheet = sheet_of(clips_of(len(right), size), right.rows, right.columns, right.padding, right.padding * leads)
+            break
+    else:
+        pytest.skip("no size at which both divide")
+    right.locate(sheet)
+    with pytest.raises(Rejected, match=f"--grid {true[:-2]}.{true[-1]} fits"):
+        wrong.locate(sheet)
+
+
 def test_the_error_reaches_the_user(tmp_path):
     np.save(tmp_path / "s.npy", scaled(sheet_of(clips_of(16, 128), 4, 4, 1, 0))[None])
     result = CliRunner().invoke(main, ["features", "--samples", str(tmp_path), "--grid", "4x4", "--backbone",
