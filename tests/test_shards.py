@@ -283,7 +283,6 @@ def test_networks_that_fail_are_asked_again_and_then_end_the_run_with_one_line(o
     assert "cannot be read (ConnectionError: reset by peer), tried 3 times" in result.stderr
     assert not (tmp_path / "run" / "quarantine.jsonl").exists()
     Failing.failures = 0
-    assert learn(tmp_path, where, steps=1).exit_code == 0
 
 
 def test_a_missing_shard_is_named_before_anything_runs(originals, tmp_path):
