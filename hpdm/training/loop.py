@@ -18,10 +18,8 @@ from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
 from hpdm.training.checkpoint import (
     CONFIG_FILE,
-    load_training_state,
     read_config,
     remove_leftovers,
-    save_checkpoint,
 )
 from hpdm.training.config import plan_batch
 from hpdm.training.data import keep_data, note_data, refuse_other_data
@@ -34,6 +32,7 @@ from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
 from hpdm.training.recover import owned_run, set_aside_later
 from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
+from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sheets import CLIPS, save_picture
 from hpdm.training.signals import stop_on_signals
 from hpdm.training.start import build_network, start_from
@@ -123,6 +122,9 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             keep_data(run, clips)
             log = RunLog(run, start, quiet)
         here.wait()  # the first has made the folder
+        saver = at_end.enter_context(
+            Saver(run, here, network=network, ema=ema, optimizer=optimizer, config=config))
+        saver.check_folder()
         clips.quarantine = Quarantine(Path(run) / QUARANTINE_FILE)
         loader = make_loader(
             config.data, frames=frames, height=height, width=width, batch=settings.batch, seed=settings.seed,
@@ -138,11 +140,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         def save(done, **options):
             nonlocal saved, saved_at
             if done > saved:
-                progress = {"sums": sums, "nonfinite": nonfinite, "clips": clips_used(done)}
-                save_checkpoint(
-                    run, step=done, network=network, ema=ema, optimizer=optimizer, config=config, progress=progress,
-                    first=here.first, **options,
-                )
+                saver.save(done, {"sums": sums, "nonfinite": nonfinite, "clips": clips_used(done)}, **options)
                 saved, saved_at = done, time.monotonic()
 
         def clips_used(done):
@@ -173,16 +171,18 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 check_gradients(network, here, finite=checked)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
 
-            # All processes learn the same figures, whether one of them was told to stop, and whether the first finds it
-            # time to save, in one exchange.
+            # All processes learn the same figures, whether one of them was told to stop, whether the first finds it time
+            # to save, and whether what is being saved has failed, in one exchange.
             minutes = settings.checkpoint_minutes
             due = bool(minutes) and here.first and time.monotonic() - saved_at >= 60 * minutes
-            words = torch.tensor([stop.requested, due], dtype=losses.dtype, device=device)
+            words = torch.tensor([stop.requested, due, saver.failed()], dtype=losses.dtype, device=device)
             figures = here.mean(torch.cat([losses, words]))
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-            *figures, asked, due, norm = torch.cat([figures, norm.reshape(1)]).cpu()
+            *figures, asked, due, failed, norm = torch.cat([figures, norm.reshape(1)]).cpu()
             step_figures = torch.stack([*figures, norm]).double()
             interrupted = bool(asked > 0)
+            if failed > 0:
+                saver.wait()  # which raises it
             if step_figures.isfinite().all():
                 optimizer.step()
                 ema.update(done)
@@ -237,6 +237,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
 
         bar.close()
         loader.close()
+        saver.wait()
         if log:
             log.close()
         note(f"{done} of {settings.steps} steps are made; the last checkpoint is in {run}", quiet)
