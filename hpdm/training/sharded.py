@@ -31,6 +31,7 @@ from torch.futures import Future
 from hpdm.errors import Damaged, InputError
 from hpdm.files import sha256_file
 from hpdm.training.checkpoint import forget_pages
+from hpdm.training.ema import local
 from hpdm.training.shard_files import (
     KINDS,
     PART_HEADER,
@@ -65,6 +66,12 @@ class ShardWriter(StorageWriter, BlockingAsyncStager):
     def __init__(self, folder, finish, *, read_back=False):
         BlockingAsyncStager.__init__(self)
         self.folder, self._finish, self.read_back = Path(folder), finish, read_back
+        self._copies = {}
+
+    def stage(self, state_dict):
+        """Copy what this process holds to host memory. What is returned, and goes on changing, serves to plan with."""
+        self._copies = {key: local(tensor).detach().to("cpu", copy=True) for key, tensor in state_dict.items()}
+        return state_dict
 
     def reset(self, checkpoint_id=None):
         pass
@@ -85,17 +92,18 @@ class ShardWriter(StorageWriter, BlockingAsyncStager):
             by_kind.setdefault(item.index.fqn.partition(".")[0], []).append(item)
         results = []
         for kind, items in by_kind.items():
-            results += self._write(f"{kind}-{plan.storage_data:05d}.safetensors", items, planner)
+            results += self._write(f"{kind}-{plan.storage_data:05d}.safetensors", items)
         future = Future()
         future.set_result(results)
         return future
 
-    def _write(self, name, items, planner):
+    def _write(self, name, items):
         items = [item for item in items if 0 not in item.tensor_data.chunk.sizes]  # more processes than rows
         if not items:
             return []
-        tensors = {item.index.fqn: planner.resolve_data(item).detach().cpu().contiguous() for item in items}
-        assert len(tensors) == len(items), "a process holds one part of a tensor"
+        tensors = {item.index.fqn: self._copies.pop(item.index.fqn) for item in items}
+        for item in items:
+            assert tensors[item.index.fqn].shape == item.tensor_data.chunk.sizes, "a process holds one part of a tensor"
         places = {item.index.fqn: {"saved_offsets": list(item.tensor_data.chunk.offsets)} for item in items}
         path = self.folder / name
         _save(path, tensors, places)
