@@ -18,7 +18,7 @@ from hpdm.errors import InputError
 from hpdm.files import sha256_file
 from hpdm.hierarchical import Hierarchical
 from hpdm.methods import make_method
-from hpdm.training.checkpoint import EMA_FILE, LATEST, MODEL_FILE, check_files, read_weights
+from hpdm.training.checkpoint import EMA_FILE, LATEST, MODEL_FILE, PICKLED_INDEX, check_files, read_weights
 from hpdm.training.recover import newest_whole
 from hpdm.training.shard_files import index_file, is_index, is_sharded
 
@@ -62,6 +62,8 @@ def find_weights(name, raw: bool = False, say=note) -> Path:
         raise InputError(f"{name}: no such checkpoint; name a run's folder, a .safetensors file or {shipped}")
     file = MODEL_FILE if raw else EMA_FILE
     folder = newest_whole(path, names=[file], say=say) or path
+    if (folder / PICKLED_INDEX).exists():
+        check_files(folder, [file])
     if not (folder / file).is_file() and not is_sharded(folder):
         raise InputError(f"{name} holds no checkpoint: there is neither {LATEST} nor {file} in it")
     if folder == path:  # named by itself: there is no other to take

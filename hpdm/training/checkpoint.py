@@ -56,6 +56,7 @@ HEADER = "hpdm"  # one key: the order of several in a safetensors header changes
 MODEL_FILE, EMA_FILE, STATE_FILE, CONFIG_FILE = "model.safetensors", "ema.safetensors", "training.pt", "config.yaml"
 FILES = (MODEL_FILE, EMA_FILE, STATE_FILE, CONFIG_FILE)
 MANIFEST_FILE = "manifest.json"
+PICKLED_INDEX = ".metadata"  # of torch.distributed.checkpoint's own storage; never read
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -98,6 +99,9 @@ def expected_files(folder, names=None) -> dict[str, tuple[int, str]] | None:
     split = is_sharded(folder)
     if split and not (folder / MANIFEST_FILE).exists():
         raise Damaged(f"{folder} is damaged: {MANIFEST_FILE} is missing")
+    if not split and (folder / PICKLED_INDEX).exists() and not (folder / MODEL_FILE).exists():
+        raise Damaged(f"{folder} is no checkpoint of this program: {PICKLED_INDEX} is a pickle, which runs code when it "
+                      f"is read")
     missing = [] if split else [name for name in names or FILES if not (folder / name).is_file()]
     if missing:
         raise Damaged(f"{folder} is damaged: {missing[0]} is missing")
@@ -182,12 +186,17 @@ def no_room_for(run, folder, number) -> WriteError:
 
 
 def write_manifest(folder, step, names=FILES, known=None):
-    """Write the manifest of a checkpoint's files: those named, which are read, and {name: {"bytes", "sha256"}}."""
+    """Write the manifest of a checkpoint's files, {name: {"bytes", "sha256"}}, and return it.
+
+    Those of `names` are read, `known` are as they are.
+    """
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(lambda name: sha256_file(folder / name), names))
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
              for name, digest in zip(names, digests, strict=True)}
-    write_json(folder / MANIFEST_FILE, {"schema": 1, "step": step, "files": files | (known or {})})
+    files |= known or {}
+    write_json(folder / MANIFEST_FILE, {"schema": 1, "step": step, "files": files})
+    return files
 
 
 def delete_all_but(run, folder, step, keep, whole=False):
@@ -293,6 +302,12 @@ class OpenWeights:
     def __init__(self, opened):
         self._opened, self._names = opened, list(opened.keys())
 
+    @property
+    def header(self) -> dict:
+        """Configuration, step and kind of weights."""
+        header = _header(self._opened)
+        return {key: header[key] for key in ("config", "step", "weights")}
+
     def __iter__(self):
         return iter(self._names)
 
@@ -304,6 +319,9 @@ class OpenWeights:
 
     def shape(self, name) -> tuple[int, ...]:
         return tuple(self._opened.get_slice(name).get_shape())
+
+    def dtype(self, name) -> torch.dtype:
+        return self._opened.get_tensor(name).dtype
 
 
 @contextmanager

@@ -8,16 +8,18 @@ import click
 
 from hpdm.console import Command, common_options
 from hpdm.methods import method_names
+from hpdm.training.export import export
 from hpdm.training.verify import verify
 
 
 class InfoCommand(Command):
-    """The command itself is about a size; with `verify` as its first word it checks checkpoints."""
+    """The command itself is about a size; `verify` and `export` as its first word are about checkpoints."""
 
     def main(self, args=None, prog_name=None, **options):
         args = list(sys.argv[1:] if args is None else args)
-        if args[:1] == [verify.name]:
-            return verify.main(args[1:], prog_name=f"hpdm-info {verify.name}", **options)
+        for command in (verify, export):
+            if args[:1] == [command.name]:
+                return command.main(args[1:], prog_name=f"hpdm-info {command.name}", **options)
         return super().main(args, prog_name, **options)
 
 
@@ -33,7 +35,7 @@ def info(size, baseline, overrides, as_json, device, seed, quiet):
     """Show parameters by part, FLOPs per level and block, and memory of a size.
 
     Nothing is computed or allocated, so device and seed make no difference. `hpdm-info verify RUN` checks a run's
-    checkpoints.
+    checkpoints, `hpdm-info export RUN --out FOLDER` writes the weights of a sharded one as one file.
     """
     from hpdm.config import load_config
     from hpdm.training.plan import describe_plan, make_plan

@@ -42,10 +42,22 @@ def check(path: Path) -> list[dict]:
     if path.is_file():
         return [{"path": str(path), "state": _state(path, lambda: read_weights(path))}]
     folders = list(steps_saved(path).values()) or [path]
-    if not path.is_dir() or (folders == [path] and not any(path.glob("*.safetensors"))):
+    if not path.is_dir() or (folders == [path] and not any(path.glob("*.safetensors")) and not any(path.glob("*.shards.json"))):
         raise InputError(f"{path}: no checkpoint there; name a run's folder, one of its steps or a .safetensors file")
-    return [{"path": str(folder), "state": _state(folder, lambda folder=folder: check_files(folder))}
+    return [{"path": str(folder), "state": _state(folder, lambda folder=folder: check_files(folder, _of_export(folder)))}
             for folder in folders]
+
+
+def _of_export(folder):
+    """The files of a folder that `hpdm-info export` has written, which has no training state; None for others."""
+    from hpdm.files import read_json
+    from hpdm.training.checkpoint import MANIFEST_FILE, STATE_FILE
+
+    try:
+        files = read_json(folder / MANIFEST_FILE)["files"]
+        return None if STATE_FILE in files else list(files)
+    except (InputError, KeyError, TypeError):
+        return None
 
 
 def _state(path, look):
