@@ -29,9 +29,11 @@ class InfoCommand(Command):
 @click.option("--baseline", metavar="NAME",
               help=f"Of what HPDM is compared with, at that size: {', '.join(method_names())}.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Plan memory and traffic for this number of GPUs; parallel=hsdp then needs shard_size.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @common_options
-def info(size, baseline, overrides, as_json, device, seed, quiet):
+def info(size, baseline, overrides, processes, as_json, device, seed, quiet):
     """Show parameters by part, FLOPs per level and block, and memory of a size.
 
     Nothing is computed or allocated, so device and seed make no difference. `hpdm-info verify RUN` checks a run's
@@ -40,5 +42,5 @@ def info(size, baseline, overrides, as_json, device, seed, quiet):
     from hpdm.config import load_config
     from hpdm.training.plan import describe_plan, make_plan
 
-    plan = make_plan(load_config(size, overrides, method=baseline))
+    plan = make_plan(load_config(size, overrides, method=baseline), processes)
     click.echo(json.dumps(asdict(plan), indent=2) if as_json else describe_plan(plan))

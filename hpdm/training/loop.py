@@ -33,6 +33,7 @@ from hpdm.training.provenance import note_start
 from hpdm.training.recover import owned_run, set_aside_later
 from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
 from hpdm.training.saving import Saver, load_training_state
+from hpdm.training.sharing import plan_sharing
 from hpdm.training.sheets import CLIPS, save_picture
 from hpdm.training.signals import stop_on_signals
 from hpdm.training.start import build_network, start_from
@@ -65,7 +66,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
 
         # Everything that can be wrong with the input is found before the folder is touched.
-        batches = plan_batch(settings, here.world_size)
+        batches, sharing = plan_batch(settings, here.world_size), plan_sharing(settings, here.world_size)
         checkpoint = agree_on_checkpoint(run, config, resume, here, quiet)
         frames, height, width = method.video_size
         with here.first_goes_first():
@@ -77,8 +78,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         config = note_data(config, clips, quiet)
         refuse_other_data(run, checkpoint, config, clips)
         conditioner = make_conditioner(config, device)
-        sharded = here.world_size > 1 and settings.parallel == "fsdp"
-        network = build_network(method, here, sharded=sharded, seed=settings.seed, reshard=settings.reshard)
+        sharded, sharded_as = sharing.shards > 1, {"reshard": settings.reshard, "shards": sharing.shards}
+        network = build_network(method, here, sharded=sharded, seed=settings.seed, **sharded_as)
         network.checkpoint_blocks = settings.activation_checkpointing
         set_attention_precision(network, settings.attention_precision)
         if checkpoint is None:
@@ -87,7 +88,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 start_from(network, settings.init_from)
             leave_zero(network, settings)
         if sharded and not isinstance(network, FSDPModule):
-            shard(network, here, reshard=settings.reshard)
+            shard(network, here, **sharded_as)
         network.to(device)
         if settings.compile:
             network.compile_blocks()

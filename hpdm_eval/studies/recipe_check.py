@@ -17,7 +17,7 @@ from hpdm.console import Command, OutputFolder, note
 from hpdm.environment import hardware
 from hpdm.files import atomic_file, write_json
 from hpdm_eval.studies import recipe_noise
-from hpdm_eval.studies.recipe_gradients import measure, wrong
+from hpdm_eval.studies.recipe_gradients import ALL_WORLDS, WORLDS, measure, wrong
 from hpdm_eval.studies.recipe_learning import LAST, STEPS, VARIANTS, learn
 
 SIZES = ("nano", "nano-T2V", "S", "M", "L", "T2V", "T2V-1K")
@@ -35,7 +35,7 @@ FAILED = 1
 def main(out, full, noise_steps, seeds, quiet):
     """Check gradients, starting values and noise of the large sizes on small networks. Runs on the CPU."""
     note("gradients", quiet)
-    gradients = measure(quick=not full)
+    gradients = measure(ALL_WORLDS if full else WORLDS, quick=not full)
     learning = []
     for variant in VARIANTS:
         note(f"{STEPS} steps: {variant}", quiet)
