@@ -1,11 +1,11 @@
 """Kill a training run at random instants, go on with fewer or more processes, and see what is lost.
 
-    python tests/elastic.py --out FOLDER --parallel ddp fsdp --kills 100 --sizes 2 1 3
+    python tests/elastic.py --out FOLDER --parallel fsdp --kills 100 --sizes 2 1 3
 
 As torchrun would: all processes are killed, or one is and the others are asked to end, or all get SIGTERM. Processes are
-forks of this one, which has imported everything, so that an attempt takes about as long as its steps. Prints a JSON list:
-how often each was done, how many checkpoints were lost or damaged, and how far the final weights are from those of a run
-that nobody disturbed.
+forks of this one, which has imported everything, so that an attempt takes about as long as its steps. Sizes, ways to
+kill and, where several are named, kinds of parallelism take turns. Prints a JSON object: how often each was done, how many
+checkpoints were lost or damaged, and how far the final weights are from those of a run that nobody disturbed.
 """
 
 import argparse
@@ -159,14 +159,16 @@ def distance(run, other, kind) -> float:
 def campaign(out, parallel, *, kills, sizes, steps, seed, settings=()) -> dict:
     """Kill a run `kills` times on the way to its end and count; see the text at the top of this file."""
     chance = random.Random(seed)
-    config = small_config(f"training.steps={steps}", f"parallel={parallel}", "checkpoint_every=1", "keep=2",
-                          "optimizer=adamw", "micro_batch=null", "levels_per_block=[2]", *settings)
-    seconds = undisturbed(config, out / "whole", sizes[0])
+    configs = [small_config(f"training.steps={steps}", f"parallel={each}", "checkpoint_every=1", "keep=2",
+                            "optimizer=adamw", "micro_batch=null", "levels_per_block=[2]", *settings)
+               for each in parallel]
+    seconds = undisturbed(configs[0], out / "whole", sizes[0])
     run, counts, lost, ways = out / "disturbed", {}, [], list(WAYS)
     tried = number = saving = late = 0
     while tried < kills and max(steps_saved(run), default=0) < steps:
         before = max(steps_saved(run), default=0)
-        seen = disturb(config, run, sizes[number % len(sizes)], ways[number % len(ways)], seconds, chance)
+        seen = disturb(configs[number % len(configs)], run, sizes[number % len(sizes)], ways[number % len(ways)],
+                       seconds, chance)
         number += 1
         lost += faults(run, before)
         lost += [f"{seen['way']}: exit codes {seen['codes']}"] if 2 in seen["codes"].values() else []
@@ -174,7 +176,7 @@ def campaign(out, parallel, *, kills, sizes, steps, seed, settings=()) -> dict:
         tried += seen["way"] in WAYS
         saving, late = saving + seen.get("saving", False), late + seen.get("late", False)
     if max(steps_saved(run), default=0) < steps:
-        undisturbed(config, run, sizes[number % len(sizes)])
+        undisturbed(configs[number % len(configs)], run, sizes[number % len(sizes)])
     return {
         "parallel": parallel, "sizes": sizes, "tried": tried, "lost": len(lost), "faults": lost, "ways": counts,
         "while_saving": saving, "killed_after_grace": late,
@@ -185,7 +187,7 @@ def campaign(out, parallel, *, kills, sizes, steps, seed, settings=()) -> dict:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parallel", nargs="+", default=["ddp", "fsdp"])
+    parser.add_argument("--parallel", nargs="+", default=["fsdp"])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 1, 3])
     parser.add_argument("--steps", type=int, default=60)
@@ -194,11 +196,8 @@ def main():
     arguments = vars(parser.parse_args())
     out, parallel = arguments.pop("out"), arguments.pop("parallel")
     torch.set_num_threads(1)
-    results = []
-    for each in parallel:
-        (out / each).mkdir(parents=True)
-        results.append(campaign(out / each, each, **arguments))
-    print(json.dumps(results, indent=2))
+    out.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(campaign(out, parallel, **arguments), indent=2))
 
 
 if __name__ == "__main__":

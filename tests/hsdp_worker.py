@@ -15,7 +15,7 @@ from hpdm_eval.studies.recipe_gradients import BASE, compare, config_of, gradien
 
 COMBINATIONS = [
     {**BASE, "processes": 4, "parallel": "hsdp", "precision": precision, **changed} for precision, changed in (
-        ("fp32", {}), ("fp32", {"reshard": False}), ("bf16", {"checkpointing": True}))
+        ("fp32", {}), ("bf16", {"reshard": False, "checkpointing": True}))
 ]
 SETTINGS = ("parallel=hsdp", "shard_size=2", "training.steps=3", "levels_per_block=[2]", "optimizer=adamw")
 

@@ -11,7 +11,7 @@ import pytest
 RELATIVE = 1e-6  # sums of a batch change with the number of processes
 
 
-def campaigns(folder, *options, timeout):
+def campaign(folder, *options, timeout):
     tests = Path(__file__).parent
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
     command = [sys.executable, str(tests / "elastic.py"), "--out", str(folder), *map(str, options)]
@@ -25,14 +25,15 @@ def check(result, kills, relative):
     assert max(result["distance"].values()) <= relative, result
 
 
-def test_two_then_one_then_three_processes(tmp_path):
-    for result in campaigns(tmp_path, "--kills", 3, "--steps", 12, timeout=1200):
-        check(result, 3, RELATIVE)
+def test_two_then_one_then_three_processes_of_either_kind(tmp_path):
+    """FSDP on two, DDP's checkpoint of one, FSDP on three, and DDP on two to the end."""
+    check(campaign(tmp_path, "--kills", 3, "--steps", 6, "--parallel", "fsdp", "ddp", timeout=1200), 3, RELATIVE)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 @pytest.mark.parametrize(("sizes", "relative"), [([2, 1, 3], RELATIVE), ([2], 0.0)])
-def test_many_kills(tmp_path, sizes, relative):
+def test_many_kills(tmp_path, parallel, sizes, relative):
     """Bit-equal where the number of processes stays the same."""
-    for result in campaigns(tmp_path, "--kills", 30, "--steps", 80, "--sizes", *sizes, timeout=7200):
-        check(result, 25, relative)
+    result = campaign(tmp_path, "--kills", 30, "--steps", 80, "--parallel", parallel, "--sizes", *sizes, timeout=7200)
+    check(result, 25, relative)

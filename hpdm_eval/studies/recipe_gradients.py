@@ -32,7 +32,7 @@ from hpdm.training.loop import accumulate
 from hpdm.training.loss import draw
 from hpdm_eval.studies.stand_in import stand_in
 
-BATCH, MICRO_BATCH = 7, 2  # neither 2 nor 3 processes share it evenly, nor do passes
+BATCH, MICRO_BATCH = 7, 2  # neither 2 nor 3 processes share it evenly, nor do passes; of 4 each would make one pass
 WORLDS = (1, 2, 3)
 ALL_WORLDS = (*WORLDS, 4)  # with hsdp
 SHARDED = ("fsdp", "hsdp")
@@ -74,7 +74,7 @@ def config_of(combination):
         f"training.precision={combination['precision']}",
         f"training.self_conditioning_rate={0.9 if combination['self_conditioning'] else 0.0}",
         f"training.activation_checkpointing={str(combination['checkpointing']).lower()}",
-        batch=BATCH, micro_batch=MICRO_BATCH,
+        batch=BATCH, micro_batch=1 if combination["processes"] == 4 else MICRO_BATCH,
     )
 
 
