@@ -2,10 +2,10 @@
 
     python tests/elastic.py --out FOLDER --parallel fsdp --kills 100 --sizes 2 1 3
 
-As torchrun would: all processes are killed, or one is and the others are asked to end, or all get SIGTERM. Processes are
-forks of this one, which has imported everything, so that an attempt takes about as long as its steps. Sizes, ways to
-kill and, where several are named, kinds of parallelism take turns. Prints a JSON object: how often each was done, how many
-checkpoints were lost or damaged, and how far the final weights are from those of a run that nobody disturbed.
+As torchrun would: all processes are killed, or one is and the others are asked to end, or all get SIGTERM. Processes
+are forks of this one, which has imported everything, so that an attempt takes about as long as its steps. Sizes, ways to
+kill and, where several are named, kinds of parallelism take turns. Prints a JSON object: how often each was done, how
+many checkpoints were lost or damaged, and how far the final weights are from those of a run that nobody disturbed.
 """
 
 import argparse
@@ -127,7 +127,8 @@ def disturb(config, run, size, way, seconds, chance):
         attempt.send(signal.SIGKILL)
         attempt.end(10)
     else:
-        attempt.send(signal.SIGKILL if way == "one" else signal.SIGTERM, {chance.randrange(size)} if way == "one" else None)
+        if way == "one":
+            attempt.send(signal.SIGKILL, {chance.randrange(size)})
         attempt.send(signal.SIGTERM)
         late = attempt.end()
     return {"way": way, "saving": saving, "late": late, "codes": attempt.codes}
@@ -140,7 +141,8 @@ def faults(run, before) -> list[str]:
         try:
             check_files(folder)
         except InputError as error:
-            found.append(str(error))
+            if folder.is_dir():  # or the run, which may still be going on, has deleted it meanwhile
+                found.append(str(error))
     newest = newest_whole(run, say=lambda text: None)
     step = int(newest.name.removeprefix("step-")) if newest else 0
     if step < before:

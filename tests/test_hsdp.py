@@ -125,5 +125,5 @@ def test_t2v_over_64_processes():
     traffic = step_traffic(plan_sharing(eight, 64), eight, network, 64, first_pass=True)
     assert traffic["between_copies"] == pytest.approx(3.4e9, rel=0.02)
     assert _sharing_lines({"processes": 64, "shards": 8, **traffic}) == [
-        "8 copies of the weights, each over 8 processes; each receives 3.45e+03 GB per step within its copy, 3.41 GB from "
-        "other copies"]
+        "8 copies of the weights, each over 8 processes; each receives 3.45e+03 GB per step within its copy, 3.41 GB "
+        "from other copies"]

@@ -31,7 +31,7 @@ from hpdm.training.optimizer import make_optimizer
 from hpdm.training.recover import newest_whole
 from hpdm.training.resume import digest
 from hpdm.training.saving import Saver, load_training_state
-from hpdm.training.shard_files import KINDS, index_file, read_index
+from hpdm.training.shard_files import DTYPES, KINDS, index_file, read_index, write_tensors
 from hpdm.training.sharded import SaveFailed
 
 CONFIG = small_config(*SETTINGS)
@@ -87,7 +87,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(f
             assert ours.keys() == theirs.keys()
             for name in ours:
                 torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6,
-                                           msg=lambda m, n=name: f"{step}, {n}: {m}")
+                                           msg=lambda m, n=f"{step}, {name}": f"{n}: {m}")
 
 
 def test_a_full_disk_of_one_process_ends_the_run_on_all_with_what_is_kept(folder):
@@ -145,7 +145,8 @@ def test_one_process_goes_on_from_it(folder, tmp_path):
     for kind in ("model", "ema"):
         ours, theirs = (load_file(tmp_path / run / "latest" / f"{kind}.safetensors") for run in ("run", "one"))
         for name in ours:
-            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_optimizer_and_position_come_back_bit_for_bit(step):
@@ -331,5 +332,17 @@ def test_pytorch_s_own_reader_of_sharded_safetensors_reads_the_files(step):
 
 
 def test_another_run_starts_from_it(step, tmp_path):
-    train(small_config(*SETTINGS, "training.steps=1", f"init_from={step.parent}"), tmp_path / "next", device="cpu", quiet=True)
+    config = small_config(*SETTINGS, "training.steps=1", f"init_from={step.parent}")
+    train(config, tmp_path / "next", device="cpu", quiet=True)
     assert (tmp_path / "next" / "latest" / "model.safetensors").is_file()
+
+
+def test_files_hold_every_kind_of_tensor(tmp_path):
+    tensors = {
+        f"{kind}".removeprefix("torch."): torch.arange(6).reshape(2, 3).to(kind) for kind in DTYPES.values()
+    } | {"number": torch.tensor(2.5), "nothing": torch.zeros(0, 4), "transposed": torch.arange(6.0).reshape(2, 3).T}
+    described = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    write_tensors(tmp_path / "file.safetensors", described, tensors, {"a": "\u00e9"})
+    found = load_file(tmp_path / "file.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in tensors.items())

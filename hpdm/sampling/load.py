@@ -1,9 +1,9 @@
 """From what `--checkpoint` names to a network with its configuration.
 
 A checkpoint is a run's folder (its `latest` is taken), one of its `step-...` folders, a weights file, or the name of
-weights that ship with the package. A weights file carries its configuration. Weights that a sharded run has saved in many
-files are read as they are; their index stands for them. Only safetensors are read: loading a checkpoint never runs code
-from it.
+weights that ship with the package. A weights file carries its configuration. Weights that a sharded run has saved in
+many files are read as they are; their index stands for them. Only safetensors are read: loading a checkpoint never runs
+code from it.
 """
 
 from dataclasses import dataclass

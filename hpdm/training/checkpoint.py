@@ -100,8 +100,8 @@ def expected_files(folder, names=None) -> dict[str, tuple[int, str]] | None:
     if split and not (folder / MANIFEST_FILE).exists():
         raise Damaged(f"{folder} is damaged: {MANIFEST_FILE} is missing")
     if not split and (folder / PICKLED_INDEX).exists() and not (folder / MODEL_FILE).exists():
-        raise Damaged(f"{folder} is no checkpoint of this program: {PICKLED_INDEX} is a pickle, which runs code when it "
-                      f"is read")
+        raise Damaged(f"{folder} is no checkpoint of this program: {PICKLED_INDEX} is a pickle, which runs code when "
+                      f"it is read")
     missing = [] if split else [name for name in names or FILES if not (folder / name).is_file()]
     if missing:
         raise Damaged(f"{folder} is damaged: {missing[0]} is missing")

@@ -50,7 +50,7 @@ class TrainingConfig:
     parallel: str = "ddp"  # several processes: "ddp" keeps whole copies, "fsdp" shards weights and optimizer over all,
     # "hsdp" over those of a node, with a copy per node
     shard_size: int | None = None  # hsdp: processes that share one copy; None: those of a node
-    reshard: bool = True  # fsdp and hsdp: free a block's whole weights after its forward pass; false: more memory, less traffic
+    reshard: bool = True  # sharded: free a block's whole weights after its forward pass; false: more memory, less traffic
 
     max_nonfinite: int = 20  # steps with a loss or gradient that is not finite (they are skipped) before giving up
     log_every: int = 50  # steps per line of the log

@@ -121,8 +121,8 @@ def processes(device_name: str):
 def shard(network, processes: Processes, *, reshard=True, shards=None):
     """Shard an HPDM's weights in place (FSDP2), block by block; frozen ones stay whole.
 
-    `shards` neighbouring processes share a copy, all of them if None. `reshard=False` keeps a block's weights whole from
-    its forward to its backward pass.
+    `shards` neighbouring processes share a copy, all of them if None. `reshard=False` keeps a block's weights whole
+    from its forward to its backward pass.
     """
     size, shards = processes.world_size, shards or processes.world_size
     if shards == size:

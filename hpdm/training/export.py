@@ -17,8 +17,8 @@ from hpdm.errors import InputError
 def export(checkpoint, out, as_json):
     """Write a checkpoint's weights and their average as one safetensors file each.
 
-    For checkpoints of sharded training (parallel=fsdp or hsdp), which have a file per process; hpdm-sample reads either.
-    Memory holds one tensor at a time. The optimizer is left out: training resumes from the sharded checkpoint itself.
+    For checkpoints of sharded training (parallel=fsdp or hsdp), which have a file per process; hpdm-sample reads
+    either. Memory holds one tensor at a time. The optimizer is left out: training resumes from the sharded checkpoint itself.
 
         hpdm-info export runs/T2V --out t2v/
     """
@@ -40,7 +40,16 @@ def export_weights(checkpoint, out, say=lambda text: None) -> dict:
     from hpdm.config import config_from_dict, save_config
     from hpdm.files import atomic_folder, holds_something
     from hpdm.sampling.load import find_weights
-    from hpdm.training.checkpoint import CONFIG_FILE, EMA_FILE, MODEL_FILE, open_weights, write_manifest
+    from hpdm.training.checkpoint import (
+        CONFIG_FILE,
+        EMA_FILE,
+        HEADER,
+        MODEL_FILE,
+        open_weights,
+        tensor_digest,
+        write_manifest,
+    )
+    from hpdm.training.shard_files import write_tensors
 
     if not Path(checkpoint).is_dir():
         raise InputError(f"{checkpoint}: no such folder; name a run or one of its steps")
@@ -51,35 +60,10 @@ def export_weights(checkpoint, out, say=lambda text: None) -> dict:
         for name, raw in ((MODEL_FILE, True), (EMA_FILE, False)):
             with open_weights(find_weights(found, raw=raw, say=say)) as weights:
                 header = weights.header
-                write_one_by_one(temporary / name, weights, header)
+                described = {key: (weights.dtype(key), weights.shape(key)) for key in weights}
+                # Read twice: the digest comes first in the file.
+                text = json.dumps(header | {"sha256": tensor_digest(weights)})
+                write_tensors(temporary / name, described, weights, {HEADER: text})
         save_config(config_from_dict(header["config"], where=str(found)), temporary / CONFIG_FILE)
         files = write_manifest(temporary, header["step"], (MODEL_FILE, EMA_FILE, CONFIG_FILE))
     return {"from": str(found), "step": header["step"], "files": files}
-
-
-def write_one_by_one(file, weights, header):
-    """What `hpdm.training.checkpoint.write_weights` writes, with one tensor in memory at a time.
-
-    weights: by name, each read when it is asked for, with `shape(name)` and `dtype(name)`; header: config, step and kind
-    of weights. They are read twice: their digest comes first in the file.
-    """
-    import torch
-
-    from hpdm.training.checkpoint import HEADER, tensor_digest
-
-    kinds = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    header = header | {"sha256": tensor_digest(weights)}
-    content, place = {"__metadata__": {HEADER: json.dumps(header)}}, 0
-    names = sorted(weights, key=lambda name: (-weights.dtype(name).itemsize, name))
-    for name in names:
-        kind, shape = weights.dtype(name), weights.shape(name)
-        size = torch.Size(shape).numel() * kind.itemsize
-        content[name] = {"dtype": kinds[kind], "shape": list(shape), "data_offsets": [place, place + size]}
-        place += size
-    head = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
-    head += b" " * (-len(head) % 8)
-    with open(file, "wb") as output:
-        output.write(len(head).to_bytes(8, "little") + head)
-        for name in names:
-            tensor = weights[name].contiguous()
-            output.write(tensor.reshape(-1).view(torch.uint8).numpy())

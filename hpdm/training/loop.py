@@ -172,8 +172,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 check_gradients(network, here, finite=checked)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
 
-            # All processes learn the same figures, whether one of them was told to stop, whether the first finds it time
-            # to save, and whether what is being saved has failed, in one exchange.
+            # All processes learn the same figures, whether one of them was told to stop, whether the first finds it
+            # time to save, and whether what is being saved has failed, in one exchange.
             minutes = settings.checkpoint_minutes
             due = bool(minutes) and here.first and time.monotonic() - saved_at >= 60 * minutes
             words = torch.tensor([stop.requested, due, saver.failed()], dtype=losses.dtype, device=device)

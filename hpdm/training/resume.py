@@ -27,8 +27,8 @@ from hpdm.training.shard_files import PART_FILE
 # Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
 FREE_TO_CHANGE = {
     "training": {
-        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "shard_size", "reshard", "max_nonfinite",
-        "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "sheet_every", "start_gain",
+        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "shard_size", "reshard",
+        "max_nonfinite", "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "sheet_every", "start_gain",
     },
     "data": {"num_workers", "steps_ahead", "embeddings"},
     "text": {"encoder_precision"},

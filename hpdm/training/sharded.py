@@ -2,8 +2,8 @@
 
 DCP plans which process writes which part of which tensor, each once, and on loading reads of every part only what a
 process needs, whatever their number is then. Where the bytes go is ours: DCP's own storage describes a checkpoint by a
-pickle, which runs code when it is read, and its safetensors storage, of torch 2.8 on, makes one string of all that a
-process holds. See `hpdm.training.shard_files` for the files.
+pickle, which runs code when it is read; its safetensors storage, of later versions of torch, makes one string of all
+that a process holds and has no checksums. See `hpdm.training.shard_files` for the files.
 """
 
 import json
@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -41,6 +40,7 @@ from hpdm.training.shard_files import (
     index_file,
     part_name,
     read_index,
+    write_tensors,
 )
 
 PATIENCE = 30.0  # seconds until a folder that one node made must be seen by all
@@ -106,7 +106,9 @@ class ShardWriter(StorageWriter, BlockingAsyncStager):
             assert tensors[item.index.fqn].shape == item.tensor_data.chunk.sizes, "a process holds one part of a tensor"
         places = {item.index.fqn: {"saved_offsets": list(item.tensor_data.chunk.offsets)} for item in items}
         path = self.folder / name
-        _save(path, tensors, places)
+        described = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
+        write_tensors(path, described, tensors, {PART_HEADER: json.dumps(places, sort_keys=True)})
+        os.chmod(path, self.folder.stat().st_mode & 0o666)  # it may be read by whom its folder may
         digest = sha256_file(path)
         if self.read_back:
             forget_pages(path)
@@ -136,14 +138,6 @@ class ShardWriter(StorageWriter, BlockingAsyncStager):
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id):
         return isinstance(checkpoint_id, str | os.PathLike)
-
-
-def _save(path, tensors, places):
-    """Write a file of parts and flush it to the disk; it may be read by whom its folder may."""
-    save_file(tensors, path, metadata={PART_HEADER: json.dumps(places, sort_keys=True)})
-    os.chmod(path, path.parent.stat().st_mode & 0o666)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _wait_for(folder, rank):

@@ -42,10 +42,13 @@ def check(path: Path) -> list[dict]:
     if path.is_file():
         return [{"path": str(path), "state": _state(path, lambda: read_weights(path))}]
     folders = list(steps_saved(path).values()) or [path]
-    if not path.is_dir() or (folders == [path] and not any(path.glob("*.safetensors")) and not any(path.glob("*.shards.json"))):
+    kinds = ("*.safetensors", "*.shards.json")
+    if not path.is_dir() or (folders == [path] and not any(found for kind in kinds for found in path.glob(kind))):
         raise InputError(f"{path}: no checkpoint there; name a run's folder, one of its steps or a .safetensors file")
-    return [{"path": str(folder), "state": _state(folder, lambda folder=folder: check_files(folder, _of_export(folder)))}
-            for folder in folders]
+    return [
+        {"path": str(folder), "state": _state(folder, lambda folder=folder: check_files(folder, _of_export(folder)))}
+        for folder in folders
+    ]
 
 
 def _of_export(folder):
