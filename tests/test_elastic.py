@@ -35,5 +35,5 @@ def test_two_then_one_then_three_processes_of_either_kind(tmp_path):
 @pytest.mark.parametrize(("sizes", "relative"), [([2, 1, 3], RELATIVE), ([2], 0.0)])
 def test_many_kills(tmp_path, parallel, sizes, relative):
     """Bit-equal where the number of processes stays the same."""
-    result = campaign(tmp_path, "--kills", 30, "--steps", 80, "--parallel", parallel, "--sizes", *sizes, timeout=7200)
+    result = campaign(tmp_path, "--kills", 25, "--steps", 150, "--parallel", parallel, "--sizes", *sizes, timeout=7200)
     check(result, 25, relative)
