@@ -12,6 +12,10 @@ class InputError(ValueError):
     """
 
 
+class Damaged(InputError):
+    """A checkpoint that is not as it was written."""
+
+
 class WriteError(InputError, OSError):
     """A file could not be written: the disk is full, a quota or a size limit is reached, the device fails.
 

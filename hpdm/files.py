@@ -16,6 +16,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ OLD_SECONDS = 24 * 3600  # a leftover of this age is nobody's, where the file sy
 DEEPEST_JSON = 200
 
 _swept = set()  # folders that this process has looked through for leftovers
+_umask_lock = threading.Lock()
 _scratch = {}  # temporary folder → the descriptor that holds its lock
 
 
@@ -475,6 +477,7 @@ def _sync(path):
 
 
 def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
+    with _umask_lock:  # of two threads at once, one would take the other's 0 for the mask and leave it behind
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

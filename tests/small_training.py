@@ -3,6 +3,8 @@
 import yaml
 
 from hpdm.config import config_from_dict, override_config
+from hpdm.training.checkpoint import open_weights
+from hpdm.training.shard_files import index_file, is_sharded
 
 SMALL = {
     "size": "small",
@@ -29,3 +31,9 @@ def write_small(path):
     """The small configuration as a file for `--size`."""
     path.write_text(yaml.safe_dump(SMALL), encoding="utf-8")
     return path
+
+
+def saved_weights(folder, kind="model"):
+    """{name: tensor} of a checkpoint's weights ("model") or their average ("ema"), in one file or in many."""
+    with open_weights(folder / (index_file(kind) if is_sharded(folder) else f"{kind}.safetensors")) as weights:
+        return {name: weights[name] for name in weights}

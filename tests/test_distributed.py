@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 from distributed_worker import SCENARIOS
-from safetensors.torch import load_file
-from small_training import small_config
+from small_training import saved_weights, small_config
 
 from hpdm.network import HPDM
 from hpdm.training.checkpoint import step_folder
@@ -76,9 +75,9 @@ def test_losses_equal_those_of_one_process(runs, run, reference, steps):
 
 
 @pytest.mark.parametrize(("run", "reference", "steps"), PAIRS)
-@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors"])
+@pytest.mark.parametrize("file", ["model", "ema"])
 def test_weights_equal_those_of_one_process(runs, run, reference, steps, file):
-    ours, theirs = (load_file(step_folder(runs / name, steps) / file) for name in (run, reference))
+    ours, theirs = (saved_weights(step_folder(runs / name, steps), file) for name in (run, reference))
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -92,10 +91,10 @@ def test_average_of_every_parameter_follows_the_saved_weights(runs, run):
     network = HPDM(config.network, config.pyramid)
     expected = {name: p.detach().double() for name, p in network.named_parameters()}
     for step in range(1, config.training.steps + 1):
-        saved = load_file(step_folder(runs / run, step) / "model.safetensors")
+        saved = saved_weights(step_folder(runs / run, step), "model")
         decay = 0.5 ** (1 / min(config.training.ema_half_life, config.training.ema_ramp_up * step))
         expected = {name: decay * value + (1 - decay) * saved[name] for name, value in expected.items()}
-        averages = load_file(step_folder(runs / run, step) / "ema.safetensors")
+        averages = saved_weights(step_folder(runs / run, step), "ema")
         assert averages.keys() == expected.keys()
         for name, average in averages.items():
             torch.testing.assert_close(average.double(), expected[name], rtol=1e-5, atol=1e-7, msg=f"{name}, {step}")

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from small_training import small_config
+from small_training import saved_weights, small_config
 from test_distributed import free_ports
 from three_worker import RUNS, STEPS
 
@@ -53,8 +52,8 @@ def test_losses_and_weights_equal_those_of_one_process(folder, name):
     ours, theirs = (np.array([line["loss_per_level"] for line in read_log(folder / run)]) for run in (name, "one"))
     assert ours.shape == (4, 2)
     np.testing.assert_allclose(ours, theirs, rtol=RELATIVE)
-    for file in ("model.safetensors", "ema.safetensors"):
-        ours, theirs = (load_file(step_folder(folder / run, 4) / file) for run in (name, "one"))
+    for file in ("model", "ema"):
+        ours, theirs = (saved_weights(step_folder(folder / run, 4), file) for run in (name, "one"))
         for key in theirs:
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5, msg=lambda m, n=key: f"{n}: {m}")
 

@@ -1,8 +1,9 @@
 """From what `--checkpoint` names to a network with its configuration.
 
 A checkpoint is a run's folder (its `latest` is taken), one of its `step-...` folders, a weights file, or the name of
-weights that ship with the package. A weights file carries its configuration. Only safetensors are read: loading a
-checkpoint never runs code from it.
+weights that ship with the package. A weights file carries its configuration. Weights that a sharded run has saved in
+many files are read as they are; their index stands for them. Only safetensors are read: loading a checkpoint never runs
+code from it.
 """
 
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from hpdm.errors import InputError
 from hpdm.files import sha256_file
 from hpdm.hierarchical import Hierarchical
 from hpdm.methods import make_method
-from hpdm.training.checkpoint import EMA_FILE, LATEST, MODEL_FILE, check_files, read_weights
+from hpdm.training.checkpoint import EMA_FILE, LATEST, MODEL_FILE, PICKLED_INDEX, check_files, read_weights
 from hpdm.training.recover import newest_whole
+from hpdm.training.shard_files import index_file, is_index, is_sharded
 
 SHIPPED = ("nano",)
 
@@ -52,7 +54,7 @@ def find_weights(name, raw: bool = False, say=note) -> Path:
             raise InputError(f"the weights of {name} are missing from this installation of hpdm")
         return path
     if path.is_file():
-        if path.suffix != ".safetensors":
+        if path.suffix != ".safetensors" and not is_index(path):
             raise InputError(f"{path}: only .safetensors files are read; name a run's folder or such a file")
         return path
     if not path.is_dir():
@@ -60,11 +62,13 @@ def find_weights(name, raw: bool = False, say=note) -> Path:
         raise InputError(f"{name}: no such checkpoint; name a run's folder, a .safetensors file or {shipped}")
     file = MODEL_FILE if raw else EMA_FILE
     folder = newest_whole(path, names=[file], say=say) or path
-    if not (folder / file).is_file():
+    if (folder / PICKLED_INDEX).exists():
+        check_files(folder, [file])
+    if not (folder / file).is_file() and not is_sharded(folder):
         raise InputError(f"{name} holds no checkpoint: there is neither {LATEST} nor {file} in it")
     if folder == path:  # named by itself: there is no other to take
         check_files(folder, [file])
-    return folder / file
+    return folder / (index_file(file.removesuffix(".safetensors")) if is_sharded(folder) else file)
 
 
 def load_checkpoint(name, raw: bool = False, device="cpu") -> Checkpoint:

@@ -7,7 +7,8 @@
                   config.yaml          the configuration of the run
                   manifest.json        size and SHA-256 of each of these
 
-Tensors are stored unsharded under the network's parameter names, so one process, DDP and FSDP read each other's. A
+Tensors are stored whole under the network's parameter names. Where training is sharded every process saves its own part
+instead, see `hpdm.training.sharded`; either kind can be resumed by one process, DDP and FSDP, however many. A
 weights file carries configuration, step and a digest of its tensors in its header and is enough to sample from.
 
 Which checkpoint a run goes on from is decided in `hpdm.training.recover`.
@@ -28,7 +29,7 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from hpdm.config import Config, config_from_dict, config_to_dict, save_config
-from hpdm.errors import InputError, WriteError
+from hpdm.errors import Damaged, InputError, WriteError
 from hpdm.files import (
     atomic_folder,
     checked_file,
@@ -40,6 +41,16 @@ from hpdm.files import (
     write_json,
 )
 from hpdm.sharding import like
+from hpdm.training.shard_files import (
+    KINDS,
+    check_parts,
+    index_file,
+    is_index,
+    is_sharded,
+    kind_of_file,
+    open_parts,
+    read_index,
+)
 from hpdm.yaml_text import parse_yaml
 
 LATEST = "latest"
@@ -47,8 +58,9 @@ HEADER = "hpdm"  # one key: the order of several in a safetensors header changes
 MODEL_FILE, EMA_FILE, STATE_FILE, CONFIG_FILE = "model.safetensors", "ema.safetensors", "training.pt", "config.yaml"
 FILES = (MODEL_FILE, EMA_FILE, STATE_FILE, CONFIG_FILE)
 MANIFEST_FILE = "manifest.json"
-TRACE_FILE = re.compile(r"trace-(0\.\d+)\.safetensors")
+TRACE_FILE = re.compile(r"trace-(0\.\d+)\.(safetensors|shards\.json)")
 SNAPSHOTS = "snapshots"  # folder of a run with a folder per step, see hpdm/training/snapshots.py
+PICKLED_INDEX = ".metadata"  # of torch.distributed.checkpoint's own storage; never read
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -56,9 +68,14 @@ def step_folder(run, step: int) -> Path:
     return Path(run) / f"step-{step:08d}"
 
 
+def trace_kind(sigma_rel: float) -> str:
+    """What the average of that relative length is called in files: "trace-0.050"."""
+    return f"trace-{max(f'{sigma_rel:.3f}', str(sigma_rel), key=len)}"
+
+
 def trace_file(sigma_rel: float) -> str:
     """File of the average of that relative length: "trace-0.050.safetensors"."""
-    return f"trace-{max(f'{sigma_rel:.3f}', str(sigma_rel), key=len)}.safetensors"
+    return f"{trace_kind(sigma_rel)}.safetensors"
 
 
 def steps_saved(run) -> dict[int, Path]:
@@ -75,32 +92,63 @@ def latest_checkpoint(run) -> Path | None:
     return link.resolve() if link.is_dir() else None
 
 
-class Damaged(InputError):
-    """A checkpoint that is not as it was written."""
-
-
 def check_files(folder, names=None) -> bool:
     """Compare the files of a checkpoint, or those named, with its manifest; raises Damaged with what is wrong.
 
     Returns False for a checkpoint without manifest, as earlier versions wrote them: then only that all files are there
     is known. Reads every byte, all files at once.
     """
+    expected = expected_files(folder, names)
+    check_digests(folder, expected or {})
+    return expected is not None
+
+
+def expected_files(folder, names=None) -> dict[str, tuple[int, str]] | None:
+    """{name: (bytes, SHA-256)} of a checkpoint's files, or of those named, as its manifest has them.
+
+    Of a sharded checkpoint, whose weights are in many files, EMA_FILE means all of the average, and MODEL_FILE all of
+    the weights. None for a checkpoint without manifest. Raises Damaged where one is missing or has another size.
+    """
     folder = Path(folder)
-    if missing := [name for name in names or FILES if not (folder / name).is_file()]:
-        raise Damaged(f"{folder} is damaged: {missing[0]} is missing")
-    if not (folder / MANIFEST_FILE).exists():
-        return False
-    try:
-        files = read_json(folder / MANIFEST_FILE)["files"]
-        expected = {name: (int(files[name]["bytes"]), str(files[name]["sha256"])) for name in names or {*FILES, *files}}
-        missing = [name for name in expected if not (folder / name).is_file()]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise Damaged(f"{folder} is damaged: {MANIFEST_FILE} cannot be read") from error
+    split = is_sharded(folder)
+    if split and not (folder / MANIFEST_FILE).exists():
+        raise Damaged(f"{folder} is damaged: {MANIFEST_FILE} is missing")
+    if not split and (folder / PICKLED_INDEX).exists() and not (folder / MODEL_FILE).exists():
+        raise Damaged(f"{folder} is no checkpoint of this program: {PICKLED_INDEX} is a pickle, which runs code when "
+                      f"it is read")
+    missing = [] if split else [name for name in names or FILES if not (folder / name).is_file()]
     if missing:
         raise Damaged(f"{folder} is damaged: {missing[0]} is missing")
+    if not (folder / MANIFEST_FILE).exists():
+        return None
+    try:
+        files = read_json(folder / MANIFEST_FILE)["files"]
+        wanted = _names_of_shards(files, names) if split else names or {*FILES, *files}
+        expected = {name: (int(files[name]["bytes"]), str(files[name]["sha256"])) for name in wanted}
+    except (ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
+        raise Damaged(f"{folder} is damaged: {MANIFEST_FILE} cannot be read") from error
     for name, (size, _) in expected.items():
-        if (found := (folder / name).stat().st_size) != size:
+        try:
+            found = (folder / name).stat().st_size
+        except OSError as error:
+            raise Damaged(f"{folder} is damaged: {name} is missing") from error
+        if found != size:
             raise Damaged(f"{folder} is damaged: {name} has {found} bytes of {size}")
+    return expected
+
+
+def _names_of_shards(files, names):
+    """What a sharded checkpoint has instead of the files named."""
+    wanted = {index_file(kind) for kind in KINDS} | {STATE_FILE, CONFIG_FILE} | set(files)
+    if names is None:
+        return sorted(wanted)
+    kinds = {name.removesuffix(".safetensors") for name in names}
+    return sorted(name for name in wanted if name in names or kind_of_file(name) in kinds)
+
+
+def check_digests(folder, expected):
+    """Read files of a checkpoint, all at once; raises Damaged where one has another SHA-256 than `expected_files`."""
+    folder = Path(folder)
     try:
         with ThreadPoolExecutor() as pool:
             digests = dict(zip(expected, pool.map(lambda name: sha256_file(folder / name), expected), strict=True))
@@ -109,7 +157,6 @@ def check_files(folder, names=None) -> bool:
     for name, (_, sha256) in expected.items():
         if digests[name] != sha256:
             raise Damaged(f"{folder} is damaged: {name} differs from its checksum")
-    return True
 
 
 def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, traces=(), first=True, keep=None) -> Path:
@@ -138,45 +185,61 @@ def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, tra
             for file in (*sets, STATE_FILE):
                 os.chmod(temporary / file, mode)  # safetensors writes for the owner alone
             write_manifest(temporary, step)
-        _point(Path(run) / LATEST, folder.name)
+        point_latest(run, folder.name)
     except WriteError as error:
-        before = list(steps_saved(run))
-        kept = f"step {before[-1]} is kept" if before else "nothing was saved before"
-        raise WriteError(folder, error.errno, os.strerror(error.errno),
-                         f"{kept}; make room, and the same command continues") from error
+        raise no_room_for(run, folder, error.errno) from error
     if keep:
-        _delete_all_but(run, folder, step, keep)
+        delete_all_but(run, folder, step, keep)
     return folder
 
 
-def write_manifest(folder, step):
-    """Write the manifest of all files in a checkpoint's folder."""
-    names = sorted(path.name for path in Path(folder).iterdir())
+def no_room_for(run, folder, number) -> WriteError:
+    """The error of a checkpoint that found no room, with what is kept; `number` is the errno."""
+    before = list(steps_saved(run))
+    kept = f"step {before[-1]} is kept" if before else "nothing was saved before"
+    return WriteError(folder, number, os.strerror(number), f"{kept}; make room, and the same command continues")
+
+
+def write_manifest(folder, step, names=None, known=None):
+    """Write the manifest of a checkpoint's files, {name: {"bytes", "sha256"}}, and return it.
+
+    Those of `names`, by default all in the folder, are read; `known` are as they are.
+    """
+    names = sorted(path.name for path in Path(folder).iterdir()) if names is None else names
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(lambda name: sha256_file(folder / name), names))
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
              for name, digest in zip(names, digests, strict=True)}
+    files |= known or {}
     write_json(folder / MANIFEST_FILE, {"schema": 1, "step": step, "files": files})
+    return files
 
 
-def _delete_all_but(run, folder, step, keep):
-    """Delete a run's checkpoints of earlier steps but the newest; none if the one just written is not whole."""
+def delete_all_but(run, folder, step, keep, whole=False):
+    """Delete a run's checkpoints of earlier steps but the newest; none if the one just written is not whole.
+
+    `whole`: that it is has been seen already.
+    """
     earlier = [path for number, path in steps_saved(run).items() if number < step and not path.is_symlink()]
     superfluous = earlier[: max(0, len(earlier) - (keep - 1))]
-    if superfluous:
-        _forget_pages(folder)
+    if superfluous and not whole:
+        for path in Path(folder).iterdir():
+            forget_pages(path)
         check_files(folder)
     for old in superfluous:
         shutil.rmtree(old)
 
 
-def _forget_pages(folder):
-    """Have the files of a folder read from the disk next time, not from memory, where the system can."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for path in Path(folder).iterdir():
+def forget_pages(path):
+    """Have a file read from the disk next time, not from memory, where the system can."""
+    if hasattr(os, "posix_fadvise"):
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def point_latest(run, name):
+    """Have `latest` lead to the checkpoint of that name."""
+    _point(Path(run) / LATEST, name)
 
 
 def read_config(file) -> Config:
@@ -207,7 +270,7 @@ def write_weights(file, weights: dict[str, torch.Tensor], *, config: Config, ste
 def tensor_digest(weights) -> str:
     """Hex SHA-256 of name → tensor: names, kinds, shapes and bytes, in the order of names."""
     digest = hashlib.sha256()
-    for name in sorted(weights):
+    for name in sorted(weights):  # only one at a time is asked for: they may be in files
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
@@ -217,9 +280,15 @@ def tensor_digest(weights) -> str:
 def read_weights(file):
     """(name → tensor on the CPU, Config, step) of a weights file.
 
-    Raises InputError where it is not one of ours, and Damaged where its tensors differ from the digest in its header;
-    files of earlier versions have none.
+    The file may be the index of weights in many files, a `.shards.json`. Raises InputError where it is not one of ours,
+    and Damaged where its tensors differ from the digest in its header; files of earlier versions have none.
     """
+    if is_index(file):
+        index = read_index(file)
+        check_parts(index)
+        with open_parts(index) as weights:
+            return ({name: weights[name] for name in weights}, config_from_dict(index.config, where=str(file)),
+                    index.step)
     try:
         with safe_open(file, framework="pt") as opened:
             header = _header(opened)
@@ -249,6 +318,12 @@ class OpenWeights:
     def __init__(self, opened):
         self._opened, self._names = opened, list(opened.keys())
 
+    @property
+    def header(self) -> dict:
+        """Configuration, step and kind of weights."""
+        header = _header(self._opened)
+        return {key: header[key] for key in ("config", "step", "weights")}
+
     def __iter__(self):
         return iter(self._names)
 
@@ -261,16 +336,30 @@ class OpenWeights:
     def shape(self, name) -> tuple[int, ...]:
         return tuple(self._opened.get_slice(name).get_shape())
 
+    def dtype(self, name) -> torch.dtype:
+        return self._opened.get_tensor(name).dtype
+
 
 @contextmanager
 def open_weights(file):
-    """Context of the `OpenWeights` of a weights file; raises InputError where it is not one of ours."""
+    """Context of the `OpenWeights` of a weights file, or of an index; raises InputError where it is not one of ours."""
+    if is_index(file):
+        with open_parts(read_index(file)) as weights:
+            yield weights
+        return
     try:
         opened = safe_open(file, framework="pt")
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise InputError(f"{file} is not a weights file of this program: {_line(error)}") from error
     with opened:
         yield OpenWeights(opened)
+
+
+def check_traces(folder, missing):
+    """Raise InputError where files of averages that a run wants are `missing` from its checkpoint."""
+    if missing:
+        raise InputError(f"{folder} has no {missing[0]}: an average for post-hoc EMA starts with the run and cannot be "
+                         "added later; --set training.power_ema=[] keeps snapshots without")
 
 
 def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
@@ -280,12 +369,10 @@ def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
     for weights of another shape, and for traces that the checkpoint does not have: they begin with the run.
     """
     folder = Path(folder)
-    state = _read_state(folder / STATE_FILE)
+    state = read_state(folder / STATE_FILE)
     sets = {MODEL_FILE: network.named_parameters(), EMA_FILE: ema.named_averages()}
     sets |= {trace_file(trace.sigma_rel): trace.named_averages() for trace in traces}
-    if missing := [file for file in sets if not (folder / file).is_file()]:
-        raise InputError(f"{folder} has no {missing[0]}: an average for post-hoc EMA starts with the run and cannot be "
-                         "added later; --set training.power_ema=[] keeps snapshots without")
+    check_traces(folder, [file for file in sets if not (folder / file).is_file()])
     for file, named in sets.items():
         with open_weights(folder / file) as weights:
             _copy_into(named, weights, folder / file)
@@ -295,15 +382,23 @@ def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
                 key: like(value, parameter) if value.shape == parameter.shape else value
                 for key, value in state["optimizer"].get(name, {}).items()
             }
-        for group, count in zip(optimizer.param_groups, state["group_steps"], strict=True):
-            if count is not None:
-                group["step"] = count
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder / STATE_FILE} does not fit this optimizer: {_line(error)}") from error
+    set_group_steps(optimizer, state, folder / STATE_FILE)
     return {"step": state["step"], "progress": state["progress"]}
 
 
-def _read_state(file) -> dict:
+def set_group_steps(optimizer, state, file):
+    """Give an optimizer's groups the step counters of a training state."""
+    if len(optimizer.param_groups) != len(state["group_steps"]):
+        raise InputError(f"{file} does not fit this optimizer: it has {len(state['group_steps'])} groups of parameters")
+    for group, count in zip(optimizer.param_groups, state["group_steps"], strict=True):
+        if count is not None:
+            group["step"] = count
+
+
+def read_state(file) -> dict:
+    """The content of a checkpoint's STATE_FILE; raises InputError where it is none. Never runs code from it."""
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # damaged archives raise nearly anything

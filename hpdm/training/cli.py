@@ -115,10 +115,11 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
     from hpdm.training.loop import NonFiniteLoss
     from hpdm.training.loop import train as train_run
     from hpdm.training.precision import MissingGradients
+    from hpdm.training.sharded import SaveFailed
 
     try:
         outcome = train_run(config, run, device=device, resume=resume, stop_after=stop_after, quiet=quiet)
-    except (NonFiniteLoss, MissingGradients) as error:
+    except (NonFiniteLoss, MissingGradients, SaveFailed) as error:
         click.echo(f"error: {error}", err=True)
         return EXIT_FAILURE
     return EXIT_INTERRUPTED if outcome.interrupted else 0

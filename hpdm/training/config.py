@@ -12,7 +12,7 @@ OPTIMIZERS = ("lamb", "adamw")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
 ATTENTION_PRECISIONS = ("fp32", "bf16", "fp16")
-PARALLEL = ("ddp", "fsdp")
+PARALLEL = ("ddp", "fsdp", "hsdp")
 WINDOW_ORDERS = ("coarse-first", "finest-first")
 SHRINKS = ("area", "stride")
 
@@ -51,8 +51,10 @@ class TrainingConfig:
     tf32: bool = True  # allow TF32 in matrix products of a GPU
     activation_checkpointing: bool = False  # recompute each block in the backward pass: less memory, more time
     compile: bool = False  # torch.compile of the blocks
-    parallel: str = "ddp"  # several processes: "ddp" keeps whole copies, "fsdp" shards weights and optimizer
-    reshard: bool = True  # fsdp: free a block's whole weights after its forward pass; false: more memory, less traffic
+    parallel: str = "ddp"  # several processes: "ddp" keeps whole copies, "fsdp" shards weights and optimizer over all,
+    # "hsdp" over those of a node, with a copy per node
+    shard_size: int | None = None  # hsdp: processes that share one copy; None: those of a node
+    reshard: bool = True  # sharded: free a block's whole weights after its forward pass; false: more memory, less traffic
 
     max_nonfinite: int = 20  # steps with a loss or gradient that is not finite (they are skipped) before giving up
     log_every: int = 50  # steps per line of the log
@@ -83,6 +85,8 @@ class TrainingConfig:
         for name in ("eps", "ema_half_life", "clip_norm", "checkpoint_minutes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"training.{name} must be positive; got {getattr(self, name)}")
+        if self.shard_size is not None and self.shard_size < 2:
+            raise InputError(f"training.shard_size must be at least 2; got {self.shard_size}")
         if self.start_gain is not None and self.start_gain < 0:
             raise InputError(f"training.start_gain must be at least 0; got {self.start_gain}")
         if not all(0 <= beta < 1 for beta in self.betas):

@@ -1,4 +1,4 @@
-"""Several processes on one run, as `torchrun` starts them: DDP or FSDP2, gloo on CPUs and nccl on GPUs."""
+"""Several processes on one run, as `torchrun` starts them: DDP, FSDP2 or HSDP, gloo on CPUs and nccl on GPUs."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,12 +118,17 @@ def processes(device_name: str):
             dist.destroy_process_group()
 
 
-def shard(network, processes: Processes, *, reshard=True):
-    """Shard an HPDM's weights over all processes in place (FSDP2), block by block; frozen ones stay whole.
+def shard(network, processes: Processes, *, reshard=True, shards=None):
+    """Shard an HPDM's weights in place (FSDP2), block by block; frozen ones stay whole.
 
-    `reshard=False` keeps a block's weights whole from its forward to its backward pass.
+    `shards` neighbouring processes share a copy, all of them if None. `reshard=False` keeps a block's weights whole
+    from its forward to its backward pass.
     """
-    mesh = init_device_mesh(processes.device.type, (processes.world_size,))
+    size, shards = processes.world_size, shards or processes.world_size
+    if shards == size:
+        mesh = init_device_mesh(processes.device.type, (size,))
+    else:
+        mesh = init_device_mesh(processes.device.type, (size // shards, shards), mesh_dim_names=("replicate", "shard"))
     for block in network.blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
     frozen = {p for p in network.parameters() if not p.requires_grad}
@@ -159,12 +164,24 @@ def replicate(network, processes: Processes):
 
 @contextmanager
 def gradient_sync(model, enabled: bool):
-    """Average gradients over processes in backward passes within the block, or only accumulate them."""
+    """Average gradients over processes in backward passes within the block, or only accumulate them.
+
+    Where there are several sharded copies, gradients are shared out within a copy in every pass, between its close
+    neighbours, so that none stays whole; sums over copies wait for the last pass.
+    """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(enabled)
+        if _has_copies(model):
+            model.set_requires_all_reduce(enabled)
+        else:
+            model.set_requires_gradient_sync(enabled)
         yield
     elif isinstance(model, DistributedDataParallel) and not enabled:
         with model.no_sync():
             yield
     else:
         yield
+
+
+def _has_copies(model):
+    """Whether a sharded network has several copies."""
+    return any(isinstance(p, DTensor) and p.device_mesh.ndim > 1 for p in model.parameters())

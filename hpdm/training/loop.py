@@ -18,10 +18,8 @@ from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
 from hpdm.training.checkpoint import (
     CONFIG_FILE,
-    load_training_state,
     read_config,
     remove_leftovers,
-    save_checkpoint,
 )
 from hpdm.training.config import plan_batch
 from hpdm.training.data import keep_data, note_data, refuse_other_data
@@ -35,8 +33,10 @@ from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
 from hpdm.training.recover import owned_run, set_aside_later
 from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
+from hpdm.training.saving import Saver, load_training_state
+from hpdm.training.sharing import plan_sharing
 from hpdm.training.sheets import CLIPS, save_picture
-from hpdm.training.snapshots import kept_at, save_snapshot, snapshot_folder
+from hpdm.training.snapshots import kept_at, snapshot_folder
 from hpdm.training.signals import stop_on_signals
 from hpdm.training.start import build_network, start_from
 
@@ -69,7 +69,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
 
         # Everything that can be wrong with the input is found before the folder is touched.
-        batches = plan_batch(settings, here.world_size)
+        batches, sharing = plan_batch(settings, here.world_size), plan_sharing(settings, here.world_size)
         checkpoint = agree_on_checkpoint(run, config, resume, here, quiet)
         frames, height, width = method.video_size
         with here.first_goes_first():
@@ -82,8 +82,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         refuse_other_data(run, checkpoint, config, clips)
         conditioner = make_conditioner(config, device)
         evaluations = open_evaluations(config, run, evaluator, here=here, method=method, stop=stop, quiet=quiet)
-        sharded = here.world_size > 1 and settings.parallel == "fsdp"
-        network = build_network(method, here, sharded=sharded, seed=settings.seed, reshard=settings.reshard)
+        sharded, sharded_as = sharing.shards > 1, {"reshard": settings.reshard, "shards": sharing.shards}
+        network = build_network(method, here, sharded=sharded, seed=settings.seed, **sharded_as)
         network.checkpoint_blocks = settings.activation_checkpointing
         set_attention_precision(network, settings.attention_precision)
         if checkpoint is None:
@@ -92,7 +92,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 start_from(network, settings.init_from)
             leave_zero(network, settings)
         if sharded and not isinstance(network, FSDPModule):
-            shard(network, here, reshard=settings.reshard)
+            shard(network, here, **sharded_as)
         network.to(device)
         if settings.compile:
             network.compile_blocks()
@@ -116,12 +116,11 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             note(f"from here on with other settings: {describe_changes(changes)}", quiet or not changes)
             if dropped := sorted(set(before.training.traces) - set(settings.traces)):
                 note(f"averages for post-hoc EMA that end here: {', '.join(map(str, dropped))}", quiet)
-        averages = {"ema": ema, "traces": traces, "config": config, "first": here.first}
-        if start and kept_at(settings, start) and here.from_first(not snapshot_folder(run, start).exists()):
-            save_snapshot(run, step=start, **averages)  # the run ended between the checkpoint and this
         end = min(settings.steps, stop_after or settings.steps)
         to_evaluate = evaluations.missing(start)
-        if start >= end and not to_evaluate:
+        # The run may have ended between a checkpoint and its snapshot.
+        to_keep = start > 0 and kept_at(settings, start) and here.from_first(not snapshot_folder(run, start).exists())
+        if start >= end and not to_evaluate and not to_keep:
             note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
             return Outcome(step=start, interrupted=False)
         log, stop.in_steps = None, True
@@ -134,6 +133,11 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             keep_data(run, clips)
             log = RunLog(run, start, quiet)
         here.wait()  # the first has made the folder
+        saver = at_end.enter_context(
+            Saver(run, here, network=network, ema=ema, traces=traces, optimizer=optimizer, config=config))
+        saver.check_folder()
+        if to_keep:
+            saver.save_snapshot(start)
         clips.quarantine = Quarantine(Path(run) / QUARANTINE_FILE)
         loader = make_loader(
             config.data, frames=frames, height=height, width=width, batch=settings.batch, seed=settings.seed,
@@ -149,10 +153,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         def save(done, **options):
             nonlocal saved, saved_at
             if done > saved:
-                progress = {"sums": sums, "nonfinite": nonfinite, "clips": clips_used(done)}
-                save_checkpoint(
-                    run, step=done, network=network, optimizer=optimizer, progress=progress, **averages, **options,
-                )
+                saver.save(done, {"sums": sums, "nonfinite": nonfinite, "clips": clips_used(done)}, **options)
                 saved, saved_at = done, time.monotonic()
 
         def clips_used(done):
@@ -194,16 +195,18 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 check_gradients(network, here, finite=checked)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
 
-            # All processes learn the same figures, whether one of them was told to stop, and whether the first finds it
-            # time to save, in one exchange.
+            # All processes learn the same figures, whether one of them was told to stop, whether the first finds it
+            # time to save, and whether what is being saved has failed, in one exchange.
             minutes = settings.checkpoint_minutes
             due = bool(minutes) and here.first and time.monotonic() - saved_at >= 60 * minutes
-            words = torch.tensor([stop.requested, due], dtype=losses.dtype, device=device)
+            words = torch.tensor([stop.requested, due, saver.failed()], dtype=losses.dtype, device=device)
             figures = here.mean(torch.cat([losses, words]))
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-            *figures, asked, due, norm = torch.cat([figures, norm.reshape(1)]).cpu()
+            *figures, asked, due, failed, norm = torch.cat([figures, norm.reshape(1)]).cpu()
             step_figures = torch.stack([*figures, norm]).double()
             interrupted = bool(asked > 0)
+            if failed > 0:
+                saver.wait()  # which raises it
             if step_figures.isfinite().all():
                 optimizer.step()
                 for average in (ema, *traces):
@@ -258,7 +261,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             if done % settings.checkpoint_every == 0 or due > 0 or last or follows:
                 save(done, keep=settings.keep)
             if kept_at(settings, done) and not interrupted:
-                save_snapshot(run, step=done, **averages)
+                saver.save_snapshot(done)
             if evaluations.due(done) and not interrupted:
                 interrupted = not evaluate(done)
             if interrupted:
@@ -266,6 +269,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
 
         bar.close()
         loader.close()
+        saver.wait()
         if log:
             log.close()
         note(f"{done} of {settings.steps} steps are made; the last checkpoint is in {run}", quiet)

@@ -18,8 +18,9 @@ from hpdm.fusion import Geometry
 from hpdm.methods import make_method
 from hpdm.training.config import plan_batch
 from hpdm.training.optimizer import describe_groups, parameter_groups
+from hpdm.training.sharing import Sharing, plan_sharing, sharing_memory, step_traffic
 
-GIB = 2**30
+GIB, GB = 2**30, 10**9
 BYTES_PER_PARAMETER = {"weights": 4, "gradients": 4, "optimizer": 8, "average": 4}  # all fp32, two moments
 EXAMPLE_TFLOPS = 100  # a rate to express the cost of a run in days
 
@@ -39,6 +40,7 @@ class Plan:
     flops_per_training_sample: int  # with backward, the first pass of self-conditioning, and recomputation
     memory: dict[str, int]  # bytes of one process
     disk: dict[str, int]  # bytes of the run's folder, but for log, sheets and samples
+    sharing: dict[str, int]  # processes, those that share a copy, bytes that one receives per step
     batch: dict[str, int]
     training_flops: float  # of the whole schedule
 
@@ -94,10 +96,13 @@ def make_plan(config, world_size: int = 1) -> Plan:
     method, network = _on_meta(config)
     counted = method.count_flops(network)
     parameters = sum(p.numel() for p in network.parameters())
-    shards = world_size if training.parallel == "fsdp" else 1
+    sharing = plan_sharing(training, world_size)
     averages = 1 + len(training.traces)
     per_parameter = BYTES_PER_PARAMETER | {"average": BYTES_PER_PARAMETER["average"] * averages}
-    memory = {name: count * parameters // shards for name, count in per_parameter.items()}
+    memory = {name: count * parameters // sharing.shards for name, count in per_parameter.items()}
+    memory |= sharing_memory(sharing, training, network, batches.passes)
+    first_pass = config.network.self_conditioning and training.self_conditioning_rate > 0
+    traffic = step_traffic(sharing, training, network, batches.passes, first_pass=first_pass)
     memory["activations"] = _activation_bytes(method) * batches.micro_batch
     memory["total"] = sum(memory.values())
     return Plan(
@@ -112,6 +117,7 @@ def make_plan(config, world_size: int = 1) -> Plan:
         flops_per_training_sample=counted.training,
         memory=memory,
         disk=_disk(training, parameters, per_parameter),
+        sharing={"processes": world_size, "shards": sharing.shards, **traffic},
         batch={
             "batch": batches.batch, "processes": world_size, "per_process": batches.per_process,
             "micro_batch": batches.micro_batch, "passes_per_step": batches.passes, "steps": training.steps,
@@ -170,6 +176,7 @@ def describe_plan(plan: Plan) -> str:
         f"one training sample {plan.flops_per_training_sample / 1e9:.4g}",
         "",
         "memory of one process, estimated: " + ", ".join(f"{k} {v / GIB:.3g} GiB" for k, v in plan.memory.items()),
+        *_sharing_lines(plan.sharing),
         _describe_disk(plan),
         f"{batches.describe()}; {batch['steps']:,} steps = {batch['samples']:,} samples",
         f"whole schedule {plan.training_flops / 1e15:.4g} PFLOP: "
@@ -186,6 +193,15 @@ def _describe_disk(plan):
         count = plan.disk["snapshots"] // plan.disk["snapshot"]
         text += f", {sizes['snapshots']} for {count} snapshots of {sizes['snapshot']}, total {sizes['total']}"
     return text
+
+
+def _sharing_lines(sharing):
+    """What several processes share and send."""
+    if sharing["processes"] == 1:
+        return []
+    between = f", {sharing['between_copies'] / GB:.3g} GB from other copies" if sharing["between_copies"] else ""
+    described = Sharing(processes=sharing["processes"], shards=sharing["shards"]).describe()
+    return [f"{described}; each receives {sharing['within_copy'] / GB:.3g} GB per step within its copy{between}"]
 
 
 def _block_table(plan, levels):

@@ -30,6 +30,7 @@ from hpdm.training.checkpoint import (
     open_weights,
     read_config,
     steps_saved,
+    trace_file,
     write_manifest,
     write_weights,
 )
@@ -94,7 +95,7 @@ def find_snapshots(run, step: int | None = None) -> list[Snapshot]:
         if number > step:
             continue
         try:
-            check_files(next(iter(files.values())).parent, [file.name for file in files.values()])
+            check_files(next(iter(files.values())).parent, [trace_file(sigma_rel) for sigma_rel in files])
         except Damaged as error:
             if number == step:
                 raise
@@ -105,7 +106,7 @@ def find_snapshots(run, step: int | None = None) -> list[Snapshot]:
 
 
 def _traces(folder) -> dict[float, Path]:
-    """{sigma_rel: file} of the traces in a folder."""
+    """{sigma_rel: file} of the traces in a folder; the file is an index where a sharded run saved them in parts."""
     matches = ((TRACE_FILE.fullmatch(path.name), path) for path in sorted(Path(folder).iterdir()))
     return {float(match[1]): path for match, path in matches if match}
 

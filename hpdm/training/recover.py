@@ -5,10 +5,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hpdm.console import note
-from hpdm.errors import InputError
+from hpdm.errors import Damaged, InputError
 from hpdm.files import free_name
 from hpdm.lock import hold
-from hpdm.training.checkpoint import LATEST, SNAPSHOTS, Damaged, check_files, latest_checkpoint, steps_saved
+from hpdm.training.checkpoint import LATEST, SNAPSHOTS, check_files, latest_checkpoint, steps_saved
 
 SET_ASIDE = "set-aside-"
 
@@ -21,12 +21,12 @@ def owned_run(run, here):
         yield
 
 
-def newest_whole(run, *, names=None, say=note) -> Path | None:
+def newest_whole(run, *, names=None, say=note, check=check_files) -> Path | None:
     """The folder of a run's newest checkpoint that is whole; None for a run without any.
 
     names: which files matter; all by default. `latest` decides where it was set after the newest checkpoint was
-    written, as one does to go back. say(text) gets a line for everything unexpected. Raises InputError where there are
-    checkpoints and none is whole.
+    written, as one does to go back. say(text) gets a line for everything unexpected. check(folder, names) is
+    `check_files` or does as it does. Raises InputError where there are checkpoints and none is whole.
     """
     link, saved = Path(run) / LATEST, steps_saved(run)
     linked = latest_checkpoint(run)
@@ -48,7 +48,7 @@ def newest_whole(run, *, names=None, say=note) -> Path | None:
     faults = []
     for folder in candidates:
         try:
-            if not check_files(folder, names):
+            if not check(folder, names):
                 say(f"{folder} was saved without checksums, by an earlier version: its content cannot be checked")
         except Damaged as error:
             say(str(error))

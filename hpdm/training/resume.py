@@ -1,7 +1,8 @@
 """From which checkpoint a run goes on, and which settings it may change there.
 
 With several processes the first one decides, and the others check that they see the same files: a node whose folder is
-another, or older, would train on with other weights.
+another, or older, would train on with other weights. They share the reading: each compares some of the files with their
+checksums.
 """
 
 import hashlib
@@ -10,17 +11,25 @@ from pathlib import Path
 
 from hpdm.config import Config, config_to_dict
 from hpdm.console import note
-from hpdm.errors import InputError
+from hpdm.errors import Damaged, InputError
 from hpdm.files import holds_something
-from hpdm.training.checkpoint import CONFIG_FILE, latest_checkpoint, read_config
+from hpdm.training.checkpoint import (
+    CONFIG_FILE,
+    check_digests,
+    check_files,
+    expected_files,
+    latest_checkpoint,
+    read_config,
+)
 from hpdm.training.recover import newest_whole
+from hpdm.training.shard_files import PART_FILE
 
 # Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
 FREE_TO_CHANGE = {
     "training": {
-        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "reshard", "max_nonfinite",
-        "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_weights_every", "power_ema", "sheet_every",
-        "eval_every", "start_gain",
+        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "shard_size", "reshard",
+        "max_nonfinite", "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_weights_every", "power_ema",
+        "sheet_every", "eval_every", "start_gain",
     },
     "data": {"num_workers", "steps_ahead", "embeddings", "index", "recheck", "index_limit"},
     "text": {"encoder_precision"},
@@ -36,7 +45,7 @@ PATIENCE = 30.0  # seconds until what one node wrote must be seen by all: networ
 END = 1 << 16  # bytes at either end of a file that its digest covers
 
 
-def find_checkpoint(run, config: Config, resume: bool, quiet=False) -> Path | None:
+def find_checkpoint(run, config: Config, resume: bool, quiet=False, check=check_files) -> Path | None:
     """The checkpoint to continue from, the newest that is whole; None for a new run.
 
     Raises InputError for a folder of something else, for one that was trained with other settings or for longer than
@@ -45,7 +54,7 @@ def find_checkpoint(run, config: Config, resume: bool, quiet=False) -> Path | No
     run = Path(run)
     if run.exists() and not run.is_dir():
         raise InputError(f"--out {run} is a file; name a folder")
-    checkpoint = newest_whole(run, say=lambda text: note(text, quiet))
+    checkpoint = newest_whole(run, say=lambda text: note(text, quiet), check=check)
     if checkpoint is None:
         if resume:
             raise InputError(f"--resume: {run} has no checkpoint to continue from")
@@ -73,20 +82,51 @@ def agree_on_checkpoint(run, config: Config, resume: bool, here, quiet=False) ->
     """
     if here.world_size == 1:
         return find_checkpoint(run, config, resume, quiet)
-    decision = None
     if here.first:
         try:
-            checkpoint = find_checkpoint(run, config, resume, quiet)
-            decision = {"name": checkpoint and checkpoint.name, "digest": checkpoint and digest(checkpoint)}
+            checkpoint = find_checkpoint(run, config, resume, quiet, check=lambda *which: _check_together(here, *which))
+            decision = {"name": checkpoint and checkpoint.name}
         except InputError as error:
             decision = {"error": str(error)}
-    decision = here.from_first(decision)
+        here.from_first(decision)
+    else:
+        while "check" in (decision := here.from_first(None)):
+            _check_share(here, run, **decision["check"])
     if "error" in decision:
         raise InputError(decision["error"])
-    troubles = here.of_all(None if here.first else _trouble(run, here.rank, **decision))
+    if decision["name"] is not None:
+        return (Path(run) / decision["name"]).resolve()  # all have seen the same when it was checked
+    troubles = here.of_all(None if here.first else _trouble(run, here.rank, None, None))
     if trouble := next(filter(None, troubles), None):
         raise InputError(trouble)
-    return None if decision["name"] is None else (Path(run) / decision["name"]).resolve()
+    return None
+
+
+def _check_together(here, folder, names=None) -> bool:
+    """`check_files` of the first process, of which all the others do their share in `_check_share`.
+
+    Raises InputError where one of them sees another folder.
+    """
+    expected = expected_files(folder, names)
+    share = {"name": folder.name, "digest": digest(folder), "expected": expected or {}}
+    here.from_first({"check": share})
+    _check_share(here, folder.parent, **share)
+    return expected is not None
+
+
+def _check_share(here, run, name, digest, expected):
+    """Compare this process' share of the files with their digests; raises what one of them found on the first."""
+    found = (None, None)
+    try:
+        if not here.first and (trouble := _trouble(run, here.rank, name, digest)):
+            raise InputError(trouble)
+        check_digests(Path(run) / name, dict(list(expected.items())[here.rank :: here.world_size]))
+    except InputError as error:
+        found = (isinstance(error, Damaged), str(error))
+    found = here.of_all(found)
+    if here.first:
+        for damaged, text in sorted((one for one in found if one[1]), key=lambda one: one[0]):
+            raise (Damaged if damaged else InputError)(text)
 
 
 def _trouble(run, rank, name, digest):
@@ -113,11 +153,16 @@ def _digest_or_none(folder):
 
 
 def digest(folder) -> str:
-    """SHA-256 over names, sizes and both ends of a checkpoint's files: quick, and another for other weights."""
+    """SHA-256 over names, sizes and both ends of a checkpoint's files: quick, and another for other weights.
+
+    Of a sharded one's parts, which may be hundreds, over names and sizes; its manifest holds their digests.
+    """
     whole = hashlib.sha256()
     for path in sorted(Path(folder).iterdir()):
         size = path.stat().st_size
         whole.update(f"{path.name} {size}\n".encode())
+        if PART_FILE.fullmatch(path.name):
+            continue
         with open(path, "rb") as file:
             whole.update(file.read(END))
             file.seek(max(0, size - END))

@@ -11,16 +11,18 @@ from hpdm.training.distributed import shard
 NEW_PARTS = ".fusion."  # what a network of more levels has and one of fewer may lack
 
 
-def build_network(method, here, *, sharded: bool, seed: int, reshard: bool = True) -> torch.nn.Module:
+def build_network(
+    method, here, *, sharded: bool, seed: int, reshard: bool = True, shards: int | None = None
+) -> torch.nn.Module:
     """The network of a method with starting values that follow from the seed, on the process' device.
 
-    `sharded` spreads it over all processes. Where the method allows it, it is then built without data and filled in
-    shard by shard, so that no process ever holds it whole.
+    `sharded` spreads it over all processes, or over groups of `shards`. Where the method allows it, it is then built
+    without data and filled in shard by shard, so that no process ever holds it whole.
     """
     if sharded and method.builds_on_meta:
         with torch.device("meta"):
             network = method.make_network()
-        shard(network, here, reshard=reshard)
+        shard(network, here, reshard=reshard, shards=shards)
         network.to_empty(device=here.device)
         torch.manual_seed(seed)
         _skip_defaults(network)

@@ -38,19 +38,34 @@ def check(path: Path) -> list[dict]:
     Raises InputError where there is no checkpoint.
     """
     from hpdm.training.checkpoint import MODEL_FILE, SNAPSHOTS, check_files, read_weights, steps_saved
+    from hpdm.training.shard_files import index_file
     from hpdm.training.snapshots import check_snapshot
 
     if path.is_file():
         return [{"path": str(path), "state": _state(path, lambda: read_weights(path))}]
     snapshots = list(steps_saved(path / SNAPSHOTS).values())
     folders = list(steps_saved(path).values()) or ([] if snapshots else [path])
-    if not path.is_dir() or (folders == [path] and not any(path.glob("*.safetensors"))):
+    kinds = ("*.safetensors", "*.shards.json")
+    if not path.is_dir() or (folders == [path] and not any(found for kind in kinds for found in path.glob(kind))):
         raise InputError(f"{path}: no checkpoint there; name a run's folder, one of its steps or a .safetensors file")
-    if folders == [path] and not (path / MODEL_FILE).exists():
+    if folders == [path] and not (path / MODEL_FILE).exists() and not (path / index_file("model")).exists():
         folders, snapshots = [], [path]  # averages alone
-    looks = [(check_files, folder) for folder in folders] + [(check_snapshot, folder) for folder in snapshots]
+    looks = [(lambda folder: check_files(folder, _of_export(folder)), folder) for folder in folders]
+    looks += [(check_snapshot, folder) for folder in snapshots]
     return [{"path": str(folder), "state": _state(folder, lambda look=look, folder=folder: look(folder))}
             for look, folder in looks]
+
+
+def _of_export(folder):
+    """The files of a folder that `hpdm-info export` has written, which has no training state; None for others."""
+    from hpdm.files import read_json
+    from hpdm.training.checkpoint import MANIFEST_FILE, STATE_FILE
+
+    try:
+        files = read_json(folder / MANIFEST_FILE)["files"]
+        return None if STATE_FILE in files else list(files)
+    except (InputError, KeyError, TypeError):
+        return None
 
 
 def _state(path, look):

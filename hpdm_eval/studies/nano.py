@@ -25,7 +25,8 @@ from hpdm.environment import choose_device, hardware
 from hpdm.files import atomic_file
 from hpdm.network import HPDM
 from hpdm.sampling.cli import sample
-from hpdm.training.checkpoint import latest_checkpoint, read_weights, write_weights
+from hpdm.sampling.load import find_weights
+from hpdm.training.checkpoint import read_weights, write_weights
 from hpdm_eval.commands.fvd import fvd
 from hpdm_eval.records import save_record
 from hpdm_eval.studies.drawing import REAL_SEED, REFERENCE_SEED, draw_clips
@@ -49,7 +50,7 @@ def main(run, weights_folder, reports, scratch, clips, overrides, device, seed, 
     weights_folder.mkdir(parents=True, exist_ok=True)
     scratch = scratch / f"{clips}-clips"  # a set is judged whole, so its count must not be an earlier call's
     shipped = weights_folder / "nano.safetensors"
-    tensors, config, step = read_weights(latest_checkpoint(run) / "ema.safetensors")
+    tensors, config, step = read_weights(find_weights(run))
     config = override_config(config, overrides)
     _write(shipped, tensors, config, step)
     torch.manual_seed(config.training.seed)

@@ -23,7 +23,7 @@ from hpdm.files import atomic_file, write_json
 from hpdm_eval.metrics.positions import POSITIONS
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.studies.denoising import RATIOS
-from hpdm_eval.studies.recipe_gradients import measure, wrong
+from hpdm_eval.studies.recipe_gradients import ALL_WORLDS, WORLDS, measure, wrong
 from hpdm_eval.studies.recipe_learning import LAST, STEPS, VARIANTS, learn
 
 SIZES = ("nano", "nano-T2V", "S", "M", "L", "T2V", "T2V-1K")
@@ -40,7 +40,7 @@ FAILED = 1
 def main(out, full, records, quiet):
     """Check gradients, starting values and noise of the large sizes on small networks. Runs on the CPU."""
     note("gradients", quiet)
-    gradients = measure(quick=not full)
+    gradients = measure(ALL_WORLDS if full else WORLDS, quick=not full)
     learning = []
     for variant in VARIANTS:
         note(f"{STEPS} steps: {variant}", quiet)

@@ -32,11 +32,14 @@ from hpdm.training.loop import accumulate
 from hpdm.training.loss import draw
 from hpdm_eval.studies.stand_in import stand_in
 
-BATCH, MICRO_BATCH = 7, 2  # neither 2 nor 3 processes share it evenly, nor do passes
+BATCH, MICRO_BATCH = 7, 2  # neither 2 nor 3 processes share it evenly, nor do passes; of 4 each would make one pass
 WORLDS = (1, 2, 3)
+ALL_WORLDS = (*WORLDS, 4)  # with hsdp
+SHARDED = ("fsdp", "hsdp")
 SETTINGS = ("self_conditioning", "checkpointing", "compile", "reshard")
 BASE = {"self_conditioning": True, "checkpointing": False, "compile": False, "reshard": True}
-PARALLEL = {1: ("single", "fsdp"), 2: ("ddp", "fsdp"), 3: ("ddp", "fsdp")}
+PARALLEL = {1: ("single", "fsdp"), 2: ("ddp", "fsdp"), 3: ("ddp", "fsdp"), 4: ("hsdp",)}
+COPIES = 2  # of hsdp
 # Largest error of all gradients together, over their norm; see `compare`.
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.05}
 SECONDS = 1800
@@ -53,7 +56,7 @@ def combinations(world: int, quick: bool) -> list[dict]:
         for values in itertools.product((True, False), repeat=len(SETTINGS)):
             one = dict(zip(SETTINGS, values, strict=True))
             changed = sum(one[name] != BASE[name] for name in SETTINGS)
-            if parallel != "fsdp" and not one["reshard"]:
+            if parallel not in SHARDED and not one["reshard"]:
                 continue
             if quick and changed > (precision == "bf16"):
                 continue
@@ -71,7 +74,7 @@ def config_of(combination):
         f"training.precision={combination['precision']}",
         f"training.self_conditioning_rate={0.9 if combination['self_conditioning'] else 0.0}",
         f"training.activation_checkpointing={str(combination['checkpointing']).lower()}",
-        batch=BATCH, micro_batch=MICRO_BATCH,
+        batch=BATCH, micro_batch=1 if combination["processes"] == 4 else MICRO_BATCH,
     )
 
 
@@ -125,8 +128,9 @@ def gradients(combination, here) -> dict[str, torch.Tensor | None]:
     method = make_method(config)
     network = make_network(method)
     network.checkpoint_blocks = config.training.activation_checkpointing
-    if combination["parallel"] == "fsdp":
-        shard(network, here, reshard=combination["reshard"])
+    if combination["parallel"] in SHARDED:
+        copies = COPIES if combination["parallel"] == "hsdp" else 1
+        shard(network, here, reshard=combination["reshard"], shards=here.world_size // copies)
     if combination["compile"]:
         network.compile_blocks(backend=combination.get("backend", "inductor"))
     model = replicate(network, here)
