@@ -14,7 +14,7 @@ from small_training import small_config
 from hpdm.cli import info
 from hpdm.errors import InputError
 from hpdm.sampling.load import load_checkpoint
-from hpdm.training import loop, snapshots
+from hpdm.training import checkpoint, loop, saving, snapshots
 from hpdm.training.checkpoint import steps_saved, trace_file
 from hpdm.training.ema import PowerEMA, gamma_of
 from hpdm.training.plan import make_plan
@@ -207,7 +207,7 @@ def short(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("module", "name"), [
-    (loop, "save_snapshot"), (snapshots, "write_weights"), (loop, "save_checkpoint"),
+    (saving, "save_snapshot"), (snapshots, "write_weights"), (checkpoint, "save_checkpoint"),
 ])
 def test_a_run_that_was_killed_has_the_same_snapshots(short, tmp_path, monkeypatch, module, name):
     """Killed at the last step: between checkpoint and snapshot, in the snapshot, before the checkpoint."""
