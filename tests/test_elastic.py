@@ -11,10 +11,10 @@ import pytest
 RELATIVE = 1e-6  # sums of a batch change with the number of processes
 
 
-def campaign(folder, *options, timeout):
+def campaign(folder, *options, timeout, script="elastic.py"):
     tests = Path(__file__).parent
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
-    command = [sys.executable, str(tests / "elastic.py"), "--out", str(folder), *map(str, options)]
+    command = [sys.executable, str(tests / script), "--out", str(folder), *map(str, options)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=timeout, check=True)
     return json.loads(done.stdout)
 
@@ -37,3 +37,16 @@ def test_many_kills(tmp_path, parallel, sizes, relative):
     """Bit-equal where the number of processes stays the same."""
     result = campaign(tmp_path, "--kills", 25, "--steps", 150, "--parallel", parallel, "--sizes", *sizes, timeout=7200)
     check(result, 25, relative)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_nodes_that_leave_and_join_under_torchrun(tmp_path, parallel):
+    """Two agents, then one, then three, in one run of torchrun."""
+    result = campaign(tmp_path / "agents", "--parallel", parallel, "--rounds", 1, "--steps", 150, timeout=3600,
+                      script="elastic_agents.py")
+    assert result["lost"] == 0 and result["steps"] == 150 and result["tried"] == 1, result
+    starts = result["starts"]
+    changes = [starts[0], *(now for before, now in zip(starts, starts[1:], strict=False) if now != before)]
+    assert changes[-3:] == [2, 1, 3], result
+    assert max(result["distance"].values()) <= RELATIVE, result
