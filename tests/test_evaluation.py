@@ -17,10 +17,12 @@ import torch
 from click.testing import CliRunner
 from ema_worker import EVALUATED, SETTINGS, Keeps
 from safetensors.torch import load_file
+from small_text import small_text
 from small_training import small_config, write_small
 from test_distributed import free_ports
 
 from hpdm.cli import sample, train
+from hpdm.config import config_from_dict, override_config
 from hpdm.errors import InputError
 from hpdm.files import read_json
 from hpdm.training import evaluation, log, loop
@@ -164,6 +166,8 @@ def test_a_signal_ends_an_evaluation_which_is_made_later(plain, tmp_path, number
     def signalled(step):
         if judge.steps.count(step) == 1:
             os.kill(os.getpid(), number)
+            if number == signal.SIGTERM:
+                raise RuntimeError("the judge got the signal as well")
             while not judge.stopped():
                 time.sleep(0.01)
 
@@ -246,6 +250,31 @@ def test_weights_and_biases_get_the_figures_where_asked_for(tmp_path, monkeypatc
     board.write({"step": 4, "loss": 1.0})
     board.write({"step": 5, "loss": 1.0})
     assert [line["step"] for line in read_log(tmp_path / "a")] == [3, 4, 5] and len(sent) == 1
+
+
+def test_models_of_texts_are_evaluated_on_videos_and_their_captions(tmp_path):
+    """Half of the data are pictures, which stand still: none is in the reference, nor is any sample told to be one."""
+    asked, conditioner = [], evaluation.Evaluations._told
+    config = override_config(config_from_dict(small_text()), [
+        "training.steps=1", "training.eval_every=1", "eval.num=6", "eval.num_reference=5"])
+
+    def judge(samples, step, draw_reference, stopped):
+        (tmp_path / "reference").mkdir()
+        draw_reference(tmp_path / "reference")
+        return {"fvd": {"value": 1.0, "ci95": None}}
+
+    class Told(evaluation.Evaluations):
+        def _told(self, *arguments):
+            asked.append(conditioner(self, *arguments)[1])
+            return [0] * len(arguments[0]), asked[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "Evaluations", Told)
+        loop.train(config, tmp_path / "run", device="cpu", quiet=True, evaluator=judge)
+    assert of_evaluations(tmp_path / "run") == [{"step": 1, "fvd@6": 1.0}]
+    assert sum(len(told) for told in asked) == 6 and all((told.measures[:, 0] > 0).all() for told in asked)
+    clips = [np.load(path) for path in sorted((tmp_path / "reference").iterdir())]
+    assert len(clips) == 5 and all(clip.shape == (4, 8, 8, 3) and (clip[0] != clip[-1]).any() for clip in clips)
 
 
 @pytest.fixture(scope="module")
