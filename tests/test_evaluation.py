@@ -355,18 +355,22 @@ def test_the_command_evaluates_with_hpdm_eval(tmp_path, monkeypatch, apart):
     size, folder = write_small(tmp_path / "small.yaml"), tmp_path / "run"
     words = ["--size", str(size), "--out", str(folder), "--steps", "2", "--eval-every", "1", "--device", "cpu",
              "--set", "eval.num=16", "--set", "eval.num_reference=12", "--set", "eval.steps=[1, 1]",
-             "--set", "eval.metrics=[fvd, kvd, prdc, is, seams]"]
+             "--set", "eval.metrics=[fvd, kvd, prdc, is, fid, seams]"]
     result = CliRunner().invoke(train, words)
     assert result.exit_code == 0, result.stderr
     assert len(lines := of_evaluations(folder)) == 2
     for line in lines:
-        assert {f"{name}@16" for name in ("fvd", "kvd", "prdc", "is", "seams")} <= set(line) and "seams@16_ci95" in line
+        assert {f"{name}@16" for name in ("fvd", "kvd", "prdc", "is", "fid", "seams")} <= set(line)
+        assert "seams@16_ci95" in line and evaluation.FAILED not in line
         assert f"step {line['step']}: fvd@16" in result.stderr
         records = folder / "evaluations" / f"step-{line['step']:08d}"
         record = read_json(records / "fvd.json")
         assert record["value"] == line["fvd@16"] and (record["num_samples"], record["num_reference"]) == (16, 12)
-        assert record["backbone"]["name"] == "shapes3d" and read_json(records / "seams.json")["value"] == line["seams@16"]
-    (reference,) = (folder / "evaluations").glob("reference-*.npz")
+        assert record["backbone"]["name"] == "shapes3d"
+        assert read_json(records / "seams.json")["value"] == line["seams@16"]
+    found = list((folder / "evaluations").glob("reference-*.npz"))  # of clips, and of frames for fid
+    (reference,) = (path for path in found if "features" in np.load(path))
+    assert len(found) == 2
     clips = loop.open_clips(small_config().data, frames=4, height=8, width=8, seed=0)
     Path(tmp_path / "clips").mkdir()
     for number in range(12):  # the reference is what the network learns from

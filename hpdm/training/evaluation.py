@@ -220,8 +220,8 @@ class Evaluations:
         data = config.data if settings.part is None else dataclasses.replace(config.data, part=settings.part)
         frames, height, width = self.method.video_size
         share = 1.0 if data.image_share == 1 else 0.0  # pictures stand still, and samples are to be videos
-        clips = open_clips(dataclasses.replace(data, flip=False, image_share=share), frames=frames, height=height, width=width,
-                           seed=config.training.seed, quiet=True)
+        data = dataclasses.replace(data, flip=False, image_share=share)
+        clips = open_clips(data, frames=frames, height=height, width=width, seed=config.training.seed, quiet=True)
         workers = default_workers() if data.num_workers is None else data.num_workers
         clips.decode_with(workers if clips.source.in_process else max(workers, 1))
         with closing(clips):
