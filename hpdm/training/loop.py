@@ -36,8 +36,8 @@ from hpdm.training.provenance import note_start
 from hpdm.training.recover import owned_run, set_aside_later
 from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
 from hpdm.training.sheets import CLIPS, save_picture
-from hpdm.training.snapshots import kept_at, save_snapshot, snapshot_folder
 from hpdm.training.signals import stop_on_signals
+from hpdm.training.snapshots import kept_at, save_snapshot, snapshot_folder
 from hpdm.training.start import build_network, start_from
 
 
