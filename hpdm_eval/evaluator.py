@@ -56,7 +56,10 @@ class Evaluator:
         self.backbone = self.settings.backbone or own
         if set(self.settings.metrics) & {*ON_FEATURES, "fid"}:
             self._check_network(min(frames, self.protocol.frames or frames))
-        self.options = ["--protocol", named, "--backbone", self.backbone, "--device", str(device), "--no-cache"]
+        self.options = ["--protocol", named, "--device", str(device), "--no-cache"]
+        # fid looks through inception where the others look through I3D
+        own_of_frames = [] if backbone_name(self.backbone) == "i3d-kinetics400" else ["--backbone", self.backbone]
+        self.networks = {False: ["--backbone", self.backbone], True: own_of_frames}
 
     def _check_network(self, frames):
         if (self.protocol.frames or frames) > frames:
@@ -78,7 +81,8 @@ class Evaluator:
 
         def compared(words, per_frame=False):
             reference = self._reference(draw_reference, stopped, per_frame)
-            return self._run([*words, *common, "--reference", str(reference), *self.options], stopped)
+            return self._run([*words, *common, "--reference", str(reference), *self.options,
+                              *self.networks[per_frame]], stopped)
 
         on_features = tuple(name for name in ON_FEATURES if name in wanted)
         ways = {
@@ -123,7 +127,8 @@ class Evaluator:
                     clips = stack.enter_context(tempfile.TemporaryDirectory(prefix=".reference-", dir=self.folder))
                     draw_reference(Path(clips))
                 self._run(["stats", "--data", str(clips), "--out", str(path), "--seed", str(self.settings.seed),
-                           "--quiet", "--per-frame" if per_frame else "--keep-features", *self.options], stopped)
+                           "--quiet", "--per-frame" if per_frame else "--keep-features", *self.options,
+                           *self.networks[per_frame]], stopped)
         return path
 
     def _run(self, words, stopped):

@@ -55,23 +55,13 @@ def full_disk(folder, rank):
     run(folder, "full disk", "checkpoint_every=1", stop_after=3)
 
 
-def kept(folder, rank):
-    """Averages for post-hoc EMA, by a run that is stopped."""
-    run(folder, "kept", "keep_weights_every=2", "keep=1", stop_after=2)
-
-
-def kept_on(folder, rank):
-    """The same run goes on."""
-    run(folder, "kept", "keep_weights_every=2", "keep=1")
-
-
 def elsewhere(folder, rank):
     saving.PATIENCE = 0.5
     run(folder, f"elsewhere {rank}")
 
 
 def main(folder):
-    for scenario in (plain, full_disk, kept, kept_on, elsewhere):
+    for scenario in (plain, full_disk, elsewhere):
         began = time.monotonic()
         attempt = Forks(2, lambda rank, scenario=scenario: scenario(folder, rank), folder / scenario.__name__)
         attempt.end(300)

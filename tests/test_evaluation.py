@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,16 +17,21 @@ import pytest
 import torch
 from click.testing import CliRunner
 from ema_worker import EVALUATED, SETTINGS, Keeps
-from safetensors.torch import load_file
-from small_training import small_config, write_small
+from small_text import small_text
+from small_training import saved_weights, small_config, write_small
 from test_distributed import free_ports
 
 from hpdm.cli import sample, train
+from hpdm.config import config_from_dict, override_config
 from hpdm.errors import InputError
 from hpdm.files import read_json
 from hpdm.training import evaluation, log, loop
-from hpdm.training.checkpoint import step_folder, trace_file
+from hpdm.sampling.load import load_checkpoint
+from hpdm.training.checkpoint import step_folder, trace_kind
 from hpdm.training.log import read_log
+from hpdm.training.posthoc import write_average
+from hpdm.training.shard_files import index_file
+from hpdm.training.verify import check
 from hpdm_eval.evaluator import Evaluator, read_records
 
 SHORT = ("training.steps=4", "micro_batch=8", "training.eval_every=2", "eval.num=2", "eval.steps=[1, 1]")
@@ -65,8 +71,8 @@ def of_evaluations(folder):
 
 def same_state(ours, theirs):
     """Weights, averages, optimizer and position are equal bit for bit; headers name other settings."""
-    for file in ("model.safetensors", "ema.safetensors"):
-        a, b = load_file(ours / file), load_file(theirs / file)
+    for kind in ("model", "ema"):
+        a, b = saved_weights(ours, kind), saved_weights(theirs, kind)
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     assert (ours / "training.pt").read_bytes() == (theirs / "training.pt").read_bytes()
 
@@ -164,6 +170,8 @@ def test_a_signal_ends_an_evaluation_which_is_made_later(plain, tmp_path, number
     def signalled(step):
         if judge.steps.count(step) == 1:
             os.kill(os.getpid(), number)
+            if number == signal.SIGTERM:
+                raise RuntimeError("the judge got the signal as well")
             while not judge.stopped():
                 time.sleep(0.01)
 
@@ -248,6 +256,31 @@ def test_weights_and_biases_get_the_figures_where_asked_for(tmp_path, monkeypatc
     assert [line["step"] for line in read_log(tmp_path / "a")] == [3, 4, 5] and len(sent) == 1
 
 
+def test_models_of_texts_are_evaluated_on_videos_and_their_captions(tmp_path):
+    """Half of the data are pictures, which stand still: none is in the reference, nor is any sample told to be one."""
+    asked, conditioner = [], evaluation.Evaluations._told
+    config = override_config(config_from_dict(small_text()), [
+        "training.steps=1", "training.eval_every=1", "eval.num=6", "eval.num_reference=5"])
+
+    def judge(samples, step, draw_reference, stopped):
+        (tmp_path / "reference").mkdir()
+        draw_reference(tmp_path / "reference")
+        return {"fvd": {"value": 1.0, "ci95": None}}
+
+    class Told(evaluation.Evaluations):
+        def _told(self, *arguments):
+            asked.append(conditioner(self, *arguments)[1])
+            return [0] * len(arguments[0]), asked[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "Evaluations", Told)
+        loop.train(config, tmp_path / "run", device="cpu", quiet=True, evaluator=judge)
+    assert of_evaluations(tmp_path / "run") == [{"step": 1, "fvd@6": 1.0}]
+    assert sum(len(told) for told in asked) == 6 and all((told.measures[:, 0] > 0).all() for told in asked)
+    clips = [np.load(path) for path in sorted((tmp_path / "reference").iterdir())]
+    assert len(clips) == 5 and all(clip.shape == (4, 8, 8, 3) and (clip[0] != clip[-1]).any() for clip in clips)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The scenarios of two processes, and one process of the same settings, with the samples that were judged."""
@@ -303,11 +336,30 @@ def test_evaluation_leaves_sharded_training_as_it_is_to_the_bit(runs):
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 @pytest.mark.parametrize("place", ["latest", "snapshots/step-00000004", "snapshots/step-00000002"])
 def test_traces_of_two_processes_equal_those_of_one(runs, name, place):
-    for file in (trace_file(0.05), trace_file(0.1), "ema.safetensors"):
-        ours, theirs = (load_file(runs / run / place / file) for run in (name, "one"))
+    for kind in (trace_kind(0.05), trace_kind(0.1), "ema"):
+        ours, theirs = (saved_weights(runs / run / place, kind) for run in (name, "one"))
         assert ours.keys() == theirs.keys()
         for key in theirs:
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_sharded_snapshots_make_the_average_that_one_process_makes(runs, tmp_path):
+    kinds = ("ema", trace_kind(0.05), trace_kind(0.1))
+    snapshot = shutil.copytree(runs / "fsdp" / "snapshots" / "step-00000004", tmp_path / "copy" / "step-00000004")
+    assert {path.name for path in snapshot.iterdir()} == {
+        *(f"{kind}-0000{rank}.safetensors" for kind in kinds for rank in (0, 1)),
+        *(index_file(kind) for kind in kinds), "config.yaml", "manifest.json"}
+    assert {row["state"] for row in check(runs / "fsdp")} == {"whole"}
+    about = write_average(runs / "fsdp", tmp_path / "fsdp", length=0.08)
+    assert {Path(entry["file"]).name for entry in about["snapshots"]} == {index_file(kind) for kind in kinds[1:]}
+    assert write_average(runs / "one", tmp_path / "one", length=0.08)["profile_error"] == about["profile_error"]
+    found, expected = (load_checkpoint(tmp_path / name).network.state_dict() for name in ("fsdp", "one"))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+    part = snapshot / f"{kinds[1]}-00001.safetensors"
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    assert [row["state"] for row in check(snapshot.parent)] == [f"{snapshot} is damaged: {part.name} differs from its "
+                                                                "checksum"]
 
 
 def hpdm_eval_here(self, words, stopped):
@@ -326,18 +378,22 @@ def test_the_command_evaluates_with_hpdm_eval(tmp_path, monkeypatch, apart):
     size, folder = write_small(tmp_path / "small.yaml"), tmp_path / "run"
     words = ["--size", str(size), "--out", str(folder), "--steps", "2", "--eval-every", "1", "--device", "cpu",
              "--set", "eval.num=16", "--set", "eval.num_reference=12", "--set", "eval.steps=[1, 1]",
-             "--set", "eval.metrics=[fvd, kvd, prdc, is, seams]"]
+             "--set", "eval.metrics=[fvd, kvd, prdc, is, fid, seams]"]
     result = CliRunner().invoke(train, words)
     assert result.exit_code == 0, result.stderr
     assert len(lines := of_evaluations(folder)) == 2
     for line in lines:
-        assert {f"{name}@16" for name in ("fvd", "kvd", "prdc", "is", "seams")} <= set(line) and "seams@16_ci95" in line
+        assert {f"{name}@16" for name in ("fvd", "kvd", "prdc", "is", "fid", "seams")} <= set(line)
+        assert "seams@16_ci95" in line and evaluation.FAILED not in line
         assert f"step {line['step']}: fvd@16" in result.stderr
         records = folder / "evaluations" / f"step-{line['step']:08d}"
         record = read_json(records / "fvd.json")
         assert record["value"] == line["fvd@16"] and (record["num_samples"], record["num_reference"]) == (16, 12)
-        assert record["backbone"]["name"] == "shapes3d" and read_json(records / "seams.json")["value"] == line["seams@16"]
-    (reference,) = (folder / "evaluations").glob("reference-*.npz")
+        assert record["backbone"]["name"] == "shapes3d"
+        assert read_json(records / "seams.json")["value"] == line["seams@16"]
+    found = list((folder / "evaluations").glob("reference-*.npz"))  # of clips, and of frames for fid
+    (reference,) = (path for path in found if "features" in np.load(path))
+    assert len(found) == 2
     clips = loop.open_clips(small_config().data, frames=4, height=8, width=8, seed=0)
     Path(tmp_path / "clips").mkdir()
     for number in range(12):  # the reference is what the network learns from

@@ -112,8 +112,8 @@ def test_weights_that_do_not_move_come_out_as_they_are(sigma_rel):
 
 
 def run(folder, *overrides, **arguments):
-    settings = (f"training.steps={STEPS}", f"keep_weights_every={EVERY}", "keep=1", "checkpoint_every=100", "micro_batch=8",
-                f"power_ema=[0.05, {THIRD}, 0.1]")
+    settings = (f"training.steps={STEPS}", f"keep_weights_every={EVERY}", "keep=1", "checkpoint_every=100",
+                "micro_batch=8", f"power_ema=[0.05, {THIRD}, 0.1]")
     return loop.train(small_config(*settings, *overrides), folder, device="cpu", quiet=True, **arguments)
 
 

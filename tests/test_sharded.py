@@ -28,13 +28,11 @@ from hpdm.training.distributed import Processes
 from hpdm.training.ema import EMA
 from hpdm.training.loop import train
 from hpdm.training.optimizer import make_optimizer
-from hpdm.training.posthoc import write_average
 from hpdm.training.recover import newest_whole
 from hpdm.training.resume import digest
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.shard_files import DTYPES, KINDS, index_file, read_index, write_tensors
 from hpdm.training.sharded import SaveFailed
-from hpdm.training.verify import check
 
 CONFIG = small_config(*SETTINGS)
 PARTS = [f"{kind}-0000{rank}.safetensors" for kind in KINDS for rank in (0, 1)]
@@ -99,35 +97,6 @@ def test_a_full_disk_of_one_process_ends_the_run_on_all_with_what_is_kept(folder
                "kept" in said(folder, "full_disk", rank)
     run = folder / "full disk"
     assert latest_checkpoint(run).name == "step-00000001" and not [*run.glob(".*.part"), *run.glob("step-*2")]
-
-
-def test_traces_and_snapshots_are_sharded_and_equal_those_of_one_process(folder, tmp_path):
-    assert codes(folder, "kept") == codes(folder, "kept_on") == "0 0"
-    run = folder / "kept"
-    train(small_config(*SETTINGS, "keep_weights_every=2"), tmp_path / "one", device="cpu", quiet=True)
-    kinds = ("ema", "trace-0.050", "trace-0.100")
-    for step in ("step-00000002", "step-00000004"):
-        snapshot = run / "snapshots" / step
-        assert {path.name for path in snapshot.iterdir()} == {
-            *(f"{kind}-0000{rank}.safetensors" for kind in kinds for rank in (0, 1)),
-            *(index_file(kind) for kind in kinds), "config.yaml", "manifest.json"}
-        for kind in kinds:
-            ours, theirs = (saved_weights(r / "snapshots" / step, kind) for r in (run, tmp_path / "one"))
-            assert ours.keys() == theirs.keys()
-            for name in ours:
-                torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
-    states = {row["state"] for row in check(run)}
-    assert states == {"whole"} and len(check(run)) == 3
-    about = write_average(run, tmp_path / "average", length=0.08)
-    assert {Path(entry["file"]).name for entry in about["snapshots"]} == {index_file(kind) for kind in kinds[1:]}
-    whole = write_average(tmp_path / "one", tmp_path / "whole", length=0.08)
-    assert about["profile_error"] == whole["profile_error"]
-    found, expected = (load_checkpoint(tmp_path / name).network.state_dict() for name in ("average", "whole"))
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
-    part = run / "snapshots" / "step-00000004" / "trace-0.050-00001.safetensors"
-    part.write_bytes(part.read_bytes()[:-1] + b"x")
-    assert "damaged" in next(row["state"] for row in check(run) if "snapshots" in row["path"] and "04" in row["path"])
 
 
 def saver_of(tmp_path, error):

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from contextlib import closing, contextmanager
 from importlib.metadata import entry_points
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ FOLDER = "evaluations"
 SECONDS = 2.0  # between exchanges while the first process judges
 PATIENCE = 10.0  # seconds for an evaluator to end after it was asked to
 GIB = 2**30
+FAILED = "evaluation_failed"  # in the log: why, where something could not be computed
 
 
 class Abandoned(Exception):
@@ -172,10 +173,15 @@ class Evaluations:
         return SamplesFolder(folder, settings, about, names=self.config.trained_on.class_names)
 
     def _told(self, chosen, clips, conditioner):
-        """(labels, what the network is told) of samples by number: the trained classes in turn, or clips' captions."""
+        """(labels, what the network is told) of samples by number: the trained classes in turn, or clips' captions.
+
+        Captions are those of the run's first clips that are videos, not pictures, for as many samples.
+        """
         network = self.config.network
         if network.text_width or network.measures:
-            return [0] * len(chosen), conditioner(default_collate([clips[number][1] for number in chosen]))
+            videos = (number for number in count() if clips.item(number) < clips.videos or not clips.videos)
+            numbers = list(islice(videos, max(chosen) + 1))
+            return [0] * len(chosen), conditioner(default_collate([clips[numbers[index]][1] for index in chosen]))
         classes = self.config.trained_on.classes or range(network.num_classes) or [0]
         labels = [classes[number % len(classes)] for number in chosen]
         return labels, labels
@@ -202,19 +208,24 @@ class Evaluations:
                 outcome.append(f"not done after eval.minutes={self.config.eval.minutes:g}")
                 judge = threading.Thread()
             judge.join(SECONDS) if judge.ident else time.sleep(SECONDS / 10)
-        return outcome[-1]
+        figures = outcome[-1]
+        failed = isinstance(figures, str) or any("failed" in figure for figure in figures.values())
+        if self.here.any(failed) and self.here.any(self.stop.requested):
+            raise Abandoned  # what asks a job to end often asks all of its processes, those of the judge too
+        return figures
 
     def _draw_reference(self, folder):
         """Write the reference's clips, [T, H, W, 3] as the network sees them, as arrays into a folder."""
         config, settings = self.config, self.config.eval
         data = config.data if settings.part is None else dataclasses.replace(config.data, part=settings.part)
         frames, height, width = self.method.video_size
-        clips = open_clips(dataclasses.replace(data, flip=False), frames=frames, height=height, width=width,
-                           seed=config.training.seed, quiet=True)
+        share = 1.0 if data.image_share == 1 else 0.0  # pictures stand still, and samples are to be videos
+        data = dataclasses.replace(data, flip=False, image_share=share)
+        clips = open_clips(data, frames=frames, height=height, width=width, seed=config.training.seed, quiet=True)
         workers = default_workers() if data.num_workers is None else data.num_workers
         clips.decode_with(workers if clips.source.in_process else max(workers, 1))
         with closing(clips):
-            numbers = iter(range(min(settings.num_reference, clips.videos)))
+            numbers = iter(range(min(settings.num_reference, clips.videos or clips.images)))
             pending = deque((number, clips.request(number)) for number in islice(numbers, 2 * workers + 1))
             while pending:
                 self._stop_if_asked()
@@ -238,16 +249,16 @@ class Evaluations:
             raise Abandoned
 
     def _log(self, log, step, figures, reason, seconds):
-        line, said, count = {"step": step, "evaluation_seconds": round(seconds, 3)}, [], self.config.eval.num
+        line, said, num = {"step": step, "evaluation_seconds": round(seconds, 3)}, [], self.config.eval.num
         failed = {reason: None} if reason else {}
         for name, figure in figures.items():
             if "failed" in figure:
                 failed[figure["failed"]] = None
                 continue
-            line[f"{name}@{count}"] = figure["value"]
-            said.append(f"{name}@{count} {figure['value']:.4g}")
+            line[f"{name}@{num}"] = figure["value"]
+            said.append(f"{name}@{num} {figure['value']:.4g}")
             if figure.get("ci95") is not None:
-                line[f"{name}@{count}_ci95"] = list(figure["ci95"])
+                line[f"{name}@{num}_ci95"] = list(figure["ci95"])
                 said[-1] += " [{:.4g}, {:.4g}]".format(*figure["ci95"])
         if said:
             note(f"step {step}: {', '.join(said)}", self.quiet)
@@ -257,9 +268,6 @@ class Evaluations:
             line |= {FAILED: text[:500], "evaluations_failed": times}
             note(f"step {step}: the evaluation failed, {times} so far: {text}", self.quiet)
         log.write(line)
-
-
-FAILED = "evaluation_failed"
 
 
 def is_evaluation(line: dict) -> bool:

@@ -36,8 +36,8 @@ from hpdm.training.resume import agree_on_checkpoint, describe_changes, differen
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sharing import plan_sharing
 from hpdm.training.sheets import CLIPS, save_picture
-from hpdm.training.snapshots import kept_at, snapshot_folder
 from hpdm.training.signals import stop_on_signals
+from hpdm.training.snapshots import kept_at, snapshot_folder
 from hpdm.training.start import build_network, start_from
 
 
