@@ -84,6 +84,17 @@ def test_a_table_returns_its_entries(tmp_path):
     assert table.broken.tolist() == [False, False, True] and table.about["made"] == "now"
 
 
+@given(st.lists(st.lists(NAMES.map(lambda text: text.encode("utf-8", "replace").decode()), max_size=3), min_size=1,
+                max_size=20), st.data())
+def test_captions_are_read_by_row_and_in_blocks_alike(captions, drawn):
+    table = VideoTable.of(entries_for([f"{number:03d}.mp4" for number in range(len(captions))]))
+    table.columns["caption"] = Texts.of(text for several in captions for text in several)
+    table.columns["caption_ends"] = np.cumsum([len(several) for several in captions])
+    rows = np.array(sorted(drawn.draw(st.sets(st.sampled_from(range(len(captions)))))), np.int64)
+    expected = [captions[row] for row in rows]
+    assert [table.captions_of(row) for row in rows.tolist()] == list(table.captions_chosen(rows)) == expected
+
+
 PATHS = st.lists(st.sampled_from(["train", "test", "a", "b/c", "a0", "a-", "é"]), max_size=2).map("/".join)
 
 

@@ -338,7 +338,7 @@ def test_an_ended_packing_is_no_data_and_goes_on(originals, tmp_path, monkeypatc
     monkeypatch.undo()
     changed = run_data(*words[:-2], "9KiB")
     assert changed.exit_code == 2 and "other settings" in changed.stderr
-    result = run_data(*words)
+    result = run_data(*words, "--jobs", "3")
     assert result.exit_code == 0 and "1 left out" in result.stdout
     for path in shards.glob("*.tar"):  # the same bytes as in one go
         assert path.read_bytes() == (out / path.name).read_bytes()

@@ -261,8 +261,10 @@ class CaptionedClips:
         """Yield (path, bytes, frames, digest of the captions) of each file used, by path: the data's fingerprint."""
         order = np.argsort(self.used)
         rows, rates, table = self.used[order], self.rates[order].tolist(), self.table
-        for path, row, rate in zip(table.path.chosen(rows), rows.tolist(), rates, strict=True):
-            yield path, int(table.size[row]), int(table.frames[row]), _digest(rate, table.captions_of(row))
+        sizes, frames = table.size[rows].tolist(), table.frames[rows].tolist()
+        for path, size, count, rate, captions in zip(table.path.chosen(rows), sizes, frames, rates,
+                                                     table.captions_chosen(rows), strict=True):
+            yield path, size, count, _digest(rate, captions)
 
     def describe(self):
         """What the list and the folder hold, and what was left out and why; JSON-able."""

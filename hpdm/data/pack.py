@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 from threading import Event
 
@@ -187,8 +188,8 @@ def _plan(table, rows, shard_bytes, smaller):
 def _digest(table, rows, shard_bytes, smaller):
     """What the shards follow from: the files, the captions, the options."""
     digest = sha256(json.dumps([shard_bytes, asdict(smaller)]).encode())
-    for row, path in zip(rows.tolist(), table.path.chosen(rows), strict=True):
-        captions = table.captions_of(row) if "caption" in table.columns else []
+    captioned = table.captions_chosen(rows) if "caption" in table.columns else repeat([], len(rows))
+    for row, path, captions in zip(rows.tolist(), table.path.chosen(rows), captioned, strict=True):
         digest.update(json.dumps([path, int(table.size[row]), int(table.mtime[row]), captions]).encode())
     return digest.hexdigest()
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import islice
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from hpdm.data.columns import DamagedTable, Texts, read_columns, write_columns
+from hpdm.data.columns import AT_ONCE, DamagedTable, Texts, read_columns, write_columns
 from hpdm.video import formats
 from hpdm.video.timeline import Timeline, exact_rate
 
@@ -129,6 +130,21 @@ class VideoTable:
         """The captions of a row, a list."""
         begin = int(self.caption_ends[row - 1]) if row else 0
         return self.caption[begin : int(self.caption_ends[row])]
+
+    def captions_chosen(self, rows):
+        """Yield the captions of each of `rows`, an ascending array; read in blocks where many are chosen."""
+        if 4 * len(rows) < len(self):
+            yield from map(self.captions_of, rows.tolist())
+            return
+        wanted, texts = np.zeros(len(self), bool), iter(self.caption)
+        wanted[rows] = True
+        for first in range(0, len(self), AT_ONCE):
+            block = slice(first, first + AT_ONCE)
+            counts = np.diff(self.caption_ends[block], prepend=self.caption_ends[first - 1] if first else 0)
+            for chosen, count in zip(wanted[block].tolist(), counts.tolist(), strict=True):
+                captions = list(islice(texts, count))
+                if chosen:
+                    yield captions
 
     def caption_counts(self):
         """How many captions each row has, int64 [n]; zeros for a table without any."""

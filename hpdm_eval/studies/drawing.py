@@ -4,8 +4,8 @@ from pathlib import Path
 
 from hpdm.console import progress
 from hpdm.data.procedural import procedural_clip
-from hpdm.files import atomic_folder
 from hpdm.video.writer import write_video
+from hpdm.files import atomic_folder
 
 REFERENCE_SEED, REAL_SEED = 8_000_000, 8_000_001  # far from the training data's seed
 

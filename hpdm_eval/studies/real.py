@@ -11,14 +11,14 @@ import hashlib
 import numpy as np
 import torch
 
+from hpdm.video.reader import DecodingError
 from hpdm.data.loader import PROCEDURAL, open_clips
 from hpdm.data.ranges import to_model_range, to_uint8
 from hpdm.environment import git_revision, package_versions
 from hpdm.files import atomic_file
 from hpdm.pyramid import shrink_video
-from hpdm.video.reader import DecodingError
-from hpdm_eval.clip_jobs import clip_digest
 from hpdm_eval.clips import Clip
+from hpdm_eval.clip_jobs import clip_digest
 from hpdm_eval.features import extract_moments
 from hpdm_eval.judge import open_backbone
 from hpdm_eval.protocols import load_protocol
