@@ -179,11 +179,33 @@ def read_json(path, what="JSON"):
 
 
 def parse_json(content):
-    """The value of JSON text or bytes. Raises ValueError for all that is wrong, too deep or not UTF-8 included."""
+    """The value of JSON text or bytes.
+
+    Raises ValueError for all that is wrong, also for bytes that are not UTF-8, more than DEEPEST_JSON containers in one
+    another, and whole numbers that no 64 bits hold: what works with the value fails at those in ways of its own.
+    """
+    text = content.decode("utf-8") if isinstance(content, bytes) else content
     try:
-        return json.loads(content.decode("utf-8") if isinstance(content, bytes) else content)
+        value = json.loads(text, parse_int=_whole_number)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    if text.count("[") + text.count("{") > DEEPEST_JSON and _is_deep(value):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _whole_number(text):
+    if len(text) > 20 or not -1 << 63 <= (value := int(text)) < 1 << 64:
+        raise ValueError(f"a whole number of {len(text.lstrip('-'))} digits")
+    return value
+
+
+def _is_deep(value):
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        level = [inner for outer in level if isinstance(outer, (dict, list))
+                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return bool(level)
 
 
 def sha256_file(path, chunk=1 << 20):

@@ -5,7 +5,6 @@ that kills or hangs its decoder costs one entry and not the run.
 """
 
 import hashlib
-import json
 import os
 from collections import Counter
 from concurrent.futures import as_completed
@@ -16,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from hpdm.console import note, progress
 from hpdm.data.accounts import counted
 from hpdm.errors import InputError
-from hpdm.files import user_cache, write_json
+from hpdm.files import parse_json, user_cache, write_json
 from hpdm.video import formats
 from hpdm.video.pixels import UnreadablePicture, read_picture
 from hpdm.video.reader import DecodingError, VideoInfo, probe_video
@@ -207,7 +206,7 @@ def _load(root):
     """path → entry of the last index; empty where there is none, or one of another version."""
     for file in cache_files(root):
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = parse_json(file.read_bytes())
             if content["version"] != INDEX_VERSION:
                 continue
             entries = [IndexedVideo(**row) for row in content["videos"]]

@@ -16,6 +16,7 @@ from hpdm.config import load_config
 from hpdm.console import Command, OutputFolder, note
 from hpdm.environment import hardware
 from hpdm.files import atomic_file, write_json
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.studies import recipe_noise
 from hpdm_eval.studies.recipe_gradients import measure, wrong
 from hpdm_eval.studies.recipe_learning import LAST, STEPS, VARIANTS, learn
@@ -34,6 +35,7 @@ FAILED = 1
 @click.option("--quiet", is_flag=True, help="No notes on stderr.")
 def main(out, full, noise_steps, seeds, quiet):
     """Check gradients, starting values and noise of the large sizes on small networks. Runs on the CPU."""
+    own_folder(out)
     note("gradients", quiet)
     gradients = measure(quick=not full)
     learning = []
