@@ -62,7 +62,7 @@ def atomic_file(path, mode="wb"):
                         raise sink.error
                 os.fchmod(raw.fileno(), 0o666 & ~_umask())
                 os.fsync(raw.fileno())
-                os.replace(temporary, path)
+                rename(temporary, path)
             sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -464,19 +464,29 @@ def _is_abandoned(handle):
         return time.time() - os.fstat(handle).st_mtime > OLD_SECONDS
 
 
+def rename(source, target):
+    """As os.replace. A server of files that gets a request twice says of the second that there is no such file."""
+    before = os.lstat(source)
+    try:
+        os.replace(source, target)
+    except FileNotFoundError:
+        if os.path.lexists(source) or not os.path.lexists(target) or not os.path.samestat(before, os.lstat(target)):
+            raise
+
+
 def _take_place(temporary, path):
     """Give a folder its name; one that is there before is exchanged for it in one step, and then deleted."""
     if not os.path.lexists(path):
-        os.replace(temporary, path)
+        rename(temporary, path)
         return
     if path.is_symlink() or not path.is_dir():
         path.unlink()
-        os.replace(temporary, path)
+        rename(temporary, path)
         return
     if not _exchange(temporary, path):
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{_short(path.name)}.", suffix=".part"))
-        os.replace(path, aside)
-        os.replace(temporary, path)
+        rename(path, aside)
+        rename(temporary, path)
         temporary = aside
     shutil.rmtree(temporary, ignore_errors=True)
 

@@ -5,13 +5,15 @@ on how many there are: on the machine's cores, on OMP_NUM_THREADS, and on torchr
 is made by one thread, and several threads take several clips.
 """
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 _within = False  # a block of `one_thread`
+_found = 0, None  # how many modules were imported when libraries were looked for, and what was found: it takes a while
 
 
 @contextmanager
@@ -24,11 +26,19 @@ def one_thread():
     before, _within = torch.get_num_threads(), True
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with _libraries().limit(limits=1):
             yield
     finally:
         torch.set_num_threads(before)
         _within = False
+
+
+def _libraries():
+    global _found
+    if _found[0] != len(sys.modules):
+        controller = ThreadpoolController()
+        _found = len(sys.modules), controller
+    return _found[1]
 
 
 @contextmanager

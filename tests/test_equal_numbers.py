@@ -217,7 +217,7 @@ def test_moments_do_not_depend_on_who_has_which_positions(seed):
 
 def test_moments_in_memory_are_few():
     moments = OrderedMoments(2)
-    for position in range(0, 300 * BLOCK, 5):
+    for position in range(0, 100 * BLOCK, 16):
         moments.add(position, np.ones((1, 2), np.float32))
     assert len(moments.parts()) <= 10
 
