@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from tally import ROOT
 
 from hpdm.data.captions import read_captions
-from hpdm.data.index import INDEX_NAME, _load
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.errors import InputError
 from hpdm.files import parse_json
@@ -53,11 +52,12 @@ def refuses(read):
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
-def test_readers(text, tmp_path):
+def test_readers(text, tmp_path, capsys):
     for name in ("record.json", PINS, SETTINGS_FILE, "captions.jsonl"):
         (tmp_path / name).write_text(text)
     refuses(lambda: load_record(tmp_path / "record.json"))
     refuses(lambda: collect_records([tmp_path]))
+    assert f"left out: {tmp_path / 'record.json'}" in capsys.readouterr().err
     refuses(lambda: read_pins(tmp_path))
     refuses(lambda: _read(tmp_path / "record.json"))
     refuses(lambda: _check_settings(tmp_path, make_plan(load_tier("smoke"), [], 1, 0)))
@@ -67,8 +67,6 @@ def test_readers(text, tmp_path):
 
 def test_readers_that_start_again(text, tmp_path):
     """What is only remembered is made again."""
-    (tmp_path / INDEX_NAME).write_text(text)
-    assert _load(tmp_path) == {}
     good = json.dumps({"path": "a.mp4", "reason": "broken", "clip": 3, "from": None})
     (tmp_path / QUARANTINE_FILE).write_text(f"{text}\n{good}\n")
     assert Quarantine(tmp_path / QUARANTINE_FILE).reason("a.mp4", 3)
