@@ -50,7 +50,7 @@ def run_processes(words, tmp_path, code=0, count=2):
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(count)]
     outputs = []
     for process in processes:
-        outputs.append(process.communicate(timeout=120))
+        outputs.append(process.communicate(timeout=300))
         assert process.returncode == code, outputs
     return outputs
 

@@ -22,7 +22,7 @@ def full_precision(device):
 
     A CPU has no TF32, and runs several networks at once, which may not change what holds for all of a process.
     """
-    if device.type == "cpu":
+    if torch.device(device).type == "cpu":
         yield
         return
     before = torch.backends.cuda.matmul.allow_tf32

@@ -24,8 +24,8 @@ class Found:
 def collect_records(folders):
     """All records below the folders, as `Found`, sorted by name; a file that lies in two of them counts once.
 
-    Other JSON files are passed over, those that cannot be read with a note. With several folders names begin with that of the folder. Raises InputError for a
-    missing folder, a record that cannot be read, and where there is none.
+    Other JSON files are passed over, those that cannot be read with a note. With several folders names begin with that
+    of the folder. Raises InputError for a missing folder, a record that cannot be read, and where there is none.
     """
     folders = [Path(folder) for folder in folders]
     seen, found = set(), []
