@@ -74,6 +74,7 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "scikit-learn>=1.4",
+        "threadpoolctl>=3.1",
         "pandas>=2.1",
         "matplotlib>=3.8",
         "click>=8.1",

@@ -41,7 +41,6 @@ class _ExitCodes:
                     sys.stdout.flush()
             except BaseException as error:
                 code = _code_of(error, asked.to_end, output)
-        _let_go_of_stderr()
         sys.exit(code)
 
 
@@ -50,15 +49,6 @@ def _unbuffer_stderr():
     if sys.stderr is not None and sys.stderr is sys.__stderr__:
         raw = io.FileIO(sys.stderr.fileno(), "wb", closefd=False)
         sys.stderr = io.TextIOWrapper(raw, encoding=sys.stderr.encoding, errors="backslashreplace", write_through=True)
-
-
-def _let_go_of_stderr():
-    """Python flushes stderr once more at its end, and exits with 120 where that fails: notes do not decide the code."""
-    try:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-    except (OSError, ValueError):
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for what little is left of the process
 
 
 def _code_of(error, asked_to_end, output):

@@ -37,6 +37,14 @@ def hardware(device="cpu"):
     return f"{_processor_name()}, {cores} cores, {torch.get_num_threads()} threads"
 
 
+def processor(device="cpu"):
+    """What the last bits of a computation depend on beside libraries: the model of the GPU or CPU, and its vectors."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return f"{_processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" and torch.cuda.is_available() else device.type
+
+
 def git_revision():
     """Commit of the source tree this package runs from, with "-dirty" for local changes; of an installed package that
     of the tree it was built from, which the build writes into it; None where neither is known.

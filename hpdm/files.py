@@ -64,7 +64,7 @@ def atomic_file(path, mode="wb"):
                         raise sink.error
                 os.fchmod(raw.fileno(), 0o666 & ~_umask())
                 os.fsync(raw.fileno())
-                os.replace(temporary, path)
+                rename(temporary, path)
             sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -181,11 +181,33 @@ def read_json(path, what="JSON"):
 
 
 def parse_json(content):
-    """The value of JSON text or bytes. Raises ValueError for all that is wrong, too deep or not UTF-8 included."""
+    """The value of JSON text or bytes.
+
+    Raises ValueError for all that is wrong, also for bytes that are not UTF-8, more than DEEPEST_JSON containers in one
+    another, and whole numbers that no 64 bits hold: what works with the value fails at those in ways of its own.
+    """
+    text = content.decode("utf-8") if isinstance(content, bytes) else content
     try:
-        return json.loads(content.decode("utf-8") if isinstance(content, bytes) else content)
+        value = json.loads(text, parse_int=_whole_number)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    if text.count("[") + text.count("{") > DEEPEST_JSON and _is_deep(value):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _whole_number(text):
+    if len(text) > 20 or not -1 << 63 <= (value := int(text)) < 1 << 64:
+        raise ValueError(f"a whole number of {len(text.lstrip('-'))} digits")
+    return value
+
+
+def _is_deep(value):
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        level = [inner for outer in level if isinstance(outer, (dict, list))
+                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return bool(level)
 
 
 def sha256_file(path, chunk=1 << 20):
@@ -444,19 +466,29 @@ def _is_abandoned(handle):
         return time.time() - os.fstat(handle).st_mtime > OLD_SECONDS
 
 
+def rename(source, target):
+    """As os.replace. A server of files that gets a request twice says of the second that there is no such file."""
+    before = os.lstat(source)
+    try:
+        os.replace(source, target)
+    except FileNotFoundError:
+        if os.path.lexists(source) or not os.path.lexists(target) or not os.path.samestat(before, os.lstat(target)):
+            raise
+
+
 def _take_place(temporary, path):
     """Give a folder its name; one that is there before is exchanged for it in one step, and then deleted."""
     if not os.path.lexists(path):
-        os.replace(temporary, path)
+        rename(temporary, path)
         return
     if path.is_symlink() or not path.is_dir():
         path.unlink()
-        os.replace(temporary, path)
+        rename(temporary, path)
         return
     if not _exchange(temporary, path):
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{_short(path.name)}.", suffix=".part"))
-        os.replace(path, aside)
-        os.replace(temporary, path)
+        rename(path, aside)
+        rename(temporary, path)
         temporary = aside
     shutil.rmtree(temporary, ignore_errors=True)
 

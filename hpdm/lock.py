@@ -12,6 +12,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +22,16 @@ from hpdm.files import parse_json, writing
 
 LOCK_FILE = ".lock"
 BEAT_SECONDS = 30
+POLL_SECONDS = 0.2
 SILENT_SECONDS = 4 * BEAT_SECONDS  # an owner on another host that has not touched its lock for so long is gone
 
 
 @contextmanager
-def hold(folder, name=LOCK_FILE):
+def hold(folder, name=LOCK_FILE, patience=0):
     """Own a folder for the length of the block; made where it is not there, and removed again if it stays empty.
 
-    name: of the lock; different ones do not exclude each other. Raises InputError that names the owner where another
-    living process holds it.
+    name: of the lock; different ones do not exclude each other. patience: seconds to wait for another owner. Raises
+    InputError that names the owner where another living process holds it.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -39,7 +41,7 @@ def hold(folder, name=LOCK_FILE):
     path = folder / name
     with writing(path, kept="nothing was begun"):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _take(path)
+        handle = _take_patiently(path, time.monotonic() + patience)
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, stop), daemon=True)
     beat.start()
@@ -48,11 +50,23 @@ def hold(folder, name=LOCK_FILE):
     finally:
         stop.set()
         beat.join()
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may have been replaced meanwhile, and be another's now
+            if _is_still(handle, path):
+                path.unlink(missing_ok=True)
         os.close(handle)
         with suppress(OSError):  # not empty: that is what it is for
             for new in made:
                 new.rmdir()
+
+
+def _take_patiently(path, until):
+    while True:
+        try:
+            return _take(path)
+        except InputError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def _take(path):

@@ -23,7 +23,7 @@ from hpdm.conditioning import PADDING, SPECIAL_WORDS, UNKNOWN, Conditions
 from hpdm.config import Config
 from hpdm.data.columns import DamagedTable, read_columns, write_columns
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, read_json, user_cache, write_json
+from hpdm.files import atomic_file, read_json, rename, user_cache, write_json
 from hpdm.pretrained import (
     FILES,
     PICKLED,
@@ -252,7 +252,7 @@ def _add_shard(folder, content: bytes):
             except FileExistsError:
                 continue
             except OSError:  # a file system without links: a name that only this content has
-                os.replace(written, folder / SHARD.replace("{:05d}", written.stem.rpartition("-")[2]))
+                rename(written, folder / SHARD.replace("{:05d}", written.stem.rpartition("-")[2]))
                 return
     finally:
         written.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import click
 from hpdm.console import OutputFolder, common_options
 from hpdm.environment import git_revision, hardware, package_versions
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, write_json
+from hpdm.files import atomic_file, parse_json, write_json
 from hpdm_eval.records import command_line, utc_now
 
 ORDER = ("decoding", "extract", "fusion", "training", "sampling", "index", "shards")
@@ -68,6 +68,6 @@ def write_page(folder, out):
 
 def _read(path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except ValueError as error:
         raise InputError(f"{path} is not a readable JSON file ({error})") from error

@@ -2,9 +2,10 @@
 
 A file's name says what its content is a function of: the digest of the clip's pixels as the network gets them, which is
 after the protocol has chosen, cut and resized the frames, and a hash of everything else that moves features: the
-network (weights, precision, epsilon, resize rule, kind of device), the source text of our code that pixels go through
-from there on, and the versions of the libraries below it. So two protocols share what they have in common and nothing
-else, and nothing in the cache can be out of date.
+network (weights, precision, epsilon, resize rule), the processor and the size of a call, the source text of our code
+that pixels go through from there on, and the versions of the libraries below it. So two protocols share what they have
+in common and nothing else, nothing in the cache can be out of date, and what is read is what would be computed, to the
+last bit.
 
 Files appear under their name whole or not at all, and two processes that make the same file make the same content: any
 number of runs may share the cache, and be killed at any moment. A damaged file counts as absent. The folder may be
@@ -18,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hpdm.environment import package_versions
+from hpdm.environment import package_versions, processor
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, expand_user
 from hpdm_eval.backbones.weights import user_cache
 from hpdm_eval.npz import read_npz
 
-LAYOUT = 1  # of the files
+LAYOUT = 2  # of the files, and the way clips go through a network, see `calls`
 # modules of `backbones` that pixels go through or that decide how; the others say where files come from
 COMPUTES = ("backbone.py", "c3d.py", "i3d.py", "loading.py", "preprocess.py", "scripted.py", "shapes3d.py",
             "transformers.py")
@@ -52,16 +53,22 @@ def cache_folder():
 class FeatureCache:
     """Features and probabilities of one backbone by clip digest.
 
-    backbone: anything with `describe()` and a `device`; folder: by default `cache_folder()`.
+    backbone: anything with `describe()` and a `device`; folder: by default `cache_folder()`; calls: clips in a call of
+    the network, which its last bits depend on.
     """
 
-    def __init__(self, backbone, folder=None):
+    def __init__(self, backbone, folder=None, calls=1):
+        self._arguments, self.calls = (backbone, folder), calls
         identity = {key: value for key, value in backbone.describe().items() if key not in OF_ORIGIN}
-        identity |= {"device": backbone.device.type, "layout": LAYOUT, "code": CODE,
-                     "libraries": package_versions(LIBRARIES)}
+        identity |= {"device": backbone.device.type, "processor": processor(backbone.device), "calls": calls,
+                     "layout": LAYOUT, "code": CODE, "libraries": package_versions(LIBRARIES)}
         key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = (folder or cache_folder()) / f"{backbone.name}-{key}"
         self._writable = True
+
+    def for_calls(self, calls):
+        """The cache of the same network in calls of another size."""
+        return self if calls == self.calls else FeatureCache(*self._arguments, calls=calls)
 
     def path(self, digest):
         """Where the features of the clip with this digest are, if they are."""

@@ -43,6 +43,7 @@ class Clip:
     digest: str
     label: str | None
     position: int = 0  # among all candidates; puts in order what several processes have read
+    owned: tuple = (0, None)  # from where to where positions are this process' alone; None: there is no other process
 
 
 def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=None, seed=0, strict=False, workers=None,
@@ -143,7 +144,8 @@ class ClipSource:
             stop = len(self._candidates) if size == 1 else start + wanted - self.accepted
             positions = share(range(start, min(stop, len(self._candidates))), rank, size)
             before = len(self.rejected), len(self._digests)
-            yield from self._read(positions, wanted if size == 1 else None, ranges)
+            owned = (positions.start, positions.stop) if size > 1 else (0, None)
+            yield from self._read(positions, wanted if size == 1 else None, ranges, owned)
             if size > 1:
                 self._gather(before, ranges)
             start = stop
@@ -175,7 +177,7 @@ class ClipSource:
         """Remove what was unpacked for reading; happens by itself at the end of the program."""
         self._scratch.remove()
 
-    def _read(self, positions, wanted, ranges):
+    def _read(self, positions, wanted, ranges, owned):
         """The usable ones among candidates at `positions`, until `wanted` have been accepted."""
         with closing(self._decoded([self._candidates[position] for position in positions])) as decoded:
             following = iter(positions)
@@ -192,7 +194,7 @@ class ClipSource:
                 self._digests.append(result.digest)
                 self.accepted += 1
                 yield Clip(name=candidate.name, file=candidate.file, number=candidate.number, video=result.video,
-                           digest=result.digest, label=candidate.label, position=position)
+                           digest=result.digest, label=candidate.label, position=position, owned=owned)
                 del result
                 if self.accepted == wanted:
                     return

@@ -1,24 +1,25 @@
 """Features of clips: batched extraction that keeps one batch in memory, and the file they are stored in.
 
+Features of a clip are a function of that clip alone, see `calls`: neither `batch` nor the number of processes, of
+threads or of clips that are cached already moves a bit of them. (Not so on a GPU, where `batch` does.)
+
 N clips, B batch, T frames, H rows, W columns, D feature dimensions, K classes.
 """
 
 import json
 from dataclasses import dataclass, field
-from itertools import groupby, islice
 
 import numpy as np
-import torch
 
 from hpdm.console import progress
 from hpdm.errors import InputError
-from hpdm.files import atomic_file
+from hpdm.files import atomic_file, parse_json
 from hpdm_eval.backbones.backbone import check_frames
+from hpdm_eval.calls import call_size, network_calls
 from hpdm_eval.distributed import failing_together, gather, rank_and_size
-from hpdm_eval.metrics.frechet import Moments
+from hpdm_eval.metrics.ordered_moments import OrderedMoments
 from hpdm_eval.npz import read_npz
 
-FRAMES_PER_CLIP = 16  # a forward pass takes `batch` clips of this length, or as many frames in longer ones
 BATCH_BYTES = 256 << 20  # of clips in a batch that is read, unless a single clip is larger
 
 
@@ -46,7 +47,7 @@ class FeatureSet:
         arrays = read_npz(path)
         try:
             features, names = arrays["features"], arrays["names"].tolist()
-            manifest = json.loads(str(arrays["manifest"]))
+            manifest = parse_json(str(arrays["manifest"]))
         except KeyError as error:
             raise InputError(f"{path}: not a features file, it lacks {error}; "
                              "`hpdm-eval features` makes one") from error
@@ -93,16 +94,16 @@ def extract_moments(source, backbone, *, batch=8, quiet=False, cache=None):
 
     Where the source is shared among processes, they work as in `extract_features`.
     """
-    moments = Moments(backbone.feature_dim)
+    moments, number = OrderedMoments(backbone.feature_dim), 0
     with failing_together():
-        for _, results in _iterate(source, backbone, batch, quiet, cache):
-            moments.update(np.concatenate([features.reshape(-1, backbone.feature_dim) for features, _ in results]))
-        if _processes(source) == 1:
-            return moments
-        first, *others = gather(moments)
-    for other in others:
-        first.merge(other)
-    return first
+        for clips, results in _iterate(source, backbone, batch, quiet, cache):
+            for clip, (features, _) in zip(clips, results):
+                position = clip.position if hasattr(clip, "owned") else number
+                moments.add(position, features.reshape(-1, backbone.feature_dim), getattr(clip, "owned", (0, None)))
+                number += 1
+            del clip, clips  # as above
+        parts = moments.parts()
+        return OrderedMoments.joined(backbone.feature_dim, gather(parts) if _processes(source) > 1 else [parts])
 
 
 def _processes(source):
@@ -113,13 +114,15 @@ def _processes(source):
 def _iterate(source, backbone, batch, quiet, cache):
     """(clips, [(features, probabilities) of each]) batch by batch."""
     total = -(-len(source) // _processes(source))
-    with progress(total=total, unit="clip", description=backbone.name, quiet=quiet) as bar:
+    cache = cache and cache.for_calls(call_size(backbone, batch))
+    with (progress(total=total, unit="clip", description=backbone.name, quiet=quiet) as bar,
+          network_calls(backbone, batch) as extract):
         for clips in _batches(source, batch):
             for clip in clips:
                 check_frames(backbone, len(clip.video), clip.name)
             results = [cache and cache.get(clip.digest) for clip in clips]
             missing = [index for index, result in enumerate(results) if result is None]
-            for index, result in zip(missing, _extract([clips[index] for index in missing], backbone, batch)):
+            for index, result in zip(missing, extract([clips[index].video for index in missing])):
                 results[index] = result
                 if cache is not None:
                     cache.put(clips[index].digest, *result)
@@ -127,20 +130,6 @@ def _iterate(source, backbone, batch, quiet, cache):
             yield clips, results
             del clips
             bar.update(count)
-
-
-def _extract(clips, backbone, batch):
-    """(features, probabilities) as arrays for each of at most `batch` clips, in their order."""
-    results = [None] * len(clips)
-    by_shape = sorted(range(len(clips)), key=lambda index: clips[index].video.shape)
-    for shape, group in groupby(by_shape, key=lambda index: clips[index].video.shape):
-        at_once = max(batch * FRAMES_PER_CLIP // shape[0], 1)
-        for indices in _batched(group, at_once):
-            videos = [clips[index].video for index in indices]
-            videos = torch.from_numpy(videos[0][None] if len(videos) == 1 else np.stack(videos))
-            for index, *result in zip(indices, *backbone.extract(videos)):
-                results[index] = [values.numpy() for values in result]
-    return results
 
 
 def _batches(source, size):
@@ -158,9 +147,3 @@ def _batches(source, size):
             clips, held = [], 0
     if clips:
         yield clips
-
-
-def _batched(items, size):
-    items = iter(items)
-    while chunk := list(islice(items, size)):
-        yield chunk

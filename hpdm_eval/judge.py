@@ -35,6 +35,7 @@ from hpdm_eval.records import make_record, save_record
 from hpdm_eval.selection import sources_of
 from hpdm_eval.statistics import Statistics, is_statistics
 from hpdm_eval.tables import text_table
+from hpdm_eval.threads import one_thread
 
 MANY_COPIES = 100  # from one clip in so many on, copies are worth a remark
 FAMILIES = ("videomae", "vjepa", "i3d", "c3d", "inception", "shapes3d")
@@ -84,7 +85,8 @@ class Comparison:
         """The Record of one metric; what its `measure` warns of is in it."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            figures = measure(self.samples, self.reference, self.protocol)
+            with one_thread():
+                figures = measure(self.samples, self.reference, self.protocol)
         settings = figures.pop("settings", None)
         return make_record(
             started=self.started,

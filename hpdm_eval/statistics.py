@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, sha256_file
+from hpdm.files import atomic_file, parse_json, sha256_file
 from hpdm_eval.metrics.frechet import Moments
 from hpdm_eval.npz import read_npz
 from hpdm_eval.protocols import Protocol
@@ -81,13 +81,13 @@ class Statistics:
         if sources is not None and (sources.dtype.kind != "U" or sources.shape != (int(n),)):
             raise InputError(f"{path}: damaged statistics, sources are {list(sources.shape)} for n = {n}")
         try:
-            manifest = json.loads(str(arrays["manifest"]))
+            manifest = parse_json(str(arrays["manifest"]))
             if manifest["schema"] != SCHEMA:
                 raise InputError(f"{path}: statistics of schema {manifest['schema']}, this version reads {SCHEMA}")
             parts = {key: manifest[key] for key in ("protocol", "backbone", "source", "seed", "made")}
             if not all(isinstance(parts[key], dict) for key in ("protocol", "backbone", "source", "made")):
                 raise TypeError("not of objects")
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: the statistics' manifest is damaged ({error})") from error

@@ -30,6 +30,7 @@ from hpdm.data.sources import said
 from hpdm.data.table import IndexedVideo, Rows
 from hpdm.data.videos import BROKEN_CODE, RUN, USABLE, file_job
 from hpdm.errors import InputError
+from hpdm.files import parse_json
 from hpdm.video import formats
 
 LIST_NAMES = ("captions.jsonl", "captions.csv")
@@ -289,8 +290,8 @@ def _read_jsonl(file):
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            values = parse_json(line)
+        except ValueError as error:
             raise InputError(f"{file}, line {number} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise InputError(f"{file}, line {number}: expected an object with path and caption")

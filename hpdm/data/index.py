@@ -9,7 +9,6 @@ files, and only what is new or changed is opened.
 """
 
 import hashlib
-import json
 import os
 import time
 from collections import Counter, deque
@@ -23,7 +22,7 @@ from hpdm.data.columns import DamagedTable
 from hpdm.data.members import Member
 from hpdm.data.table import BrokenFile, FoundFile, IndexedVideo, Rows, VideoTable
 from hpdm.errors import InputError
-from hpdm.files import append_line, user_cache
+from hpdm.files import append_line, parse_json, user_cache
 from hpdm.video import formats
 from hpdm.video.pixels import UnreadablePicture, read_picture
 from hpdm.video.reader import DecodingError, VideoInfo, probe_video
@@ -262,7 +261,7 @@ def _old_entries(root):
     """path → entry of the JSON index that earlier versions kept."""
     for file in cache_files(root, OLD_NAME):
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = parse_json(file.read_bytes())
             if content["version"] != OLD_VERSION:
                 continue
             entries = [IndexedVideo(**row) for row in content["videos"]]

@@ -11,6 +11,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hpdm.files import parse_json
+
 QUARANTINE_FILE = "quarantine.jsonl"
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ class Quarantine:
         self._read += whole
         for line in added[:whole].split(b"\n"):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 self._note(entry["path"], entry.get("reason", ""), entry.get("clip"), entry.get("from"))
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue  # cut off by a kill

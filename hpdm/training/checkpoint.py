@@ -35,6 +35,7 @@ from hpdm.files import (
     checked_file,
     parse_json,
     read_json,
+    rename,
     sha256_file,
     sweep,
     sync_folder,
@@ -452,6 +453,6 @@ def _point(link, target):
     temporary.symlink_to(target, target_is_directory=True)
     if link.is_dir() and not link.is_symlink():  # made by a copy that knows no links
         os.replace(link, link.with_name(f"set-aside-{link.name}-{os.getpid()}"))
-    os.replace(temporary, link)
+    rename(temporary, link)
     sync_folder(link.parent)
 

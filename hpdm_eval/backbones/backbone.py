@@ -17,8 +17,14 @@ I3D, SHAPES3D, C3D, INCEPTION = "i3d-kinetics400", "shapes3d", "c3d-ucf101", "in
 
 
 @contextmanager
-def full_precision():
-    """Neither convolutions nor matrix products in TF32 within the block, whatever training has allowed before."""
+def full_precision(device):
+    """Neither convolutions nor matrix products in TF32 within the block, whatever training has allowed before.
+
+    A CPU has no TF32, and runs several networks at once, which may not change what holds for all of a process.
+    """
+    if torch.device(device).type == "cpu":
+        yield
+        return
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -81,7 +87,7 @@ class Backbone:
     def forward(self, video):
         """Second half of `extract`: what `prepare` returned → (features [B, D], probabilities [B, K])."""
         # TF32, cuDNN's default for convolutions, keeps three digits: too few for a distance between near-equal sets.
-        with full_precision():
+        with full_precision(self.device):
             features, logits = self.run(video)
         return features.float().cpu(), logits.float().softmax(dim=1).cpu()
 
@@ -179,7 +185,7 @@ class ScriptedC3DBackbone(C3DBackbone):
 
     @torch.inference_mode()
     def forward(self, video):
-        with full_precision():
+        with full_precision(self.device):
             probabilities = self.network(video).float().cpu()
         return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log(), probabilities
 

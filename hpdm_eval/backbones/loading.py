@@ -1,6 +1,5 @@
 """From a backbone's name to a `Backbone`: which weights file, in which form, with which settings."""
 
-import json
 import pickle
 from dataclasses import replace
 from importlib import resources
@@ -10,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hpdm.errors import InputError
+from hpdm.files import parse_json
 from hpdm.torchvision_compat import import_torchvision
 from hpdm_eval.backbones import c3d, i3d
 from hpdm_eval.backbones.backbone import (
@@ -132,7 +132,7 @@ def _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
     state, metadata = _read_safetensors(info.path)
     if metadata.get("format") != SHAPES3D:
         raise InputError(f"{info.path}: not weights of shapes3d")
-    network = Shapes3D(len(json.loads(metadata["classes"])))
+    network = Shapes3D(_class_count(info.path, metadata))
     epsilon = network.trunk[0].bn.eps
     # `num_batches_tracked` is not stored: nothing reads it in evaluation.
     missing, foreign = network.load_state_dict(state, strict=False)
@@ -214,6 +214,16 @@ def _read_safetensors(path):
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _class_count(path, metadata):
+    try:
+        classes = parse_json(metadata["classes"])
+        if not isinstance(classes, list) or not classes:
+            raise ValueError("no list of classes")
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: damaged, it does not say its classes ({error})") from error
+    return len(classes)
 
 
 def _first_line(error):

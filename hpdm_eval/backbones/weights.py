@@ -9,7 +9,6 @@ Only the first two count as verified; the others mark every record made with the
 """
 
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, expand_user, home_folder, write_json
+from hpdm.files import atomic_file, expand_user, home_folder, parse_json, write_json
 from hpdm.files import user_cache as platform_cache
 from hpdm.trust import need_trust, trust_is_limited
 from hpdm_eval.backbones.forms import check_form, is_torchscript
@@ -178,7 +177,7 @@ def read_pins(folder):
     """
     path = folder / PINS
     try:
-        pins = json.loads(path.read_text(encoding="utf-8"))
+        pins = parse_json(path.read_bytes())
         if not isinstance(pins, dict) or not all(map(_is_pin, pins.values())):
             raise ValueError("not a list of pins")
     except FileNotFoundError:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,8 @@ from hpdm.config import config_from_dict, config_to_dict
 from hpdm.console import EXIT_FAILURE, OutputFolder, common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
-from hpdm.files import holds_something, write_json
+from hpdm.files import holds_something, parse_json, write_json
+from hpdm.lock import hold
 from hpdm_eval.commands.report import report
 from hpdm_eval.distributed import joined_processes, rank_and_size
 from hpdm_eval.records import RememberingCommand, command_line
@@ -26,10 +27,11 @@ from hpdm_eval.studies.cost import describe_cost
 from hpdm_eval.studies.measure import call
 from hpdm_eval.studies.plan import load_tier, make_plan, tier_names
 from hpdm_eval.studies.tasks import Workshop
-from hpdm_eval.studies.work import Progress, work
+from hpdm_eval.studies.work import Progress, is_first, work
 
 LOG_FILE, SETTINGS_FILE = "log.txt", "study.json"
 FREE_TO_CHANGE = ("repeats", "jobs", "omit")
+PATIENCE = 600.0  # seconds for another call on the folder to check its settings, or to write the report
 SAY_SECONDS = 60.0  # between lines on how far several processes are
 
 
@@ -71,7 +73,8 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
     # The first process may be busy for long while others wait for it.
     with joined_processes("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(days=1)):
         quiet = quiet or rank_and_size()[0] > 0
-        _check_settings(out, plan)
+        with hold(out, patience=PATIENCE) if is_first() else nullcontext():
+            _check_settings(out, plan)
         workshop = Workshop(plan, out, device=device, command=command_line(), quiet=quiet)
         tasks = workshop.tasks()
         progress = Progress(tasks, out / LOG_FILE, quiet)
@@ -93,9 +96,10 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
                     return 0
                 raise
         progress.say(f"{tier}: {progress.line()}")
-        if rank_and_size()[0] == 0:
-            call(report, "--records", workshop.records.folder, "--out", out / "report", "--title", f"Ablations, {tier}",
-                 "--quiet")
+        if is_first():
+            with hold(out, patience=PATIENCE):  # another call may be at its own
+                call(report, "--records", workshop.records.folder, "--out", out / "report", "--title",
+                     f"Ablations, {tier}", "--quiet")
         made = len(list(workshop.records.folder.glob("*.json")))
         click.echo(f"{made} records are in {workshop.records.folder}, their tables and page in {out / 'report'}")
     return 0
@@ -174,7 +178,7 @@ def _check_settings(out, plan):
         return
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = parse_json(path.read_bytes())
             before["tier"], before["config"]
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); name another folder") from error

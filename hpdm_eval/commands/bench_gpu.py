@@ -7,6 +7,7 @@ import click
 from hpdm.console import OutputFolder, common_options, note
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.gpu_bench.bench import Settings
 from hpdm_eval.gpu_bench.plan import plan
 from hpdm_eval.gpu_bench.run import PAGE, RECORDS, Budget, ItemFailed, Journal, run_items
@@ -49,6 +50,7 @@ def gpu(out, minutes, only, rehearse, commit, listed, device, seed, quiet):
     budget = Budget(60 * minutes)
     if choose_device(name).type == "cpu" and not rehearse:
         raise InputError("without a GPU this takes hours: --rehearse runs the same code on tiny sizes")
+    own_folder(out)
     words = command_line()
     if click.get_current_context().parent is None:
         words = words.replace("hpdm-eval gpu", "python -m hpdm_eval.gpu_bench", 1)

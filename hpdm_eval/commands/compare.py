@@ -18,6 +18,7 @@ from hpdm_eval.commands.compare_tables import (
     sort_methods,
     terminal_text,
 )
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.distributed import rank_and_size
 from hpdm_eval.judge import announce, judging_options
 from hpdm_eval.metrics.inception_score import SPLITS
@@ -63,6 +64,7 @@ def compare_methods(metrics, sort_by, splits, neighbours, patch, token, grids, r
         raise InputError("a comparison needs two sets or more: --samples NAME=DIR, once for each")
     if report is not None:
         check_folder(report, folders.values())
+        own_folder(report)
     settings = {"splits": splits, "neighbours": neighbours, "token": parse_patch(token),
                 "plans": lambda: tiling_plans(folders, patch)}
     sources = _sources(folders, grids, options["grid"])

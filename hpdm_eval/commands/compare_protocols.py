@@ -9,6 +9,7 @@ from hpdm.console import OutputFolder, note
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.commands.fvd import measure
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.distributed import rank_and_size
 from hpdm_eval.judge import announce, evaluate, judging_options
 from hpdm_eval.plots import bar_figure, save_png
@@ -35,6 +36,7 @@ def compare_protocols(protocols, legacy, out, **options):
     `change` is against --protocol. Settings given on the command line, such as --num-samples or --frames, hold for all
     protocols. One that cannot be applied to these videos is listed with the reason.
     """
+    own_folder(out)
     baseline = options["protocol"]
     named = [protocol.name for protocol in list_protocols() if protocol.is_splits is None]  # not of Inception Scores
     names = protocols.split(",") if protocols else named

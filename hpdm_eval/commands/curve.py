@@ -10,6 +10,7 @@ from hpdm.console import OutputFolder, note
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.commands.fvd import Sizes, subset_figure
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.distributed import rank_and_size
 from hpdm_eval.judge import announce, evaluate, judging_options
 from hpdm_eval.plots import curve_figure, save_png
@@ -33,6 +34,7 @@ def curve(out, at, **options):
     Give --samples once per set, such as one folder per checkpoint in the order of training. Each point is the mean
     distance of ten random subsets from the whole reference, with their spread; the last is all samples of the set.
     """
+    own_folder(out)
     names = _names(options["samples"])
     records, reference = {}, None
     for name, path in names.items():

@@ -7,6 +7,7 @@ import click
 from hpdm.config import load_config
 from hpdm.console import OutputFolder, common_options
 from hpdm.environment import choose_device, hardware
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.records import RecordedCommand, command_line
 from hpdm_eval.studies.efficiency import alternatives, computed, describe_size, enlarged, measured
 from hpdm_eval.studies.measure import Records
@@ -33,6 +34,7 @@ def efficiency(out, size, paper_size, batch, rounds, measure, device, seed, quie
     measured.
     """
     device = choose_device(device)
+    own_folder(out)
     on_gpu = device.type == "cuda"
     records = Records(out / "records", "gpu" if on_gpu else "cpu", command_line())
     overrides = [f"training.seed={seed}", "training.activation_checkpointing=false"]

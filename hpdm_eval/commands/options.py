@@ -14,6 +14,8 @@ import re
 
 import click
 
+from hpdm.environment import processes_here
+from hpdm.lock import hold
 from hpdm_eval.backbones.loading import KNOWN, SHORT_NAMES
 from hpdm_eval.protocols import CHOICES, DEFAULT, load_protocol
 
@@ -120,7 +122,7 @@ def backbone_options(function, default=None):
                      help="Keep features of clips, and use those of earlier runs, in the user's cache folder or "
                           "$HPDM_EVAL_CACHE."),
         click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
-                     help="Clips per forward pass."),
+                     help="Clips in memory at a time; on a GPU also per forward pass, which moves last digits."),
         click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
                      help="Arithmetic of the backbone."),
         click.option("--unverified", is_flag=True, help="Accept weights whose checksum is not known; records say so."),
@@ -133,6 +135,15 @@ def backbone_options(function, default=None):
     ):
         function = option(function)
     return function
+
+
+def own_folder(folder):
+    """Hold the lock of a command's output folder until the command ends; for several processes the first does.
+
+    Raises InputError where another program works there.
+    """
+    if processes_here().rank == 0:
+        click.get_current_context().with_resource(hold(folder))
 
 
 def metric_options(default=DEFAULT, backbone=None):

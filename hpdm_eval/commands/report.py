@@ -6,6 +6,7 @@ import click
 
 from hpdm.console import Command, OutputFolder, common_options, note
 from hpdm.errors import InputError
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.report.model import origin
 from hpdm_eval.report.videos import choose_videos, parse_videos
@@ -39,6 +40,7 @@ def report(records, out, title, videos, per_class, most_megabytes, published, qu
     """
     folders = parse_videos(videos)
     check_folder(out, [*records, *folders.values()])
+    own_folder(out)
     found = collect_records(records)
     grid, left_out = choose_videos(folders, per_class=per_class, limit=most_megabytes * 1e6) if folders else (None, 0)
     sections = make_sections(found, published)

@@ -9,7 +9,7 @@ import click
 
 from hpdm.console import OutputFolder, note
 from hpdm.files import atomic_file
-from hpdm_eval.commands.options import take_protocol
+from hpdm_eval.commands.options import own_folder, take_protocol
 from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.score_tests import TOLERANCE
 from hpdm_eval.metrics.seams import parse_patch, seam_lattices
@@ -44,6 +44,7 @@ def seams_power(samples, patch, per_test, resamples, longest, out, **options):
     positives for the clips as they are.
     """
     started = time.time()
+    own_folder(out)
     protocol = take_protocol(options)
     lattices = seam_lattices(parse_patch(patch))
     note(f"{len(conditions())} versions of each clip", options["quiet"])

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from hpdm.errors import InputError
+from hpdm_eval.threads import one_thread
 
 ROOT = "qr-nuclear"  # this module's own way
 SVD_ROOTS = {"fp32-svd": torch.float32, "fp64-svd": torch.float64}
@@ -75,6 +76,7 @@ class Moments:
     def dimension(self):
         return len(self.mean)
 
+    @one_thread()
     def update(self, features):
         """Add features [B, D] of any float type, array or tensor; returns self."""
         features = _as_features(features)
@@ -118,6 +120,7 @@ def frechet_from_moments(a, b, ddof=1):
     return frechet_distance(a, b, ddof=ddof)
 
 
+@one_thread()
 def frechet_distance(x, y, *, ddof=1, root=ROOT):
     """Squared Fréchet distance; each side is an array or tensor of features [N, D] or a `Moments`.
 
@@ -133,7 +136,7 @@ def frechet_distance(x, y, *, ddof=1, root=ROOT):
     if few:
         warnings.warn(f"{' and '.join(few)} clips for {_dimension(x)} features: the covariance is singular and the "
                       "distance mostly sampling bias; compare it only with figures from equally many clips",
-                      FewSamplesWarning, stacklevel=2)
+                      FewSamplesWarning, stacklevel=3)
     if root in SVD_ROOTS:
         return frechet_by_svd_roots(x, y, ddof=ddof, dtype=SVD_ROOTS[root])
     if root not in (ROOT, "scipy-sqrtm"):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpdm.console import note
 from hpdm.errors import InputError
 from hpdm.files import parse_json
 from hpdm_eval.records import Record, load_record
@@ -23,8 +24,8 @@ class Found:
 def collect_records(folders):
     """All records below the folders, as `Found`, sorted by name; a file that lies in two of them counts once.
 
-    Other JSON files are passed over. With several folders names begin with that of the folder. Raises InputError for a
-    missing folder, a record that cannot be read, and where there is none.
+    Other JSON files are passed over, those that cannot be read with a note. With several folders names begin with that
+    of the folder. Raises InputError for a missing folder, a record that cannot be read, and where there is none.
     """
     folders = [Path(folder) for folder in folders]
     seen, found = set(), []
@@ -48,6 +49,7 @@ def _is_record(path):
     """Whether a JSON file means to be a record: others in the same folders are manifests and results of benchmarks."""
     try:
         values = parse_json(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        note(f"left out: {path}: not readable JSON ({str(error)[:160]})")
         return False
     return isinstance(values, dict) and {"schema", "metric", "value"} <= set(values)

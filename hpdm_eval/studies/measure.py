@@ -17,7 +17,7 @@ from baselines.reconstruct import SUMMARY
 from hpdm.config import config_to_dict
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.environment import choose_device
-from hpdm.files import write_json
+from hpdm.files import read_json, write_json
 from hpdm.methods import make_method
 from hpdm.sampling.load import load_checkpoint
 from hpdm.training.checkpoint import step_folder
@@ -256,7 +256,7 @@ class Judge:
         source = open_clips(finest, load_protocol("native"), quiet=True, workers=0)
         for _ in source:
             pass  # a digest of all clips takes reading them
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = read_json(folder / SUMMARY)
         return make_record(
             started=started, metric="psnr", value=summary["psnr"], unit="dB", higher_is_better=True,
             protocol={"name": "reconstruction"}, num_samples=summary["clips"],

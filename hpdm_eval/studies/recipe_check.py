@@ -20,6 +20,7 @@ from hpdm.console import Command, OutputFolder, note
 from hpdm.environment import hardware
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.metrics.positions import POSITIONS
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.studies.denoising import RATIOS
@@ -39,6 +40,7 @@ FAILED = 1
 @click.option("--quiet", is_flag=True, help="No notes on stderr.")
 def main(out, full, records, quiet):
     """Check gradients, starting values and noise of the large sizes on small networks. Runs on the CPU."""
+    own_folder(out)
     note("gradients", quiet)
     gradients = measure(ALL_WORLDS if full else WORLDS, quick=not full)
     learning = []

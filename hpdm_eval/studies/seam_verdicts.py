@@ -23,6 +23,7 @@ from hpdm.environment import git_revision
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm_eval.clips import open_clips
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.metrics.seam_contrasts import AXES
 from hpdm_eval.metrics.seam_tests import judge_seams
 from hpdm_eval.metrics.seams import ClipSeams, measure_clip, rescore, seam_lattices
@@ -71,6 +72,7 @@ def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
                 note(f"{name_of(steps)}, {k + 1} of {len(chunks)}", quiet)
     if every > 1:
         return
+    own_folder(out)
     rows = []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         files = [[paths[steps, k] for k in range(len(chunks))] for steps in numbers]

@@ -14,6 +14,7 @@ from hpdm.files import atomic_file
 from hpdm.sampling.cli import sample
 from hpdm.sampling.load import load_checkpoint
 from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.studies.drawing import REFERENCE_SEED, draw_clips
 from hpdm_eval.studies.measure import call
 from hpdm_eval.tables import markdown_table
@@ -32,6 +33,8 @@ VALUES = (0.002, 0.02, 0.05, 0.1, 0.2)
 def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
     """Sample at several conditioning noise levels and compare the sets with procedural videos."""
     loaded = load_checkpoint(checkpoint)
+    own_folder(out)
+    own_folder(scratch)
     size = loaded.config.pyramid.resolution(loaded.config.pyramid.levels - 1)
     draw_clips(scratch / "reference", REFERENCE_SEED, clips, size, quiet)
     records = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from baselines.reconstruct import SUMMARY, reconstruct_clips
 from hpdm.config import Config, config_to_dict, override_config
 from hpdm.errors import InputError
-from hpdm.files import atomic_file
+from hpdm.files import atomic_file, parse_json
 from hpdm.methods import make_method
 from hpdm.pyramid import tile_starts
 from hpdm.sampling.cli import sample
@@ -310,7 +310,7 @@ def _summary_count(folder):
 
 def _read_count(path, key):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError):
+        return int(parse_json(path.read_bytes())[key])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
 

@@ -8,7 +8,6 @@ motion and colour as the shipped classifier's features show them, read out by re
 """
 
 import dataclasses
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,13 @@ from hpdm.console import Command, OutputFolder, common_options, note
 from hpdm.data.procedural import sample_scene
 from hpdm.data.scene_captions import attributes_of_caption, attributes_of_scene, sample_prompts
 from hpdm.environment import choose_device
-from hpdm.files import atomic_file
+from hpdm.files import atomic_file, read_json
 from hpdm.sampling.cli import sample
 from hpdm.training.loop import train
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.commands.options import own_folder
 from hpdm_eval.features import extract_features
 from hpdm_eval.metrics.accuracy import label_in_name, wilson_interval
 from hpdm_eval.metrics.attributes import attribute_accuracy, fit_readout
@@ -100,7 +100,7 @@ def attribute_records(folder, real: RealText, backbone, *, device, seed, quiet=T
     """
     started = time.time()
     protocol = load_protocol("native", backbone="shapes3d")
-    settings = json.loads((Path(folder) / "samples.json").read_text(encoding="utf-8"))["settings"]
+    settings = read_json(Path(folder) / "samples.json")["settings"]
     source = open_clips(folder, protocol, quiet=quiet, workers=0)
     extracted = extract_features(source, backbone, quiet=quiet)
     numbers = np.array([label_in_name(name) for name in extracted.names])
@@ -228,6 +228,7 @@ class TextStudy:
 @common_options
 def main(tier, out, only, device, seed, quiet):
     """Train, sample and judge small text-to-video models."""
+    own_folder(out)
     records = TextStudy(tier, out, choose_device(device), quiet, seed).run(only or VARIANTS)
     note(f"{len(list(records.glob('*.json')))} records are in {records}, samples of ten prompts in "
          f"{out / 'prompts.png'}", quiet)

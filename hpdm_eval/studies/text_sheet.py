@@ -1,11 +1,11 @@
 """What text-to-video models make of the same prompts, side by side: a picture."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from hpdm.files import read_json
 from hpdm_eval.metrics.accuracy import label_in_name
 from hpdm_eval.plots import save_png
 
@@ -18,7 +18,7 @@ def write_prompt_sheet(path, folders, count=PROMPTS):
 
     folders: {name: folder of npy samples with their samples.json}, all of the same prompts; uint8 [T, H, W, 3].
     """
-    prompts = json.loads((Path(next(iter(folders.values()))) / "samples.json").read_text())["settings"]["prompts"]
+    prompts = read_json(Path(next(iter(folders.values()))) / "samples.json")["settings"]["prompts"]
     prompts = prompts[:count]
     strips = {name: _strips(folder, len(prompts)) for name, folder in folders.items()}
     _, height, width, _ = next(iter(strips.values()))[0].shape
