@@ -6,7 +6,6 @@ import resource
 import sys
 from pathlib import Path
 
-import torch
 from small_text import SMALL_TEXT
 
 from hpdm.config import config_from_dict, override_config

@@ -9,6 +9,7 @@ files, and only what is new or changed is opened.
 """
 
 import hashlib
+import json
 import os
 import time
 from collections import Counter, deque
