@@ -305,7 +305,7 @@ class Progress:
                 continue
             for line in lines:
                 with suppress(ValueError, TypeError, KeyError):  # cut off by a kill
-                    row = json.loads(line)
+                    row = parse_json(line)
                     entry = (BrokenFile if "reason" in row else IndexedVideo)(**row)
                     found[entry.path] = entry
         return found
