@@ -16,6 +16,7 @@ from hpdm_eval.backbones.backbone import C3DBackbone, I3DBackbone
 from hpdm_eval.cache import FeatureCache, cache_folder
 from hpdm_eval.cli import main
 from hpdm_eval.clips import open_clips
+from hpdm_eval.commands.options import _OVERRIDES
 from hpdm_eval.features import extract_features, extract_moments
 from hpdm_eval.judge import evaluate
 from hpdm_eval.metrics.frechet import Moments, frechet_distance
@@ -95,8 +96,8 @@ def test_library_and_command(sets, threads):
     assert frechet_distance(samples, reference) == fvd["value"]
     frames = [extract_moments(side, PerFrame(backbone), batch=2, quiet=True) for side in sides]
     assert frechet_distance(*frames) == fid["value"]
-    options = {"samples": str(root / "a"), "reference": str(root / "b"), **OPTIONS,
-               "weights": str(root / "random.safetensors")}
+    options = {"samples": str(root / "a"), "reference": str(root / "b"),
+               **{key: None for _, key, _, _ in _OVERRIDES}, **OPTIONS, "weights": str(root / "random.safetensors")}
     seen = []
     evaluate("fvd", lambda *sides: seen.append(sides) or {"value": 0.0}, options, higher_is_better=False)
     np.testing.assert_array_equal(seen[0][0].features, samples)
