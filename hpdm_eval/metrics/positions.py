@@ -16,7 +16,8 @@ from itertools import product
 import numpy as np
 
 from hpdm.errors import InputError
-from hpdm_eval.metrics.seams import AXES, MARGIN, STATISTICS, axis_contrasts, lattice_moves
+from hpdm_eval.metrics.seam_contrasts import AXES, MARGIN, STATISTICS, axis_contrasts
+from hpdm_eval.metrics.seams import lattice_moves
 from hpdm_eval.selection import seeded_key
 
 NAMES = {1: ("inside", "face"), 2: ("inside", "edge", "corner"), 3: ("inside", "face", "edge", "corner")}
