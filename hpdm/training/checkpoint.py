@@ -40,6 +40,7 @@ from hpdm.files import (
     sweep,
     sync_folder,
     write_json,
+    writing,
 )
 from hpdm.sharding import like
 from hpdm.training.shard_files import (
@@ -239,8 +240,9 @@ def forget_pages(path):
 
 
 def point_latest(run, name):
-    """Have `latest` lead to the checkpoint of that name."""
-    _point(Path(run) / LATEST, name)
+    """Have `latest` lead to the checkpoint of that name; raises WriteError where the disk fails."""
+    with writing(Path(run) / LATEST):
+        _point(Path(run) / LATEST, name)
 
 
 def read_config(file) -> Config:

@@ -53,7 +53,7 @@ def damaged_runs(effort, seed, folder):
     tallies += [
         damage("configuration of a run", run / "config.yaml", lambda: checkpoints.read_config(run / "config.yaml"),
                effort, seed),
-        damage("training state alone", step / "training.pt", lambda: checkpoints._read_state(step / "training.pt"),
+        damage("training state alone", step / "training.pt", lambda: checkpoints.read_state(step / "training.pt"),
                effort, seed),
         damage("log", run / "log.jsonl", lambda: RunLog(run, 2, quiet=True).close(), effort, seed),
         damage("provenance", run / "provenance.jsonl", lambda: read_provenance(run), effort, seed),
