@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hpdm.data.config import PROCEDURAL
 from hpdm.errors import InputError
-from hpdm.files import write_json
+from hpdm.files import parse_json, write_json
 from hpdm_eval.backbones import backbone_name, load_backbone
 from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.protocols import DEFAULT, load_protocol
@@ -159,5 +159,5 @@ class Evaluator:
 
 def read_records(command, text) -> list[dict]:
     """The records that a command of hpdm-eval printed with --json; none of `stats`, which has no --json."""
-    records = [] if command == "stats" else json.loads(text)
+    records = [] if command == "stats" else parse_json(text)
     return records if isinstance(records, list) else [records]

@@ -52,7 +52,12 @@ def refuses(read):
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
-def test_readers(text, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def plan():
+    return make_plan(load_tier("smoke"), [], 1, 0)
+
+
+def test_readers(text, tmp_path, capsys, plan):
     for name in ("record.json", PINS, SETTINGS_FILE, "captions.jsonl"):
         (tmp_path / name).write_text(text)
     refuses(lambda: load_record(tmp_path / "record.json"))
@@ -60,7 +65,7 @@ def test_readers(text, tmp_path, capsys):
     assert f"left out: {tmp_path / 'record.json'}" in capsys.readouterr().err
     refuses(lambda: read_pins(tmp_path))
     refuses(lambda: _read(tmp_path / "record.json"))
-    refuses(lambda: _check_settings(tmp_path, make_plan(load_tier("smoke"), [], 1, 0)))
+    refuses(lambda: _check_settings(tmp_path, plan))
     refuses(lambda: read_captions(tmp_path / "captions.jsonl"))
     assert _read_count(tmp_path / "record.json", "clips") == 0
 
@@ -85,7 +90,8 @@ def test_no_reader_of_files_parses_json_on_its_own():
     """Whatever reads a file goes by `hpdm.files`; what is left parses what this program has just made."""
     own = {"hpdm/files.py", "hpdm/environment.py", "hpdm/sampling/writer.py", "hpdm_eval/records.py",
            "hpdm_eval/reproduce.py", "hpdm_eval/commands/bench_extract.py", "hpdm_eval/commands/ablations.py",
-           "hpdm_eval/studies/nano.py", "hpdm_eval/studies/recipe_gradients.py"}
+           "hpdm_eval/studies/nano.py", "hpdm_eval/studies/recipe_gradients.py",
+               "hpdm/data/pack.py", "hpdm_eval/studies/index_cost.py"}
     found = {str(path.relative_to(ROOT)) for package in ("hpdm", "hpdm_eval", "baselines")
              for path in (ROOT / package).rglob("*.py") if "json.load" in path.read_text(encoding="utf-8")}
     assert found - own == {path for path in found if path.startswith("hpdm_eval/gpu_bench/")}
