@@ -25,6 +25,7 @@ from hpdm_eval.statistics import Statistics
 from hpdm_eval.studies import tasks, work
 from hpdm_eval.studies.plan import load_tier, make_plan
 from hpdm_eval.studies.real import RealClips
+from hpdm_eval.tables import format_value
 
 CHOSEN = ("table3.deep", "table3.shallow")
 TABLE3 = {
@@ -63,7 +64,7 @@ def test_records_of_the_chosen_variants_and_no_others(made):
     assert set(found) == {f"table3.{variant}-r0-{part}" for variant in ("deep", "shallow") for part in TABLE3}
     assert f"{len(found)} records are in {out / 'records'}" in result.stdout
     table = (out / "report" / "tables" / "table3-smoke.md").read_text()
-    assert "shallow fusion" in table and f"{found['table3.deep-r0-fvd-level1'].value:.1f}" in table
+    assert "shallow fusion" in table and format_value(found["table3.deep-r0-fvd-level1"].value) in table
     for name, record in found.items():
         assert record.extra["study"] == "table3" and record.extra["tier"] == "smoke" and record.extra["repeat"] == 0
         assert record.extra["variant"] == name.split("-")[0].split(".")[1]

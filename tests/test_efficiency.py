@@ -173,6 +173,7 @@ def test_a_row_that_fails_when_timed_costs_no_other(small_gpu, tmp_path, capsys,
     assert "small-patch-adaptive measured, 2 videos a step" in said
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     size = write_small(tmp_path / "small.yaml")
     words = ["efficiency", "--out", tmp_path / "out", "--size", size, "--paper-size", size, "--rounds", "1",

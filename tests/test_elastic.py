@@ -25,6 +25,7 @@ def check(result, kills, relative):
     assert max(result["distance"].values()) <= relative, result
 
 
+@pytest.mark.slow
 def test_two_then_one_then_three_processes_of_either_kind(tmp_path):
     """FSDP on two, DDP's checkpoint of one, FSDP on three, and DDP on two to the end."""
     check(campaign(tmp_path, "--kills", 3, "--steps", 6, "--parallel", "fsdp", "ddp", timeout=1200), 3, RELATIVE)

@@ -12,7 +12,7 @@ from hpdm.files import write_json
 from hpdm_eval.records import make_record
 from hpdm_eval.studies import denoising, recipe_check
 from hpdm_eval.studies.measure import NO_CLIPS
-from hpdm_eval.studies.plan import load_tier, make_plan
+from hpdm_eval.studies.plan import load_studies, load_tier
 from hpdm_eval.studies.recipe_gradients import combinations
 from hpdm_eval.studies.recipe_learning import ADAMW, LAMB, START, STEPS, VARIANTS, learn
 from hpdm_eval.studies.stand_in import stand_in
@@ -52,8 +52,9 @@ class Exact(torch.nn.Module):
 
 def test_errors_of_denoising_are_of_the_clean_pixels():
     """An output of 0 means D = c_skip * y: its error follows from the formulas."""
-    (judgement,) = make_plan(load_tier("cpu"), only=["noise.signal"], repeats=1).judgements
-    config = judgement.samples.config
+    (study,) = (study for study in load_studies() if study.name == "noise")
+    (variant,) = (variant for variant in study.variants if variant.name == "signal")
+    config = variant.configure(load_tier("cpu").base())
     videos, labels = denoising.held_out(config, 4)
     network = Exact(config, lambda level, patch, c_noise: torch.zeros_like(patch))
     start = torch.tensor([12, 0, 24])
@@ -94,7 +95,7 @@ def save_records(folder):
 
 @pytest.mark.parametrize(("changes", "code"), [({}, 0), ({"missing": 3, "missing_share": 0.5}, 1), ({"error": 0.3}, 1)])
 def test_the_command_writes_a_report_and_fails_for_wrong_gradients(tmp_path, monkeypatch, changes, code):
-    monkeypatch.setattr(recipe_check, "measure", lambda quick: rows(**changes))
+    monkeypatch.setattr(recipe_check, "measure", lambda worlds, quick: rows(**changes))
     monkeypatch.setattr(recipe_check, "learn", lambda variant: {
         "variant": variant, "loss": [1.0, 0.5], "loss_after": 0.5, "output_rms": 0.4})
     save_records(tmp_path / "records")

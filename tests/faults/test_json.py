@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tally import ROOT
 
+from hpdm.config import load_config
 from hpdm.data.captions import read_captions
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.errors import InputError
@@ -20,7 +21,7 @@ from hpdm_eval.features import FeatureSet
 from hpdm_eval.records import load_record
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.statistics import Statistics
-from hpdm_eval.studies.plan import load_tier, make_plan
+from hpdm_eval.studies.plan import Plan, load_tier
 from hpdm_eval.studies.tasks import _read_count
 
 HOSTILE = {
@@ -52,12 +53,7 @@ def refuses(read):
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
-@pytest.fixture(scope="module")
-def plan():
-    return make_plan(load_tier("smoke"), [], 1, 0)
-
-
-def test_readers(text, tmp_path, capsys, plan):
+def test_readers(text, tmp_path, capsys):
     for name in ("record.json", PINS, SETTINGS_FILE, "captions.jsonl"):
         (tmp_path / name).write_text(text)
     refuses(lambda: load_record(tmp_path / "record.json"))
@@ -65,7 +61,7 @@ def test_readers(text, tmp_path, capsys, plan):
     assert f"left out: {tmp_path / 'record.json'}" in capsys.readouterr().err
     refuses(lambda: read_pins(tmp_path))
     refuses(lambda: _read(tmp_path / "record.json"))
-    refuses(lambda: _check_settings(tmp_path, plan))
+    refuses(lambda: _check_settings(tmp_path, Plan(tier=load_tier("smoke"), base=load_config("nano"), judgements=())))
     refuses(lambda: read_captions(tmp_path / "captions.jsonl"))
     assert _read_count(tmp_path / "record.json", "clips") == 0
 
