@@ -177,6 +177,7 @@ def wait_until(condition, process, seconds=120):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for children in /proc")
 @pytest.mark.parametrize("phase", ["open", "clip"])
 def test_an_interrupt_ends_a_run_whose_decoders_hang_forever(originals, tmp_path, bad_decoder, monkeypatch, phase):

@@ -47,6 +47,7 @@ def said(folder, name):
     return [(folder / f"{name} {rank}.txt").read_text() for rank in "012"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "empty passes", "stopped"])
 def test_losses_and_weights_equal_those_of_one_process(folder, name):
     ours, theirs = (np.array([line["loss_per_level"] for line in read_log(folder / run)]) for run in (name, "one"))
@@ -58,12 +59,14 @@ def test_losses_and_weights_equal_those_of_one_process(folder, name):
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5, msg=lambda m, n=key: f"{n}: {m}")
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_within_the_step(folder):
     assert said(folder, "stopped") == ["2 True"] * 3
     assert step_folder(folder / "stopped", 2).is_dir() and not step_folder(folder / "stopped", 3).exists()
     assert said(folder, "stopped again") == ["4 False"] * 3
 
 
+@pytest.mark.slow
 def test_a_process_that_sees_another_folder_ends_the_run_on_all(folder):
     expected = (f"process 2 sees another folder {folder / 'elsewhere on node 2'} than process 0: there is another "
                 f"step-00000002 on process 2")

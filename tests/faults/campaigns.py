@@ -17,7 +17,7 @@ CAMPAIGNS = {
     "Damaged configurations, protocols, prompts and manifests": (damaged_texts, 25, 500),
     "Damaged records, statistics, features and weights": (damaged_results, 25, 500),
     "Damaged clips": (damaged_clips, 3, 300),
-    "Killed training": (killed_training, 2, 40),
+    "Killed training": (killed_training, 1, 40),
     "Killed sampling": (killed_sampling, 2, 30),
     "Killed evaluation": (killed_evaluation, 1, 20),
     "Killed processes of several": (killed_rank, 0, 2),
