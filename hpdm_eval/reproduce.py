@@ -23,8 +23,8 @@ from hpdm_eval.records import Record, parse_record
 
 PROGRAM = "hpdm-eval"
 # commands that measure: what they print with --json is records
-ON_FEATURES = ("fvd", "is", "kvd", "prdc", "fid", "all", "curve", "compare")
-MEASURES = (*ON_FEATURES, "seams", "dead-tokens", "pyramid", "positions", "clipsim")
+ON_FEATURES = ("fvd", "is", "kvd", "prdc", "fid", "all", "curve", "compare", "positions")
+MEASURES = (*ON_FEATURES, "seams", "dead-tokens", "pyramid", "clipsim")
 ALSO_FVD = "compare-protocols"  # each of its records is one of fvd under the record's own protocol
 OUTPUTS = ("--record", "--plots", "--report")  # options that write beside what is printed
 INPUTS = ("--samples", "--reference", "--weights", "--c3d-mean", "--split-lists")

@@ -13,6 +13,8 @@ from hpdm.errors import InputError
 from hpdm_eval.cli import main
 from hpdm_eval.metrics.positions import draw_tiles, seams_by_position, tiles_by_position
 from hpdm_eval.metrics.seams import seam_lattices
+from hpdm_eval.records import load_record
+from hpdm_eval.reproduce import reproduce, rerun_words
 
 PATCH = (4, 8, 8)
 
@@ -126,6 +128,15 @@ def test_the_command_finds_corners_that_are_noise(folders):
     assert {entry["axis"] for entry in corner} == set("fhw") and min(entry["value"] for entry in corner) > 0.3
     assert {entry["position"] for entry in bad["details"]} == {"inside", "face", "edge", "corner"}
     assert bad["settings"]["patch"] == [4, 8, 8]
+
+
+def test_a_record_is_made_again_without_the_cache(folders, tmp_path):
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps(judged(folders, "good")))
+    name, words = rerun_words("hpdm-eval positions --samples a --reference b --patch 4x8x8", tmp_path)
+    assert name == "positions" and "--no-cache" in words
+    found = reproduce(load_record(record))
+    assert found.equal and found.now.details == found.recorded.details
 
 
 def test_statistics_and_large_patches_are_refused_in_a_line(folders, tmp_path):

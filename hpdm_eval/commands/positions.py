@@ -28,6 +28,7 @@ from hpdm_eval.records import RecordedCommand, make_record
 from hpdm_eval.selection import sources_of
 from hpdm_eval.statistics import is_statistics
 from hpdm_eval.tables import format_value, text_table
+from hpdm_eval.threads import one_thread
 
 TILES = 4  # of each position and clip
 
@@ -65,7 +66,7 @@ def positions(patch, overlap, lossless, tiles, **options):
         extracted = extract_features(tiled, backbone, batch=options["batch"], quiet=options["quiet"],
                                      cache=FeatureCache(backbone) if options["cache"] else None)
         sides[role] = tiled, extracted.features, tiled.source.summary()
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, one_thread():
         warnings.simplefilter("always")
         details, value, ci95 = position_figures(*(sides[role][:2] for role in sides), protocol, options)
     remarks = dict.fromkeys([*remarks, *(str(warning.message) for warning in caught)])
