@@ -227,24 +227,30 @@ def make_plan(tier: Tier, only: Sequence[str] = (), repeats: int | None = None, 
             return True
         return (variant.study in only or not only) and variant.full_name not in tier.omit
 
+    # A budget takes seconds to fit, and what has one shares with nothing that has none.
+    budgets = any(variant.budget is not None and chosen(variant) for study in studies for variant in study.variants)
     judgements = []
     for repeat in range(first, first + (repeats or tier.repeats)):
-        everything = _Sharing(tier, base, studies, repeat)
+        everything = _Sharing(tier, base, studies, repeat, budgets)
         judgements += [judgement for judgement in everything.judgements if chosen(judgement.variant)]
     return Plan(tier=tier, base=base, judgements=tuple(judgements))
 
 
 class _Sharing:
-    """All judgements of one repeat, with the runs and sample sets that they share."""
+    """All judgements of one repeat, with the runs and sample sets that they share.
 
-    def __init__(self, tier, base, studies, repeat):
+    Without `budgets` those of variants that have one are left out.
+    """
+
+    def __init__(self, tier, base, studies, repeat, budgets):
         self.tier, self.base, self.repeat = tier, base, repeat
         self._runs, self._sets, self._of_variant = {}, {}, {}
         kept = set()  # runs whose earlier checkpoints are needed
         configured = [
             (study, variant, override_config(variant.configure(base), [f"training.seed={repeat}"]))
             for study in studies for variant in study.variants
-            if not variant.real or tier.data == PROCEDURAL  # elsewhere the reference takes all clips there are
+            if (not variant.real or tier.data == PROCEDURAL)  # elsewhere the reference takes all clips there are
+            and (budgets or variant.budget is None)
         ]
         for study, variant, config in configured:
             if study.checkpoints:
