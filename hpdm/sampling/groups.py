@@ -42,10 +42,16 @@ class TileGroup:
             for sample, (f, h, w) in zip(self.samples, places, strict=True)
         ])
 
-    def add(self, totals, patches):
-        """Add patches [T, C, rf, rh, rw] to canvases [branches, B, C, ...] at the tiles' places."""
+    def add(self, totals, patches, weights=None):
+        """Add patches [T, C, rf, rh, rw] to canvases [branches, B, C, ...] at the tiles' places.
+
+        weights: of `Tiling.feathered_weights` on the device, or None where every tile counts 1.
+        """
         rf, rh, rw = self.patch
         for sample, branch, (f, h, w), patch in zip(*self._real(), patches, strict=False):
+            if weights is not None:
+                frames, rows, columns = weights
+                patch = patch * (frames[f][:, None, None] * rows[h][:, None] * columns[w])
             totals[branch, sample, :, f:f + rf, h:h + rh, w:w + rw] += patch
 
     def _real(self):
@@ -73,6 +79,23 @@ def make_groups(level, network, starts, labels, split):
             level, network.pyramid.patch, samples, of_branch, starts[order], labels, real, latents
         ))
     return groups
+
+
+def windows_of(groups, level, network, starts, labels, split):
+    """Groups of the windows at `starts` [N, 3] of a level that `groups` have sampled, as `make_groups` makes them.
+
+    Each has the latents that its tile was left with; those that were no tile start without.
+    """
+    windows = make_groups(level, network, starts, labels, split)
+    place = {key: (i, j) for i, group in enumerate(groups) for j, key in enumerate(group.keys[: group.real])}
+    for window in windows:
+        if window.latents is not None:
+            found = [place.get(key) for key in window.keys]
+            window.latents = torch.stack([
+                own if at is None else groups[at[0]].latents[at[1]]
+                for own, at in zip(window.latents, found, strict=True)
+            ])
+    return windows
 
 
 class Evaluator:
