@@ -147,7 +147,10 @@ class _Canvas:
             )
             if group.latents is not None:
                 group.latents = out.latents
-            group.add(totals, estimate, self.weights[turn])
+            if self.plan.tilings[turn].touching and y.is_cuda:
+                group.put(totals, estimate)
+            else:
+                group.add(totals, estimate, self.weights[turn])
         if self.scales[turn] is not None:
             totals *= self.scales[turn]
         self.estimates = totals
