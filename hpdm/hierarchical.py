@@ -78,7 +78,7 @@ class Hierarchical:
 
     def sampler(self, network, diffusion, sampling, **options):
         """An object like `TiledSampler` that samples with a network of this method."""
-        return TiledSampler(network, diffusion, sampling, **options)
+        return TiledSampler(network, diffusion, sampling, shrink=self.config.training.shrink, **options)
 
     def example(self, device, batch=1) -> tuple:
         """Arguments, zeros, of a forward pass of the network in training."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from hpdm.errors import InputError
 
 OVERLAPS = ("none", "w", "h", "hw", "f", "fw", "fh", "fhw")
+BORDERS = ("covered", "kept")
 ORDERS = ("coarse-first", "finest-first")
 SHRINKS = ("area", "stride")
 AXES = "fhw"
@@ -120,6 +121,27 @@ def shrink_video(video: torch.Tensor, levels: int, shrink: str = "area", split: 
     return videos[::-1]
 
 
+def enlarge_video(video: torch.Tensor, shrink: str = "area", split: str = "fhw") -> torch.Tensor:
+    """The video [B, C, T, H, W] (floating point) of one level on the grid of the next: smooth, and `shrink_video` of it
+    is `video` up to rounding.
+
+    Linear between samples, with half-pixel centres; what averaging would then miss is added to all that it averages.
+    Under `stride` a frame is every second one of the next level, and those between are means of their neighbours.
+    """
+    if shrink not in SHRINKS:
+        raise InputError(f"Unknown way to shrink a video {shrink!r}; choose one of {', '.join(SHRINKS)}.")
+    factors = tuple(2 if axis in split else 1 for axis in AXES)
+    strided = shrink == "stride" and factors[0] == 2
+    averaged = (1, *factors[1:]) if strided else factors
+    smooth = F.interpolate(video, scale_factor=tuple(map(float, averaged)), mode="trilinear", align_corners=False)
+    missing = video - F.avg_pool3d(smooth, averaged)
+    fine = smooth + F.interpolate(missing, scale_factor=tuple(map(float, averaged)), mode="nearest")
+    if not strided:
+        return fine
+    following = torch.cat([fine[:, :, 1:], fine[:, :, -1:]], dim=2)
+    return torch.stack([fine, (fine + following) / 2], dim=3).flatten(2, 3)
+
+
 def extract_patches(video: torch.Tensor, windows: torch.Tensor, shrink: str = "area", split: str = "fhw"):
     """Patches of a full-resolution video [B, C, T, H, W] at `windows` [B, L, 3] of `sample_windows`.
 
@@ -195,6 +217,43 @@ def _axis_starts(pyramid, level, overlap, canvas):
         step = r // 2 if overlapped else r
         starts.append(torch.arange(0, r * (n * times - 1) + 1, step))
     return starts
+
+
+def rotating_starts(pyramid: Pyramid, level: int, overlap: str, count: int, borders: str = "covered",
+                    canvas=(1, 1, 1)) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Up to `count` tilings of a level, to be taken in turn: of each the starts along frames, rows and columns.
+
+    Tiles are the product of the starts. Those of the first tiling touch and cover the video. In the others they are
+    shifted by half a patch along some of the axes that `overlap` names: along all, then along one part of them and
+    along the other. Every tile is one of `tile_starts(pyramid, level, overlap, canvas)`; borders of one tiling are the
+    middle of another's tiles. A shifted axis of n patches has n - 1 tiles between the borders, and half a patch at
+    either end that no tile covers: with borders "kept". "covered" adds a tile at either end, which overlaps its
+    neighbour by half: n + 1 tiles. Axes of one patch cannot be shifted, so there may be fewer than `count` tilings, and
+    without overlap there is one.
+    """
+    if borders not in BORDERS:
+        raise InputError(f"Unknown borders {borders!r}; choose one of {', '.join(BORDERS)}.")
+    plain = _axis_starts(pyramid, level, "none", canvas)
+    dense = _axis_starts(pyramid, level, overlap, canvas)
+    shifted = [every[1::2] if len(every) > len(whole) else whole for whole, every in zip(plain, dense, strict=True)]
+    if borders == "covered":
+        shifted = [
+            torch.cat([every[:1], inner, every[-1:]]) if len(every) > len(whole) else whole
+            for whole, every, inner in zip(plain, dense, shifted, strict=True)
+        ]
+    movable = [axis for axis in range(3) if len(dense[axis]) > len(plain[axis])]
+    tilings = []
+    for moved in _shifts(movable)[:count]:
+        tilings.append(tuple(shifted[axis] if axis in moved else plain[axis] for axis in range(3)))
+    return tilings
+
+
+def _shifts(axes):
+    """All subsets of `axes`, each followed by its complement, from the empty one on."""
+    masks, whole = [], (1 << len(axes)) - 1
+    for mask in range(1 << len(axes)):
+        masks += [each for each in (mask, whole ^ mask) if each not in masks]
+    return [{axis for bit, axis in enumerate(axes) if mask >> bit & 1} for mask in masks]
 
 
 def parent_tiles(

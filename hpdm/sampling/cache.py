@@ -35,20 +35,20 @@ class _Contexts:
         self.pyramid = self.network.pyramid
         self.uses_context = getattr(FUSIONS[self.network.config.fusion], "uses_context", False)
         self.finished = []
-        self.groups = []
 
     def _sigma(self, level):
         """Noise that a finished level enters finer ones with."""
         return self.evaluator.diffusion.sigma(level, self.sampling.sigma_context)
 
-    def finish(self, x, eps, last):
-        """Keep the current level's result x [B, C, T, H, W] and its frozen noise eps; nothing if it is the `last`."""
-        if last:
-            return
+    def finish(self, x, eps, windows):
+        """Keep the current level's result x [B, C, T, H, W] and its frozen noise eps for finer levels.
+
+        windows: its groups of all overlapping tiles, from which finer tiles take their context.
+        """
         level = len(self.finished)
         sigma = torch.tensor([self._sigma(level)], dtype=torch.float64)
         noisy = add_noise(x, eps, sigma.expand(len(x)), self.evaluator.diffusion.scale_in(level))
-        self.finished.append(FinishedLevel(noisy, self.groups))
+        self.finished.append(FinishedLevel(noisy, windows))
 
     def _parents(self, level, starts, parent):
         return parent_tiles(self.pyramid, level, starts, parent, self.sampling.overlap, self.sampling.canvas)
@@ -105,30 +105,32 @@ class ContextCache(_Contexts):
     def __init__(self, evaluator, sampling, device, offload=False):
         super().__init__(evaluator, sampling, device)
         self.offload = offload
+        self.groups = []
         self.block_inputs = []  # per finished level, per group: as `_block_inputs`
 
     def begin(self, level, groups):
-        self.groups = groups
-        self.fixed = Parking(self.device, self.offload)
+        """Fix what does not change while `groups` of a level are sampled."""
+        self.groups, self.fixed = groups, Parking(self.device, self.offload)
         for group in groups:
-            constants, previous_rgb = self._fix(
-                level, group, group.starts, lambda k, at, group=group: self._stored(k, at, group)
-            )
+            constants, previous_rgb = self._fix_stored(level, group)
             self.fixed.append([*constants, previous_rgb])
+
+    def _fix_stored(self, level, group):
+        return self._fix(level, group, group.starts, lambda k, at: self._stored(k, at, group))
 
     def fixed_for(self, index):
         """(constants, previous_rgb) of the current level's group `index`."""
         *constants, previous_rgb = self.fixed[index]
         return constants, previous_rgb
 
-    def finish(self, x, eps, last):
-        super().finish(x, eps, last)
-        if last or not self.uses_context:
+    def finish(self, x, eps, windows):
+        super().finish(x, eps, windows)
+        if not self.uses_context:
             return
         level = len(self.finished) - 1
         stored = Parking(self.device, self.offload)
-        for index, group in enumerate(self.groups):
-            fixed = self.fixed_for(index)
+        for index, group in enumerate(windows):
+            fixed = self.fixed_for(index) if windows is self.groups else self._fix_stored(level, group)
             stored.append(self._block_inputs(level, group, group.starts, fixed, group.latents))
         self.block_inputs.append(stored)
 
@@ -146,6 +148,8 @@ class ContextCache(_Contexts):
 
 class ContextRecomputation(_Contexts):
     """The same numbers with nothing kept: every call runs all coarser levels of its tiles again."""
+
+    groups = ()
 
     def begin(self, level, groups):
         self.groups = groups

@@ -17,6 +17,7 @@ import torch
 
 from hpdm.conditioning import no_conditions
 
+CALLS = ("exact", "fastest")
 TOKENS_PER_CALL = 4096  # data tokens that fill a call on a processor; larger calls are for GPUs
 LARGEST_CALL = 256  # tiles
 
@@ -41,6 +42,12 @@ class CallSizes:
 def reference_size(tokens: int) -> int:
     """Tiles of a call of about TOKENS_PER_CALL data tokens, for patches of `tokens`: a power of two from 1 to 16."""
     return 2 ** min(4, max(0, int(math.log2(TOKENS_PER_CALL / tokens)))) if tokens < TOKENS_PER_CALL else 1
+
+
+def largest_calls(limit: int) -> CallSizes:
+    """Calls of up to `limit` tiles without a trial: the last bits of a sample then depend on what shares its calls."""
+    sizes = tuple(2**i for i in range(limit.bit_length()) if 2**i <= limit)
+    return CallSizes(sizes=sizes, threads=torch.get_num_threads())
 
 
 @torch.no_grad()

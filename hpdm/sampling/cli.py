@@ -16,15 +16,18 @@ from hpdm.data.ranges import to_uint8
 from hpdm.environment import choose_device, hardware, processes_here
 from hpdm.errors import InputError, WriteError, going_on
 from hpdm.lock import LOCK_FILE, hold
-from hpdm.pyramid import OVERLAPS
-from hpdm.sampling.calls import find_call_sizes, reference_size
+from hpdm.pyramid import BORDERS, OVERLAPS
+from hpdm.sampling.calls import CALLS, find_call_sizes, largest_calls, reference_size
+from hpdm.sampling.config import SAMPLERS, TILE_WEIGHTS
 from hpdm.sampling.load import load_checkpoint
 from hpdm.sampling.memory import SHARE, choose_tile_batch, estimate_memory, free_memory
+from hpdm.sampling.precision import network_precision
 from hpdm.sampling.prompts import AskedClasses, AskedTexts, Prompts, read_prompts
+from hpdm.sampling.steps import count_block_evaluations, plan_level
 from hpdm.sampling.writer import FORMATS, SamplesFolder
 from hpdm.video.writer import DEFAULT_CRF
 
-PRECISIONS = ("tf32", "fp32")
+PRECISIONS = ("tf32", "fp32", "bf16", "fp16")
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -41,8 +44,19 @@ PRECISIONS = ("tf32", "fp32")
               help="Prompts from a file, one a line or YAML with frequencies, or those for the classes of UCF-101.")
 @click.option("--text-encoder", metavar="FOLDER|ID",
               help="Where the model's text encoder lies. [default: as the checkpoint names it]")
+@click.option("--sampler", "named", type=click.Choice(list(SAMPLERS)),
+              help="Tilings, start and weights below at once: paper's, or those that reports/sampling.md recommends.")
 @click.option("--overlap", type=click.Choice(OVERLAPS),
               help="Axes along which tiles overlap by half. [default: the checkpoint's]")
+@click.option("--tilings", type=click.IntRange(1, 8), metavar="N",
+              help="Take one of N tilings of touching tiles in turn at each step; 1 averages all overlapping tiles.")
+@click.option("--tiling-borders", type=click.Choice(BORDERS),
+              help="Where a shifted tiling ends before the video does: more tiles, or the estimate of an earlier step.")
+@click.option("--averaged-steps", type=click.IntRange(min=0), metavar="N",
+              help="With several tilings, average all overlapping tiles in the last N steps of each level.")
+@click.option("--tile-weights", type=click.Choice(TILE_WEIGHTS), help="What overlapping tiles count in an average.")
+@click.option("--start-noise", metavar="S|none",
+              help="Start finer levels from the one below with noise of S times the signal; none: from pure noise.")
 @click.option("--steps", metavar="128,64,32", help="Steps per level, coarse to fine. [default: the checkpoint's]")
 @click.option("--levels", type=click.IntRange(min=1),
               help="Stop after this many levels, at their resolution. [default: all]")
@@ -69,7 +83,13 @@ PRECISIONS = ("tf32", "fp32")
 @click.option("--tile-batch", type=click.IntRange(min=1), help="Most tiles per call of the network. [default: as fits]")
 @click.option("--no-cache", is_flag=True, help="Recompute all context at every step: slow, for comparison.")
 @click.option("--offload", is_flag=True, help="Keep the context cache in host memory.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="tf32", help="Matrix products on a GPU.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="tf32",
+              help="Of the network on a GPU; canvas, solver and weights are always fp32.")
+@click.option("--calls", type=click.Choice(CALLS), default=CALLS[0],
+              help="exact: only numbers of tiles per call that change no bit; fastest: as many as fit.")
+@click.option("--set", "overrides", multiple=True, metavar="sampling.KEY=VALUE",
+              help="Change a setting of sampling by its name in the configuration; options above go first.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made and what it takes, then stop.")
 @click.option("--raw-weights", is_flag=True, help="The weights as trained, not their average.")
 @click.option("--format", "file_format", type=click.Choice(FORMATS), default="mp4",
               help="mp4, or exact uint8 arrays [T, H, W, 3].")
@@ -81,26 +101,26 @@ PRECISIONS = ("tf32", "fp32")
 @click.option("--sheet", is_flag=True,
               help="Also write contact sheets beside the folder: OUT-sheet.mp4/.png and OUT-pyramid.mp4/.png.")
 @common_options
-def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels, size, beyond_training, batch,
-           tile_batch, no_cache, offload, precision, raw_weights, file_format, fps, crf, save_levels, sheet, device,
-           seed, quiet, **chosen):
+def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, levels, size, beyond_training, batch,
+           tile_batch, no_cache, offload, precision, calls, overrides, dry_run, raw_weights, file_format, fps, crf,
+           save_levels, sheet, device, seed, quiet, **chosen):
     """Sample videos from a checkpoint, level by level and tile by tile.
 
     Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json; for texts the class is the number of the prompt.
-    Sample i depends on the seed, i, its class or text and the settings, not on batch sizes or the number of processes.
+    Sample i depends on the seed, i, its class or text and the settings, not on batch sizes or the number of processes
+    (but for its last bits with --calls fastest).
     The same command again continues where it stopped. Several GPUs share the videos out among themselves:
 
         torchrun --nproc-per-node 8 -m hpdm.sampling -- --checkpoint RUN --num 2048 --out DIR
     """
     device = choose_device(device)
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     process = processes_here()
     quiet = quiet or process.rank > 0
     loaded = load_checkpoint(checkpoint, raw_weights, device)
     network, method, config = loaded.network, loaded.method, loaded.config
     if not method.makes_videos:
         raise InputError(f"--checkpoint {checkpoint}: {config.method.name} makes no videos by itself")
-    sampling, diffusion = _override(config, chosen)
+    sampling, diffusion = _override(config, named, chosen, overrides)
     levels = _check_levels(config, sampling, levels)
     sampling = _fit_canvas(method, sampling, levels, size, beyond_training)
     if text_encoder:
@@ -110,14 +130,20 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         "checkpoint": loaded.sha256, "seed": seed, **asked.settings, **dataclasses.asdict(sampling),
         "sigma_min": diffusion.sigma_min, "sigma_max": diffusion.sigma_max, "rho": diffusion.rho,
         **({"noise": diffusion.noise} if diffusion.noise != "absolute" else {}),
-        "precision": precision if device.type == "cuda" else "fp32",
+        "precision": precision if device.type == "cuda" else "fp32", "calls": calls,
         "format": file_format, **({"fps": fps, "crf": crf} if file_format == "mp4" else {}),
     }
+    blocks = count_block_evaluations(
+        config.network, config.pyramid, diffusion, sampling, levels, use_cache=not no_cache
+    )
     about = {
         "checkpoint": loaded.describe(), "weights": "raw" if raw_weights else "ema",
-        "hardware": hardware(device), "command": called_with("hpdm-sample"),
+        "block_evaluations_per_video": blocks, "hardware": hardware(device), "command": called_with("hpdm-sample"),
     }
     resolutions = [method.resolution(level, sampling.canvas) for level in range(levels)]
+    if dry_run:
+        click.echo(_describe(config, diffusion, sampling, resolutions, blocks, num))
+        return
     name = LOCK_FILE + f"-{process.rank}" * (process.rank > 0)  # processes of one run share the folder
     click.get_current_context().with_resource(hold(out, name))
     folders = {
@@ -139,14 +165,16 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, levels,
         network, sampling, batch=batch, device=device, at_least=_reference(network), **plan
     )
     _check_memory(network, sampling, plan, batch, tile_batch, device, quiet)
-    sampler = method.sampler(
-        network, diffusion, sampling, device=device, call_sizes=find_call_sizes(network, tile_batch, device),
-        use_cache=not no_cache, offload=offload,
-    )
-    run = _Run(sampler, folders, asked, seed, levels)
-    run.make(range(process.rank, num, process.world_size), batch, quiet)
-    if sheet and process.rank == 0:
-        _write_sheets(run, out, fps, quiet)
+    with network_precision(precision, device):
+        call_sizes = find_call_sizes(network, tile_batch, device) if calls == "exact" else largest_calls(tile_batch)
+        sampler = method.sampler(
+            network, diffusion, sampling, device=device, call_sizes=call_sizes, use_cache=not no_cache,
+            offload=offload,
+        )
+        run = _Run(sampler, folders, asked, seed, levels)
+        run.make(range(process.rank, num, process.world_size), batch, quiet)
+        if sheet and process.rank == 0:
+            _write_sheets(run, out, fps, quiet)
     done = len(run.finest.finished())
     note(f"{done} of {num} videos in {out}, {run.made} made now; "
          f"{sampler.evaluator.block_evaluations:,} block evaluations", quiet)
@@ -212,8 +240,26 @@ def to_clips(videos):
     return to_uint8(videos).permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
-def _override(config, chosen):
-    """The checkpoint's sampling and diffusion settings with those given on the command line."""
+def _describe(config, diffusion, sampling, resolutions, blocks, num):
+    """What a run would do, for people: steps, tiles and block evaluations."""
+    lines = []
+    for level, resolution in enumerate(resolutions):
+        plan = plan_level(config.pyramid, diffusion, sampling, level)
+        start = "the level below" if plan.from_parent else "noise"
+        tiles = ", ".join(str(len(tiling)) for tiling in plan.tilings)
+        lines.append(f"level {level}: {'x'.join(map(str, resolution))} from {start}, {plan.steps} steps, "
+                     f"{plan.evaluations} evaluations of {tiles} tiles{' in turn' * (len(plan.tilings) > 1)}")
+    return "\n".join([*lines, f"{blocks:,} block evaluations a video, {num * blocks:,} for {num}"])
+
+
+def _override(config, named, chosen, overrides=()):
+    """The checkpoint's sampling and diffusion settings with those given on the command line: a named sampler, then
+    overrides by key, then options."""
+    if elsewhere := [text for text in overrides if not text.startswith("sampling.")]:
+        raise InputError(f"--set {elsewhere[0]}: hpdm-sample changes settings of sampling alone: --set sampling.KEY=VALUE")
+    named = SAMPLERS[named] if named else {}
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **named))
+    config = override_config(config, overrides)
     given = {key: value for key, value in chosen.items() if value is not None}
     renamed = {"s_churn": "S_churn", "s_min": "S_min", "s_max": "S_max", "s_noise": "S_noise"}
     given = {renamed.get(key, key): value for key, value in given.items()}
@@ -223,6 +269,9 @@ def _override(config, chosen):
         if name in given:
             given[name] = _numbers(given[name], float, f"--{name.replace('_', '-')}", "0.002 or 0.002,0.001,0.001")
             given[name] = given[name] if len(given[name]) > 1 else given[name][0]
+    if "start_noise" in given:
+        alone = given["start_noise"] == "none"
+        given["start_noise"] = None if alone else _numbers(given["start_noise"], float, "--start-noise", "2 or none")[0]
     of_diffusion = {key: given.pop(key) for key in ("sigma_min", "sigma_max", "rho") if key in given}
     diffusion = dataclasses.replace(config.diffusion, **of_diffusion)
     diffusion.check_levels(config.pyramid.levels)

@@ -4,7 +4,20 @@ from dataclasses import dataclass
 
 from hpdm.diffusion import SamplerConfig
 from hpdm.errors import InputError
-from hpdm.pyramid import AXES, OVERLAPS
+from hpdm.pyramid import AXES, BORDERS, OVERLAPS
+
+TILE_WEIGHTS = ("uniform", "feathered")
+
+# Ways to sample that have a name: everything else is the checkpoint's. reports/sampling.md measures what each costs.
+SAMPLERS = {
+    # Section 4.4 of the paper: all overlapping tiles at every step, every level from pure noise.
+    "paper": {"tilings": 1, "tiling_borders": "covered", "averaged_steps": 0, "start_noise": None,
+              "tile_weights": "uniform"},
+    "fast": {"tilings": 2, "tiling_borders": "kept", "averaged_steps": 0, "start_noise": 2.0,
+             "tile_weights": "uniform"},
+}
+DEFAULT_SAMPLER = "paper"
+_DEFAULTS = SAMPLERS[DEFAULT_SAMPLER]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +42,19 @@ class SamplingConfig(SamplerConfig):
     dynamic_threshold: float = 0.0
     # How many times the trained size, (frames, rows, columns): windows of level 0 then overlap as others do.
     canvas: tuple[int, int, int] = (1, 1, 1)
+    # 1: every step averages all overlapping tiles. More: each step takes one of this many tilings in turn, whose tiles
+    # touch, shifted by half a patch along the axes of `overlap`; there are at most 2 to the number of those axes.
+    tilings: int = _DEFAULTS["tilings"]
+    # What a shifted tiling does half a patch from the video's border: covered (by a tile more at either end) or kept
+    # (the estimate of an earlier step is used again).
+    tiling_borders: str = _DEFAULTS["tiling_borders"]
+    # The last steps of each level that average all overlapping tiles although `tilings` is more than 1.
+    averaged_steps: int = _DEFAULTS["averaged_steps"]
+    # Levels above 0 start from the finished level below, enlarged, with noise of this ratio to the signal in place of
+    # pure noise at sigma_max; the steps above it are left out. null: pure noise, as on levels with a lower sigma_max.
+    start_noise: float | None = _DEFAULTS["start_noise"]
+    # What the estimates of overlapping tiles count: uniform (all alike) or feathered (less towards a tile's border).
+    tile_weights: str = _DEFAULTS["tile_weights"]
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,6 +77,13 @@ class SamplingConfig(SamplerConfig):
             )
         if self.heun_levels < 0 or self.sigma_context <= 0:
             raise InputError("sampling needs heun_levels >= 0 and sigma_context > 0")
+        if self.tilings < 1 or self.averaged_steps < 0:
+            raise InputError("sampling needs tilings >= 1 and averaged_steps >= 0")
+        if self.start_noise is not None and self.start_noise <= 0:
+            raise InputError(f"sampling.start_noise must be above 0, or null for pure noise; got {self.start_noise}")
+        for name, known in (("tiling_borders", BORDERS), ("tile_weights", TILE_WEIGHTS)):
+            if getattr(self, name) not in known:
+                raise InputError(f"sampling.{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
 
     @property
     def guided(self) -> bool:

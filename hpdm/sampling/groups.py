@@ -35,6 +35,8 @@ class TileGroup:
 
     def take(self, canvas, starts=None):
         """Patches [T, C, rf, rh, rw] of a canvas [B, C, ...] at the tiles' places, or at other starts [T, 3]."""
+        if canvas.is_cuda:  # one kernel in place of one for each tile
+            return gather_patches(canvas, self.samples, self.starts if starts is None else starts, self.patch)
         rf, rh, rw = self.patch
         places = (self.starts if starts is None else starts).tolist()
         return torch.stack([
@@ -42,14 +44,44 @@ class TileGroup:
             for sample, (f, h, w) in zip(self.samples, places, strict=True)
         ])
 
-    def add(self, totals, patches):
-        """Add patches [T, C, rf, rh, rw] to canvases [branches, B, C, ...] at the tiles' places."""
+    def add(self, totals, patches, weights=None):
+        """Add patches [T, C, rf, rh, rw] to canvases [branches, B, C, ...] at the tiles' places.
+
+        weights: of `Tiling.feathered_weights` on the device, or None where every tile counts 1.
+        """
         rf, rh, rw = self.patch
         for sample, branch, (f, h, w), patch in zip(*self._real(), patches, strict=False):
+            if weights is not None:
+                frames, rows, columns = weights
+                patch = patch * (frames[f][:, None, None] * rows[h][:, None] * columns[w])
             totals[branch, sample, :, f:f + rf, h:h + rh, w:w + rw] += patch
+
+    def put(self, canvases, patches):
+        """Write patches [T, C, rf, rh, rw] of tiles that do not overlap to canvases [branches, B, C, ...]."""
+        samples, branches, _ = self._real()
+        rows = [branch * canvases.shape[1] + sample for branch, sample in zip(branches, samples, strict=True)]
+        scatter_patches(canvases.flatten(0, 1), rows, self.starts[: self.real], patches[: self.real])
 
     def _real(self):
         return self.samples[: self.real], self.branches[: self.real], self.starts[: self.real].tolist()
+
+
+def _places(rows, starts, patch, device):
+    """Index of patches [T, rf, rh, rw] in canvases [B, :, T, H, W]."""
+    starts = starts.to(device)
+    f, h, w = (starts[:, axis, None] + torch.arange(r, device=device) for axis, r in enumerate(patch))
+    rows = torch.tensor(rows, device=device)[:, None, None, None]
+    return rows, slice(None), f[:, :, None, None], h[:, None, :, None], w[:, None, None, :]
+
+
+def gather_patches(canvas, rows, starts, patch):
+    """Patches [T, C, rf, rh, rw] of canvases [B, C, T, H, W] number `rows` at `starts` int64 [T, 3]."""
+    return canvas[_places(rows, starts, patch, canvas.device)].movedim(-1, 1).contiguous()
+
+
+def scatter_patches(canvas, rows, starts, patches):
+    """The inverse of `gather_patches`, into `canvas`; patches that overlap give no certain result."""
+    canvas[_places(rows, starts, patches.shape[2:], canvas.device)] = patches.movedim(1, -1).to(canvas.dtype)
 
 
 def make_groups(level, network, starts, labels, split):
@@ -73,6 +105,23 @@ def make_groups(level, network, starts, labels, split):
             level, network.pyramid.patch, samples, of_branch, starts[order], labels, real, latents
         ))
     return groups
+
+
+def windows_of(groups, level, network, starts, labels, split):
+    """Groups of the windows at `starts` [N, 3] of a level that `groups` have sampled, as `make_groups` makes them.
+
+    Each has the latents that its tile was left with; those that were no tile start without.
+    """
+    windows = make_groups(level, network, starts, labels, split)
+    place = {key: (i, j) for i, group in enumerate(groups) for j, key in enumerate(group.keys[: group.real])}
+    for window in windows:
+        if window.latents is not None:
+            found = [place.get(key) for key in window.keys]
+            window.latents = torch.stack([
+                own if at is None else groups[at[0]].latents[at[1]]
+                for own, at in zip(window.latents, found, strict=True)
+            ])
+    return windows
 
 
 class Evaluator:

@@ -4,6 +4,9 @@ At every step the estimates of all tiles are averaged where they overlap, and th
 share their noise and agree on what lies between them (MultiDiffusion, arXiv 2302.08113). Level 0 is sampled with EDM's
 stochastic second-order solver, later levels with Euler's. A level sees its finished coarser levels through the cache.
 
+Cheaper, where the settings say so: each step takes one of several tilings in turn, so that borders of tiles lie
+elsewhere at the next step; and a level starts from the one below, enlarged, with noise (steps.py).
+
 What sample i becomes depends on its seed (a function of the run's seed and i), its label and the settings: noise is
 drawn per sample, and tiles share calls of the network only in sizes that change no bit (see calls.py).
 
@@ -14,11 +17,12 @@ import numpy as np
 import torch
 
 from hpdm.conditioning import Conditions, guidance_branches
-from hpdm.diffusion import PerSampleNoise, dynamic_threshold, euler, heun_stochastic
-from hpdm.pyramid import tile_starts
+from hpdm.diffusion import PerSampleNoise, add_noise, dynamic_threshold, euler, heun_stochastic
+from hpdm.pyramid import enlarge_video, tile_starts
 from hpdm.sampling.cache import ContextCache, ContextRecomputation
 from hpdm.sampling.calls import CallSizes
-from hpdm.sampling.groups import Evaluator, make_groups
+from hpdm.sampling.groups import Evaluator, make_groups, windows_of
+from hpdm.sampling.steps import group_starts, plan_level
 
 START, CHURN, CONTEXT = 0, 1, 2  # streams of random numbers that must not meet
 
@@ -33,20 +37,21 @@ class TiledSampler:
 
     diffusion, sampling: `DiffusionConfig` and `SamplingConfig`; call_sizes: how tiles are put into calls;
     use_cache=False recomputes all context at every step; offload keeps the cache in host memory (CUDA only);
-    on_step(level, evaluations done, evaluations of the level) is called after each evaluation of a canvas.
+    on_step(level, evaluations done, evaluations of the level) is called after each evaluation of a canvas;
+    shrink: how the network's training shrank videos, which is undone where a level starts from the one below.
     `evaluator.block_evaluations` counts the work done.
     """
 
     def __init__(
         self, network, diffusion, sampling, *, device="cpu", call_sizes=None, use_cache=True, offload=False,
-        on_step=None,
+        on_step=None, shrink="area",
     ):
         self.network, self.pyramid = network, network.pyramid
         self.diffusion, self.sampling = diffusion, sampling
         self.device = torch.device(device)
         self.call_sizes = call_sizes or CallSizes(sizes=(1,), threads=1)
         self.use_cache, self.offload = use_cache, offload
-        self.on_step = on_step
+        self.on_step, self.shrink = on_step, shrink
         self.evaluator = Evaluator(network, diffusion)
 
     @torch.no_grad()
@@ -57,7 +62,7 @@ class TiledSampler:
         [-1, 1], not clipped. Raises InputError where the settings name fewer steps than levels.
         """
         levels = levels or self.pyramid.levels
-        steps = self.sampling.level_steps(levels)
+        self.sampling.level_steps(levels)
         if not isinstance(labels, Conditions):
             labels = torch.as_tensor(labels, dtype=torch.int64)
         branches = guidance_branches(labels, self.network.null_label, self.sampling.guided)
@@ -69,66 +74,118 @@ class TiledSampler:
 
         videos = []
         for level in range(levels):
+            plan = plan_level(self.pyramid, self.diffusion, self.sampling, level)
             shape = (len(indices), self.network.config.channels, *self.pyramid.resolution(level, self.sampling.canvas))
             noise = {
                 stream: PerSampleNoise([stream_seed(seed, index, stream, level) for index in indices], self.device)
                 for stream in (START, CHURN, CONTEXT)
             }
-            starts = tile_starts(self.pyramid, level, self.sampling.overlap, self.sampling.canvas)
-            groups = make_groups(level, self.network, starts, labels, self.call_sizes.split)
+            groups, tilings = [], []
+            for members, starts in group_starts(plan.tilings):
+                made = make_groups(level, self.network, starts, labels, self.call_sizes.split)
+                groups += made
+                tilings += [members] * len(made)
             contexts.begin(level, groups)
-            x = self._solve(level, steps[level], groups, contexts, noise, shape, len(labels))
-            last = level + 1 == levels
-            contexts.finish(x, None if last else noise[CONTEXT](shape), last)
+            canvas = _Canvas(self, plan, groups, tilings, contexts, (len(labels), *shape))
+            x = self._solve(level, plan, canvas, noise, shape, videos[-1] if videos else None)
+            if level + 1 < levels:
+                windows = groups
+                if len(plan.tilings) > 1:
+                    grid = tile_starts(self.pyramid, level, self.sampling.overlap, self.sampling.canvas)
+                    windows = windows_of(groups, level, self.network, grid, labels, self.call_sizes.split)
+                contexts.finish(x, noise[CONTEXT](shape), windows)
             videos.append(x)
         return videos
 
-    def _solve(self, level, steps, groups, contexts, noise, shape, branches):
-        second_order = level < self.sampling.heun_levels
-        evaluations = 2 * steps - 1 if second_order else steps
-        weight = self._weight(level)
-        done = 0
-
-        def denoiser(y, sigma):
-            nonlocal done
-            totals = y.new_zeros(branches, *y.shape)
-            for index, group in enumerate(groups):
-                fixed = contexts.fixed_for(index)
-                estimate, out = self.evaluator(
-                    level, group.take(y), sigma, group.labels, fixed, group.latents, group.real
-                )
-                if group.latents is not None:
-                    group.latents = out.latents
-                group.add(totals, estimate)
-            totals *= weight
-            estimate = totals[0]
-            if branches > 1:
-                scale = self.sampling.guidance_at(done // 2 if second_order else done)
-                estimate = totals[1] + scale * (totals[0] - totals[1])
-            if self.sampling.dynamic_threshold:
-                estimate = dynamic_threshold(estimate, self.sampling.dynamic_threshold)
-            done += 1
-            if self.on_step is not None:
-                self.on_step(level, done, evaluations)
-            return estimate
-
+    def _solve(self, level, plan, canvas, noise, shape, parent):
+        """The level's video from noise or, where the plan says so, from the level below."""
         d = self.diffusion
-        sigmas = d.noise_levels(level, steps)
-        y = sigmas[0].float() * noise[START](shape)
-        s_in = d.scale_in(level)
-        if not second_order:
-            return euler(denoiser, y, sigmas, s_in)
+        s_in, start = d.scale_in(level), noise[START](shape)
+        if plan.from_parent:
+            enlarged = enlarge_video(parent, self.shrink, self.pyramid.split)
+            y = add_noise(enlarged, start, plan.sigmas[:1].expand(len(start)), s_in)
+        else:
+            y = plan.sigmas[0].float() * start
+        if not plan.second_order:
+            return euler(canvas, y, plan.sigmas, s_in)
         s = self.sampling
         return heun_stochastic(
-            denoiser, y, sigmas, s_in, noise[CHURN], S_churn=s.S_churn, S_min=d.sigma(level, s.S_min),
+            canvas, y, plan.sigmas, s_in, noise[CHURN], S_churn=s.S_churn, S_min=d.sigma(level, s.S_min),
             S_max=d.sigma(level, s.S_max), S_noise=s.S_noise,
         )
 
-    def _weight(self, level):
-        """One over the number of tiles that cover each sample of the canvas, [T, H, W]: exact, they are powers of 2."""
-        rf, rh, rw = self.pyramid.patch
-        canvas = self.sampling.canvas
-        count = torch.zeros(self.pyramid.resolution(level, canvas), device=self.device)
-        for f, h, w in tile_starts(self.pyramid, level, self.sampling.overlap, canvas).tolist():
-            count[f:f + rf, h:h + rh, w:w + rw] += 1
-        return 1 / count
+
+class _Canvas:
+    """The denoiser of a level's whole canvas, as the solvers call it: `canvas(y, sigma)` estimates x.
+
+    groups: all tiles of the plan's tilings; tilings: for each group the set of tilings that it belongs to; shape:
+    [branches, B, C, T, H, W].
+    """
+
+    def __init__(self, sampler, plan, groups, tilings, contexts, shape):
+        self.sampler, self.plan, self.contexts = sampler, plan, contexts
+        self.groups, self.tilings, self.branches = groups, tilings, shape[0]
+        self.done = 0  # evaluations
+        self.estimates = None  # of the latest evaluation, [branches, B, C, T, H, W]
+        device, sampling = sampler.device, sampler.sampling
+        self.weights, self.scales = [], []  # per tiling: of each tile in a sum, and of the sum
+        for tiling in plan.tilings:
+            weighted = sampling.tile_weights == "feathered" and not tiling.touching
+            self.weights.append(_on(device, tiling.feathered_weights()) if weighted else None)
+            self.scales.append(None if weighted or tiling.touching else tile_scale(tiling, shape[3:], device))
+
+    def __call__(self, y, sigma):
+        sampler, step = self.sampler, self.plan.step_of(self.done)
+        sampling, turn = sampler.sampling, self.plan.turns[step]
+        totals = self._begin(y, turn)
+        for index, group in enumerate(self.groups):
+            if turn not in self.tilings[index]:
+                continue
+            fixed = self.contexts.fixed_for(index)
+            estimate, out = sampler.evaluator(
+                group.level, group.take(y), sigma, group.labels, fixed, group.latents, group.real
+            )
+            if group.latents is not None:
+                group.latents = out.latents
+            if self.plan.tilings[turn].touching and y.is_cuda:
+                group.put(totals, estimate)
+            else:
+                group.add(totals, estimate, self.weights[turn])
+        if self.scales[turn] is not None:
+            totals *= self.scales[turn]
+        self.estimates = totals
+        estimate = totals[0]
+        if len(totals) > 1:
+            estimate = totals[1] + sampling.guidance_at(step) * (totals[0] - totals[1])
+        if sampling.dynamic_threshold:
+            estimate = dynamic_threshold(estimate, sampling.dynamic_threshold)
+        self.done += 1
+        if sampler.on_step is not None:
+            sampler.on_step(self.groups[0].level, self.done, self.plan.evaluations)
+        return estimate
+
+    def _begin(self, y, turn):
+        """Sums [branches, B, C, T, H, W] to add this step's tiles to: zeros where they are, the last estimates
+        elsewhere."""
+        box = self.plan.tilings[turn].box
+        if self.estimates is None or all(s.start == 0 and s.stop == n for s, n in zip(box, y.shape[2:])):
+            return y.new_zeros(self.branches, *y.shape)
+        totals = self.estimates.clone()
+        totals[(..., *box)] = 0
+        return totals
+
+
+def _on(device, weights):
+    return [{start: values.to(device) for start, values in axis.items()} for axis in weights]
+
+
+def tile_scale(tiling, size, device="cpu"):
+    """One over the number of tiles that cover each sample of a canvas of `size`, [T, H, W]; 1 where none does.
+
+    Exact: the numbers are powers of 2.
+    """
+    rf, rh, rw = tiling.patch
+    count = torch.zeros(size, device=device)
+    for f, h, w in tiling.starts.tolist():
+        count[f:f + rf, h:h + rh, w:w + rw] += 1
+    return 1 / count.clamp(min=1)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpdm.sampling.config import SAMPLERS
 from hpdm.video.writer import write_video
 from hpdm.environment import git_revision, package_versions
 from hpdm.errors import InputError
@@ -22,6 +23,8 @@ from hpdm.files import atomic_file, read_json, write_json, writing
 
 MANIFEST = "samples.json"
 FORMATS = ("mp4", "npy")
+# What folders were made with whose manifest does not yet name these settings.
+BEFORE_THERE_WERE_OTHERS = {**SAMPLERS["paper"], "calls": "exact"}
 SAMPLE_NAME = re.compile(r"(\d{5,})_c(\d{3,})\.(mp4|npy)")
 
 
@@ -96,6 +99,7 @@ class SamplesFolder:
             raise InputError(f"{path} is not a manifest of samples; name another folder") from error
         if not isinstance(before, dict):
             raise InputError(f"{path} is not a manifest of samples; name another folder")
+        before = {key: old for key, old in BEFORE_THERE_WERE_OTHERS.items() if key in self.settings} | before
         changed = [
             f"{key}: {json.dumps(before.get(key))} -> {json.dumps(self.settings.get(key))}"
             for key in sorted(before.keys() | self.settings.keys())
