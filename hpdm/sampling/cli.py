@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-import torch
 
 from hpdm.config import override_config
 from hpdm.console import Command, OutputFolder, called_with, common_options, note, progress
