@@ -95,7 +95,7 @@ def plan_level(pyramid, diffusion, sampling, level: int) -> LevelPlan:
     from_parent = start is not None and start < (1 - 1e-9) * float(sigmas[0])
     if from_parent:
         sigmas = _cut(sigmas, start, diffusion.rho, level)
-    tilings, turns = _tilings(pyramid, sampling, level, len(sigmas) - 1)
+    tilings, turns = level_tilings(pyramid, sampling, level, len(sigmas) - 1)
     return LevelPlan(sigmas, tilings, turns, level < sampling.heun_levels, from_parent)
 
 
@@ -109,7 +109,8 @@ def _cut(sigmas, start, rho, level):
     return edm_sigmas(1 + kept, last, start, rho)
 
 
-def _tilings(pyramid, sampling, level, steps):
+def level_tilings(pyramid, sampling, level: int, steps: int) -> tuple[list[Tiling], list[int]]:
+    """The tilings of a level of so many steps, and which of them each step takes."""
     def all_tiles():
         grid = tile_starts(pyramid, level, sampling.overlap, sampling.canvas)
         return Tiling(tuple(tuple(axis.unique().tolist()) for axis in grid.unbind(1)), pyramid.patch)
