@@ -323,9 +323,8 @@ def rotating_starts(pyramid: Pyramid, level: int, overlap: str, count: int, bord
 
 def _shifts(axes):
     """All subsets of `axes`, each followed by its complement, from the empty one on."""
-    masks, whole = [], (1 << len(axes)) - 1
-    for mask in range(1 << len(axes)):
-        masks += [each for each in (mask, whole ^ mask) if each not in masks]
+    whole = (1 << len(axes)) - 1
+    masks = dict.fromkeys(each for mask in range(1 << len(axes)) for each in (mask, whole ^ mask))
     return [{axis for bit, axis in enumerate(axes) if mask >> bit & 1} for mask in masks]
 
 

@@ -19,7 +19,7 @@ from hpdm.pyramid import BORDERS, OVERLAPS
 from hpdm.sampling.calls import CALLS, find_call_sizes, largest_calls, reference_size
 from hpdm.sampling.config import SAMPLERS, TILE_WEIGHTS
 from hpdm.sampling.load import load_checkpoint
-from hpdm.sampling.memory import SHARE, choose_tile_batch, estimate_memory, free_memory
+from hpdm.sampling.memory import choose_batch, choose_tile_batch, estimate_memory, free_memory
 from hpdm.sampling.precision import network_precision
 from hpdm.sampling.prompts import AskedClasses, AskedTexts, Prompts, read_prompts
 from hpdm.sampling.steps import count_block_evaluations, plan_level
@@ -363,12 +363,8 @@ def _reference(network):
 
 
 def fitting_batch(network, sampling, plan, device):
-    """Enough videos to fill a call on level 0, halved until they fit."""
-    batch = _reference(network)
-    room = SHARE * free_memory(device)
-    while batch > 1 and estimate_memory(network, sampling, batch=batch, tile_batch=1, **plan).needed > room:
-        batch //= 2
-    return batch
+    """Videos to make at once, see `choose_batch`."""
+    return choose_batch(network, sampling, device=device, at_least=_reference(network), **plan)
 
 
 def _check_memory(network, sampling, plan, batch, tile_batch, device, quiet):

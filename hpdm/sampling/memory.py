@@ -11,10 +11,13 @@ import torch
 
 from hpdm.fusion import FUSIONS
 from hpdm.pyramid import tile_starts
+from hpdm.sampling.calls import LARGEST_CALL
+from hpdm.sampling.steps import group_starts, level_tilings
 
 GIB = 2**30
 CANVASES = 6  # of the finest level that live at once: y, its next value, two slopes, the average, noise
 SHARE = 0.9  # of free memory that a run may plan with
+MOST_TOKENS = 2**16  # data tokens of a call on level 0, in which GPUs gain nothing from more videos at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +48,17 @@ def estimate_memory(network, sampling, *, levels, batch, tile_batch, use_cache=T
     branches = 2 if sampling.guided else 1
     copies = batch * branches
     video = batch * config.channels * math.prod(pyramid.resolution(levels - 1, sampling.canvas))
-    canvas = (CANVASES + branches) * video
+    rotating = sampling.tilings > 1  # the estimates of the step before are kept
+    canvas = (CANVASES + branches * (1 + rotating)) * video
     # The finished coarser levels and their noisy versions: less than 2 / 7 of the finest together.
     canvas += math.ceil(video * 2 / 7)
 
     tiles = [len(tile_starts(pyramid, level, sampling.overlap, sampling.canvas)) for level in range(levels)]
-    latents = copies * sum(tiles) * config.num_latents * config.latent_width
+    used = [  # while a level is sampled
+        sum(len(starts) for _, starts in group_starts(level_tilings(pyramid, sampling, level, steps)[0]))
+        for level, steps in enumerate(sampling.level_steps(levels))
+    ]
+    latents = copies * (sum(tiles[:-1]) + max(used)) * config.num_latents * config.latent_width
     held = 0
     uses_context = getattr(FUSIONS[config.fusion], "uses_context", False)
     if use_cache and uses_context:
@@ -60,7 +68,7 @@ def estimate_memory(network, sampling, *, levels, batch, tile_batch, use_cache=T
         ]
         fused = [
             count * sum(hosted > max(level, 1) for hosted in config.levels_per_block)
-            for level, count in enumerate(tiles)
+            for level, count in enumerate(used)
         ]
         finest = max(range(levels), key=lambda level: sum(block_inputs[:level]) + fused[level])
         held = copies * (sum(block_inputs[:finest]) + fused[finest]) * tokens * config.token_width
@@ -114,6 +122,24 @@ def _group_limit():
     return 2**63 - 1 if limit == "max" else max(0, int(limit) - used)
 
 
+def choose_batch(network, sampling, *, levels, device, use_cache, offload, at_least) -> int:
+    """Videos made at once, such that they fit into free memory with the smallest calls, `at_least` tiles of them.
+
+    On a processor as many as fill a call on level 0, `at_least`: more gain nothing. On a GPU up to as many as give calls
+    of MOST_TOKENS data tokens there; then halved until they fit. One video is tried whatever the memory.
+    """
+    options = {"levels": levels, "use_cache": use_cache, "offload": offload}
+    batch = at_least
+    if torch.device(device).type == "cuda":
+        batch = max(at_least, 2 ** int(math.log2(max(1, MOST_TOKENS / math.prod(network.token_grid)))))
+        batch = min(batch, LARGEST_CALL)
+    room = SHARE * free_memory(device)
+    while batch > 1 and estimate_memory(network, sampling, batch=batch, tile_batch=min(batch, at_least),
+                                        **options).needed > room:
+        batch //= 2
+    return batch
+
+
 def choose_tile_batch(network, sampling, *, levels, batch, device, use_cache, offload, at_least) -> int:
     """Tiles per call that fit into free memory beside canvas and cache: a power of two, `at_least` or more.
 
@@ -124,4 +150,4 @@ def choose_tile_batch(network, sampling, *, levels, batch, device, use_cache, of
     options = {"levels": levels, "batch": batch, "use_cache": use_cache, "offload": offload}
     room = SHARE * free_memory(device) - estimate_memory(network, sampling, tile_batch=0, **options).needed
     fitting = int(room // tile_bytes(network, levels, use_cache, offload))
-    return max(at_least, 2 ** min(8, max(fitting, 1).bit_length() - 1))
+    return max(at_least, min(LARGEST_CALL, 2 ** (max(fitting, 1).bit_length() - 1)))

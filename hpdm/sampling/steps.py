@@ -92,10 +92,10 @@ def plan_level(pyramid, diffusion, sampling, level: int) -> LevelPlan:
     steps = sampling.level_steps(level + 1)[level]
     sigmas = diffusion.noise_levels(level, steps)
     start = None if sampling.start_noise is None or level == 0 else sampling.start_noise / diffusion.scale_in(level)
-    from_parent = start is not None and start < sigmas[0]
+    from_parent = start is not None and start < (1 - 1e-9) * float(sigmas[0])
     if from_parent:
         sigmas = _cut(sigmas, start, diffusion.rho, level)
-    tilings, turns = _tilings(pyramid, sampling, level, len(sigmas) - 1)
+    tilings, turns = level_tilings(pyramid, sampling, level, len(sigmas) - 1)
     return LevelPlan(sigmas, tilings, turns, level < sampling.heun_levels, from_parent)
 
 
@@ -109,7 +109,8 @@ def _cut(sigmas, start, rho, level):
     return edm_sigmas(1 + kept, last, start, rho)
 
 
-def _tilings(pyramid, sampling, level, steps):
+def level_tilings(pyramid, sampling, level: int, steps: int) -> tuple[list[Tiling], list[int]]:
+    """The tilings of a level of so many steps, and which of them each step takes."""
     def all_tiles():
         grid = tile_starts(pyramid, level, sampling.overlap, sampling.canvas)
         return Tiling(tuple(tuple(axis.unique().tolist()) for axis in grid.unbind(1)), pyramid.patch)

@@ -25,6 +25,15 @@ MORE_VIDEOS = (("bf16", "hw", True, 1, 16), ("fp32", "hw", True, 1, 16), ("fp16"
                ("tf32", "hw", True, 4, 16), ("fp16", "hw", True, 4, 16))
 VIDEOS_ATTENTION = (("attention-fp16", "hw", True, 1, 16), ("attention-bf16", "hw", True, 1, 16))
 VIDEOS_L = (("tf32", "hw", True, 1, 16), ("fp16", "hw", True, 1, 16))
+# (what over the sampler of the paper, precision, calls, videos at once)
+FIRST_OPTIONS = (("paper", "fp16", "exact", 4), ("paper", "fp16", "fastest", 4),
+                 ("tilings 2 kept, start 1", "fp16", "exact", 4), ("tilings 2 kept, start 1", "fp16", "fastest", 4),
+                 ("tilings 2 kept, start 1", "tf32", "exact", 1), ("tilings 2 kept, start 1", "tf32", "fastest", 4),
+                 ("paper", "tf32", "fastest", 4))
+MORE_OPTIONS = (("tilings 2 kept, start 1", "fp16", "exact", 1), ("tilings 2, start 1", "fp16", "fastest", 4),
+                ("tilings 2", "fp16", "fastest", 4), ("tilings 2, borders kept", "fp16", "fastest", 4),
+                ("start 1", "fp16", "fastest", 4), ("feathered", "fp16", "fastest", 4),
+                ("tilings 2 kept, start 1", "tf32", "fastest", 1))
 
 # name, seconds on a GPU, seconds in a rehearsal, function
 PLAN = (
@@ -50,6 +59,8 @@ PLAN = (
     ("training/M", 20, 6, partial(training.steps, size="M", cases=OF_M)),
     ("sampling/S-more", 30, 12, partial(sampling.video, size="S", cases=MORE_VIDEOS)),
     ("sampling/S-attention", 15, 6, partial(sampling.video, size="S", cases=VIDEOS_ATTENTION)),
+    ("sampling/S-options", 30, 14, partial(sampling.options, size="S", cases=FIRST_OPTIONS)),
+    ("sampling/S-options-more", 25, 14, partial(sampling.options, size="S", cases=MORE_OPTIONS)),
     ("training/S-compiled", 75, 60, partial(training.steps, size="S", cases=COMPILED, compile=True)),
     ("backbones/c3d", 12, 10, partial(backbones.clips_per_second, network="c3d", batches=(8, 32, 128))),
     ("table1/full-checkpointing", 15, 4, partial(table1.row, name="full", checkpointing=True)),

@@ -1,22 +1,33 @@
 """Sampling with networks of starting values: what they learnt does not change what a step costs.
 
 All 128, 64 and 32 steps of a large network take long, so a few of each level are timed and the rest is extrapolated:
-a level costs what begins and ends it, and its steps times the median of those that were timed.
+a level costs what begins and ends it, and its block evaluations times what those of the timed steps took each.
 """
 
 import dataclasses
-import statistics
 from functools import partial
-from itertools import pairwise
 
 import torch
 
 from hpdm.conditioning import no_conditions
 from hpdm.methods import make_method
-from hpdm.sampling.calls import find_call_sizes
+from hpdm.sampling.calls import find_call_sizes, largest_calls
+from hpdm.sampling.config import SAMPLERS
+from hpdm.sampling.steps import plan_level
 from hpdm_eval.gpu_bench.bench import wake
 
 PRECISIONS = ("tf32", "fp16", "bf16", "fp32")
+KEPT = {"tilings": 2, "tiling_borders": "kept"}
+# What each case of `options` changes of the sampler of the paper.
+OPTIONS = {
+    "paper": {},
+    "tilings 2": {"tilings": 2},
+    "tilings 2, borders kept": KEPT,
+    "start 1": {"start_noise": 1.0},
+    "feathered": {"tile_weights": "feathered"},
+    "tilings 2, start 1": {"tilings": 2, "start_noise": 1.0},
+    "tilings 2 kept, start 1": {**KEPT, "start_noise": 1.0},
+}
 
 
 def calls(bench, *, size, largest):
@@ -54,11 +65,24 @@ def video(bench, *, size, cases):
     """Seconds per video, extrapolated; `cases` are (precision, overlap, cached, videos at once, tiles a call)."""
     network = _network(bench, size)
     for precision, overlap, cached, videos, tiles in cases:
-        tiles, videos = min(tiles, 4) if bench.rehearse else tiles, bench.few(videos)
-        settings = {"size": bench.size(size), "precision": precision, "overlap": overlap, "cached": cached,
-                    "videos": videos, "most tiles a call": tiles}
-        yield bench.attempt("sampling", settings, partial(
-            _sampling, bench, network, size, precision, overlap, cached, videos, tiles))
+        settings = {"overlap": overlap, "cached": cached}
+        yield _case(bench, network, size, settings, precision, videos, tiles, {"overlap": overlap}, cached=cached)
+
+
+def options(bench, *, size, cases):
+    """Seconds per video, extrapolated; `cases` are (what over the sampler of the paper, precision, calls, videos)."""
+    network = _network(bench, size)
+    for name, precision, calls, videos in cases:
+        changes = {**SAMPLERS["paper"], **OPTIONS[name]}
+        yield _case(bench, network, size, {"sampler": name, "calls": calls}, precision, videos, 64, changes, calls=calls)
+
+
+def _case(bench, network, size, settings, precision, videos, tiles, changes, **how):
+    tiles, videos = min(tiles, 4) if bench.rehearse else tiles, bench.few(videos)
+    settings = {"size": bench.size(size), "precision": precision, **settings, "videos": videos,
+                "most tiles a call": tiles}
+    return bench.attempt("sampling", settings, partial(
+        _sampling, bench, network, size, precision, changes, videos, tiles, **how))
 
 
 def _network(bench, size):
@@ -81,48 +105,62 @@ class Watch:
         self.marks.append((level, self.bench.clock(), self.sampler.evaluator.block_evaluations))
 
 
-def _sampling(bench, network, size, precision, overlap, cached, videos, tiles):
+def _sampling(bench, network, size, precision, changes, videos, tiles, cached=True, calls="exact"):
     config = bench.config(size)
     method = make_method(config)
     levels = 2 if bench.rehearse else config.pyramid.levels
-    timed = (2, *[3] * (levels - 1))  # steps; level 0 evaluates twice a step but for the last
-    settings = dataclasses.replace(config.sampling, overlap=overlap, steps=timed)
+    whole = dataclasses.replace(config.sampling, **changes)
+    short = few_steps(config, whole)
     with bench.precision(precision, network):
-        sizes = find_call_sizes(network, tiles, bench.device)
+        sizes = find_call_sizes(network, tiles, bench.device) if calls == "exact" else largest_calls(tiles)
         watch = Watch(bench)
         sampler = watch.sampler = method.sampler(
-            network, config.diffusion, settings, device=bench.device, call_sizes=sizes, use_cache=cached, on_step=watch)
+            network, config.diffusion, short, device=bench.device, call_sizes=sizes, use_cache=cached, on_step=watch)
         labels = [index % config.network.num_classes for index in range(videos)]
         bench.reset_peak()
         began = bench.clock()
         made = sampler.sample(range(videos), labels, bench.seed, levels)[-1]
         total = bench.clock() - began
-    evaluations = [2 * steps - 1 if level < settings.heun_levels else steps
-                   for level, steps in enumerate(config.sampling.level_steps(levels))]
-    seconds, blocks, each = extrapolate(watch.marks, evaluations, began, began + total,
-                                        sampler.evaluator.block_evaluations)
+    plans, timed = ([plan_level(config.pyramid, config.diffusion, own, level) for level in range(levels)]
+                    for own in (whole, short))
+    more = [(plan.tile_evaluations - few.tile_evaluations) * videos * sampler.evaluator.blocks[level]
+            for level, (plan, few) in enumerate(zip(plans, timed))]
+    seconds, each = extrapolate(watch.marks, more, began, began + total)
+    blocks = sampler.evaluator.block_evaluations + sum(more)
     details = {
         "levels": levels, "block evaluations a video": blocks / videos, "seconds measured": total,
         "evaluations timed": ", ".join(str(sum(of == level for of, *_ in watch.marks)) for level in range(len(each))),
-        "of": ", ".join(map(str, evaluations)), "calls of": ", ".join(map(str, sizes.sizes)),
+        "of": ", ".join(str(plan.evaluations) for plan in plans), "calls of": ", ".join(map(str, sizes.sizes)),
         **{f"ms an evaluation, level {level}": 1e3 * value for level, value in enumerate(each)},
         "peak GiB": bench.peak_gib(), "finite": bool(made.isfinite().all()),
     }
     return seconds / videos, "s/video, extrapolated", details
 
 
-def extrapolate(marks, evaluations, began, ended, blocks):
-    """(seconds, block evaluations, [seconds of an evaluation of each level]) of a whole run from a short one.
+def few_steps(config, sampling):
+    """The settings with so few steps that each level takes every tiling twice behind its first evaluation."""
+    steps = []
+    for level in range(config.pyramid.levels):
+        number, plan = 1, None
+        while plan is None or plan.evaluations < 1 + 2 * len(plan.tilings):
+            number += 1
+            tried = dataclasses.replace(sampling, steps=(*steps, number))
+            plan = plan_level(config.pyramid, config.diffusion, tried, level)
+        steps.append(number)
+    return dataclasses.replace(sampling, steps=tuple(steps))
 
-    marks: (level, seconds, block evaluations so far) after each evaluation; `evaluations`: how many each level has in a
-    whole run; the short run lasted from `began` to `ended` and took `blocks`. Each level of it has two marks at least.
+
+def extrapolate(marks, more, began, ended):
+    """(seconds, [seconds of an evaluation of each level]) of a whole run from a short one.
+
+    marks: (level, seconds, block evaluations so far) after each evaluation of the short run, which lasted from `began`
+    to `ended`; more: block evaluations of each level that the whole run has beyond them. Each level has two marks at
+    least; its first evaluation is not timed, for it begins the level.
     """
-    seconds, count, each = 0.0, 0, []
-    for level, wanted in enumerate(evaluations):
+    seconds, each = ended - began, []
+    for level, blocks in enumerate(more):
         own = [mark[1:] for mark in marks if mark[0] == level]
-        seconds_each = statistics.median(b[0] - a[0] for a, b in pairwise(own))
-        blocks_each = own[-1][1] - own[-2][1]
-        seconds += (wanted - len(own)) * seconds_each
-        count += (wanted - len(own)) * blocks_each
-        each.append(seconds_each)
-    return seconds + ended - began, count + blocks, each
+        (first, before), (last, after) = own[0], own[-1]
+        seconds += blocks * (last - first) / (after - before)
+        each.append((last - first) / (len(own) - 1))
+    return seconds, each
