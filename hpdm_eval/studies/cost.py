@@ -10,12 +10,13 @@ HOUR_OF_FLOPS = EXAMPLE_TFLOPS * 1e12 * 3600
 def sampling_flops(config, figures) -> float:
     """FLOPs of one sample; `figures` is `count_flops(config)`. What context and caching add or save is left out."""
     sampling, levels = config.sampling, config.pyramid.levels
+    windows = config.training.windows(levels)  # which `figures` count and samples do not have
     total = 0.0
     for level, steps in enumerate(sampling.level_steps(levels)):
-        of_level = sum(entry["flops"] for entry in figures.by_block if entry["level"] == level)
+        of_level = sum(entry["flops"] for entry in figures.by_block if entry["level"] == level) / windows[level]
         evaluations = 2 * steps - 1 if level < sampling.heun_levels else steps
         tiles = len(tile_starts(config.pyramid, level, sampling.overlap))
-        total += tiles * evaluations * (of_level + figures.outside_blocks / levels)
+        total += tiles * evaluations * (of_level + figures.outside_blocks / sum(windows))
     return total * (1 if sampling.guidance == 1 else 2)
 
 

@@ -42,6 +42,7 @@ class Variant:
     clip: str = "whole"
     real: bool = False
     method: str | None = None
+    batch: float | None = None
     budget: float | None = None
     needs: str | None = None
 
@@ -57,6 +58,9 @@ class Variant:
         if self.method is not None:
             config = method_class(self.method).configure(config)
         config = override_config(config, self.set)
+        if self.batch is not None:
+            clips = max(1, round(self.batch * base.training.batch))
+            config = dataclasses.replace(config, training=dataclasses.replace(config.training, batch=clips))
         return config if self.budget is None else _with_budget(config, base, self.budget)
 
 

@@ -134,12 +134,14 @@ class Workshop:
 
         tokens = math.prod(r // t for r, t in zip(run.config.pyramid.patch, run.config.network.token))
         passes = 4 if run.config.network.self_conditioning else 3  # with backward, and the first estimate
+        windows = training.windows(run.config.pyramid.levels)
+        hosted = sum(sum(windows[:levels]) for levels in run.config.network.levels_per_block)
         return Task(
             name=f"train {_label(run)}",
             done=lambda: all(step_folder(folder, step).is_dir() for step in run.steps),
             run=go,
             needs=(f"train {_label(run.needs)}",) if run.needs else (),
-            cost=float(training.steps) * training.batch * tokens * sum(run.config.network.levels_per_block) * passes,
+            cost=float(training.steps) * training.batch * tokens * hosted * passes,
         )
 
     def _with_autoencoder(self, run):
