@@ -107,7 +107,7 @@ class Workshop:
             done=path.exists,
             run=lambda: on_first(lambda: write_statistics(
                 path, config, level, count=tier.reference, backbone=tier.backbone, frames=frames,
-                device=self.device.type, quiet=self.quiet)),
+                device=str(self.device), quiet=self.quiet)),
             cost=1e4 * (tier.reference or 10_000),
         )
 
@@ -128,7 +128,7 @@ class Workshop:
 
         def go():
             config = self._that_fits(self._with_autoencoder(run), _label(run))
-            outcome = train(config, folder, device=self.device.type, quiet=self.quiet)
+            outcome = train(config, folder, device=str(self.device), quiet=self.quiet)
             if outcome.interrupted:
                 raise KeyboardInterrupt
 
@@ -176,7 +176,7 @@ class Workshop:
                 name=f"sample {_label(samples)}",
                 done=lambda: _summary_count(folder) >= samples.count,
                 run=lambda: on_first(lambda: reconstruct_clips(
-                    checkpoint, folder, samples.count, folders=("real", finest.name), device=self.device.type,
+                    checkpoint, folder, samples.count, folders=("real", finest.name), device=str(self.device),
                     quiet=self.quiet)),
                 needs=needs,
             )
