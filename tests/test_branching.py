@@ -224,7 +224,8 @@ def test_flops_and_memory_know_the_windows():
 
 @pytest.mark.parametrize("branching, words", [
     ("[1,2]", "one number of windows per level: 3, not 2"), ("[1,2,3]", "must divide the next"),
-    ("[2,1,1]", "must divide the next"), ("[0,0,0]", "at least 1"), ("[]", "per level"), ("[1,1,1000000000]", "at most"), ("[1,2,x]", "must be"),
+    ("[2,1,1]", "must divide the next"), ("[0,0,0]", "at least 1"), ("[]", "per level"),
+    ("[1,1,1000000000]", "at most"), ("[1,2,x]", "must be"),
 ])
 def test_impossible_branching_is_refused(branching, words):
     with pytest.raises(InputError, match=words):

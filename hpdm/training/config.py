@@ -45,7 +45,7 @@ class TrainingConfig:
 
     label_dropout: float = 0.1  # share of samples that are trained without their class and text
     self_conditioning_rate: float = 0.9  # share of samples whose latents start from those of a first estimate
-    first_pass: str = "chosen"  # which makes it: "chosen", of those samples, up to the latents; "whole", all of all of them
+    first_pass: str = "chosen"  # the pass that makes it: "chosen", of those samples, up to the latents, or "whole", of all
     window_order: str = "coarse-first"  # how nested windows are drawn: see hpdm.pyramid.sample_windows
     branching: tuple[int, ...] | None = None  # windows per level of each sample, coarse to fine, such as [1, 2, 4]:
     # they share the coarse ones; None: one each
