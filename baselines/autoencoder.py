@@ -167,7 +167,7 @@ class Autoencoder(Hierarchical):
 
     def __init__(self, config):
         super().__init__(config)
-        if config.training.activation_checkpointing:
+        if config.training.recomputes:
             raise InputError("autoencoder recomputes nothing: set training.activation_checkpointing=false, and a "
                              "larger method.crop where memory is short")
 

@@ -28,6 +28,7 @@ def one_level(config: Config) -> Config:
         pyramid=dataclasses.replace(config.pyramid, levels=1, patch=video),
         network=dataclasses.replace(network, levels_per_block=(1,) * len(network.levels_per_block), fusion="none"),
         diffusion=merge_levels(config.diffusion, config.pyramid.levels),
+        training=dataclasses.replace(config.training, branching=None),
         sampling=dataclasses.replace(
             config.sampling, steps=config.sampling.steps[:1], overlap="none",
             **{name: config.diffusion.sigma(0, getattr(config.sampling, name)) for name in ("S_min", "S_max")},

@@ -93,8 +93,8 @@ class Geometry:
     `starts` are the windows, int64 [B, 3] for each level given, on the grid of that level; `levels` says which levels
     they are (by default 0, 1, 2, ...). Made once for a forward pass and used by every block.
 
-    A level may have several windows per sample: int64 [n * B, 3], window by window, then `batch` says B. n is a multiple
-    of that of each coarser level, and windows n / m * i .. n / m * (i + 1) - 1 lie in window i of a level that has m.
+    A level may have several windows per sample: int64 [n * B, 3], window by window; then `batch` says B. n is a
+    multiple of that of each coarser level, and of a level that has m, window i holds n / m * i .. n / m * (i + 1) - 1.
     """
 
     def __init__(

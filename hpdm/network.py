@@ -7,8 +7,8 @@ sampling one level runs at a time on what its finished coarser levels left behin
 Information flows from coarse to fine only: a block's context is the *input* of that block on coarser levels.
 
 B batch, L levels, N data tokens of width d, M latents of width D, K condition tokens of width c; level-major means
-[L * B, ...]. In training a level may have several windows per sample, which share the coarser ones (branching): W windows
-of all levels in place of L, window-major.
+[L * B, ...]. In training a level may have several windows per sample, which share the coarser ones (branching): then L
+counts windows instead of levels.
 """
 
 from dataclasses import dataclass

@@ -62,14 +62,15 @@ class Pyramid:
 
 
 def window_levels(branching) -> tuple[int, ...]:
-    """The level of each of a sample's windows, coarse to fine: (0, 1, 1, 2, 2, 2, 2) for windows per level (1, 2, 4)."""
+    """The level of each of a sample's windows, coarse to fine: (0, 1, 1, 2, 2, 2, 2) for branching (1, 2, 4)."""
     return tuple(level for level, count in enumerate(branching) for _ in range(count))
 
 
 def check_branching(branching, levels: int):
     """Raises InputError where numbers of windows per level do not fit `levels`, or no level shares out the next."""
     if not branching or len(branching) != levels:
-        raise InputError(f"training.branching needs one number of windows per level: {levels or 'some'}, not {len(branching)}.")
+        raise InputError(f"training.branching needs one number of windows per level: {levels or 'some'}, not "
+                         f"{len(branching)}.")
     if min(branching) < 1 or any(fine % coarse for coarse, fine in pairwise(branching)):
         raise InputError(f"training.branching must be at least 1 and each number must divide the next, such as "
                          f"{[2**level for level in range(levels)]}; got {list(branching)}.")
@@ -145,7 +146,7 @@ def _offsets(pyramid, level, parents, generator):
 
 @lru_cache(maxsize=64)
 def _cumulated(r: int, levels: int, level: int) -> torch.Tensor:
-    """P(offset <= j | parent p) of a window of `level` along a split axis under `finest-first`: float64 [parents, r + 1].
+    """P(offset <= j | parent p) of a window of `level` along an axis under `finest-first`: float64 [parents, r + 1].
 
     By Bayes: a child x is as likely as its own probability over the number of its parents, which all are alike.
     """

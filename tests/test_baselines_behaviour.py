@@ -318,15 +318,18 @@ def test_compute_of_each_is_counted():
     assert base.forward < cascade.forward < 2 * base.forward
     sizes = {}
     for share in (0.0, 1.0, 0.5):
-        config = configured("patch-diffusion", f"method.full_share={share}")
+        config = configured("patch-diffusion", f"method.full_share={share}", "training.first_pass=whole")
         sizes[share] = count_flops(config)
-    whole = count_flops(configured("full-resolution"))
+    whole = full
     coordinates = 2 * (3 * 4) * 16  # of a token: three channels of its four pixels, to a width of 16
     assert sizes[1.0].training == whole.training + 4 * 64 * coordinates
     assert sizes[0.5].training == pytest.approx((sizes[0.0].training + sizes[1.0].training) / 2, rel=1e-6)
     assert sizes[0.0].forward == sizes[1.0].forward
-    latent = count_flops(configured("latent", "method.width=4"))
+    latent = count_flops(configured("latent", "method.width=4", "training.first_pass=whole"))
     assert latent.training > 4 * latent.forward
+    for name in ("full-resolution", "cascade", "patch-diffusion", "latent"):  # a cheaper first pass
+        lean, whole = (count_flops(configured(name, f"training.first_pass={which}")) for which in ("chosen", "whole"))
+        assert lean.forward == whole.forward and 0.8 * whole.training < lean.training < whole.training
 
 
 @pytest.mark.parametrize("name", ["full-resolution", "autoencoder", "latent"])

@@ -8,6 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+import yaml
+from small_training import SMALL as SMALL_RUN
 from small_training import small_config
 from test_network import PYRAMID, SMALL, small_network
 from test_training import batch_of, run
@@ -222,7 +224,8 @@ def test_flops_and_memory_know_the_windows():
 
 @pytest.mark.parametrize("branching, words", [
     ("[1,2]", "one number of windows per level: 3, not 2"), ("[1,2,3]", "must divide the next"),
-    ("[2,1,1]", "must divide the next"), ("[0,0,0]", "at least 1"), ("[]", "per level"), ("[1,1,1000000000]", "at most"), ("[1,2,x]", "must be"),
+    ("[2,1,1]", "must divide the next"), ("[0,0,0]", "at least 1"), ("[]", "per level"),
+    ("[1,1,1000000000]", "at most"), ("[1,2,x]", "must be"),
 ])
 def test_impossible_branching_is_refused(branching, words):
     with pytest.raises(InputError, match=words):
@@ -233,6 +236,14 @@ def test_methods_with_a_loss_of_their_own_refuse_branches():
     config = load_config("nano", ["training.branching=[1,2,4]"], method="cascade")
     with pytest.raises(InputError, match="cascade draws one window per level"):
         make_method(config)
+
+
+def test_a_single_level_has_no_branches(tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SMALL_RUN | {
+        "training": SMALL_RUN["training"] | {"branching": [1, 2]}}))
+    for name in ("full-resolution", "patch-diffusion", "latent"):
+        config = load_config(tmp_path / "mine.yaml", method=name)
+        assert config.training.branching is None and make_method(config).losses == 1
 
 
 def test_fewer_levels_keep_the_branches_they_have():

@@ -1,6 +1,7 @@
 """The loss, its random draws, the optimizer and what the loop does with steps that are not finite."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ from hpdm.environment import git_revision
 from hpdm.errors import InputError
 from hpdm.hierarchical import Hierarchical
 from hpdm.network import HPDM
-from hpdm.training import loop, loss
+from hpdm.training import loop, loss, plan
 from hpdm.training.checkpoint import latest_checkpoint
 from hpdm.training.config import TrainingConfig, plan_batch
 from hpdm.training.log import read_log
 from hpdm.training.loss import draw, joint_loss, seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer, parameter_groups
-from hpdm.training.plan import count_flops, make_plan
+from hpdm.training.plan import count_flops, describe_plan, make_plan, recomputes_activations
 from hpdm.training.provenance import PROVENANCE_FILE, read_provenance
 
 
@@ -210,6 +211,25 @@ def test_accumulated_passes_equal_one_pass(tmp_path):
     whole, *others = ([line["loss_per_level"] for line in read_log(tmp_path / name)] for name, _ in names)
     for losses in others:
         np.testing.assert_allclose(losses, whole, rtol=1e-6)
+
+
+def test_checkpointing_only_where_memory_asks(monkeypatch):
+    """Planned memory against the card's; a processor recomputes nothing, and the plan says from where on a GPU does."""
+    config, fixed, always = (small_config(f"activation_checkpointing={which}") for which in ("auto", "false", "true"))
+    planned = make_plan(config)
+    total = planned.memory["total"]
+    assert "activation_checkpointing=auto: recomputed on GPUs with less than" in describe_plan(planned)
+    card = SimpleNamespace(total_memory=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(plan, "make_plan", lambda config, world_size: planned)
+    for card.total_memory, expected in ((int(1.2 * total), False), (int(1.05 * total), True)):
+        assert recomputes_activations(config, torch.device("cuda")) is expected
+        assert recomputes_activations(fixed, torch.device("cuda")) is False
+    assert recomputes_activations(config, torch.device("cpu")) is False
+    assert recomputes_activations(always, "cpu") is recomputes_activations(always, "cuda") is True
+    assert load_config("L").training.activation_checkpointing == "auto"
+    with pytest.raises(InputError, match="true, false or auto"):
+        small_config("activation_checkpointing=maybe")
 
 
 def test_a_different_seed_gives_another_run(tmp_path):

@@ -16,6 +16,7 @@ PARALLEL = ("ddp", "fsdp", "hsdp")
 WINDOW_ORDERS = ("coarse-first", "finest-first")
 SHRINKS = ("area", "stride")
 FIRST_PASSES = ("chosen", "whole")
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class TrainingConfig:
 
     label_dropout: float = 0.1  # share of samples that are trained without their class and text
     self_conditioning_rate: float = 0.9  # share of samples whose latents start from those of a first estimate
-    first_pass: str = "chosen"  # which makes it: "chosen", of those samples, up to the latents; "whole", all of all of them
+    first_pass: str = "chosen"  # the pass that makes it: "chosen", of those samples, up to the latents, or "whole", of all
     window_order: str = "coarse-first"  # how nested windows are drawn: see hpdm.pyramid.sample_windows
     branching: tuple[int, ...] | None = None  # windows per level of each sample, coarse to fine, such as [1, 2, 4]:
     # they share the coarse ones; None: one each
@@ -53,7 +54,8 @@ class TrainingConfig:
     precision: str = "fp32"  # "fp32", or "bf16" for autocast (weights, optimizer and average stay fp32)
     attention_precision: str = "fp32"  # "bf16" or "fp16": attention alone in half precision (a GPU's flash kernel)
     tf32: bool = True  # allow TF32 in matrix products of a GPU
-    activation_checkpointing: bool = False  # recompute each block in the backward pass: less memory, more time
+    activation_checkpointing: bool | str = False  # recompute each block in the backward pass: less memory, more time;
+    # "auto": where the planned memory is more than the GPU has
     compile: bool = False  # torch.compile of the blocks
     parallel: str = "ddp"  # several processes: "ddp" keeps whole copies, "fsdp" shards weights and optimizer over all,
     # "hsdp" over those of a node, with a copy per node
@@ -84,6 +86,9 @@ class TrainingConfig:
         ):
             if getattr(self, name) < least:
                 raise InputError(f"training.{name} must be at least {least}; got {getattr(self, name)}")
+        if self.activation_checkpointing not in (True, False, AUTO):
+            raise InputError(f"training.activation_checkpointing must be true, false or {AUTO}; got "
+                             f"{self.activation_checkpointing!r}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InputError(f"training.micro_batch must be at least 1; got {self.micro_batch}")
         for name in ("eps", "ema_half_life", "clip_norm", "checkpoint_minutes"):
@@ -107,6 +112,11 @@ class TrainingConfig:
     def windows(self, levels: int) -> tuple[int, ...]:
         """Windows per level of a sample, coarse to fine."""
         return self.branching or (1,) * levels
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are recomputed on every device; "auto" counts as no."""
+        return self.activation_checkpointing is True
 
     @property
     def traces(self) -> tuple[float, ...]:

@@ -28,6 +28,7 @@ from hpdm.training.evaluation import open_evaluations
 from hpdm.training.log import RunLog
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer
+from hpdm.training.plan import recomputes_activations
 from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
 from hpdm.training.recover import owned_run, set_aside_later, tidy
@@ -83,7 +84,10 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         evaluations = open_evaluations(config, run, evaluator, here=here, method=method, stop=stop, quiet=quiet)
         sharded, sharded_as = sharing.shards > 1, {"reshard": settings.reshard, "shards": sharing.shards}
         network = build_network(method, here, sharded=sharded, seed=settings.seed, **sharded_as)
-        network.checkpoint_blocks = settings.activation_checkpointing
+        # The smallest GPU decides for all.
+        network.checkpoint_blocks = here.any(recomputes_activations(config, device, here.world_size))
+        note("activations are recomputed in the backward pass: they do not fit", quiet or settings.recomputes
+             or not network.checkpoint_blocks)
         set_attention_precision(network, settings.attention_precision)
         if checkpoint is None:
             method.begin(network, clips, device)

@@ -3,7 +3,9 @@
 FLOPs count a multiply-add as two, matrix products only (attention included). B batch, L levels, N tokens of width d.
 """
 
+import dataclasses
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import torch
 import yaml
@@ -16,12 +18,14 @@ from hpdm.environment import processes_here
 from hpdm.errors import too_large
 from hpdm.fusion import Geometry
 from hpdm.methods import make_method
-from hpdm.training.config import plan_batch
+from hpdm.training.config import AUTO, TrainingConfig, plan_batch
 from hpdm.training.optimizer import describe_groups, parameter_groups
 from hpdm.training.sharing import Sharing, plan_sharing, sharing_memory, step_traffic
 
 GIB, GB = 2**30, 10**9
 BYTES_PER_PARAMETER = {"weights": 4, "gradients": 4, "optimizer": 8, "average": 4}  # all fp32, two moments
+ROOM = 0.9  # of a GPU's memory: the rest is what the estimate misses, fragments and the CUDA context
+NO_FLOPS = ("batch", "micro_batch", "seed", "warmup", "ema_half_life", "checkpoint_every", "keep")  # how long, not how
 EXAMPLE_TFLOPS = 100  # a rate to express the cost of a run in days
 
 
@@ -43,6 +47,7 @@ class Plan:
     sharing: dict[str, int]  # processes, those that share a copy, bytes that one receives per step
     batch: dict[str, int]
     training_flops: float  # of the whole schedule
+    automatic: bool  # whether the GPU decides on recomputing activations, which these figures leave out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,12 @@ class Flops:
 
 def count_flops(config) -> Flops:
     """The FLOPs of a `Config`'s network, counted on tensors without data."""
+    same = dataclasses.replace(config.training, steps=1, **{name: getattr(TrainingConfig, name) for name in NO_FLOPS})
+    return _count_flops(dataclasses.replace(config, training=same))
+
+
+@lru_cache(maxsize=256)
+def _count_flops(config):
     method, network = _on_meta(config)
     return method.count_flops(network)
 
@@ -85,7 +96,7 @@ def forward_flops(network, example, **options) -> int:
 def training_flops(network, example, by_block, config) -> Flops:
     """What a training sample takes on average; `network` is on the meta device and called with `example`."""
     training, forward = config.training, forward_flops(network, example)
-    recomputed = sum(entry["flops"] for entry in by_block) if training.activation_checkpointing else 0
+    recomputed = sum(entry["flops"] for entry in by_block) if training.recomputes else 0
     return Flops(by_block=by_block, forward=forward,
                  training=3 * forward + first_pass_flops(network, example, forward, config) + recomputed)
 
@@ -134,7 +145,20 @@ def make_plan(config, world_size: int = 1) -> Plan:
             "samples": training.steps * batches.batch,
         },
         training_flops=float(counted.training) * training.steps * batches.batch,
+        automatic=training.activation_checkpointing == AUTO,
     )
+
+
+def recomputes_activations(config, device, world_size: int = 1) -> bool:
+    """What `training.activation_checkpointing` means on a torch.device.
+
+    "auto": whether a `Config` that keeps its activations is planned to take more than `ROOM` of the GPU's memory. A
+    processor recomputes nothing then.
+    """
+    setting = config.training.activation_checkpointing
+    if setting != AUTO or torch.device(device).type != "cuda":
+        return setting is True
+    return make_plan(config, world_size).memory["total"] > ROOM * torch.cuda.get_device_properties(device).total_memory
 
 
 def _disk(training, parameters, per_parameter) -> dict[str, int]:
@@ -187,6 +211,8 @@ def describe_plan(plan: Plan) -> str:
         f"one training sample {plan.flops_per_training_sample / 1e9:.4g}",
         "",
         "memory of one process, estimated: " + ", ".join(f"{k} {v / GIB:.3g} GiB" for k, v in plan.memory.items()),
+        *(["activation_checkpointing=auto: recomputed on GPUs with less than "
+           f"{plan.memory['total'] / ROOM / GIB:.3g} GiB"] if plan.automatic else []),
         *_sharing_lines(plan.sharing),
         _describe_disk(plan),
         f"{batches.describe()}; {batch['steps']:,} steps = {batch['samples']:,} samples",
@@ -272,7 +298,7 @@ def _activation_bytes(method):
     config = method.config
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = method.make_network().train()
-        if not config.training.activation_checkpointing:
+        if not config.training.recomputes:
             return _kept(network, lambda: network(*method.example("cpu")))
         tokens, latents, condition = _block_arguments(network, "cpu")
         windows = config.training.windows(config.pyramid.levels)

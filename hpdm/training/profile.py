@@ -14,6 +14,7 @@ from hpdm.rin import set_attention_precision
 from hpdm.text import make_conditioner
 from hpdm.training.config import plan_batch
 from hpdm.training.optimizer import make_optimizer
+from hpdm.training.plan import recomputes_activations
 from hpdm.training.precision import mixed_precision
 
 DELIVERIES = 8
@@ -40,7 +41,7 @@ def _profile(config, method, clips, device, micro_batch, quiet):
 
     torch.manual_seed(settings.seed)
     network = method.make_network().to(device).train()
-    network.checkpoint_blocks = settings.activation_checkpointing
+    network.checkpoint_blocks = recomputes_activations(config, device)
     set_attention_precision(network, settings.attention_precision)
     optimizer = make_optimizer(network, settings)
     video, told = next(loader)

@@ -15,7 +15,8 @@ FIRST_S = (("tf32", 8, False), ("attention-bf16", 8, False), ("bf16", 8, False))
 MORE_S = (("fp32", 4, False), ("tf32", 4, False), ("attention-fp16", 8, False), ("bf16", 16, False), ("tf32", 8, True),
           ("bf16", 32, True))
 FIRST_L = (("tf32", 4, False), ("attention-bf16", 4, False), ("bf16", 4, False))
-MORE_L = (("bf16", 8, False), ("tf32", 8, True), ("attention-bf16", 8, True), ("bf16", 16, True))
+MORE_L = (("bf16", 8, False), ("tf32", 8, True), ("attention-bf16", 8, True), ("bf16", 16, True),
+          ("attention-bf16", 4, True))
 OF_M = (("tf32", 8, False), ("attention-bf16", 8, False), ("bf16", 8, False))
 COMPILED = (("tf32", 8, False), ("bf16", 8, False), ("attention-bf16", 8, False))
 COMPILED_L = (("bf16", 4, False), ("attention-bf16", 4, False))
@@ -29,7 +30,8 @@ BRANCHES_L = tuple((precision, batch, False, name) for precision in ("attention-
 FIRST_PASSES = {"first pass of all": ["training.first_pass=whole"], "of those that use it": []}
 FIRST_PASSES_S = tuple((precision, 8, False, name) for precision in ("attention-bf16", "tf32") for name in FIRST_PASSES)
 FIRST_PASSES_L = tuple(("attention-bf16", 4, False, name) for name in FIRST_PASSES)
-MEAN = {"typical": statistics.mean, "rounds": 20, "seconds": 5.0}  # passes of few and of many samples
+# The mean, for passes have few or many samples.
+FIRST_PASS = {"variants": FIRST_PASSES, "typical": statistics.mean, "rounds": 20, "seconds": 5.0}
 # (precision, overlap, cached, videos at once, most tiles a call)
 FIRST_VIDEOS = (("tf32", "hw", True, 1, 16), ("tf32", "hw", False, 1, 16), ("tf32", "none", True, 1, 16),
                 ("fp16", "hw", True, 1, 16))
@@ -66,7 +68,7 @@ PLAN = (
     ("table1/large-patch-adaptive", 14, 5, partial(table1.row, name="large-patch-adaptive")),
     ("table1/large-patch", 14, 5, partial(table1.row, name="large-patch")),
     ("backbones/files", 30, 15, partial(backbones.from_files, batch=32)),
-    ("training/L-more", 30, 8, partial(training.steps, size="L", cases=MORE_L)),
+    ("training/L-more", 34, 9, partial(training.steps, size="L", cases=MORE_L)),
     ("gradients/nano", 6, 8, partial(gradients.cosines, size="nano", batch=32)),
     ("training/M", 20, 6, partial(training.steps, size="M", cases=OF_M)),
     ("sampling/S-more", 30, 12, partial(sampling.video, size="S", cases=MORE_VIDEOS)),
@@ -81,8 +83,8 @@ PLAN = (
     ("training/L-branching", 30, 15, partial(training.steps, size="L", cases=BRANCHES_L, variants=BRANCHES)),
     ("training/S-branching", 40, 20, partial(training.steps, size="S", cases=BRANCHES_S, variants=BRANCHES)),
     ("training/updates", 10, 6, partial(training.updates, sizes=("S", "L"))),
-    ("training/L-first-pass", 20, 6, partial(training.steps, size="L", cases=FIRST_PASSES_L, variants=FIRST_PASSES, **MEAN)),
-    ("training/S-first-pass", 35, 8, partial(training.steps, size="S", cases=FIRST_PASSES_S, variants=FIRST_PASSES, **MEAN)),
+    ("training/L-first-pass", 20, 6, partial(training.steps, size="L", cases=FIRST_PASSES_L, **FIRST_PASS)),
+    ("training/S-first-pass", 35, 8, partial(training.steps, size="S", cases=FIRST_PASSES_S, **FIRST_PASS)),
     ("training/L-compiled", 75, 60, partial(training.steps, size="L", cases=COMPILED_L, compile=True)),
 )
 

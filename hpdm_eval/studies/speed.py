@@ -15,6 +15,7 @@ from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.memory import choose_tile_batch
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import make_optimizer
+from hpdm.training.plan import recomputes_activations
 from hpdm.training.precision import mixed_precision
 from hpdm_eval.timing import memory_of_process, rates_by_round, reset_peak_memory
 
@@ -87,7 +88,7 @@ def training_step(config, batch, device, *, update=True):
     torch.manual_seed(config.training.seed)
     method = make_method(config)
     network = method.make_network().to(device).train()
-    network.checkpoint_blocks = config.training.activation_checkpointing
+    network.checkpoint_blocks = recomputes_activations(config, device)
     set_attention_precision(network, config.training.attention_precision)
     optimizer = make_optimizer(network, config.training) if update else None
     video = torch.randint(0, 256, (batch, 3, *method.video_size), dtype=torch.uint8, device=device)
