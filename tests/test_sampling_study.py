@@ -23,7 +23,7 @@ def test_every_option_is_one_of_settings_that_there_are():
             settings = option_settings(option, config)
             assert set(settings) <= fields and len(settings["steps"]) == 3
             assert option.name == BASELINE or sampling.predicted_blocks(config, option) > 0
-    assert option_settings(OPTIONS["half the steps"], load_config("L"))["steps"] == [64, 32, 16]
+    assert option_settings(OPTIONS["half the steps of finer levels"], load_config("L"))["steps"] == [128, 32, 16]
     assert sampling.predicted_blocks(load_config("L"), OPTIONS[BASELINE]) == 18760
     assert OPTIONS[BASELINE].settings == {}
 
@@ -102,7 +102,7 @@ def test_sets_that_lack_are_left_out_and_unknown_options_refused(tmp_path, no_wo
 
 
 def test_a_set_is_made_once_and_again_for_other_settings(tmp_path, monkeypatch):
-    job = SetJob(checkpoint="nano", sha256="ab" * 32, option="a fifth of the steps", seed=3, num=12, device="cpu",
+    job = SetJob(checkpoint="nano", sha256="ab" * 32, option="fewer steps for the same work", seed=3, num=12, device="cpu",
                  scratch=tmp_path)
     assert load_set(job) is None
     make_sets([job], 1, deadline=0.0, quiet=True)

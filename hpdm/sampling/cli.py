@@ -116,7 +116,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, 
     device = choose_device(device)
     process = processes_here()
     quiet = quiet or process.rank > 0
-    loaded = load_checkpoint(checkpoint, raw_weights, device)
+    loaded = load_checkpoint(checkpoint, raw_weights)
     network, method, config = loaded.network, loaded.method, loaded.config
     if not method.makes_videos:
         raise InputError(f"--checkpoint {checkpoint}: {config.method.name} makes no videos by itself")
@@ -126,6 +126,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, 
     if text_encoder:
         config = override_config(config, [f"text.encoder={json.dumps(text_encoder)}"])
     asked = _asked(config, classes, prompt, prompts, num, fps, device)
+    network.to(device)  # only now: a text encoder was there before it
     settings = {
         "checkpoint": loaded.sha256, "seed": seed, **asked.settings, **dataclasses.asdict(sampling),
         "sigma_min": diffusion.sigma_min, "sigma_max": diffusion.sigma_max, "rho": diffusion.rho,

@@ -27,6 +27,7 @@ OPTIONS = {
     "feathered": {"tile_weights": "feathered"},
     "tilings 2, start 1": {"tilings": 2, "start_noise": 1.0},
     "tilings 2 kept, start 1": {**KEPT, "start_noise": 1.0},
+    "tilings 2 kept on all axes, start 1": {**KEPT, "overlap": "fhw", "start_noise": 1.0},
 }
 
 

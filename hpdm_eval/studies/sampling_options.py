@@ -25,33 +25,49 @@ def _options(*rows):
 
 
 KEPT = {"tilings": 2, "tiling_borders": "kept"}
+ALL_AXES = {**KEPT, "overlap": "fhw"}  # shifting frames as well costs nothing where tiles touch
 OPTIONS = _options(
     Option(name=BASELINE),
+    # Together, for a fifth of the work or nearly so.
+    Option(name="tilings 2 kept, start 1", settings={**KEPT, "start_noise": 1.0}, predicted_fvd=3.0,
+           predicted_time=0.28),
+    Option(name="tilings 2 kept on all axes, start 1", settings={**ALL_AXES, "start_noise": 1.0}, predicted_fvd=2.0,
+           predicted_time=0.28),
+    Option(name="tilings 2 kept, start 1, half of level 0", settings={**KEPT, "start_noise": 1.0}, steps=(0.5, 1.0),
+           predicted_fvd=3.5, predicted_time=0.24),
+    Option(name="tilings 2 kept on all axes, start 1, half of level 0", settings={**ALL_AXES, "start_noise": 1.0},
+           steps=(0.5, 1.0), predicted_fvd=2.5, predicted_time=0.24),
+    Option(name="tilings 2 kept on all axes, start 0.5, half of level 0", settings={**ALL_AXES, "start_noise": 0.5},
+           steps=(0.5, 1.0), predicted_fvd=4.0, predicted_time=0.23),
+    # What anyone could do for the same work: fewer steps, or no overlap.
+    Option(name="fewer steps for the same work", steps=(0.5, 0.125, 0.125), predicted_fvd=10.0, predicted_time=0.22),
+    Option(name="no overlap, start 1, half of level 0", settings={"overlap": "none", "start_noise": 1.0},
+           steps=(0.5, 1.0), predicted_fvd=3.0, predicted_time=0.25),
     # One option each.
     Option(name="tilings 2", settings={"tilings": 2}, predicted_fvd=0.3, predicted_time=0.6),
     Option(name="tilings 4", settings={"tilings": 4}, predicted_fvd=0.3, predicted_time=0.6),
     Option(name="tilings 2, borders kept", settings=KEPT, predicted_fvd=1.0, predicted_time=0.4),
-    Option(name="tilings 4, borders kept", settings={**KEPT, "tilings": 4}, predicted_fvd=3.0, predicted_time=0.4),
-    Option(name="tilings 2, last step averaged", settings={"tilings": 2, "averaged_steps": 1}, predicted_fvd=0.2,
-           predicted_time=0.65),
+    Option(name="tilings 2, borders kept, on all axes", settings=ALL_AXES, predicted_fvd=0.5, predicted_time=0.4),
     Option(name="start 10", settings={"start_noise": 10.0}, predicted_fvd=0.0, predicted_time=0.9),
     Option(name="start 2", settings={"start_noise": 2.0}, predicted_fvd=0.5, predicted_time=0.7),
     Option(name="start 1", settings={"start_noise": 1.0}, predicted_fvd=2.0, predicted_time=0.6),
+    Option(name="start 0.5", settings={"start_noise": 0.5}, predicted_fvd=4.0, predicted_time=0.55),
     Option(name="feathered", settings={"tile_weights": "feathered"}, predicted_fvd=-0.1, predicted_time=1.05),
-    # Together.
+    Option(name="no overlap", settings={"overlap": "none"}, predicted_fvd=1.0, predicted_time=0.5),
+    Option(name="half of level 0", steps=(0.5, 1.0), predicted_fvd=0.5, predicted_time=0.95),
+    Option(name="half the steps of finer levels", steps=(1.0, 0.5), predicted_fvd=2.0, predicted_time=0.55),
+    Option(name="a quarter of the steps of finer levels", steps=(1.0, 0.25), predicted_fvd=5.0, predicted_time=0.35),
+    # More of them together.
+    Option(name="tilings 2, start 1", settings={"tilings": 2, "start_noise": 1.0}, predicted_fvd=2.0,
+           predicted_time=0.4),
     Option(name="tilings 2, start 2", settings={"tilings": 2, "start_noise": 2.0}, predicted_fvd=1.0,
            predicted_time=0.45),
     Option(name="tilings 2 kept, start 2", settings={**KEPT, "start_noise": 2.0}, predicted_fvd=2.0,
            predicted_time=0.32),
-    Option(name="tilings 2 kept, start 1", settings={**KEPT, "start_noise": 1.0}, predicted_fvd=3.0,
-           predicted_time=0.28),
-    Option(name="tilings 2 kept, start 2, half of level 0", settings={**KEPT, "start_noise": 2.0}, steps=(0.5, 1.0),
-           predicted_fvd=2.5, predicted_time=0.28),
-    Option(name="tilings 2 kept, start 1, half of level 0", settings={**KEPT, "start_noise": 1.0}, steps=(0.5, 1.0),
-           predicted_fvd=3.5, predicted_time=0.24),
-    # What anyone could do for the same work.
-    Option(name="no overlap", settings={"overlap": "none"}, predicted_fvd=1.0, predicted_time=0.5),
-    Option(name="half the steps", steps=(0.5,), predicted_fvd=3.0, predicted_time=0.5),
-    Option(name="a quarter of the steps", steps=(0.25,), predicted_fvd=12.0, predicted_time=0.25),
-    Option(name="a fifth of the steps", steps=(0.2,), predicted_fvd=18.0, predicted_time=0.2),
+    Option(name="tilings 2 kept on all axes, start 1, last step averaged",
+           settings={**ALL_AXES, "start_noise": 1.0, "averaged_steps": 1}, predicted_fvd=1.5, predicted_time=0.4),
+    Option(name="tilings 2, last step averaged", settings={"tilings": 2, "averaged_steps": 1}, predicted_fvd=0.2,
+           predicted_time=0.65),
+    Option(name="tilings 4, borders kept", settings={**KEPT, "tilings": 4}, predicted_fvd=3.0, predicted_time=0.4),
+    Option(name="overlap along all axes", settings={"overlap": "fhw"}, predicted_fvd=-0.5, predicted_time=1.6),
 )
