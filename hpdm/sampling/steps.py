@@ -100,12 +100,12 @@ def plan_level(pyramid, diffusion, sampling, level: int) -> LevelPlan:
 
 
 def _cut(sigmas, start, rho, level):
-    """Noise levels from `start` down, spaced at least as closely as `sigmas` are."""
+    """Noise levels from `start` down, spaced as closely as `sigmas` are, to the nearest whole number of steps."""
     first, last = (float(sigmas[i]) for i in (0, -2))
     if start <= last:
         raise InputError(f"sampling.start_noise is at or below the last noise level of level {level} (sigma_min)")
     top, at, bottom = (value ** (1 / rho) for value in (first, start, last))
-    kept = math.ceil((len(sigmas) - 2) * (at - bottom) / (top - bottom) - 1e-9) if len(sigmas) > 2 else 0
+    kept = round((len(sigmas) - 2) * (at - bottom) / (top - bottom)) if len(sigmas) > 2 else 0
     return edm_sigmas(1 + kept, last, start, rho)
 
 
