@@ -17,7 +17,7 @@ from hpdm.environment import choose_device, hardware, processes_here
 from hpdm.errors import InputError, WriteError
 from hpdm.lock import LOCK_FILE, hold
 from hpdm.pyramid import BORDERS, OVERLAPS
-from hpdm.sampling.calls import CALLS, find_call_sizes, largest_calls, reference_size
+from hpdm.sampling.calls import CALLS, call_rates, find_call_sizes, largest_calls, reference_size
 from hpdm.sampling.config import SAMPLERS, TILE_WEIGHTS
 from hpdm.sampling.load import load_checkpoint
 from hpdm.sampling.memory import choose_batch, choose_tile_batch, estimate_memory, free_memory
@@ -167,7 +167,9 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, 
     )
     _check_memory(network, sampling, plan, batch, tile_batch, device, quiet)
     with network_precision(precision, device):
-        call_sizes = find_call_sizes(network, tile_batch, device) if calls == "exact" else largest_calls(tile_batch)
+        call_sizes = find_call_sizes(network, tile_batch, device)
+        if calls == "fastest":
+            call_sizes = _fastest(network, call_sizes, tile_batch, device, folders.values(), quiet)
         sampler = method.sampler(
             network, diffusion, sampling, device=device, call_sizes=call_sizes, use_cache=not no_cache,
             offload=offload,
@@ -239,6 +241,17 @@ class _Run:
 def to_clips(videos):
     """Float [B, C, T, H, W] in [-1, 1] → uint8 array [B, T, H, W, 3]."""
     return to_uint8(videos).permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+def _fastest(network, exact, tile_batch, device, folders, quiet):
+    """The largest calls; what exact ones would cost is said, and written into the manifests."""
+    fastest = largest_calls(tile_batch)
+    rates = call_rates(network, {"exact": exact, "fastest": fastest}, device)
+    note(f"calls of up to {fastest.sizes[-1]} tiles, {rates['fastest']:.4g} tiles/s; exact ones, of up to "
+         f"{exact.sizes[-1]}, {rates['exact']:.4g} tiles/s", quiet)
+    for folder in folders:
+        folder.about["calls"] = {"sizes": fastest.sizes, "exact_sizes": exact.sizes, "tiles_per_second": rates}
+    return fastest
 
 
 def _describe(config, diffusion, sampling, resolutions, blocks, num):
