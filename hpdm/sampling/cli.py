@@ -55,8 +55,9 @@ PRECISIONS = ("tf32", "fp32", "bf16", "fp16")
 @click.option("--averaged-steps", type=click.IntRange(min=0), metavar="N",
               help="With several tilings, average all overlapping tiles in the last N steps of each level.")
 @click.option("--tile-weights", type=click.Choice(TILE_WEIGHTS), help="What overlapping tiles count in an average.")
-@click.option("--start-noise", metavar="S|none",
-              help="Start finer levels from the one below with noise of S times the signal; none: from pure noise.")
+@click.option("--start-noise", metavar="S|S,S,..|none",
+              help="Start finer levels from the one below with noise of S times the signal, one number or one for each "
+                   "level from 1 on; none: from pure noise.")
 @click.option("--steps", metavar="128,64,32", help="Steps per level, coarse to fine. [default: the checkpoint's]")
 @click.option("--levels", type=click.IntRange(min=1),
               help="Stop after this many levels, at their resolution. [default: all]")
@@ -285,7 +286,8 @@ def _override(config, named, chosen, overrides=()):
             given[name] = given[name] if len(given[name]) > 1 else given[name][0]
     if "start_noise" in given:
         alone = given["start_noise"] == "none"
-        given["start_noise"] = None if alone else _numbers(given["start_noise"], float, "--start-noise", "2 or none")[0]
+        starts = None if alone else _numbers(given["start_noise"], float, "--start-noise", "1, 2,1 or none")
+        given["start_noise"] = starts[0] if starts and len(starts) == 1 else starts
     of_diffusion = {key: given.pop(key) for key in ("sigma_min", "sigma_max", "rho") if key in given}
     diffusion = dataclasses.replace(config.diffusion, **of_diffusion)
     diffusion.check_levels(config.pyramid.levels)

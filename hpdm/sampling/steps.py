@@ -91,7 +91,8 @@ def plan_level(pyramid, diffusion, sampling, level: int) -> LevelPlan:
     """
     steps = sampling.level_steps(level + 1)[level]
     sigmas = diffusion.noise_levels(level, steps)
-    start = None if sampling.start_noise is None or level == 0 else sampling.start_noise / diffusion.scale_in(level)
+    start = sampling.start_of(level)
+    start = None if start is None else start / diffusion.scale_in(level)
     from_parent = start is not None and start < (1 - 1e-9) * float(sigmas[0])
     if from_parent:
         sigmas = _cut(sigmas, start, diffusion.rho, level)

@@ -172,7 +172,7 @@ def describe(rows, loaded, sets, reference_clips, jobs, left) -> str:
         "videos of an option together; Δ is the difference from the paper's sampler from the same noise, with its "
         "paired 95 % interval; **bold** where that holds 0. Seams are the pooled excess (log contrast). Detail is what "
         "half the resolution would lose, over that of real clips; its Δ is in log units. Predictions were written before "
-        "any of it was measured; those with * knew a trial of level 2 on 24 other videos.",
+        "any of it was measured; those with * knew a trial on 60 other videos.",
     ]
     if left:
         parts.append(f"{left} rows are left out: not all of their sets have been made.")
