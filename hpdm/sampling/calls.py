@@ -81,7 +81,7 @@ def find_call_sizes(network, limit: int, device="cpu") -> CallSizes:
 
 @torch.no_grad()
 def call_rates(network, sizes: dict[str, CallSizes], device="cpu") -> dict[str, float]:
-    """Tiles per second of level 0 in the largest calls of each entry of `sizes`: what bit-equality costs on `device`."""
+    """Tiles per second on level 0 in the largest calls of each entry of `sizes`: what bit-equality costs there."""
     trial = _Trial(network, device)
     return {name: trial.rate(calls.sizes[-1]) for name, calls in sizes.items()}
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-import torch
 
 from hpdm.config import override_config
 from hpdm.console import Command, OutputFolder, called_with, common_options, note, progress
@@ -271,7 +270,7 @@ def _override(config, named, chosen, overrides=()):
     """The checkpoint's sampling and diffusion settings with those given on the command line: a named sampler, then
     overrides by key, then options."""
     if elsewhere := [text for text in overrides if not text.startswith("sampling.")]:
-        raise InputError(f"--set {elsewhere[0]}: hpdm-sample changes settings of sampling alone: --set sampling.KEY=VALUE")
+        raise InputError(f"--set {elsewhere[0]}: hpdm-sample changes settings of sampling alone: sampling.KEY=VALUE")
     named = SAMPLERS[named] if named else {}
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **named))
     config = override_config(config, overrides)

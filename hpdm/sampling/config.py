@@ -13,7 +13,7 @@ SAMPLERS = {
     # Section 4.4 of the paper: all overlapping tiles at every step, every level from pure noise.
     "paper": {"tilings": 1, "tiling_borders": "covered", "averaged_steps": 0, "start_noise": None,
               "tile_weights": "uniform"},
-    "fast": {"tilings": 2, "tiling_borders": "kept", "averaged_steps": 0, "start_noise": 2.0,
+    "fast": {"tilings": 2, "tiling_borders": "kept", "averaged_steps": 0, "start_noise": 1.0,
              "tile_weights": "uniform"},
 }
 DEFAULT_SAMPLER = "paper"

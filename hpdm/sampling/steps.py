@@ -196,7 +196,7 @@ def _of_call(pyramid, sampling, level, call, blocks):
 
 
 def group_starts(tilings: list[Tiling]) -> list[tuple[frozenset[int], torch.Tensor]]:
-    """Every tile of `tilings` once, those that are in the same tilings together: [(which tilings, starts [T, 3]), ...]."""
+    """Every tile of `tilings` once, those of the same tilings together: [(which tilings, starts [T, 3]), ...]."""
     members = {}
     for number, tiling in enumerate(tilings):
         for start in tiling.starts.tolist():

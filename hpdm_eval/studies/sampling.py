@@ -15,7 +15,7 @@ import click
 import numpy as np
 
 from hpdm.config import load_config
-from hpdm.console import Command, OutputFolder, common_options, note
+from hpdm.console import Command, OutputFolder, common_options
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, write_json

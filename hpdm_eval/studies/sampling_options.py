@@ -31,6 +31,12 @@ ALL_AXES = {**KEPT, "overlap": "fhw"}  # shifting frames as well costs nothing w
 OPTIONS = _options(
     Option(name=BASELINE),
     # Together, for a fifth of the work or nearly so.
+    Option(name="tilings 2 kept, start 1, steps 0.4 1 1.25", settings={**KEPT, "start_noise": 1.0}, steps=(0.4, 1.0, 1.25),
+           predicted_fvd=0.3, predicted_time=0.26, after_trial=True),
+    Option(name="tilings 2 kept on all axes, start 1, steps 0.45 1 1.25", settings={**ALL_AXES, "start_noise": 1.0},
+           steps=(0.45, 1.0, 1.25), predicted_fvd=0.3, predicted_time=0.26, after_trial=True),
+    Option(name="tilings 2 kept, start 1, steps 1 1 1.25", settings={**KEPT, "start_noise": 1.0}, steps=(1.0, 1.0, 1.25),
+           predicted_fvd=0.1, predicted_time=0.33, after_trial=True),
     Option(name="tilings 2 kept, start 4 and 1, half of level 0", settings={**KEPT, "start_noise": [4.0, 1.0]},
            steps=(0.5, 1.0), predicted_fvd=0.5, predicted_time=0.26, after_trial=True),
     Option(name="tilings 2 kept, start 1, half of level 0", settings={**KEPT, "start_noise": 1.0}, steps=(0.5, 1.0),
