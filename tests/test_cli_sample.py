@@ -1,5 +1,6 @@
 """`hpdm-sample`: the folder it writes, going on where it stopped, sharing the work out, and what it refuses."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -136,7 +137,87 @@ def test_another_setting_on_the_same_folder_is_refused_with_the_difference(check
     assert run(checkpoint, out, num=2).exit_code == EXIT_BAD_INPUT
 
 
+# Sample 1 of the tiny checkpoint as the paper's sampler made it before there was any other.
+GOLDEN = {"mean": 165.548, "pixels": np.array([
+    [113, 190, 249, 159, 255], [113, 65, 196, 191, 149], [200, 118, 217, 173, 255], [255, 101, 192, 50, 249]])}
+FAST = ["--tilings", "2", "--tiling-borders", "kept", "--start-noise", "1", "--tile-weights", "feathered",
+        "--averaged-steps", "1", "--overlap", "hw", "--steps", "3,5,4"]
+
+
+def test_the_paper_s_sampler_by_name_whatever_the_checkpoint_says(checkpoint, tmp_path):
+    fast = tiny_config()
+    fast = dataclasses.replace(fast, sampling=dataclasses.replace(
+        fast.sampling, tilings=2, start_noise=1.0, tile_weights="feathered", tiling_borders="kept", averaged_steps=1))
+    other = save_tiny(tmp_path / "run" / "step-00000007", fast)
+    for name, options in {"plain": (checkpoint,), "paper": (other, "--sampler", "paper"), "other": (other,)}.items():
+        result = run(options[0], tmp_path / name, "--format", "npy", *options[1:], num=2)
+        assert result.exit_code == 0, result.output
+    assert arrays(tmp_path / "plain") == arrays(tmp_path / "paper") != arrays(tmp_path / "other")
+    video = np.load(tmp_path / "paper" / "00001_c001.npy").astype(float)
+    assert video.mean() == pytest.approx(GOLDEN["mean"], abs=0.02) and np.abs(
+        video[::5, 3, ::7, 1] - GOLDEN["pixels"]).max() <= 2
+
+
+def test_ways_to_sample_by_option_and_by_key_are_written_down(checkpoint, tmp_path):
+    assert run(checkpoint, tmp_path / "options", "--format", "npy", *FAST, num=2).exit_code == 0
+    keys = {"tilings": 2, "tiling_borders": "kept", "start_noise": 1.0, "tile_weights": "feathered",
+            "averaged_steps": 1, "overlap": "hw", "steps": [3, 5, 4]}
+    words = [word for key, value in keys.items() for word in ("--set", f"sampling.{key}={json.dumps(value)}")]
+    assert run(checkpoint, tmp_path / "keys", "--format", "npy", *words, num=2).exit_code == 0
+    assert arrays(tmp_path / "options") == arrays(tmp_path / "keys")
+    found = manifest(tmp_path / "keys")
+    assert found["settings"].items() >= keys.items() and found["settings"]["calls"] == "exact"
+    said = run(checkpoint, tmp_path / "none", *FAST, "--dry-run", num=5)
+    blocks = found["block_evaluations_per_video"]
+    assert said.exit_code == 0 and f"{blocks:,} block evaluations a video, {5 * blocks:,} for 5" in said.output
+    assert "level 2: 16x32x32 from the level below" in said.output and not (tmp_path / "none").exists()
+    again = run(checkpoint, tmp_path / "options", "--format", "npy", *FAST, "--start-noise", "none", num=2)
+    assert again.exit_code == EXIT_BAD_INPUT and "start_noise: 1.0 -> null" in again.output
+    elsewhere = run(checkpoint, tmp_path / "none", "--set", "training.lr=1")
+    assert elsewhere.exit_code == EXIT_BAD_INPUT and "sampling.KEY" in elsewhere.output
+
+
+def test_the_count_in_the_manifest_is_what_was_done(checkpoint, tmp_path):
+    for name, options in {"paper": (), "fast": FAST, "uncached": ("--no-cache",)}.items():
+        result = run(checkpoint, tmp_path / name, *options, num=2)
+        counted = int(result.output.rpartition("made now; ")[2].split()[0].replace(",", ""))
+        assert counted == 2 * manifest(tmp_path / name)["block_evaluations_per_video"]
+
+
+def test_exact_and_fastest_calls_are_not_mixed(checkpoint, tmp_path):
+    assert run(checkpoint, tmp_path / "out", "--format", "npy", num=1).exit_code == 0
+    mixed = run(checkpoint, tmp_path / "out", "--format", "npy", "--calls", "fastest")
+    assert mixed.exit_code == EXIT_BAD_INPUT and 'calls: "exact" -> "fastest"' in mixed.output
+    result = run(checkpoint, tmp_path / "fastest", "--format", "npy", "--calls", "fastest", "--tile-batch", "8", num=1)
+    assert result.exit_code == 0, result.output
+    assert "tiles/s" in result.output
+    about = manifest(tmp_path / "fastest")
+    assert about["settings"]["calls"] == "fastest" and about["calls"]["sizes"] == [1, 2, 4, 8]
+    rates = about["calls"]["tiles_per_second"]
+    assert set(rates) == {"exact", "fastest"} and all(rate > 0 for rate in rates.values())
+    near = (np.load(tmp_path / name / "00000_c000.npy").astype(int) for name in ("out", "fastest"))
+    assert np.abs(np.subtract(*near)).max() <= 1
+
+
+def test_folders_of_before_go_on(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    assert run(checkpoint, out, num=1).exit_code == 0
+    about = manifest(out)
+    for key in ("tilings", "tiling_borders", "averaged_steps", "start_noise", "tile_weights", "calls"):
+        del about["settings"][key]
+    (out / "samples.json").write_text(json.dumps(about))
+    assert run(checkpoint, out, num=2).exit_code == 0
+    (out / "samples.json").write_text(json.dumps(about))
+    other = run(checkpoint, out, "--tilings", "2", num=3)
+    assert other.exit_code == EXIT_BAD_INPUT and "tilings: 1 -> 2" in other.output
+
+
 @pytest.mark.parametrize(("options", "told"), [
+    (["--start-noise", "much"], "--start-noise"),
+    (["--start-noise", "0"], "start_noise"),
+    (["--start-noise", "0.0001"], "sigma_min"),
+    (["--set", "sampling.tilings=0"], "tilings"),
+    (["--set", "sampling.tile_weights=round"], "tile_weights"),
     (["--levels", "4"], "3 levels"),
     (["--size", "16,64,64"], "16x32x32"),
     (["--size", "a"], "--size"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from sampling_models import tiny_network
 from small_text import SMALL_TEXT, make_t5, small_text
 
+from hpdm import text
 from hpdm.cli import sample
 from hpdm.conditioning import no_conditions
 from hpdm.config import config_from_dict
@@ -19,7 +21,7 @@ from hpdm.data.scene_captions import sample_prompts
 from hpdm.diffusion import dynamic_threshold
 from hpdm.errors import InputError
 from hpdm.sampling.config import SamplingConfig
-from hpdm.sampling.prompts import proportional_turns, read_prompts
+from hpdm.sampling.prompts import AskedTexts, Prompts, proportional_turns, read_prompts
 from hpdm.sampling.tiled import TiledSampler
 from hpdm.text import make_conditioner
 from hpdm.training.checkpoint import write_weights
@@ -70,6 +72,24 @@ def test_prompts_on_the_command_line_and_in_a_file_make_the_same_videos(checkpoi
     assert run(checkpoint, tmp_path / "d", "--num", 1, "--classes", "none").exit_code == 0
     seen = [videos(tmp_path / name)["00000_c000.npy"] for name in "acd"]
     assert all(not np.array_equal(a, b) for a, b in ((seen[0], seen[1]), (seen[0], seen[2]), (seen[1], seen[2])))
+
+
+def test_nothing_of_the_encoder_is_left_when_sampling_starts(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    config = config_from_dict({**small_text(text_vocabulary=0), "text": {"encoder": str(make_t5(tmp_path / "t5"))}})
+    left, load = [], text.load_encoder
+
+    def watched(*arguments):
+        encoder = load(*arguments)
+        encoder.network.itself = [encoder.network]  # a circle, which counting references does not free
+        left.extend(weakref.ref(part) for part in (encoder, encoder.network, *encoder.network.parameters()))
+        return encoder
+
+    monkeypatch.setattr(text, "load_encoder", watched)
+    asked = AskedTexts(Prompts(texts=("a disc", "a ring") * 20), config, count=40, fps=25, device="cpu")
+    assert len(left) > 5 and not any(part() is not None for part in left)
+    told = asked.told([0, 1, 39])
+    assert told.text.shape[0] == 3 and torch.equal(told.text[1], told.text[2])
 
 
 def test_a_checkpoint_with_a_t5_samples_from_itself_alone_and_with_the_encoder_elsewhere(tmp_path):

@@ -23,9 +23,21 @@ def test_every_option_is_one_of_settings_that_there_are():
             settings = option_settings(option, config)
             assert set(settings) <= fields and len(settings["steps"]) == 3
             assert option.name == BASELINE or sampling.predicted_blocks(config, option) > 0
-    assert option_settings(OPTIONS["half the steps"], load_config("L"))["steps"] == [64, 32, 16]
+    assert option_settings(OPTIONS["half the steps of finer levels"], load_config("L"))["steps"] == [128, 32, 16]
     assert sampling.predicted_blocks(load_config("L"), OPTIONS[BASELINE]) == 18760
     assert OPTIONS[BASELINE].settings == {}
+
+
+def test_fine_detail_is_what_half_the_resolution_loses():
+    flat = np.full((4, 8, 8, 3), 100, np.uint8)
+    assert sampling_sets.fine_detail(flat) == pytest.approx(np.log(1e-6))
+    coarse = flat.copy()
+    coarse[:, 2:4, 4:6] = 200  # blocks of two survive, up to what is smooth in between
+    fine = flat.copy()
+    fine[:, ::2] = 120
+    fine[:, 1::2] = 80
+    assert np.exp(sampling_sets.fine_detail(fine)) == pytest.approx(20 / 127.5)
+    assert sampling_sets.fine_detail(coarse) < sampling_sets.fine_detail(fine)
 
 
 def made(job, features, seconds=1.0, seams=0.1):
@@ -35,7 +47,7 @@ def made(job, features, seconds=1.0, seams=0.1):
         "backbone": {"name": "shapes3d", "sha256": "1" * 64, "verified": True}, "all_settings": {}, "command": "c",
         "block_evaluations_per_video": 2436, "versions": {"torch": "2"}, "git": None, "hardware": "cpu"}
     return SampledSet(features=features, right=np.ones(job.num, bool), seams=np.full(job.num, seams)
-                      + 0.01 * np.arange(job.num) / job.num, about=about)
+                      + 0.01 * np.arange(job.num) / job.num, detail=np.full(job.num, -2.0) - seams * np.linspace(0.9, 1.1, job.num), about=about)
 
 
 @pytest.fixture
@@ -53,7 +65,7 @@ def no_work(monkeypatch):
     monkeypatch.setattr(sampling, "load_set", load)
     monkeypatch.setattr(sampling, "make_sets", lambda jobs, *arguments, **options: None)
     monkeypatch.setattr(sampling, "draw_reference", lambda *arguments: (
-        rng.standard_normal((200, 5)), {"path": "r", "sha256": "2" * 64, "clips": 200, "rejected": []}))
+        rng.standard_normal((200, 5)), -2.1, {"path": "r", "sha256": "2" * 64, "clips": 200, "rejected": []}))
     return load
 
 
@@ -68,7 +80,7 @@ def test_the_page_tells_apart_what_the_intervals_do(tmp_path, no_work):
     page = (tmp_path / "out" / "sampling.md").read_text(encoding="utf-8")
     first = page.partition("### Block evaluations")[0]
     rows = {line.split(" | ")[0].strip("| "): line for line in first.splitlines() if line.startswith("| ")}
-    assert "**" not in rows["no overlap"] and rows["tilings 2"].count("**") >= 2
+    assert "**" not in rows["no overlap"] and rows["tilings 2"].count("**") >= 6
     record = load_record(tmp_path / "out" / "sampling" / "nano-no-overlap.json")
     figures = {entry["figure"]: entry for entry in record.details}
     assert figures["fvd, difference"]["ci95"][0] > 0 and figures["seams, difference"]["value"] == pytest.approx(0.4)
@@ -102,7 +114,7 @@ def test_sets_that_lack_are_left_out_and_unknown_options_refused(tmp_path, no_wo
 
 
 def test_a_set_is_made_once_and_again_for_other_settings(tmp_path, monkeypatch):
-    job = SetJob(checkpoint="nano", sha256="ab" * 32, option="a fifth of the steps", seed=3, num=12, device="cpu",
+    job = SetJob(checkpoint="nano", sha256="ab" * 32, option="fewer steps for the same work", seed=3, num=12, device="cpu",
                  scratch=tmp_path)
     assert load_set(job) is None
     make_sets([job], 1, deadline=0.0, quiet=True)
@@ -111,6 +123,7 @@ def test_a_set_is_made_once_and_again_for_other_settings(tmp_path, monkeypatch):
     monkeypatch.setitem(sampling_sets.OPTIONS, job.option, option)
     make_sets([job], 1, quiet=True)
     found = load_set(job)
+    assert found.detail.shape == (12,) and np.isfinite(found.detail).all()
     assert found.features.shape == (12, 128) and found.seams.shape == (12,) and found.right.dtype == bool
     config = load_config("nano")
     assert found.about["settings"]["steps"] == [1, 1, 1] and found.about["all_settings"]["tilings"] == 1

@@ -11,6 +11,7 @@ T tiles of a call, N data tokens of width d.
 """
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,13 @@ def find_call_sizes(network, limit: int, device="cpu") -> CallSizes:
     return CallSizes(sizes=tuple(s for s in agreeing if s <= limit) or (agreeing[0],), threads=threads)
 
 
+@torch.no_grad()
+def call_rates(network, sizes: dict[str, CallSizes], device="cpu") -> dict[str, float]:
+    """Tiles per second on level 0 in the largest calls of each entry of `sizes`: what bit-equality costs there."""
+    trial = _Trial(network, device)
+    return {name: trial.rate(calls.sizes[-1]) for name, calls in sizes.items()}
+
+
 class _Trial:
     """One random tile, run in calls that hold it several times."""
 
@@ -89,6 +97,21 @@ class _Trial:
         self.patch = random(1, config.channels, *pyramid.patch)
         self.rgb = random(1, config.channels, *pyramid.patch) if network.concatenates_rgb else None
         self.parents = [random(1, math.prod(network.token_grid), config.token_width) for _ in range(pyramid.levels - 1)]
+
+    def rate(self, size):
+        """Tiles per second in calls of `size`, the faster of two behind one that warms up."""
+        network, repeat = self.network, lambda x: None if x is None else x.repeat(size, *[1] * (x.ndim - 1))
+        start = torch.zeros(size, 3, dtype=torch.int64, device=self.device)
+        arguments = (0, repeat(self.patch), torch.full((size,), -0.3, device=self.device),
+                     no_conditions(network.config, size, self.device), network.level_constants(0, start, []))
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            network.forward_level(*arguments, previous_rgb=repeat(self.rgb))
+            if torch.device(self.device).type == "cuda":
+                torch.cuda.synchronize(self.device)
+            seconds.append(time.perf_counter() - began)
+        return size / min(seconds[1:])
 
     def run(self, size):
         """Results of the tile [1, ...], or None where its places in a call of `size` give different bits."""

@@ -16,7 +16,7 @@ from hpdm.environment import choose_device, hardware, processes_here
 from hpdm.errors import InputError, WriteError, going_on
 from hpdm.lock import LOCK_FILE, hold
 from hpdm.pyramid import BORDERS, OVERLAPS
-from hpdm.sampling.calls import CALLS, find_call_sizes, largest_calls, reference_size
+from hpdm.sampling.calls import CALLS, call_rates, find_call_sizes, largest_calls, reference_size
 from hpdm.sampling.config import SAMPLERS, TILE_WEIGHTS
 from hpdm.sampling.load import load_checkpoint
 from hpdm.sampling.memory import choose_batch, choose_tile_batch, estimate_memory, free_memory
@@ -54,8 +54,9 @@ PRECISIONS = ("tf32", "fp32", "bf16", "fp16")
 @click.option("--averaged-steps", type=click.IntRange(min=0), metavar="N",
               help="With several tilings, average all overlapping tiles in the last N steps of each level.")
 @click.option("--tile-weights", type=click.Choice(TILE_WEIGHTS), help="What overlapping tiles count in an average.")
-@click.option("--start-noise", metavar="S|none",
-              help="Start finer levels from the one below with noise of S times the signal; none: from pure noise.")
+@click.option("--start-noise", metavar="S|S,S,..|none",
+              help="Start finer levels from the one below with noise of S times the signal, one number or one for each "
+                   "level from 1 on; none: from pure noise.")
 @click.option("--steps", metavar="128,64,32", help="Steps per level, coarse to fine. [default: the checkpoint's]")
 @click.option("--levels", type=click.IntRange(min=1),
               help="Stop after this many levels, at their resolution. [default: all]")
@@ -115,7 +116,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, 
     device = choose_device(device)
     process = processes_here()
     quiet = quiet or process.rank > 0
-    loaded = load_checkpoint(checkpoint, raw_weights, device)
+    loaded = load_checkpoint(checkpoint, raw_weights)
     network, method, config = loaded.network, loaded.method, loaded.config
     if not method.makes_videos:
         raise InputError(f"--checkpoint {checkpoint}: {config.method.name} makes no videos by itself")
@@ -125,6 +126,7 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, 
     if text_encoder:
         config = override_config(config, [f"text.encoder={json.dumps(text_encoder)}"])
     asked = _asked(config, classes, prompt, prompts, num, fps, device)
+    network.to(device)  # only now: a text encoder was there before it
     settings = {
         "checkpoint": loaded.sha256, "seed": seed, **asked.settings, **dataclasses.asdict(sampling),
         "sigma_min": diffusion.sigma_min, "sigma_max": diffusion.sigma_max, "rho": diffusion.rho,
@@ -165,7 +167,9 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, 
     )
     _check_memory(network, sampling, plan, batch, tile_batch, device, quiet)
     with network_precision(precision, device):
-        call_sizes = find_call_sizes(network, tile_batch, device) if calls == "exact" else largest_calls(tile_batch)
+        call_sizes = find_call_sizes(network, tile_batch, device)
+        if calls == "fastest":
+            call_sizes = _fastest(network, call_sizes, tile_batch, device, folders.values(), quiet)
         sampler = method.sampler(
             network, diffusion, sampling, device=device, call_sizes=call_sizes, use_cache=not no_cache,
             offload=offload,
@@ -239,6 +243,17 @@ def to_clips(videos):
     return to_uint8(videos).permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
+def _fastest(network, exact, tile_batch, device, folders, quiet):
+    """The largest calls; what exact ones would cost is said, and written into the manifests."""
+    fastest = largest_calls(tile_batch)
+    rates = call_rates(network, {"exact": exact, "fastest": fastest}, device)
+    note(f"calls of up to {fastest.sizes[-1]} tiles, {rates['fastest']:.4g} tiles/s; exact ones, of up to "
+         f"{exact.sizes[-1]}, {rates['exact']:.4g} tiles/s", quiet)
+    for folder in folders:
+        folder.about["calls"] = {"sizes": fastest.sizes, "exact_sizes": exact.sizes, "tiles_per_second": rates}
+    return fastest
+
+
 def _describe(config, diffusion, sampling, resolutions, blocks, num):
     """What a run would do, for people: steps, tiles and block evaluations."""
     lines = []
@@ -255,7 +270,7 @@ def _override(config, named, chosen, overrides=()):
     """The checkpoint's sampling and diffusion settings with those given on the command line: a named sampler, then
     overrides by key, then options."""
     if elsewhere := [text for text in overrides if not text.startswith("sampling.")]:
-        raise InputError(f"--set {elsewhere[0]}: hpdm-sample changes settings of sampling alone: --set sampling.KEY=VALUE")
+        raise InputError(f"--set {elsewhere[0]}: hpdm-sample changes settings of sampling alone: sampling.KEY=VALUE")
     named = SAMPLERS[named] if named else {}
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **named))
     config = override_config(config, overrides)
@@ -270,7 +285,8 @@ def _override(config, named, chosen, overrides=()):
             given[name] = given[name] if len(given[name]) > 1 else given[name][0]
     if "start_noise" in given:
         alone = given["start_noise"] == "none"
-        given["start_noise"] = None if alone else _numbers(given["start_noise"], float, "--start-noise", "2 or none")[0]
+        starts = None if alone else _numbers(given["start_noise"], float, "--start-noise", "1, 2,1 or none")
+        given["start_noise"] = starts[0] if starts and len(starts) == 1 else starts
     of_diffusion = {key: given.pop(key) for key in ("sigma_min", "sigma_max", "rho") if key in given}
     diffusion = dataclasses.replace(config.diffusion, **of_diffusion)
     diffusion.check_levels(config.pyramid.levels)

@@ -13,7 +13,7 @@ SAMPLERS = {
     # Section 4.4 of the paper: all overlapping tiles at every step, every level from pure noise.
     "paper": {"tilings": 1, "tiling_borders": "covered", "averaged_steps": 0, "start_noise": None,
               "tile_weights": "uniform"},
-    "fast": {"tilings": 2, "tiling_borders": "kept", "averaged_steps": 0, "start_noise": 2.0,
+    "fast": {"tilings": 2, "tiling_borders": "kept", "averaged_steps": 0, "start_noise": 1.0,
              "tile_weights": "uniform"},
 }
 DEFAULT_SAMPLER = "paper"
@@ -52,7 +52,8 @@ class SamplingConfig(SamplerConfig):
     averaged_steps: int = _DEFAULTS["averaged_steps"]
     # Levels above 0 start from the finished level below, enlarged, with noise of this ratio to the signal in place of
     # pure noise at sigma_max; the steps above it are left out. null: pure noise, as on levels with a lower sigma_max.
-    start_noise: float | None = _DEFAULTS["start_noise"]
+    # One number for all of them, or one for each from level 1 on.
+    start_noise: float | tuple[float, ...] | None = _DEFAULTS["start_noise"]
     # What the estimates of overlapping tiles count: uniform (all alike) or feathered (less towards a tile's border).
     tile_weights: str = _DEFAULTS["tile_weights"]
 
@@ -79,7 +80,10 @@ class SamplingConfig(SamplerConfig):
             raise InputError("sampling needs heun_levels >= 0 and sigma_context > 0")
         if self.tilings < 1 or self.averaged_steps < 0:
             raise InputError("sampling needs tilings >= 1 and averaged_steps >= 0")
-        if self.start_noise is not None and self.start_noise <= 0:
+        if isinstance(self.start_noise, list):
+            object.__setattr__(self, "start_noise", tuple(self.start_noise))
+        starts = self.start_noise if isinstance(self.start_noise, tuple) else (self.start_noise,)
+        if not starts or any(start is not None and start <= 0 for start in starts):
             raise InputError(f"sampling.start_noise must be above 0, or null for pure noise; got {self.start_noise}")
         for name, known in (("tiling_borders", BORDERS), ("tile_weights", TILE_WEIGHTS)):
             if getattr(self, name) not in known:
@@ -94,6 +98,18 @@ class SamplingConfig(SamplerConfig):
         """Guidance scale of step 0, 1, ... of a level (Imagen Video, arXiv 2210.02303, section 2.7)."""
         low = self.guidance_low is not None and step >= self.guidance_hold and (step - self.guidance_hold) % 2 == 0
         return self.guidance_low if low else self.guidance
+
+    def start_of(self, level: int) -> float | None:
+        """Noise over signal that a level starts with from the level below; None where it starts from noise alone.
+
+        Raises InputError where fewer are configured than levels are sampled.
+        """
+        if level == 0 or not isinstance(self.start_noise, tuple):
+            return None if level == 0 else self.start_noise
+        if len(self.start_noise) < level:
+            raise InputError(f"sampling.start_noise has {len(self.start_noise)} numbers; level {level} needs {level}, "
+                             "one for each level from 1 on")
+        return self.start_noise[level - 1]
 
     def level_steps(self, levels: int) -> tuple[int, ...]:
         """Steps of the `levels` coarsest levels; raises InputError where fewer are configured."""

@@ -35,7 +35,7 @@ class TileGroup:
 
     def take(self, canvas, starts=None):
         """Patches [T, C, rf, rh, rw] of a canvas [B, C, ...] at the tiles' places, or at other starts [T, 3]."""
-        if canvas.is_cuda:  # one kernel in place of one for each tile
+        if by_index(canvas):
             return gather_patches(canvas, self.samples, self.starts if starts is None else starts, self.patch)
         rf, rh, rw = self.patch
         places = (self.starts if starts is None else starts).tolist()
@@ -60,10 +60,15 @@ class TileGroup:
         """Write patches [T, C, rf, rh, rw] of tiles that do not overlap to canvases [branches, B, C, ...]."""
         samples, branches, _ = self._real()
         rows = [branch * canvases.shape[1] + sample for branch, sample in zip(branches, samples, strict=True)]
-        scatter_patches(canvases.flatten(0, 1), rows, self.starts[: self.real], patches[: self.real])
+        scatter_patches(canvases.view(-1, *canvases.shape[2:]), rows, self.starts[: self.real], patches[: self.real])
 
     def _real(self):
         return self.samples[: self.real], self.branches[: self.real], self.starts[: self.real].tolist()
+
+
+def by_index(canvas) -> bool:
+    """Whether patches are read and written by index: one kernel of a GPU in place of one for each tile."""
+    return canvas.is_cuda
 
 
 def _places(rows, starts, patch, device):

@@ -125,8 +125,8 @@ def _group_limit():
 def choose_batch(network, sampling, *, levels, device, use_cache, offload, at_least) -> int:
     """Videos made at once, such that they fit into free memory with the smallest calls, `at_least` tiles of them.
 
-    On a processor as many as fill a call on level 0, `at_least`: more gain nothing. On a GPU up to as many as give calls
-    of MOST_TOKENS data tokens there; then halved until they fit. One video is tried whatever the memory.
+    On a processor as many as fill a call on level 0, `at_least`: more gain nothing. On a GPU up to as many as give
+    calls of MOST_TOKENS data tokens there; then halved until they fit. One video is tried whatever the memory.
     """
     options = {"levels": levels, "use_cache": use_cache, "offload": offload}
     batch = at_least

@@ -6,6 +6,7 @@ UCF-101's classes that ship with hpdm.
 """
 
 import dataclasses
+import gc
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -74,11 +75,7 @@ class AskedTexts:
             self.settings["frequencies"] = list(prompts.frequencies)
             self.turns = proportional_turns(prompts.frequencies, count)
         self.measures = measures_of_samples(config, fps)
-        conditioner = make_conditioner(config, device, stored=False) if self.texts else None
-        self.parts = [
-            conditioner.of_prompts(self.texts[first : first + ENCODED_AT_ONCE], fps).to("cpu")
-            for first in range(0, len(self.texts), ENCODED_AT_ONCE)
-        ]
+        self.parts = encode(self.texts, config, fps, device) if self.texts else []
 
     def describe(self):
         return ""
@@ -95,6 +92,20 @@ class AskedTexts:
             return dataclasses.replace(told, measures=self.measures.repeat(len(labels), 1).to(self.device))
         rows = [self.parts[label // ENCODED_AT_ONCE][[label % ENCODED_AT_ONCE]] for label in labels]
         return join_conditions(rows).to(self.device)
+
+
+def encode(texts, config, fps, device) -> list:
+    """`Conditions` of texts in host memory, ENCODED_AT_ONCE in each; the encoder's memory is free again afterwards."""
+    conditioner = make_conditioner(config, device, stored=False)
+    parts = [
+        conditioner.of_prompts(texts[first : first + ENCODED_AT_ONCE], fps).to("cpu")
+        for first in range(0, len(texts), ENCODED_AT_ONCE)
+    ]
+    del conditioner
+    gc.collect()  # networks of transformers may refer to themselves
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()  # else what is free for sampling would seem less by it
+    return parts
 
 
 def join_conditions(parts):

@@ -91,7 +91,8 @@ def plan_level(pyramid, diffusion, sampling, level: int) -> LevelPlan:
     """
     steps = sampling.level_steps(level + 1)[level]
     sigmas = diffusion.noise_levels(level, steps)
-    start = None if sampling.start_noise is None or level == 0 else sampling.start_noise / diffusion.scale_in(level)
+    start = sampling.start_of(level)
+    start = None if start is None else start / diffusion.scale_in(level)
     from_parent = start is not None and start < (1 - 1e-9) * float(sigmas[0])
     if from_parent:
         sigmas = _cut(sigmas, start, diffusion.rho, level)
@@ -100,12 +101,12 @@ def plan_level(pyramid, diffusion, sampling, level: int) -> LevelPlan:
 
 
 def _cut(sigmas, start, rho, level):
-    """Noise levels from `start` down, spaced at least as closely as `sigmas` are."""
+    """Noise levels from `start` down, spaced as closely as `sigmas` are, to the nearest whole number of steps."""
     first, last = (float(sigmas[i]) for i in (0, -2))
     if start <= last:
         raise InputError(f"sampling.start_noise is at or below the last noise level of level {level} (sigma_min)")
     top, at, bottom = (value ** (1 / rho) for value in (first, start, last))
-    kept = math.ceil((len(sigmas) - 2) * (at - bottom) / (top - bottom) - 1e-9) if len(sigmas) > 2 else 0
+    kept = round((len(sigmas) - 2) * (at - bottom) / (top - bottom)) if len(sigmas) > 2 else 0
     return edm_sigmas(1 + kept, last, start, rho)
 
 
@@ -195,7 +196,7 @@ def _of_call(pyramid, sampling, level, call, blocks):
 
 
 def group_starts(tilings: list[Tiling]) -> list[tuple[frozenset[int], torch.Tensor]]:
-    """Every tile of `tilings` once, those that are in the same tilings together: [(which tilings, starts [T, 3]), ...]."""
+    """Every tile of `tilings` once, those of the same tilings together: [(which tilings, starts [T, 3]), ...]."""
     members = {}
     for number, tiling in enumerate(tilings):
         for start in tiling.starts.tolist():

@@ -20,6 +20,7 @@ from hpdm.conditioning import Conditions, guidance_branches
 from hpdm.diffusion import PerSampleNoise, add_noise, dynamic_threshold, euler, heun_stochastic
 from hpdm.pyramid import enlarge_video, tile_starts
 from hpdm.sampling.cache import ContextCache, ContextRecomputation
+from hpdm.sampling import groups as tile_groups
 from hpdm.sampling.calls import CallSizes
 from hpdm.sampling.groups import Evaluator, make_groups, windows_of
 from hpdm.sampling.steps import group_starts, plan_level
@@ -147,7 +148,7 @@ class _Canvas:
             )
             if group.latents is not None:
                 group.latents = out.latents
-            if self.plan.tilings[turn].touching and y.is_cuda:
+            if self.plan.tilings[turn].touching and tile_groups.by_index(y):
                 group.put(totals, estimate)
             else:
                 group.add(totals, estimate, self.weights[turn])

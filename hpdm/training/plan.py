@@ -15,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpdm.batches import BatchPlan
 from hpdm.config import config_to_dict, plain
 from hpdm.environment import processes_here
-from hpdm.errors import too_large
+from hpdm.errors import InputError, too_large
 from hpdm.fusion import Geometry
 from hpdm.methods import make_method
+from hpdm.sampling.steps import count_block_evaluations
 from hpdm.training.config import AUTO, TrainingConfig, plan_batch
 from hpdm.training.optimizer import describe_groups, parameter_groups
 from hpdm.training.sharing import Sharing, plan_sharing, sharing_memory, step_traffic
@@ -48,6 +49,7 @@ class Plan:
     batch: dict[str, int]
     training_flops: float  # of the whole schedule
     automatic: bool  # whether the GPU decides on recomputing activations, which these figures leave out
+    block_evaluations_per_video: int | None = None  # of sampling with a cache; None where the settings make no videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,7 @@ def make_plan(config, world_size: int = 1) -> Plan:
         },
         training_flops=float(counted.training) * training.steps * batches.batch,
         automatic=training.activation_checkpointing == AUTO,
+        block_evaluations_per_video=_of_sampling(config) if method.makes_videos else None,
     )
 
 
@@ -159,6 +162,13 @@ def recomputes_activations(config, device, world_size: int = 1) -> bool:
     if setting != AUTO or torch.device(device).type != "cuda":
         return setting is True
     return make_plan(config, world_size).memory["total"] > ROOM * torch.cuda.get_device_properties(device).total_memory
+
+
+def _of_sampling(config):
+    try:
+        return count_block_evaluations(config.network, config.pyramid, config.diffusion, config.sampling)
+    except InputError:  # fewer numbers of steps than levels: nobody means to sample with them
+        return None
 
 
 def _disk(training, parameters, per_parameter) -> dict[str, int]:
@@ -219,6 +229,8 @@ def describe_plan(plan: Plan) -> str:
         f"whole schedule {plan.training_flops / 1e15:.4g} PFLOP: "
         f"{plan.training_flops / (EXAMPLE_TFLOPS * 1e12) / 86400:.3g} days at {EXAMPLE_TFLOPS} TFLOP/s",
     ]
+    if plan.block_evaluations_per_video is not None:
+        lines.append(f"sampling takes {plan.block_evaluations_per_video:,} block evaluations a video")
     return "\n".join(lines)
 
 

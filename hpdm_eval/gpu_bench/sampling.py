@@ -27,6 +27,7 @@ OPTIONS = {
     "feathered": {"tile_weights": "feathered"},
     "tilings 2, start 1": {"tilings": 2, "start_noise": 1.0},
     "tilings 2 kept, start 1": {**KEPT, "start_noise": 1.0},
+    "tilings 2 kept on all axes, start 1": {**KEPT, "overlap": "fhw", "start_noise": 1.0},
 }
 
 
@@ -74,7 +75,8 @@ def options(bench, *, size, cases):
     network = _network(bench, size)
     for name, precision, calls, videos in cases:
         changes = {**SAMPLERS["paper"], **OPTIONS[name]}
-        yield _case(bench, network, size, {"sampler": name, "calls": calls}, precision, videos, 64, changes, calls=calls)
+        settings = {"sampler": name, "calls": calls}
+        yield _case(bench, network, size, settings, precision, videos, 64, changes, calls=calls)
 
 
 def _case(bench, network, size, settings, precision, videos, tiles, changes, **how):

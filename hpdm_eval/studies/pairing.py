@@ -2,8 +2,8 @@
 
 Sample i of both sets comes from the same seed and shows the same class. A Fréchet distance is no mean over clips; the
 error of the difference of two is found by leaving out groups of pairs, from both sets at once (grouped jackknife, see
-hpdm_eval/metrics/uncertainty.py). Both sets are equally large, so the bias of few clips cancels where they are alike. Where a
-set is hardly further from the reference than another draw of the reference would be, the intervals are too wide.
+hpdm_eval/metrics/uncertainty.py). Both sets are equally large, so the bias of few clips cancels where they are alike.
+Where a set is hardly further from the reference than another draw of the reference would be, intervals are too wide.
 Sets of several seeds are joined: other seeds are other clips of the same generator. What the interval covers is
 simulated in tests/test_pairing.py.
 
@@ -34,7 +34,7 @@ class Difference:
 
 
 def frechet_difference(own, other, reference, *, groups=GROUPS, seed=0) -> Difference:
-    """Fréchet distance of features own [N, D] from reference [M, D], less that of other [N, D], whose rows are pairs."""
+    """Fréchet distance of own [N, D] from reference [M, D], less that of other [N, D]: rows of both are pairs."""
     target = Target(Moments.of(reference))
 
     def statistic(rows):

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from hpdm.environment import choose_device, hardware
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, atomic_folder
+from hpdm.pyramid import enlarge_video
 from hpdm.sampling.load import load_checkpoint
 from hpdm_eval.studies.sampling_options import OPTIONS
 
+PARTS = ("features", "right", "seams", "detail")
 GROUPED = {"grid": None, "match": None, "workers": 0, "group_by": "none"}  # how samples are read
 
 
@@ -52,6 +55,7 @@ class SampledSet:
     features: np.ndarray  # float32 [N, D] of shapes3d
     right: np.ndarray  # bool [N]: the classifier sees the class that was asked for
     seams: np.ndarray  # float64 [N]: each video's part in the pooled seam excess
+    detail: np.ndarray  # float64 [N]: `fine_detail` of each
     about: dict  # samples (path, digest, clips), block evaluations, seconds, backbone, settings, hardware
 
 
@@ -67,7 +71,7 @@ def load_set(job: SetJob) -> SampledSet | None:
     try:
         with np.load(job.file, allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
-            found = SampledSet(features=arrays["features"], right=arrays["right"], seams=arrays["seams"], about=about)
+            found = SampledSet(**{part: arrays[part] for part in PARTS}, about=about)
     except (OSError, ValueError, KeyError):
         return None
     settings = option_settings(OPTIONS[job.option], load_checkpoint_config(job.checkpoint))
@@ -104,8 +108,8 @@ def make_set(job: SetJob):
          "paper", *words, "--seed", job.seed, "--device", job.device, "--quiet", *fast)
     seconds = time.perf_counter() - began
     manifest = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    features, right, samples, backbone = look(folder, device)
-    arrays = {"features": features, "right": right, "seams": seam_scores(folder)}
+    features, right, detail, samples, backbone = look(folder, device)
+    arrays = {"features": features, "right": right, "seams": seam_scores(folder), "detail": detail}
     about = {
         "option": job.option, "settings": settings, "seed": job.seed, "seconds": seconds, "samples": samples,
         "backbone": backbone, "block_evaluations_per_video": manifest["block_evaluations_per_video"],
@@ -118,7 +122,8 @@ def make_set(job: SetJob):
 
 
 def look(folder, device):
-    """(features float32 [N, D], whether each is seen as its class, the source's summary, the backbone's description)."""
+    """(features float32 [N, D], whether each is seen as its class, fine detail of each, the source's summary, the
+    backbone's description)."""
     from hpdm_eval.backbones import load_backbone
     from hpdm_eval.clips import open_clips
     from hpdm_eval.features import extract_features
@@ -126,10 +131,25 @@ def look(folder, device):
     from hpdm_eval.protocols import load_protocol
 
     backbone = _once(("backbone", str(device)), lambda: load_backbone("shapes3d", device=device))
-    source = open_clips(folder, load_protocol("native", backbone="shapes3d"), quiet=True, workers=0)
+    def opened():
+        return open_clips(folder, load_protocol("native", backbone="shapes3d"), quiet=True, workers=0)
+
+    source = opened()
     found = extract_features(source, backbone, quiet=True)
     labels = np.array([label_in_name(name) for name in found.names])
-    return found.features, found.probabilities.argmax(1) == labels, source.summary(), backbone.describe()
+    detail = np.array([fine_detail(clip.video) for clip in opened()])
+    return found.features, found.probabilities.argmax(1) == labels, detail, source.summary(), backbone.describe()
+
+
+def fine_detail(video) -> float:
+    """ln of the root mean square of what a clip, uint8 [T, H, W, 3], loses at half its resolution along all axes.
+
+    That is what the finest level adds; features of a small classifier hardly see it. The unit of the root mean square is
+    half the range of pixels.
+    """
+    x = torch.from_numpy(video).permute(3, 0, 1, 2)[None].double() / 127.5 - 1
+    rest = x - enlarge_video(F.avg_pool3d(x, 2))
+    return float(rest.square().mean().sqrt().clamp(min=1e-6).log())
 
 
 def seam_scores(folder) -> np.ndarray:
@@ -146,7 +166,7 @@ def seam_scores(folder) -> np.ndarray:
 
 
 def draw_reference(scratch, count, size, device, quiet=False):
-    """(features float32 [count, D], summary) of procedural clips of `size` that no seed of training has drawn."""
+    """(features float32 [count, D], mean fine detail, summary) of procedural clips of `size` that no seed of training has drawn."""
     from hpdm.console import progress
     from hpdm.data.procedural import procedural_clip
     from hpdm_eval.studies.drawing import REFERENCE_SEED
@@ -159,12 +179,12 @@ def draw_reference(scratch, count, size, device, quiet=False):
                 for index in progress(range(count), description="drawing reference", unit="clip", quiet=quiet):
                     video, label = procedural_clip(REFERENCE_SEED, index, *size)
                     np.save(made / f"{index:05d}_c{label:03d}.npy", video, allow_pickle=False)
-        features, _, summary, _ = look(folder, choose_device(device))
+        features, _, detail, summary, _ = look(folder, choose_device(device))
         with atomic_file(file) as out:
-            np.savez(out, features=features, summary=np.array(json.dumps(summary)))
+            np.savez(out, features=features, detail=detail.mean(), summary=np.array(json.dumps(summary)))
         shutil.rmtree(folder, ignore_errors=True)
     with np.load(file, allow_pickle=False) as arrays:
-        return arrays["features"], json.loads(str(arrays["summary"]))
+        return arrays["features"], float(arrays["detail"]), json.loads(str(arrays["summary"]))
 
 
 def make_sets(jobs, processes, *, deadline=None, quiet=False):
