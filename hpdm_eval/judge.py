@@ -24,7 +24,7 @@ from hpdm.files import parse_json, sha256_file
 from hpdm_eval.backbones import Backbone, PerFrame, backbone_name, load_backbone
 from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.backbones.loading import KINDS
-from hpdm_eval.cache import FeatureCache
+from hpdm_eval.cache import open_cache
 from hpdm_eval.clips import ClipSource, open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
 from hpdm_eval.distributed import rank_and_size
@@ -286,7 +286,7 @@ def read_side(source, backbone, options):
                     summary={**source.source, **stored}, sources=sources)
     source.min_frames, source.shared = backbone.min_frames, True
     reading = {"batch": options["batch"], "quiet": options["quiet"],
-               "cache": FeatureCache(backbone) if options["cache"] else None}
+               "cache": open_cache(backbone, options)}
     if isinstance(backbone, PerFrame):
         return Side(moments=extract_moments(source, backbone, **reading), features=None, probabilities=None,
                     summary=source.summary())

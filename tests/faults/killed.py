@@ -256,7 +256,7 @@ def killed_rank(effort, seed, folder):
     def judged(name, kill):
         os.environ["HPDM_EVAL_CACHE"] = str(cache)
         if kill:
-            kill_one(torchrun("hpdm_eval", *judging, folder / name), lambda: any(cache.rglob("*.npz")), chance)
+            kill_one(torchrun("hpdm_eval", *judging, folder / name), lambda: any(cache.rglob("*.features")), chance)
         code = torchrun("hpdm_eval", *judging, folder / name).wait(timeout=600)
         values = [json.loads(path.read_text()) for path in (folder / name).glob("*.json")] if not code else []
         return code, [(record["value"], record["ci95"], record["details"]) for record in values]
