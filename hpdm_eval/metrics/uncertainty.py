@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from hpdm.errors import InputError
 from hpdm_eval.metrics.frechet import ROOT, SVD_ROOTS, Moments, as_features, frechet_distance
@@ -119,7 +119,7 @@ class Jackknife:
 
     def half_width(self, level=0.95):
         """Half the width of a two-sided interval: Student's t with g - 1 degrees of freedom times the error."""
-        return float(stats.t.ppf((1 + level) / 2, self.groups - 1) * self.standard_error)
+        return float(special.stdtrit(self.groups - 1, (1 + level) / 2) * self.standard_error)
 
 
 @one_thread()
