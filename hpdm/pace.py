@@ -1,8 +1,8 @@
 """How fast work goes, from the moments at which parts of it were done, without what came before the first.
 
-The first batch carries what happens once: starting processes, filling caches, choosing kernels. An estimate that counts
-it is wrong by as much, so there is none until work after it has been measured. What is reported within a moment, such as
-the videos of a batch one by one, counts as one batch: between its first and its last nothing can be said.
+The first batch carries what happens once: starting processes, filling caches, choosing kernels. An estimate that
+counts it is wrong by as much, so there is none until work after it has been measured. What is reported within a moment,
+such as the videos of a batch one by one, counts as one batch: between its first and its last nothing can be said.
 """
 
 from collections import deque

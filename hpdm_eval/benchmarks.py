@@ -15,9 +15,9 @@ from hpdm.errors import InputError
 from hpdm.files import atomic_file, parse_json, write_json
 from hpdm_eval.records import command_line, utc_now
 
-ORDER = ("decoding", "extract", "interval", "cache", "scale", "fusion", "training", "sampling", "index", "shards")
+ORDER = ("decoding", "extract", "interval", "scale", "fusion", "training", "sampling", "index", "shards")
 TITLES = {"decoding": "Reading videos", "extract": "Feature extraction with I3D",
-          "interval": "FVD with its interval", "cache": "The cache of features", "scale": "Ten times the clips",
+          "interval": "FVD with its interval", "scale": "Ten times the clips, and what the cache saves",
           "fusion": "Resampling in context fusion",
           "training": "Training step", "sampling": "Sampling", "index": "Starting on a million files",
           "shards": "Reading from shards"}

@@ -71,30 +71,32 @@ class FeatureCache:
 
     backbone: anything with `describe()` and a `device`; folder: by default `cache_folder()`; calls: clips in a call of
     the network, which its last bits depend on; path: of the set of clips; verify: whether files are decoded although
-    their clips are known.
+    their clips are known; part: name of a shard, whose file is its own.
     """
 
-    def __init__(self, backbone, folder=None, calls=1, *, path=None, verify=False):
-        self._arguments, self.calls, self.verify, self._set = (backbone, folder), calls, verify, path
+    def __init__(self, backbone, folder=None, calls=1, *, path=None, verify=False, part=None):
+        self._arguments, self.calls, self.verify = (backbone, folder), calls, verify
+        self._set, self._part = path, part
         identity = {key: value for key, value in backbone.describe().items() if key not in OF_ORIGIN}
         identity |= {"device": backbone.device.type, "processor": processor(backbone.device), "calls": calls,
                      "layout": LAYOUT, "code": CODE, "libraries": package_versions(LIBRARIES)}
         key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = (folder or cache_folder()) / f"{backbone.name}-{key}"
-        self.file = self.folder / (_file_name(path) + SUFFIX)
+        self.file = self.folder / (_file_name(path) + f".part-{part}" * (part is not None) + SUFFIX)
         self._writable, self._taken_over = True, 0
 
     def for_calls(self, calls):
         """The cache of the same network in calls of another size."""
-        if calls == self.calls:
-            return self
-        return FeatureCache(*self._arguments, calls=calls, path=self._set, verify=self.verify)
+        return self._for(calls, self._set)
 
     def for_set(self, path):
         """The cache of the same network for the set of clips at a path, None for clips of no one place."""
-        if path == self._set:
+        return self._for(self.calls, path)
+
+    def _for(self, calls, path):
+        if (calls, path) == (self.calls, self._set):
             return self
-        return FeatureCache(*self._arguments, calls=self.calls, path=path, verify=self.verify)
+        return FeatureCache(*self._arguments, calls=calls, path=path, verify=self.verify, part=self._part)
 
     @cached_property
     def _own(self):

@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "fid": ("fid", "fid"),
     "clipsim": ("clipsim", "clipsim"),
     "all": ("all_metrics", "all_metrics"),
+    "merge": ("merge", "merge"),
     "compare": ("compare", "compare_methods"),
     "stats": ("stats", "stats"),
     "features": ("features", "features"),

@@ -134,14 +134,30 @@ class ClipSource:
         self._digests, self._complete, self._noted = [], False, False
         self._remembered = None
         self.shared = False
+        self.part = None  # (index, count): only this share of the wanted candidates, and no others for rejected ones
         self.min_frames = 1  # shorter clips are rejected; set it to what the backbone needs
 
     def __len__(self):
+        return len(self._own_part()) if self.part else self._most()
+
+    def _most(self):
         return min(self._num or len(self._candidates), len(self._candidates))
+
+    def _own_part(self):
+        return share(range(self._most()), *self.part)
+
+    def listing(self):
+        """[path, clips that are wanted, hash over the names of all candidates]: which clips there are to be read."""
+        names = "".join(f"{candidate.name}\n" for candidate in self._candidates)
+        digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+        return [os.path.abspath(self.path), self._most(), digest]
 
     def __iter__(self):
         self.rejected, self.accepted, self._digests, self._complete = list(self._listed), 0, [], False
         ranges = {}
+        if self.part:
+            yield from self._read(self._own_part(), None, ranges, (0, None))
+            return
         rank, size = rank_and_size() if self.shared else (0, 1)
         start, wanted = 0, self._num or len(self._candidates)
         while start < len(self._candidates) and self.accepted < wanted:

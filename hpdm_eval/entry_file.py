@@ -41,6 +41,9 @@ class EntryFile:
     def __contains__(self, entry):
         return entry in self._places
 
+    def __iter__(self):
+        return iter(list(self._places))
+
     def __len__(self):
         return len(self._places)
 

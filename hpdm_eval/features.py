@@ -107,6 +107,12 @@ def extract_moments(source, backbone, *, batch=8, quiet=False, cache=None):
         return OrderedMoments.joined(backbone.feature_dim, gather(parts) if _processes(source) > 1 else [parts])
 
 
+def fill_cache(source, backbone, batch, quiet, cache):
+    """Have a FeatureCache hold the features of all clips; returns (the one of calls of `batch`, number of clips)."""
+    count = sum(len(clips) for clips, _ in _iterate(source, backbone, batch, quiet, cache))
+    return cache.for_calls(call_size(backbone, batch)), count
+
+
 def _processes(source):
     """How many processes share a source."""
     return rank_and_size()[1] if getattr(source, "shared", False) else 1

@@ -30,8 +30,8 @@ FINE, COARSE = 10**8, 2 * 10**9 + 10**8  # nanoseconds that times of change may 
 class Remembered:
     """What the files of one source gave earlier, as a `FeatureCache` knows it.
 
-    settings: DecodeSettings of the source. origin: function from a path to (file, path in it) where it was unpacked from
-    a file, else None.
+    settings: DecodeSettings of the source. origin: function from a path to (file, folder that it was unpacked to) where
+    it comes from an archive, else None.
     """
 
     def __init__(self, cache, settings, origin=lambda path: None):
@@ -81,8 +81,8 @@ class Remembered:
     def settle(self, quiet=False):
         """After a run: say what a comparison has shown."""
         if self.changed:
-            note(f"cache: {self.changed} of {self.compared} files hold other clips than when they were read last, at the "
-                 "same size and time; they count as they are now", quiet)
+            note(f"cache: {self.changed} of {self.compared} files hold other clips than when they were read last, at "
+                 "the same size and time; they count as they are now", quiet)
         elif self._cache.verify:
             note(f"cache: {self.compared} files hold the clips that are remembered of them", quiet)
 
