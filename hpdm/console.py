@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from hpdm.errors import InputError
 from hpdm.interrupts import EXIT_INTERRUPTED, raises_interrupt
+from hpdm.pace import Pace
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILURE = 1
@@ -243,13 +244,49 @@ def common_options(function):
 def progress(iterable=None, *, total=None, unit="it", description="", quiet=False, initial=0):
     """A progress bar on stderr with rate and time left (a tqdm object); `quiet` silences it.
 
-    Where stderr is not a terminal, a line every half minute is enough.
+    The time left is of work after the first batch, see `hpdm.pace`, and not shown before that can be measured. Where
+    stderr is not a terminal, a line every half minute is enough.
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     interval = 0.5 if terminal else 30
-    return tqdm(iterable, total=total, unit=unit, desc=description, disable=quiet or sys.stderr is None,
+    return _Bar(iterable, total=total, unit=unit, desc=description, disable=quiet or sys.stderr is None,
                 initial=initial, file=_Unbreakable(sys.stderr), dynamic_ncols=True, mininterval=interval,
                 maxinterval=2 * interval, leave=False)
+
+
+class _Bar(tqdm):
+    """A bar whose rate is that of a Pace; without one there is neither rate nor time left."""
+
+    UNKNOWN = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+
+    def __init__(self, *arguments, **options):
+        self._pace = Pace(options.get("initial", 0))
+        super().__init__(*arguments, **options)
+
+    def __iter__(self):
+        try:
+            for item in self.iterable:
+                yield item
+                self.update()
+        finally:
+            self.close()
+
+    def update(self, n=1):
+        if self.disable:
+            return None
+        # Work that is no part of this moves start_t forward, and so counts for nothing here.
+        self._pace.report(self._time() - self.start_t, self.n + n)
+        return super().update(n)
+
+    @property
+    def format_dict(self):
+        about = super().format_dict
+        if self.disable or not hasattr(self, "start_t"):
+            return about | {"bar_format": self.UNKNOWN} if about["total"] else about
+        rate = self._pace.rate(self._time() - self.start_t)
+        if about["total"] and rate is None and self.n < about["total"]:
+            return about | {"bar_format": self.UNKNOWN}
+        return about | {"rate": rate}
 
 
 def note(message, quiet=False):

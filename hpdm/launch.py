@@ -9,6 +9,7 @@ import importlib
 import sys
 
 from hpdm.interrupts import ends_at_once
+from hpdm.openmp import wait_passively
 
 
 def launch(module, name, program):
@@ -17,6 +18,7 @@ def launch(module, name, program):
     if words[:1] == ["--"]:  # newer argparse hands it on
         words = words[1:]
     sys.argv = [program, *words]
+    wait_passively()
     with ends_at_once():
         command = getattr(importlib.import_module(module), name)
     command.main(words, prog_name=program)

@@ -1,13 +1,16 @@
 """Whole tensors into parameters that several processes may share out among themselves (FSDP2)."""
 
+import sys
+
 import torch
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+TENSORS = "torch.distributed.tensor"  # takes a second to import; where nobody has, no parameter is sharded
 
 
 def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A whole tensor on the parameter's device, sharded as the parameter is."""
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    if _is_sharded(parameter):
+        return sys.modules[TENSORS].distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value.to(parameter.device)
 
 
@@ -17,9 +20,13 @@ def fill(parameter: torch.Tensor, initialise, **options):
 
     So starting values do not depend on the number of processes, and no more than one parameter is ever whole.
     """
-    if not isinstance(parameter, DTensor):
+    if not _is_sharded(parameter):
         initialise(parameter, **options)
         return
     whole = torch.empty(parameter.shape, dtype=parameter.dtype)
     initialise(whole, **options)
     parameter.copy_(like(whole, parameter))
+
+
+def _is_sharded(parameter):
+    return TENSORS in sys.modules and isinstance(parameter, sys.modules[TENSORS].DTensor)

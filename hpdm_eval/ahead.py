@@ -16,6 +16,8 @@ COPIES = 2  # of a clip while it is handed over: in the worker, and on its way t
 def decode_ahead(jobs, settings, count, quiet=False):
     """Yield (what, [Decoded, ...]) for each of `jobs`, pairs of (what, Job), in order.
 
+    In place of a Job there may be its answers, where they are known.
+
     count: worker processes; with 0 everything is decoded in this process. At most twice as many jobs are under way or
     wait to be taken, and fewer where their clips would take more than HPDM_EVAL_AHEAD bytes; the one that is wanted
     next always is. A clip's size is first known when it is read, so each job has an allowance: the size of the largest
@@ -49,6 +51,9 @@ class _Queue:
             if entry is None:
                 return bool(self._pending)
             what, job = entry
+            if isinstance(job, list):
+                self._pending.append(_Entry(what, None, _done(job)))
+                continue
             job = replace(job, allowance=self._allowance)
             self._pending.append(_Entry(what, job, self._pool.submit(job)))
         if len(self._pending) < self._most:
@@ -70,7 +75,7 @@ class _Queue:
         return COPIES * self._allowance
 
     def _taken(self):
-        return sum(COPIES * entry.job.allowance for entry in self._pending)
+        return sum(COPIES * entry.job.allowance for entry in self._pending if entry.job is not None)
 
     def _result(self, entry):
         try:
@@ -107,6 +112,10 @@ class _Inline:
         pass
 
     def submit(self, job):
-        future = Future()
-        future.set_result(decode(job, self._settings))
-        return future
+        return _done(decode(job, self._settings))
+
+
+def _done(answers):
+    future = Future()
+    future.set_result(answers)
+    return future

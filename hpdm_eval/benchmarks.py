@@ -15,8 +15,10 @@ from hpdm.errors import InputError
 from hpdm.files import atomic_file, parse_json, write_json
 from hpdm_eval.records import command_line, utc_now
 
-ORDER = ("decoding", "extract", "fusion", "training", "sampling", "index", "shards")
-TITLES = {"decoding": "Reading videos", "extract": "Feature extraction with I3D", "fusion": "Resampling in context fusion",
+ORDER = ("decoding", "extract", "interval", "scale", "fusion", "training", "sampling", "index", "shards")
+TITLES = {"decoding": "Reading videos", "extract": "Feature extraction with I3D",
+          "interval": "FVD with its interval", "scale": "Ten times the clips, and what the cache saves",
+          "fusion": "Resampling in context fusion",
           "training": "Training step", "sampling": "Sampling", "index": "Starting on a million files",
           "shards": "Reading from shards"}
 

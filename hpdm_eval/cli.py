@@ -8,6 +8,7 @@ with ends_at_once():
     import click
 
     from hpdm.console import Group
+    from hpdm.openmp import wait_passively
 
 # subcommand → (module in hpdm_eval.commands, attribute); imported only when it is called, so --help stays fast
 SUBCOMMANDS = {
@@ -20,6 +21,7 @@ SUBCOMMANDS = {
     "fid": ("fid", "fid"),
     "clipsim": ("clipsim", "clipsim"),
     "all": ("all_metrics", "all_metrics"),
+    "merge": ("merge", "merge"),
     "compare": ("compare", "compare_methods"),
     "stats": ("stats", "stats"),
     "features": ("features", "features"),
@@ -48,6 +50,7 @@ class LazyGroup(Group):
     def get_command(self, context, name):
         if name not in SUBCOMMANDS:
             return None
+        wait_passively()
         module, attribute = SUBCOMMANDS[name]
         return getattr(importlib.import_module(f"hpdm_eval.commands.{module}"), attribute)
 

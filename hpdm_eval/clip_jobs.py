@@ -23,6 +23,7 @@ from hpdm_eval import arrays, resize
 from hpdm_eval.frames import FrameRule, Grid, Rejected
 from hpdm_eval.limits import in_words, limit
 
+EMPTY_CELL = "an empty cell of the contact sheet"
 BLANK = 3  # grey levels that a codec may leave in an empty cell of a contact sheet
 
 
@@ -67,12 +68,21 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """A worker's answer for one part: a clip with its digest, or the reason why there is none."""
+    """A worker's answer for one part: a clip with its digest, or the reason why there is none.
+
+    Of a clip that is remembered there is no video, but its length in frames and what is known of it.
+    """
 
     video: np.ndarray | None = None
     digest: str | None = None
     value_range: str | None = None
     reason: str | None = None
+    length: int | None = None
+    known: tuple | None = None  # (features, probabilities)
+
+    @property
+    def frames(self):
+        return self.length if self.video is None else len(self.video)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +132,7 @@ def _cut_parts(reader, job, settings):
     results = []
     for part, video in zip(job.parts, cutter.clips()):
         if part.cell is not None and _is_blank(video):
-            results.append(Decoded(reason="an empty cell of the contact sheet"))
+            results.append(Decoded(reason=EMPTY_CELL))
         else:
             results.append(Decoded(video=video, digest=clip_digest(video),
                                    value_range=getattr(reader, "value_range", None)))

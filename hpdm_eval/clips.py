@@ -8,7 +8,7 @@ rejected and every pixel are the same for any number of workers.
 
 import hashlib
 import os
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -24,6 +24,7 @@ from hpdm_eval.listing import Listing, Scratch
 from hpdm_eval.parts import take_part
 from hpdm_eval.rejections import note_once as note
 from hpdm_eval.rejections import rejection_lines
+from hpdm_eval.remembered import Remembered
 
 MOST_WORKERS = 16
 
@@ -33,15 +34,18 @@ class Clip:
     """One clip: `video` uint8 [T,H,W,3], `digest` (hex SHA-256 over its shape and bytes), `label` (class folder).
 
     `name` is the path below the source's root, with "#k" for the k-th clip of an array, a grid or a long video; `file`
-    and `number` are that path and k (None for the only clip).
+    and `number` are that path and k (None for the only clip). Where `known` is there, (features, probabilities) of a
+    clip that is remembered, `video` is None and `length` its number of frames.
     """
 
     name: str
     file: str | None = None
     number: int | None = None
-    video: np.ndarray
+    video: np.ndarray | None
     digest: str
     label: str | None
+    length: int | None = None
+    known: tuple | None = None
     position: int = 0  # among all candidates; puts in order what several processes have read
     owned: tuple = (0, None)  # from where to where positions are this process' alone; None: there is no other process
 
@@ -128,15 +132,32 @@ class ClipSource:
         self._strict, self._workers, self._quiet = strict, workers, quiet
         self._split, self._scratch, self._about = split, scratch, about or {}
         self._digests, self._complete, self._noted = [], False, False
+        self._remembered = None
         self.shared = False
+        self.part = None  # (index, count): only this share of the wanted candidates, and no others for rejected ones
         self.min_frames = 1  # shorter clips are rejected; set it to what the backbone needs
 
     def __len__(self):
+        return len(self._own_part()) if self.part else self._most()
+
+    def _most(self):
         return min(self._num or len(self._candidates), len(self._candidates))
+
+    def _own_part(self):
+        return share(range(self._most()), *self.part)
+
+    def listing(self):
+        """[path, clips that are wanted, hash over the names of all candidates]: which clips there are to be read."""
+        names = "".join(f"{candidate.name}\n" for candidate in self._candidates)
+        digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+        return [os.path.abspath(self.path), self._most(), digest]
 
     def __iter__(self):
         self.rejected, self.accepted, self._digests, self._complete = list(self._listed), 0, [], False
         ranges = {}
+        if self.part:
+            yield from self._read(self._own_part(), None, ranges, (0, None))
+            return
         rank, size = rank_and_size() if self.shared else (0, 1)
         start, wanted = 0, self._num or len(self._candidates)
         while start < len(self._candidates) and self.accepted < wanted:
@@ -150,6 +171,15 @@ class ClipSource:
                 self._gather(before, ranges)
             start = stop
         self._finish()
+
+    @contextmanager
+    def remembering(self, cache):
+        """Within the block, clips that a FeatureCache knows come with their features and without a video."""
+        self._remembered = Remembered(cache, self.settings, self._scratch.origin)
+        try:
+            yield self._remembered
+        finally:
+            self._remembered = None
 
     def summary(self):
         """The record's entry: {"path", "sha256", "clips", "rejected", "split"}, after a whole iteration.
@@ -184,8 +214,8 @@ class ClipSource:
             for candidate, result in decoded:
                 position = next(following)
                 reason = result.reason
-                if reason is None and len(result.video) < self.min_frames:
-                    reason = (f"{len(result.video)} frames, needs at least {self.min_frames}; --frames "
+                if reason is None and result.frames < self.min_frames:
+                    reason = (f"{result.frames} frames, needs at least {self.min_frames}; --frames "
                               f"{self.min_frames} --short loop repeats them")
                 if reason is not None:
                     self._reject(candidate.name, reason)
@@ -194,7 +224,8 @@ class ClipSource:
                 self._digests.append(result.digest)
                 self.accepted += 1
                 yield Clip(name=candidate.name, file=candidate.file, number=candidate.number, video=result.video,
-                           digest=result.digest, label=candidate.label, position=position, owned=owned)
+                           digest=result.digest, label=candidate.label, length=result.length, known=result.known,
+                           position=position, owned=owned)
                 del result
                 if self.accepted == wanted:
                     return
@@ -214,10 +245,19 @@ class ClipSource:
     def _decoded(self, candidates):
         """(candidate, Decoded) in order, decoded a bounded number of jobs ahead."""
         count = _worker_count(self._workers, min(len(self), len(candidates)))
-        with closing(decode_ahead(_group_jobs(candidates), self.settings, count, self._quiet)) as answers:
-            for members, results in answers:
+        with closing(decode_ahead(self._jobs(candidates), self.settings, count, self._quiet)) as answers:
+            for (members, key), results in answers:
+                if self._remembered is not None:
+                    self._remembered.learn(key, results)
                 for candidate in members:
                     yield candidate, results.pop(0)  # held by the caller alone: clips may be large
+
+    def _jobs(self, candidates):
+        """((candidates, key to learn what is decoded by), Job or its remembered answers), for `decode_ahead`."""
+        for members, job in _group_jobs(candidates):
+            key = self._remembered and self._remembered.key(job)
+            known = self._remembered and self._remembered.recall(key)
+            yield (members, None if known else key), known or job
 
     def _reject(self, name, reason):
         if self._strict:

@@ -7,6 +7,7 @@ N clips, B batch, T frames, H rows, W columns, D feature dimensions, K classes.
 """
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,6 +107,12 @@ def extract_moments(source, backbone, *, batch=8, quiet=False, cache=None):
         return OrderedMoments.joined(backbone.feature_dim, gather(parts) if _processes(source) > 1 else [parts])
 
 
+def fill_cache(source, backbone, batch, quiet, cache):
+    """Have a FeatureCache hold the features of all clips; returns (the one of calls of `batch`, number of clips)."""
+    count = sum(len(clips) for clips, _ in _iterate(source, backbone, batch, quiet, cache))
+    return cache.for_calls(call_size(backbone, batch)), count
+
+
 def _processes(source):
     """How many processes share a source."""
     return rank_and_size()[1] if getattr(source, "shared", False) else 1
@@ -114,13 +121,13 @@ def _processes(source):
 def _iterate(source, backbone, batch, quiet, cache):
     """(clips, [(features, probabilities) of each]) batch by batch."""
     total = -(-len(source) // _processes(source))
-    cache = cache and cache.for_calls(call_size(backbone, batch))
-    with (progress(total=total, unit="clip", description=backbone.name, quiet=quiet) as bar,
-          network_calls(backbone, batch) as extract):
+    cache = cache and cache.for_calls(call_size(backbone, batch)).for_set(getattr(source, "path", None))
+    with (_remembering(source, cache, quiet), network_calls(backbone, batch) as extract,
+          progress(total=total, unit="clip", description=backbone.name, quiet=quiet) as bar):
         for clips in _batches(source, batch):
             for clip in clips:
-                check_frames(backbone, len(clip.video), clip.name)
-            results = [cache and cache.get(clip.digest) for clip in clips]
+                check_frames(backbone, clip.length if clip.video is None else len(clip.video), clip.name)
+            results = [_known(clip) or cache and cache.get(clip.digest) for clip in clips]
             missing = [index for index, result in enumerate(results) if result is None]
             for index, result in zip(missing, extract([clips[index].video for index in missing])):
                 results[index] = result
@@ -132,15 +139,37 @@ def _iterate(source, backbone, batch, quiet, cache):
             bar.update(count)
 
 
+@contextmanager
+def _remembering(source, cache, quiet):
+    """Let a ClipSource pass over decoding what the cache knows, and say at the end what the cache has to say."""
+    if cache is None:
+        yield
+        return
+    try:
+        if hasattr(source, "remembering"):
+            with source.remembering(cache) as remembered:
+                yield
+            remembered.settle(quiet)
+        else:
+            yield
+    finally:
+        cache.settle(quiet)
+
+
+def _known(clip):
+    return getattr(clip, "known", None)
+
+
 def _batches(source, size):
     """Lists of up to `size` clips, and of up to BATCH_BYTES, or of one that is larger."""
     clips, held = [], 0
     for clip in source:
-        if clips and (len(clips) == size or held + clip.video.nbytes > BATCH_BYTES):
+        taken = 0 if clip.video is None else clip.video.nbytes
+        if clips and (len(clips) == size or held + taken > BATCH_BYTES):
             yield clips
             clips, held = [], 0
         clips.append(clip)
-        held += clip.video.nbytes
+        held += taken
         del clip
         if len(clips) == size:
             yield clips

@@ -11,6 +11,7 @@ import json
 import re
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from hpdm.files import parse_json, sha256_file
 from hpdm_eval.backbones import Backbone, PerFrame, backbone_name, load_backbone
 from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.backbones.loading import KINDS
-from hpdm_eval.cache import FeatureCache
+from hpdm_eval.cache import open_cache
+from hpdm_eval.calls import call_size
 from hpdm_eval.clips import ClipSource, open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
 from hpdm_eval.distributed import rank_and_size
@@ -33,6 +35,7 @@ from hpdm_eval.metrics.frechet import Moments
 from hpdm_eval.protocols import DEFAULT, Protocol
 from hpdm_eval.records import make_record, save_record
 from hpdm_eval.selection import sources_of
+from hpdm_eval.shards import check_shard, extract_share, finish_shard, shard_options
 from hpdm_eval.statistics import Statistics, is_statistics
 from hpdm_eval.tables import text_table
 from hpdm_eval.threads import one_thread
@@ -102,17 +105,19 @@ class Comparison:
             backbone=self.backbone.describe(),
             seed=self.seed,
             warnings=tuple(dict.fromkeys([*self.remarks, *(str(warning.message) for warning in caught)])),
-            extra={"settings": settings} if settings else {},
+            extra=({"settings": settings} if settings else {}) | ({"shards": _shards} if _shards else {}),
             **figures,
         )
 
 
-def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=None):
+def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=None, shards=False):
     """Options of a metric command: --samples, --reference, how to read and compare them, where the result goes.
 
     several: --samples may be given more than once and comes as a tuple. backbone: default in place of the protocol's.
+    shards: whether jobs can share the work.
     """
     def decorate(function):
+        function = shard_options(function) if shards else function
         for option in (
             click.option("--record", "folder", type=OutputFolder(), metavar="DIR",
                          help="Also save the record in this folder."),
@@ -138,6 +143,8 @@ def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=No
 
 def judge(metric, measure, options, *, higher_is_better, unit=None, per_frame=False):
     """Run one metric as `options` (those of `judging_options`, by name) say; show and return its Record."""
+    if options.get("shard"):
+        finish_shard([share_of(options, per_frame)], options)
     comparison = compare(options, per_frame=per_frame)
     record = comparison.record(metric, measure, higher_is_better=higher_is_better, unit=unit)
     click.echo(json.dumps(record.to_dict(), ensure_ascii=False) if options["as_json"] else text_table([record]))
@@ -170,6 +177,51 @@ def compare(options, *, reference=None, per_frame=False):
     before it runs.
     """
     started = time.time()
+    opened = open_comparison(options, reference, per_frame)
+    sides = {role: read_side(source, opened.backbone, opened.options) for role, source in opened.sources.items()}
+    remarks = remarks_on_copies({role: source for role, source in opened.sources.items()
+                                 if isinstance(source, ClipSource)})
+    return Comparison(started=started, device=opened.device, protocol=opened.protocol, backbone=opened.backbone,
+                      samples=sides["samples"], reference=reference or sides.get("reference"), seed=options["seed"],
+                      remarks=(*opened.remarks, *remarks))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Opened:
+    """A comparison before the network runs: everything that can be found wrong without it has been looked at."""
+
+    options: dict  # without those of the protocol
+    device: object
+    protocol: Protocol
+    sources: dict  # {role: ClipSource or Statistics}
+    backbone: Backbone | PerFrame
+    remarks: tuple[str, ...]
+
+
+def share_of(options, per_frame=False):
+    """Extract a shard's share of a comparison, see `shards`."""
+    check_shard(options)
+    opened = open_comparison(options, None, per_frame)
+    return extract_share(opened, opened.options)
+
+
+_shards, _caches = (), ()  # descriptions of those whose features are being merged; their folders
+
+
+@contextmanager
+def merged_from(shards):
+    """Within the block, records say that their features come from these shards."""
+    global _shards, _caches
+    _caches = {name for shard in shards for name in shard["caches"]}
+    _shards = tuple({key: shard[key] for key in ("number", "clips", "hardware", "versions", "git")} for shard in shards)
+    try:
+        yield
+    finally:
+        _shards, _caches = (), ()
+
+
+def open_comparison(options, reference=None, per_frame=False):
+    """`Opened` as `compare` does it. Raises InputError."""
     options = dict(options)
     device = choose_device(options["device"])
     protocol = take_protocol(options)
@@ -188,10 +240,7 @@ def compare(options, *, reference=None, per_frame=False):
         elif stored.seed != options["seed"] and (protocol.start == "random" or drawn):
             note(f"{options['reference']} was drawn with --seed {stored.seed}, the samples are with {options['seed']}",
                  options["quiet"])
-    sides = {role: read_side(source, backbone, options) for role, source in sources.items()}
-    remarks = remarks_on_copies({role: source for role, source in sources.items() if isinstance(source, ClipSource)})
-    return Comparison(started=started, device=device, protocol=protocol, backbone=backbone, samples=sides["samples"],
-                      reference=reference or sides.get("reference"), seed=options["seed"], remarks=(*warn, *remarks))
+    return Opened(options=options, device=device, protocol=protocol, sources=sources, backbone=backbone, remarks=warn)
 
 
 def judge_warnings(backbone, options):
@@ -286,7 +335,10 @@ def read_side(source, backbone, options):
                     summary={**source.source, **stored}, sources=sources)
     source.min_frames, source.shared = backbone.min_frames, True
     reading = {"batch": options["batch"], "quiet": options["quiet"],
-               "cache": FeatureCache(backbone) if options["cache"] else None}
+               "cache": open_cache(backbone, options)}
+    if _shards and reading["cache"].for_calls(call_size(backbone, options["batch"])).folder.name not in _caches:
+        raise InputError("the shards were made on another kind of processor, or with other libraries or weights than "
+                         "are here, and features differ by that: run hpdm-eval merge where they were made")
     if isinstance(backbone, PerFrame):
         return Side(moments=extract_moments(source, backbone, **reading), features=None, probabilities=None,
                     summary=source.summary())

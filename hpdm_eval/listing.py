@@ -150,7 +150,7 @@ class Listing:
             if suffix(name) == ".npy":
                 files = {"": path}
             else:
-                files = (unpack_npz if suffix(name) == ".npz" else unpack_pt)(path, self._scratch.new())
+                files = (unpack_npz if suffix(name) == ".npz" else unpack_pt)(path, self._scratch.new(path))
         except Rejected as rejection:
             self._refuse_array(name, suffix(name), rejection, with_videos)
             return False
@@ -184,7 +184,7 @@ class Listing:
 
     def _archive(self, path, name, prefix, label):
         try:
-            folder = self._scratch.new()
+            folder = self._scratch.new(path)
             unpacked = unpack_archive(path, folder, _readable)
         except Rejected as rejection:
             self._reject(name, rejection)

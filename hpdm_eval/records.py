@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from hpdm import openmp
 from hpdm.console import Command
 from hpdm.environment import git_revision, hardware, package_versions
 from hpdm.errors import InputError, WriteError
@@ -91,7 +92,7 @@ def make_record(*, started, device="cpu", command=None, **values):
     check_record(record, "this record")
     warnings = (*record.warnings, *_split_warnings(record))
     marked = any(label_remarks(record.protocol, record.reference))  # the name and the hash alone say it all otherwise
-    extra = {**record.extra, "label": protocol_label(record)} if marked else record.extra
+    extra = {**record.extra, "threads": openmp.settings()} | ({"label": protocol_label(record)} if marked else {})
     return replace(record, warnings=warnings, extra=extra)
 
 

@@ -127,6 +127,8 @@ def _interval(record):
 
 def remarks(record):
     """(column, note) of everything a reader must know beside the figure."""
+    if record.backbone and record.backbone.get("precision", "fp32") != "fp32":
+        yield "metric", f"the network computed in {record.backbone['precision']}; compare only with figures that did"
     if record.backbone and not record.backbone.get("verified", True):
         trust = record.backbone.get("trust", "unverified")
         yield "metric", f"weights not verified ({trust}), SHA-256 {record.backbone['sha256'][:12]}..."

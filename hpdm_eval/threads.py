@@ -8,22 +8,25 @@ is made by one thread, and several threads take several clips.
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from threadpoolctl import ThreadpoolController
 
 _within = False  # a block of `one_thread`
+_outside = 1  # PyTorch's threads before that block
 _found = 0, None  # how many modules were imported when libraries were looked for, and what was found: it takes a while
 
 
 @contextmanager
 def one_thread():
     """Within the block, or the function it decorates, PyTorch, BLAS and OpenMP compute with one thread."""
-    global _within
+    global _within, _outside
     if _within:
         yield
         return
     before, _within = torch.get_num_threads(), True
+    _outside = before
     torch.set_num_threads(1)
     try:
         with _libraries().limit(limits=1):
@@ -31,6 +34,24 @@ def one_thread():
     finally:
         torch.set_num_threads(before)
         _within = False
+
+
+def by_threads(function, items):
+    """[function(item) for each item] for functions of numpy arrays, within `one_thread`.
+
+    As many items are at work at once as PyTorch had threads outside that block, each with one, and no more are taken
+    from `items` before.
+    """
+    if not _within:
+        with one_thread():
+            return by_threads(function, items)
+    items, results = iter(items), []
+    if _outside == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_outside, "sums") as pool:
+        while some := list(islice(items, _outside)):
+            results += pool.map(function, some)
+    return results
 
 
 def _libraries():

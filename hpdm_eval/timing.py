@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import torch
-from scipy import stats
 
 from hpdm.console import note
 
@@ -41,6 +40,8 @@ def median_interval(values, level=0.95):
     Distribution-free, by order statistics: the k-th smallest and largest, k as large as the binomial distribution
     allows. None where even the extremes are too close, below six values at 95 %.
     """
+    from scipy import stats  # takes a second to import
+
     values = sorted(values)
     k = int(stats.binom.ppf((1 - level) / 2, len(values), 0.5))  # fewer than k of them are below with (1 - level) / 2
     return (values[k - 1], values[-k]) if k else None

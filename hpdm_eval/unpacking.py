@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
@@ -32,13 +32,20 @@ class Scratch:
     """Temporary folders for what has to be unpacked; they go when this object does."""
 
     def __init__(self):
-        self.folders = []
+        self.folders, self._origins = [], {}
         self._remove = weakref.finalize(self, _remove_folders, self.folders)
 
-    def new(self):
-        """An empty folder."""
+    def new(self, of):
+        """An empty folder, for what is unpacked from the file `of`."""
         self.folders.append(make_scratch("hpdm-eval"))
+        self._origins[str(self.folders[-1])] = str(of)
         return self.folders[-1]
+
+    def origin(self, path):
+        """(file that a path was unpacked from, folder that it was unpacked to), or None."""
+        folders = map(str, (PurePath(path), *PurePath(path).parents))
+        found = next((folder for folder in folders if folder in self._origins), None)
+        return found and (self._origins[found], found)
 
     def remove(self):
         """Remove all folders now."""

@@ -45,6 +45,11 @@ def test_extract_keeps_the_features(tmp_path):
     assert set(result["clips_per_second"]) == {"plain network", "decode", "resize", "network", "whole"}
 
 
+def test_interval_times_two_ways_to_the_same_figure():
+    result = json.loads(run("interval", "--clips", 200, "--features", 20, *SMALL, "--json").stdout)
+    assert len(result["seconds"]) == 3 and max(result["differences"].values()) < 1e-8 and result["ratio"] > 0
+
+
 def test_a_folder_without_results_is_refused(tmp_path):
     result = CliRunner().invoke(main, ["bench", "page", str(tmp_path), "--out", str(tmp_path / "page.md")])
     assert result.exit_code == 2 and "--record" in result.stderr and not (tmp_path / "page.md").exists()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import small_cache
 import torch
 from click.testing import CliRunner
 from small_network import draw_clips, random_shapes3d
@@ -13,7 +14,7 @@ from test_distributed_evaluation import run_processes
 
 from hpdm_eval.backbones import PerFrame, c3d, i3d, load_backbone
 from hpdm_eval.backbones.backbone import C3DBackbone, I3DBackbone
-from hpdm_eval.cache import FeatureCache, cache_folder
+from hpdm_eval.cache import FeatureCache
 from hpdm_eval.cli import main
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.options import _OVERRIDES
@@ -65,13 +66,15 @@ def test_any_batch_workers_threads_and_state_of_the_cache(sets, threads):
     assert run(words, "--no-cache", "--workers", 2, "--batch", 4) == expected
     threads(3)
     assert run(words, "--workers", 0, "--batch", 8) == expected
-    files = sorted(cache_folder().rglob("*.npz"))
-    assert len(files) == 2 * 19  # of clips, and of their frames
+    files = small_cache.files()
+    held = {file: small_cache.clips(file) for file in files}
+    assert sorted(map(len, held.values())) == [9, 9, 10, 10]  # of two sets of clips, and of their frames
     assert run(words, "--workers", 0) == expected
-    for file in random.Random(0).sample(files, 17):
-        file.unlink()
+    chance = random.Random(0)
+    for file in files:
+        small_cache.thin_out(file, lambda number, kind: chance.random() < 0.5)
     assert run(words, "--workers", 0, "--batch", 3) == expected
-    assert sorted(cache_folder().rglob("*.npz")) == files
+    assert {file: small_cache.clips(file) for file in small_cache.files()} == held
 
 
 def test_three_processes_with_half_a_cache(sets, tmp_path):
@@ -79,8 +82,8 @@ def test_three_processes_with_half_a_cache(sets, tmp_path):
     expected = run(words, "--no-cache", "--workers", 0)
     first, *others = run_processes([*words, "--workers", "0", "--batch", "2"], tmp_path, count=3)
     assert figures(first[0]) == expected and all(output == ("", "") for output in others)
-    for file in list((tmp_path / "cache").rglob("*.npz"))[::2]:
-        file.unlink()
+    for file in (tmp_path / "cache").rglob("*.features"):
+        small_cache.thin_out(file, lambda number, kind: number % 2)
     assert figures(run_processes([*words, "--workers", "0"], tmp_path, count=3)[0][0]) == expected
 
 

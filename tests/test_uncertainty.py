@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from hpdm.errors import InputError
@@ -52,6 +53,41 @@ def test_jackknife_of_single_clips_is_the_textbook_one():
     assert found.corrected == pytest.approx(20 * found.value - 19 * without.mean(), rel=1e-7)
     assert found.standard_error == pytest.approx(np.sqrt(19 / 20 * np.square(without - without.mean()).sum()), rel=1e-6)
     assert found.half_width() == pytest.approx(stats.t.ppf(0.975, 19) * found.standard_error)
+
+
+@pytest.mark.parametrize("ddof, outlier, clustered_by", [(1, 1, None), (0, 1, None), (1, 1e3, None), (1, 1, 5)])
+def test_jackknife_equals_distances_of_what_is_left(ddof, outlier, clustered_by):
+    """Sums over groups against a distance from features for every group left out, to 1e-9; outlier: one far clip."""
+    x, y = gaussian(8, 300, 40, 1.4, 0.3), gaussian(9, 400, 40)
+    x[17] *= outlier
+    sources = None if clustered_by is None else np.arange(300) // clustered_by
+    found = grouped_jackknife(x, y, seed=3, ddof=ddof, sources=sources)
+    dealt = deal(300, seed=3, sources=sources)
+    without = np.array([frechet_from_features(np.delete(x, rows, axis=0), y, ddof) for rows in dealt])
+    value, share = frechet_from_features(x, y, ddof), 300 / np.array([len(rows) for rows in dealt])
+    corrected = len(dealt) * value - ((1 - 1 / share) * without).sum()
+    pseudo = share * value - (share - 1) * without
+    error = np.sqrt(np.mean((pseudo - corrected) ** 2 / (share - 1)))
+    assert (found.value, found.standard_error) == pytest.approx((value, error), rel=1e-9)
+    assert found.corrected == pytest.approx(corrected, rel=1e-9, abs=1e-9 * value)
+
+
+def test_jackknife_is_the_same_for_any_number_of_threads():
+    x, y, before, found = gaussian(8, 300, 40, 1.4), gaussian(9, 400, 40), torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(grouped_jackknife(x, y, over="both"))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
+def test_jackknife_refuses_features_that_are_not_finite():
+    x = gaussian(8, 60, 4)
+    x[5, 1] = np.nan
+    with pytest.raises(InputError, match="features of clip 5 are not finite"):
+        grouped_jackknife(x, gaussian(9, 60, 4))
 
 
 def test_jackknife_over_both_sides_adds_variances_and_biases():

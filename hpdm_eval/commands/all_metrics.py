@@ -10,10 +10,11 @@ from hpdm_eval.backbones import backbone_name
 from hpdm_eval.commands import fid, fvd, inception_score, kvd, prdc
 from hpdm_eval.commands.fvd import details_table
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.judge import announce, compare, judging_options
+from hpdm_eval.judge import announce, compare, judging_options, share_of
 from hpdm_eval.metrics.inception_score import SPLITS
 from hpdm_eval.metrics.prdc import NEIGHBOURS
 from hpdm_eval.records import RecordedCommand
+from hpdm_eval.shards import finish_shard
 from hpdm_eval.tables import text_table
 
 METRICS = ("fvd", "kvd", "prdc", "is", "fid")
@@ -44,7 +45,7 @@ class Names(click.ParamType):
 @click.option("--splits", type=click.IntRange(min=1), default=SPLITS, show_default=True, help="Splits of is.")
 @click.option("--neighbours", "-k", type=click.IntRange(min=1), default=NEIGHBOURS, show_default=True,
               help="Nearest neighbours of prdc.")
-@judging_options()
+@judging_options(shards=True)
 def all_metrics(metrics, splits, neighbours, **options):
     """Compute all metrics on features: one row, and one record, each.
 
@@ -62,6 +63,8 @@ def all_metrics(metrics, splits, neighbours, **options):
         "fid": fid.measure,
     }
     settings = {"prdc": {"higher_is_better": True, "unit": "coverage"}, "is": {"higher_is_better": True}}
+    if options["shard"]:
+        finish_shard(_shares(metrics, options), options)
     comparisons, records = {}, []
     for metric in metrics or METRICS:
         try:
@@ -88,21 +91,39 @@ def comparison_for(metric, options, known, references=None):
 
     references: reference sides of earlier calls for other samples, kept and used again.
     """
-    own = None
-    if metric in OWN_BACKBONE and _is_i3d(options):
-        own = OWN_BACKBONE[metric]
-    key = own, metric == "fid"
+    key, chosen = _chosen(metric, options)
     if key not in known:
-        chosen = dict(options)
-        if own:
-            # --weights is the file of the comparison's own network
-            chosen |= {"backbone": own, "weights": None, "precision": "fp32"}
-        if metric == "is" and own:
-            del chosen["reference"]
         references = {} if references is None else references
         known[key] = compare(chosen, reference=references.get(key), per_frame=metric == "fid")
         references[key] = known[key].reference
     return known[key]
+
+
+def _chosen(metric, options):
+    """(what tells a comparison from others, its options)."""
+    own = OWN_BACKBONE[metric] if metric in OWN_BACKBONE and _is_i3d(options) else None
+    chosen = dict(options)
+    if own:
+        # --weights is the file of the comparison's own network
+        chosen |= {"backbone": own, "weights": None, "precision": "fp32"}
+    if metric == "is" and own:
+        del chosen["reference"]
+    return (own, metric == "fid"), chosen
+
+
+def _shares(metrics, options):
+    """The shares of all comparisons that the metrics look at; those that cannot be had are left out as above."""
+    shares = {}
+    for metric in metrics or METRICS:
+        key, chosen = _chosen(metric, options)
+        try:
+            if key not in shares:
+                shares[key] = share_of(chosen, per_frame=metric == "fid")
+        except InputError as error:
+            if metrics or metric == "fvd":
+                raise
+            note(f"no {metric}: {error}", options["quiet"])
+    return list(shares.values())
 
 
 def _is_i3d(options):

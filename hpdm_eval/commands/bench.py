@@ -8,6 +8,8 @@ from hpdm_eval.commands.bench_data import index, shards
 from hpdm_eval.commands.bench_decoding import decoding_command
 from hpdm_eval.commands.bench_extract import extract
 from hpdm_eval.commands.bench_gpu import gpu
+from hpdm_eval.commands.bench_metrics import interval
+from hpdm_eval.commands.bench_scale import scale
 from hpdm_eval.commands.bench_sampling import sampling
 from hpdm_eval.commands.bench_training import fusion, training
 
@@ -26,6 +28,6 @@ def page(folder, out, **options):
     write_page(folder, out)
 
 
-for command in (extract, fusion, training, sampling, index, shards, gpu, page):
+for command in (extract, interval, scale, fusion, training, sampling, index, shards, gpu, page):
     bench.add_command(command)
 bench.add_command(decoding_command, "decoding")

@@ -6,7 +6,7 @@ import click
 
 from hpdm.console import OutputFile, common_options
 from hpdm.environment import choose_device, git_revision, hardware, package_versions
-from hpdm_eval.cache import FeatureCache
+from hpdm_eval.cache import open_cache
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
 from hpdm_eval.features import FeatureSet, extract_features
@@ -34,7 +34,7 @@ def features(samples, out, as_json, **options):
     backbone = open_backbone(protocol, options, device)
     source.min_frames, source.shared = backbone.min_frames, True
     extracted = extract_features(source, backbone, batch=options["batch"], quiet=options["quiet"],
-                                 cache=FeatureCache(backbone) if options["cache"] else None)
+                                 cache=open_cache(backbone, options))
     manifest = {
         **extracted.manifest,
         "protocol": {**protocol.to_dict(), "hash": protocol.hash()},

@@ -9,7 +9,7 @@ from hpdm_eval.records import RecordedCommand
 
 
 @click.command(cls=RecordedCommand)
-@judging_options(backbone="inception")
+@judging_options(backbone="inception", shards=True)
 def fid(**options):
     """Fréchet distance of the frames of samples from those of real clips: lower is better, blind to motion.
 

@@ -37,7 +37,7 @@ class Sizes(click.ParamType):
 @click.option("--interval-over", "over", type=click.Choice(["samples", "both"]), default="samples", show_default=True,
               help="Sets to resample: the samples against this reference, or both.")
 @click.option("--extrapolate", is_flag=True, help="Also FVD-infinity, the infinite-sample limit of both sides.")
-@judging_options()
+@judging_options(shards=True)
 def fvd(at, interval, over, extrapolate, **options):
     """Fréchet video distance of samples from real clips: lower is better, 0 for identical sets.
 

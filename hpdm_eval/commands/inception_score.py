@@ -13,7 +13,7 @@ from hpdm_eval.records import RecordedCommand
 @click.command("is", cls=RecordedCommand)
 @click.option("--splits", type=click.IntRange(min=1),
               help=f"Parts over which the score is averaged. [the protocol's, or {SPLITS}]")
-@judging_options(reference=False, backbone="c3d")
+@judging_options(reference=False, backbone="c3d", shards=True)
 def inception_score_command(splits, **options):
     """Inception Score of samples: higher is better, at most the number of classes.
 

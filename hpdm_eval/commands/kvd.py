@@ -16,7 +16,7 @@ VARIANTS = {"kvd": kernel_video_distance, "jedi": jedi_distance}
 @click.option("--subsets", type=click.IntRange(min=1), help="Also mean and spread over so many random subsets.")
 @click.option("--subset-size", type=click.IntRange(min=2), default=1000, show_default=True,
               help="Clips in such a subset.")
-@judging_options()
+@judging_options(shards=True)
 def kvd(variant, subsets, subset_size, **options):
     """Kernel video distance of samples from real clips: lower is better, about 0 for sets alike.
 

@@ -113,11 +113,14 @@ def reading_options(function):
 
 
 def backbone_options(function, default=None):
-    """Add `--backbone`, `--weights`, `--c3d-mean`, `--unverified`, `--precision`, `--batch` and `--cache`.
+    """Add `--backbone`, `--weights`, `--c3d-mean`, `--unverified`, `--precision`, `--batch`, `--cache`, `--verify-cache`.
 
     default: the backbone of a metric that has one of its own, in place of the protocol's.
     """
     for option in (
+        click.option("--verify-cache", is_flag=True,
+                     help="Decode all clips and compare them with what the cache remembers of their files, which it "
+                          "knows again by path, size and time."),
         click.option("--cache/--no-cache", default=True, show_default=True,
                      help="Keep features of clips, and use those of earlier runs, in the user's cache folder or "
                           "$HPDM_EVAL_CACHE."),

@@ -11,7 +11,7 @@ from scipy import stats
 from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm_eval.backbones.backbone import check_frames
-from hpdm_eval.cache import FeatureCache
+from hpdm_eval.cache import open_cache
 from hpdm_eval.clip_jobs import clip_digest
 from hpdm_eval.clips import Clip
 from hpdm_eval.commands.options import take_protocol
@@ -64,7 +64,7 @@ def positions(patch, overlap, lossless, tiles, **options):
     for role in ("samples", "reference"):
         tiled = TileSource(open_source(role, protocol, options), plan.patch, tiles, options["seed"], lattices)
         extracted = extract_features(tiled, backbone, batch=options["batch"], quiet=options["quiet"],
-                                     cache=FeatureCache(backbone) if options["cache"] else None)
+                                     cache=open_cache(backbone, options))
         sides[role] = tiled, extracted.features, tiled.source.summary()
     with warnings.catch_warnings(record=True) as caught, one_thread():
         warnings.simplefilter("always")

@@ -14,7 +14,7 @@ FIGURES = ("precision", "recall", "density", "coverage")
 @click.command(cls=RecordedCommand)
 @click.option("--neighbours", "-k", type=click.IntRange(min=1), default=NEIGHBOURS, show_default=True,
               help="The neighbour that the ball of a clip reaches to.")
-@judging_options()
+@judging_options(shards=True)
 def prdc(neighbours, **options):
     """Precision, recall, density and coverage of samples against real clips: higher is better.
 

@@ -3,8 +3,13 @@
 Clips are uint8 [T, H, W, 3].
 """
 
+import os
 import shlex
 import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -13,11 +18,12 @@ import torch.nn.functional as F
 
 from hpdm.console import Command, OutputFolder, common_options, note, progress
 from hpdm.data.procedural import CLASS_NAMES, procedural_clip
-from hpdm.video.writer import write_video
+from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, atomic_folder, holds_something
 from hpdm.lock import hold
-from hpdm.sampling.cli import sample
+from hpdm.video.workers import available_cores
+from hpdm.video.writer import write_video
 from hpdm_eval.commands.fvd import fvd
 from hpdm_eval.commands.report import report
 from hpdm_eval.commands.stats import stats
@@ -28,7 +34,9 @@ FIRST_SEED = 7_000_000  # far from the seeds that the backbone and the models ar
 BLUR = 5  # pixels
 FEW_CLASSES = 3
 SAMPLES = "nano"
-DRAFT_STEPS = "16,8,4"  # half of the shipped model's: a quarter of the time for slightly worse videos
+DRAFT = ("--steps", "16,8,4", "--overlap", "none")  # an eighth of the time for slightly worse videos
+MOST_SAMPLERS = 8  # processes
+FEWEST_VIDEOS = 12  # per process: starting one takes as long as sampling so many
 MARKER = ".made-by-hpdm-eval-quickstart"
 
 
@@ -77,24 +85,26 @@ def quickstart(out, clips, device, seed, quiet):
     click.get_current_context().with_resource(hold(out))
     with atomic_file(out / MARKER, "w"):
         pass
-    for number, (name, (draw, _)) in enumerate(SETS.items()):
-        with atomic_folder(out / name) as folder:
-            for index in progress(range(clips), description=f"drawing {name}", unit="clip", quiet=quiet):
-                clip, label = draw(FIRST_SEED + seed * len(SETS) + number, index)
-                write_video(folder / f"{index:05d}_c{label:03d}.mp4", clip)
-
     for name in (SAMPLES, "records"):  # drawn sets are replaced, so are samples and what was said of them
         shutil.rmtree(out / name, ignore_errors=True)
     shared = ["--device", device, "--seed", str(seed)] + ["--quiet"] * quiet
-    _run(sample, ["--checkpoint", "nano", "--num", clips, "--out", out / SAMPLES, "--steps", DRAFT_STEPS, *shared], quiet)
-
     common = ["--backbone", "shapes3d", "--protocol", "native", *shared]
     reference, records = out / "reference.npz", {}
-    _run(stats, ["--data", out / "reference", "--out", reference, *common], quiet)
-    for name, words in [*((name, words) for name, (_, words) in SETS.items()), (SAMPLES, "nano model, draft steps")]:
-        if words:
-            paths = ["--samples", out / name, "--reference", reference, "--record", out / "records"]
-            records[words] = _run(fvd, [*paths, *common], quiet)
+
+    def judge(name, words):
+        paths = ["--samples", out / name, "--reference", reference, "--record", out / "records"]
+        records[words] = _run(fvd, [*paths, *common], quiet)
+
+    asked = ["--checkpoint", "nano", "--num", clips, "--out", out / SAMPLES, *DRAFT, *shared]
+    with _sampling(asked, clips, choose_device(device).type, quiet) as samplers:
+        for number, (name, (draw, _)) in enumerate(SETS.items()):
+            _draw_set(out / name, clips, draw, FIRST_SEED + seed * len(SETS) + number, quiet)
+        _run(stats, ["--data", out / "reference", "--out", reference, *common], quiet)
+        for name, (_, words) in SETS.items():
+            if words:
+                judge(name, words)
+        samplers.wait()
+    judge(SAMPLES, "nano model, draft steps")
 
     values = list(records.values())
     with atomic_file(out / "table.md", "w") as file:
@@ -106,9 +116,78 @@ def quickstart(out, clips, device, seed, quiet):
     click.echo(f"videos, records and table.md are in {out}")
 
 
+def _draw_set(folder, clips, draw, seed, quiet):
+    with atomic_folder(folder) as place:
+        for index in progress(range(clips), description=f"drawing {folder.name}", unit="clip", quiet=quiet):
+            clip, label = draw(seed, index)
+            write_video(place / f"{index:05d}_c{label:03d}.mp4", clip)
+
+
+class _Samplers:
+    """`hpdm-sample` in processes of one thread each, as torchrun would start them; they share out the videos."""
+
+    def __init__(self, words, count, quiet):
+        self._quiet, self._files = quiet, [tempfile.TemporaryFile() for _ in range(count)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count)}
+        search = [str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)]
+        environment["PYTHONPATH"] = os.pathsep.join(search)
+        command = [sys.executable, "-m", "hpdm.sampling", "--", *words]
+        self._processes = [
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank, file in enumerate(self._files)
+        ]
+
+    def wait(self):
+        """Until all have ended; raises InputError with what the first that failed has said."""
+        note("\nwaiting for the samples", self._quiet or all(process.poll() is not None for process in self._processes))
+        for process, file in zip(self._processes, self._files, strict=True):
+            if process.wait():
+                file.seek(0)
+                last = (file.read().decode(errors="replace").split("\n")[-2:] or [""])[0]
+                raise InputError(f"hpdm-sample ended with {process.returncode}: {last.removeprefix('error: ')}")
+
+    def end(self):
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for file in self._files:
+            file.close()
+
+
+class _Sampled:
+    """Stands in for `_Samplers` where the videos are there."""
+
+    def wait(self):
+        pass
+
+
+@contextmanager
+def _sampling(arguments, clips, device, quiet):
+    """Sample while the block runs, in as many processes as there are cores; on a GPU before it, in this one.
+
+    Networks of this size are faster in one thread than in several, and several processes take several videos.
+    """
+    if device != "cpu":
+        from hpdm.sampling.cli import sample  # a second, which the processes below take as well
+
+        _run(sample, arguments, quiet)
+        yield _Sampled()
+        return
+    words = list(map(str, arguments))
+    count = max(min(available_cores(), MOST_SAMPLERS, clips // FEWEST_VIDEOS), 1)
+    note(f"\n$ hpdm-sample {shlex.join(words)}\n(in {count} processes, meanwhile)", quiet)
+    samplers = _Samplers(words, count, quiet)
+    try:
+        yield samplers
+    finally:
+        samplers.end()
+
+
 def _run(command, arguments, quiet):
     """Run a command as the shell would, showing what to type for it; returns what it returns."""
     words = list(map(str, arguments))
-    name = "hpdm-sample" if command is sample else f"hpdm-eval {command.name}"
+    name = "hpdm-sample" if command.name == "sample" else f"hpdm-eval {command.name}"
     note(f"\n$ {name} {shlex.join(words)}", quiet)
     return command.main(words, prog_name=name, standalone_mode=False)

@@ -5,7 +5,7 @@ import click
 from hpdm.console import OutputFile, common_options, note
 from hpdm.environment import choose_device, git_revision, package_versions
 from hpdm.errors import InputError
-from hpdm_eval.cache import FeatureCache
+from hpdm_eval.cache import open_cache
 from hpdm_eval.clips import open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
 from hpdm_eval.features import extract_features, extract_moments
@@ -41,7 +41,7 @@ def stats(data, out, keep_features, per_frame, **options):
     backbone = open_backbone(protocol, options, choose_device(options["device"]), per_frame)
     source.min_frames, source.shared = backbone.min_frames, True
     reading = {"batch": options["batch"], "quiet": options["quiet"],
-               "cache": FeatureCache(backbone) if options["cache"] else None}
+               "cache": open_cache(backbone, options)}
     if keep_features:
         extracted = extract_features(source, backbone, **reading)
         features, sources = extracted.features, sources_of(extracted.names, clips=source.settings.rule.clips)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from hpdm.errors import InputError
-from hpdm_eval.threads import one_thread
+from hpdm_eval.threads import by_threads, one_thread
 
 ROOT = "qr-nuclear"  # this module's own way
 SVD_ROOTS = {"fp32-svd": torch.float32, "fp64-svd": torch.float64}
@@ -56,7 +56,7 @@ class Moments:
     @classmethod
     def of(cls, features):
         """Moments of one array or tensor of features [N, D]."""
-        features = _as_features(features)
+        features = as_features(features)
         return cls(features.shape[1]).update(features)
 
     @classmethod
@@ -79,7 +79,7 @@ class Moments:
     @one_thread()
     def update(self, features):
         """Add features [B, D] of any float type, array or tensor; returns self."""
-        features = _as_features(features)
+        features = as_features(features)
         if features.shape[1] != self.dimension:
             raise InputError(f"features have {features.shape[1]} dimensions, the moments {self.dimension}; "
                              "both must come from the same backbone")
@@ -112,7 +112,7 @@ def frechet_from_features(x, y, ddof=1):
     `ddof` = 1 divides the covariances by N - 1, 0 by N. Warns with FewSamplesWarning where N or M is not above D.
     Raises InputError for fewer than two clips, unequal dimensions, or values that are not finite.
     """
-    return frechet_distance(_as_features(x), _as_features(y), ddof=ddof)
+    return frechet_distance(as_features(x), as_features(y), ddof=ddof)
 
 
 def frechet_from_moments(a, b, ddof=1):
@@ -128,7 +128,7 @@ def frechet_distance(x, y, *, ddof=1, root=ROOT):
     answer has the same digits, on others it depends on scipy's version and can be nonsense. "fp32-svd" and "fp64-svd"
     repeat the computation of older FVD code in its own precision, see `frechet_by_svd_roots`.
     """
-    x, y = (side if isinstance(side, Moments) else _as_features(side) for side in (x, y))
+    x, y = (side if isinstance(side, Moments) else as_features(side) for side in (x, y))
     if _dimension(x) != _dimension(y):
         raise InputError(f"the two sides have {_dimension(x)} and {_dimension(y)} features; "
                          "both must come from the same backbone")
@@ -141,7 +141,7 @@ def frechet_distance(x, y, *, ddof=1, root=ROOT):
         return frechet_by_svd_roots(x, y, ddof=ddof, dtype=SVD_ROOTS[root])
     if root not in (ROOT, "scipy-sqrtm"):
         raise InputError(f"unknown square root {root!r}; choose qr-nuclear, scipy-sqrtm, fp32-svd or fp64-svd")
-    (mean_x, factor_x), (mean_y, factor_y) = _mean_and_factor(x, ddof), _mean_and_factor(y, ddof)
+    (mean_x, factor_x), (mean_y, factor_y) = by_threads(lambda side: _mean_and_factor(side, ddof), (x, y))
     shift = mean_x - mean_y
     traces = np.square(factor_x).sum() + np.square(factor_y).sum()
     overlap = np.linalg.svd(factor_x @ factor_y.T, compute_uv=False)
@@ -190,7 +190,7 @@ def _svd_root(matrix):
     return left @ torch.diag(values) @ right
 
 
-def _as_features(features):
+def as_features(features):
     """Float64 array [N, D] of finite values."""
     if isinstance(features, torch.Tensor):
         features = features.detach().cpu().to(torch.float64).numpy()

@@ -4,7 +4,7 @@
 """
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.05
 TOLERANCE = 0.05  # log units
@@ -34,7 +34,7 @@ def mean_t_interval(scores):
     """
     if len(scores) < FEWEST_CLIPS:
         return None
-    reach = stats.t.ppf(0.975, len(scores) - 1) * scores.std(ddof=1) / np.sqrt(len(scores))
+    reach = special.stdtrit(len(scores) - 1, 0.975) * scores.std(ddof=1) / np.sqrt(len(scores))
     return float(scores.mean() - reach), float(scores.mean() + reach)
 
 
@@ -46,7 +46,7 @@ def difference_t_interval(scores, real):
     if not errors.any():
         return (float(scores.mean() - real.mean()),) * 2
     freedom = errors.sum()**2 / (errors**2 / (np.array([len(scores), len(real)]) - 1)).sum()
-    reach = stats.t.ppf(0.975, freedom) * np.sqrt(errors.sum())
+    reach = special.stdtrit(freedom, 0.975) * np.sqrt(errors.sum())
     difference = scores.mean() - real.mean()
     return float(difference - reach), float(difference + reach)
 
@@ -58,7 +58,7 @@ def mean_above(scores, tolerance=TOLERANCE):
     spread = scores.std(ddof=1)
     if spread == 0:
         return float(scores[0] <= tolerance)
-    return float(stats.t.sf((scores.mean() - tolerance) / (spread / np.sqrt(len(scores))), len(scores) - 1))
+    return float(special.stdtr(len(scores) - 1, (tolerance - scores.mean()) / (spread / np.sqrt(len(scores)))))
 
 
 def permuted_above(scores, real, tolerance, rng, draws=PERMUTATIONS):

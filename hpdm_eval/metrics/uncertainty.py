@@ -30,12 +30,14 @@ Shapes: N samples, M reference clips, D feature dimensions, g groups. sources: i
 """
 
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from hpdm.errors import InputError
-from hpdm_eval.metrics.frechet import ROOT, SVD_ROOTS, Moments, frechet_distance
+from hpdm_eval.metrics.frechet import ROOT, SVD_ROOTS, Moments, as_features, frechet_distance
+from hpdm_eval.threads import by_threads, one_thread
 
 GROUPS = 20
 FEWEST_GROUPS = 8  # where clips come from few sources
@@ -117,9 +119,10 @@ class Jackknife:
 
     def half_width(self, level=0.95):
         """Half the width of a two-sided interval: Student's t with g - 1 degrees of freedom times the error."""
-        return float(stats.t.ppf((1 + level) / 2, self.groups - 1) * self.standard_error)
+        return float(special.stdtrit(self.groups - 1, (1 + level) / 2) * self.standard_error)
 
 
+@one_thread()
 def grouped_jackknife(samples, reference, *, over="samples", groups=GROUPS, seed=0, ddof=1, sources=None,
                       reference_sources=None):
     """Jackknife over random groups of the samples [N, D], or of samples and reference.
@@ -297,32 +300,59 @@ def _subset(rng, total, size, sources=None):
 def _leave_out(varied, target, groups, seed, sources=None):
     """`Jackknife` over groups of `varied` [N, D]."""
     # Clips come sorted by class more often than not; groups must each be a sample of all.
-    parts = [Moments.of(varied[rows]) for rows in deal(len(varied), groups, seed, sources)]
-    value = target.distance(_join(parts))
-    without = np.array([target.distance(moments) for moments in _all_but_one(parts)])
-    share = len(varied) / np.array([part.n for part in parts])  # N / m_j, g for equal groups
+    groups = deal(len(varied), groups, seed, sources)
+    value, *without = _LeftOut(varied, target, groups).distances()
+    share = len(varied) / np.array([len(rows) for rows in groups])  # N / m_j, g for equal groups
+    without = np.array(without)
     pseudo = share * value - (share - 1) * without
-    corrected = len(parts) * value - ((1 - 1 / share) * without).sum()
+    corrected = len(groups) * value - ((1 - 1 / share) * without).sum()
     error = np.sqrt(np.mean(np.square(pseudo - corrected) / (share - 1)))
-    return Jackknife(value=value, standard_error=float(error), bias=float(value - corrected), groups=len(parts))
+    return Jackknife(value=value, standard_error=float(error), bias=float(value - corrected), groups=len(groups))
 
 
-def _all_but_one(parts):
-    """Moments of all parts without the first, without the second, ...; joined from both ends, never subtracted."""
-    after = [Moments(parts[0].dimension)]
-    for part in reversed(parts[1:]):
-        after.append(_join([part, after[-1]]))
-    before = Moments(parts[0].dimension)
-    for part, rest in zip(parts, reversed(after)):
-        yield _join([before, rest])
-        before = _join([before, part])
+class _LeftOut:
+    """Distances of clips [N, D] without each of some groups, from sums over groups.
+
+    With F the target's factor, the distance needs of a set's covariance S its trace and the eigenvalues of F S Fᵀ, the
+    covariance of the clips times Fᵀ. So clips are multiplied once, and each group's products are summed once; a
+    distance is then a sum of matrices and the eigenvalues of that. All is about the mean of all clips, and the shift
+    of a set's own mean enters by a term of rank one. Sums of all groups but one are added up from both ends: a
+    difference would round where one group outweighs the others.
+    """
+
+    def __init__(self, varied, target, groups):
+        self._target = target
+        varied = as_features(varied)
+        centre = varied.mean(axis=0)
+        self._offset = centre - target.mean
+
+        def part(rows):
+            """Of a group: its clips, their sum [D], their sum of squares, and the products [D, D] of what is seen."""
+            own = varied[rows] - centre
+            seen = own @ target.factor.T
+            return len(rows), own.sum(axis=0), np.square(own).sum(), seen.T @ seen
+
+        self._parts = by_threads(part, groups)
+
+    def distances(self):
+        """[distance of all clips, without the first group, without the second, ...]."""
+        none = 0, np.zeros_like(self._offset), 0.0, np.zeros_like(self._parts[0][3])
+        ahead = list(accumulate(reversed(self._parts), _plus, initial=none))  # sums of the last 0, 1, 2, ... groups
+        before = accumulate(self._parts, _plus, initial=none)
+        sums = (_plus(first, rest) for first, rest in zip(before, reversed(ahead[:-1])))
+        return by_threads(self._distance, chain([ahead[-1]], sums))
+
+    def _distance(self, part):
+        count, total, squares, products = part
+        mean, scale = total / count, count - self._target.ddof
+        shift, seen = self._offset + mean, self._target.factor @ mean
+        overlap = np.linalg.eigvalsh((products - count * np.outer(seen, seen)) / scale)
+        trace = (squares - count * (mean @ mean)) / scale
+        return float(shift @ shift + self._target.trace + trace - 2 * np.sqrt(np.clip(overlap, 0, None)).sum())
 
 
-def _join(parts):
-    joined = Moments(parts[0].dimension)
-    for part in parts:
-        joined.merge(part)
-    return joined
+def _plus(one, other):
+    return tuple(first + second for first, second in zip(one, other))
 
 
 def _target(reference, ddof):

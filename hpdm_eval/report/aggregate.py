@@ -9,7 +9,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import special
 
 from hpdm_eval.report.collect import Found
 
@@ -74,7 +74,7 @@ def difference_within_seeds(own, first):
 
 def _interval_of_mean(values):
     mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    half = float(special.stdtrit(len(values) - 1, 0.975)) * error
     return mean - half, mean + half
 
 

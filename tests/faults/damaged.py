@@ -124,7 +124,7 @@ def damaged_results(effort, seed, folder):
                and np.array_equal(value.moments.cov(), moments.cov())),
         damage("features", folder / "features.npz", lambda: FeatureSet.load(folder / "features.npz"), effort, seed,
                lambda value: np.array_equal(value.features, features)),
-        damage("cached features", cache.path("ab" * 32), lambda: cache.get("ab" * 32), effort, seed,
+        damage("cached features", cache.file, lambda: cache.get("ab" * 32), effort, seed,
                lambda value: value is None or np.array_equal(value[0], features[0])),
         damage("state dict", folder / "net.pt", lambda: read_tensors(folder / "net.pt"), effort, seed),
         damage("weights of shapes3d", Path(shipped),

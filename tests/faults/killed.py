@@ -271,7 +271,7 @@ def killed_rank(effort, seed, folder):
     def judged(name, killed):
         os.environ["HPDM_EVAL_CACHE"] = str(cache)
         if killed:
-            kill(torchrun("hpdm_eval", *judging, folder / name), lambda: any(cache.rglob("*.npz")))
+            kill(torchrun("hpdm_eval", *judging, folder / name), lambda: any(cache.rglob("*.features")))
         code = torchrun("hpdm_eval", *judging, folder / name).wait(timeout=600)
         values = [json.loads(path.read_text()) for path in (folder / name).glob("*.json")] if not code else []
         return code, [(record["value"], record["ci95"], record["details"]) for record in values]

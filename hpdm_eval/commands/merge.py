@@ -1,0 +1,37 @@
+"""`hpdm-eval merge`: the record of an evaluation whose features were extracted by the jobs of an array."""
+
+import importlib
+
+import click
+
+from hpdm.console import Command
+from hpdm.errors import InputError
+from hpdm_eval.judge import merged_from
+from hpdm_eval.shards import join_caches, joined_cache, read_shards
+
+
+@click.command(cls=Command)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False), metavar="DIR")
+@click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
+def merge(folder, quiet):
+    """Make the records of the shards in DIR: run their command on the features that they have extracted.
+
+    \b
+    hpdm-eval fvd --samples S --reference R --record records/ --shard 3/8 --shards DIR    # in each of eight jobs
+    hpdm-eval merge DIR
+
+    The figures are those of the command without --shard, to the last bit, and so are the records, which list the shards
+    besides. The clips must be where they were, and the processor of the same kind.
+    """
+    from hpdm_eval.cli import SUBCOMMANDS
+
+    shards = read_shards(folder)
+    name, *words = shards[0]["words"]
+    if name not in SUBCOMMANDS:
+        raise InputError(f"{folder}: hpdm-eval has no command {name!r}; make the shards again")
+    module, attribute = SUBCOMMANDS[name]
+    command = getattr(importlib.import_module(f"hpdm_eval.commands.{module}"), attribute)
+    join_caches(folder, quiet)
+    with joined_cache(folder), merged_from(shards):
+        return command.main([*words, *["--quiet"] * (quiet and "--quiet" not in words)], prog_name=f"hpdm-eval {name}",
+                            standalone_mode=False)
