@@ -60,6 +60,14 @@ def test_losses_and_weights_equal_those_of_one_process(folder, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("file", ["model", "ema"])
+def test_two_halves_are_the_whole_bit_for_bit(folder, file):
+    """DDP would add up the first step's gradients in another order than all later ones."""
+    whole, halves = (saved_weights(step_folder(folder / run, 4), file) for run in ("ddp", "half"))
+    assert all(torch.equal(whole[key], halves[key]) for key in whole)
+
+
+@pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_within_the_step(folder):
     assert said(folder, "stopped") == ["2 True"] * 3
     assert step_folder(folder / "stopped", 2).is_dir() and not step_folder(folder / "stopped", 3).exists()

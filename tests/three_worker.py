@@ -17,8 +17,9 @@ STEPS = "training.steps=4"
 RUNS = {
     "ddp": ("parallel=ddp",), "fsdp": ("parallel=fsdp",), "empty passes": ("parallel=fsdp", "micro_batch=1"),
     "stopped": ("parallel=fsdp",), "stopped again": ("parallel=fsdp",), "elsewhere": (),
+    "half": ("parallel=ddp",), "other half": ("parallel=ddp",),
 }
-FOLDERS = {"stopped again": "stopped"}
+FOLDERS = {"stopped again": "stopped", "other half": "half"}
 
 
 def main(folder, rank, *ports):
@@ -32,7 +33,8 @@ def main(folder, rank, *ports):
         if name == "stopped" and rank == "1":
             stop_in_step(2)
         try:
-            outcome = train(small_config(STEPS, *settings), run, device="cpu", quiet=True)
+            outcome = train(small_config(STEPS, *settings), run, device="cpu", quiet=True,
+                            stop_after=2 if name == "half" else None)
             said = f"{outcome.step} {outcome.interrupted}"
         except InputError as error:
             said = str(error)

@@ -10,8 +10,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from hpdm.conditioning import no_conditions
 from hpdm.environment import check_meeting_point, choose_device, processes_here
 from hpdm.errors import InputError
+from hpdm.rin import seed_samples
+from hpdm.training.precision import mixed_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +163,23 @@ def replicate(network, processes: Processes):
         return network
     # There is nothing in the buffers but constants.
     return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def settle(model, method, precision: str, device):
+    """Have DDP arrange its buckets of gradients before the first step; does nothing to other networks.
+
+    It arranges them by the first backward pass, and three or more processes add up in another order in another bucket.
+    A run that goes on would else differ in the last bits from one that was never stopped.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        return
+    network = method.config.network
+    video = torch.zeros(1, network.channels, *method.video_size, dtype=torch.uint8, device=device)
+    seed_samples(model, [0])
+    with mixed_precision(device, precision):
+        loss = method.loss(model, video, no_conditions(network, 1, device), step=0, positions=range(1)).mean()
+    loss.backward()
+    model.zero_grad()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from hpdm.training.checkpoint import (
 )
 from hpdm.training.config import plan_batch
 from hpdm.training.data import keep_data, note_data, refuse_other_data
-from hpdm.training.distributed import gradient_sync, processes, replicate, shard
+from hpdm.training.distributed import gradient_sync, processes, replicate, settle, shard
 from hpdm.training.ema import EMA, PowerEMA
 from hpdm.training.evaluation import open_evaluations
 from hpdm.training.log import RunLog
@@ -100,6 +100,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         if settings.compile:
             network.compile_blocks()
         model = replicate(network, here)
+        network.train()
+        settle(model, method, settings.precision, device)
         parameters = list(network.parameters())
         ema = EMA(network, settings.ema_half_life, settings.ema_ramp_up)
         traces = [PowerEMA(network, sigma_rel) for sigma_rel in settings.traces]
