@@ -363,8 +363,9 @@ except InputError as error:
     assert done.returncode == 0 and "PyAV is not installed" in done.stdout, done.stderr
 
 
-def test_the_committed_page_is_that_of_the_committed_records():
-    folder = Path(__file__).parents[1] / "reports" / "gpu"
+@pytest.mark.parametrize("name", [".", "options"])
+def test_the_committed_page_is_that_of_the_committed_records(name):
+    folder = Path(__file__).parents[1] / "reports" / "gpu" / name
     records = read_records(folder)
     assert page(records) == (folder / "gpu.md").read_text(encoding="utf-8")
     assert all(record["status"] != "measured" or record["device"]["name"] for record in records)
