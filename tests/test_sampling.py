@@ -16,7 +16,8 @@ from hpdm.network import LevelOutput
 from hpdm.pyramid import OVERLAPS, tile_starts
 from hpdm.sampling.calls import CallSizes, find_call_sizes, reference_size
 from hpdm.sampling.config import SamplingConfig
-from hpdm.sampling.tiled import TiledSampler, stream_seed
+from hpdm.sampling.steps import plan_level
+from hpdm.sampling.tiled import TiledSampler, stream_seed, tile_scale
 
 PATCH = (4, 4, 4)
 ALONE = CallSizes(sizes=(1,), threads=1)
@@ -54,7 +55,8 @@ def test_the_average_over_a_constant_field_is_that_field(overlap):
     network = KnownVideos([torch.full_like(v, 0.3) for v in videos(1)], PATCH)
     sampler = TiledSampler(network, network.diffusion, SamplingConfig(steps=(2, 2, 2), overlap=overlap))
     for level in range(3):
-        weight = sampler._weight(level)
+        (tiling,) = plan_level(network.pyramid, network.diffusion, sampler.sampling, level).tilings
+        weight = tile_scale(tiling, network.pyramid.resolution(level))
         covering = torch.zeros_like(weight)
         for f, h, w in tile_starts(network.pyramid, level, overlap).tolist():
             covering[f:f + 4, h:h + 4, w:w + 4] += 0.3 * weight[f:f + 4, h:h + 4, w:w + 4]

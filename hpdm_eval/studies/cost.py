@@ -1,6 +1,6 @@
 """What a plan will cost, counted without computing anything."""
 
-from hpdm.pyramid import tile_starts
+from hpdm.sampling.steps import plan_level
 from hpdm.training.plan import EXAMPLE_TFLOPS, count_flops
 from hpdm_eval.tables import aligned
 
@@ -12,12 +12,11 @@ def sampling_flops(config, figures) -> float:
     sampling, levels = config.sampling, config.pyramid.levels
     windows = config.training.windows(levels)  # which `figures` count and samples do not have
     total = 0.0
-    for level, steps in enumerate(sampling.level_steps(levels)):
+    for level in range(levels):
         of_level = sum(entry["flops"] for entry in figures.by_block if entry["level"] == level) / windows[level]
-        evaluations = 2 * steps - 1 if level < sampling.heun_levels else steps
-        tiles = len(tile_starts(config.pyramid, level, sampling.overlap))
-        total += tiles * evaluations * (of_level + figures.outside_blocks / sum(windows))
-    return total * (1 if sampling.guidance == 1 else 2)
+        tiles = plan_level(config.pyramid, config.diffusion, sampling, level).tile_evaluations
+        total += tiles * (of_level + figures.outside_blocks / sum(windows))
+    return total * (2 if sampling.guided else 1)
 
 
 def describe_cost(plan) -> str:

@@ -11,7 +11,7 @@ from hpdm.config import Config, config_to_dict, override_config
 from hpdm.errors import InputError
 from hpdm.files import atomic_file, parse_json
 from hpdm.methods import make_method
-from hpdm.pyramid import tile_starts
+from hpdm.sampling.steps import plan_level
 from hpdm.sampling.cli import sample
 from hpdm.training.checkpoint import CONFIG_FILE, read_config, step_folder
 from hpdm.training.config import plan_batch
@@ -258,11 +258,10 @@ def sampling_cost(config: Config) -> float:
     sampling, network = config.sampling, config.network
     tokens = math.prod(r // t for r, t in zip(config.pyramid.patch, network.token))
     total = 0
-    for level, steps in enumerate(sampling.level_steps(config.pyramid.levels)):
-        tiles = len(tile_starts(config.pyramid, level, sampling.overlap))
-        evaluations = 2 * steps - 1 if level < sampling.heun_levels else steps
-        total += tiles * evaluations * tokens * sum(hosted > level for hosted in network.levels_per_block)
-    return float(total) * (1 if sampling.guidance == 1 else 2)
+    for level in range(config.pyramid.levels):
+        tiles = plan_level(config.pyramid, config.diffusion, sampling, level).tile_evaluations
+        total += tiles * tokens * sum(hosted > level for hosted in network.levels_per_block)
+    return float(total) * (2 if sampling.guided else 1)
 
 
 def _label(item):
