@@ -174,7 +174,7 @@ def settle(model, method, precision: str, device):
     if not isinstance(model, DistributedDataParallel):
         return
     network = method.config.network
-    video = torch.zeros(1, network.channels, *method.video_size, dtype=torch.uint8, device=device)
+    video = torch.zeros(1, 3, *method.video_size, dtype=torch.uint8, device=device)
     seed_samples(model, [0])
     with mixed_precision(device, precision):
         loss = method.loss(model, video, no_conditions(network, 1, device), step=0, positions=range(1)).mean()
