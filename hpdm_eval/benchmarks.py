@@ -51,8 +51,14 @@ def finish(result, lines, *, device, as_json, record):
         write_json(record / f"{name}.json", result)
 
 
+NOTES = "<!-- notes: what follows is kept when the page is written again -->"
+
+
 def write_page(folder, out):
-    """Markdown with every result of a folder, in a fixed order; raises InputError where there is none."""
+    """Markdown with every result of a folder, in a fixed order; raises InputError where there is none.
+
+    What people have written on the page, from the line NOTES on, stays.
+    """
     results = [_read(path) for path in sorted(Path(folder).glob("*.json"))]
     results = [result for result in results if isinstance(result, dict) and result.get("bench") in ORDER]
     if not results:
@@ -64,6 +70,9 @@ def write_page(folder, out):
         lines += ["", f"## {TITLES[result['bench']]}", "", f"`{result['command']}`  ",
                   f"{result['hardware']}; {versions}; commit {(result['git'] or 'unknown')[:12]}; {result['created'][:10]}",
                   "", "```", result["text"], "```"]
+    written = Path(out).read_text(encoding="utf-8") if Path(out).exists() else ""
+    if NOTES in written:
+        lines += ["", NOTES + written.partition(NOTES)[2].rstrip("\n")]
     with atomic_file(out, "w") as file:
         file.write("\n".join(lines) + "\n")
 

@@ -38,8 +38,8 @@ SUFFIX = ".features"
 CLIP, FILE = 1, 2  # kinds of entries
 LAYOUT = 2  # the way clips go through a network, see `calls`; unchanged, since files of single clips are still read
 # modules of `backbones` that pixels go through or that decide how; the others say where files come from
-COMPUTES = ("backbone.py", "c3d.py", "i3d.py", "loading.py", "preprocess.py", "scripted.py", "shapes3d.py",
-            "transformers.py")
+COMPUTES = ("backbone.py", "c3d.py", "convolution.py", "i3d.py", "loading.py", "preprocess.py", "scripted.py",
+            "shapes3d.py", "transformers.py")
 LIBRARIES = ("torch", "transformers", "torch-fidelity")  # the last two bring networks of their own
 # entries of `Backbone.describe()` that say where weights came from, not what they compute
 OF_ORIGIN = ("file", "verified", "trust")
@@ -181,7 +181,7 @@ def _packed(*arrays):
 def _unpacked(body):
     start = 2 + int.from_bytes(body[:2], "little")
     arrays = []
-    for shape in json.loads(body[2:start]):
+    for shape in parse_json(bytes(body[2:start])):
         count = math.prod(shape)
         arrays.append(np.frombuffer(body, "<f4", count, start).reshape(shape).copy())
         start += 4 * count

@@ -18,6 +18,7 @@ from hpdm.files import atomic_file, parse_json
 from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.calls import call_size, network_calls
 from hpdm_eval.distributed import failing_together, gather, rank_and_size
+from hpdm_eval.heap import Heap
 from hpdm_eval.metrics.ordered_moments import OrderedMoments
 from hpdm_eval.npz import read_npz
 
@@ -124,6 +125,7 @@ def _iterate(source, backbone, batch, quiet, cache):
     cache = cache and cache.for_calls(call_size(backbone, batch)).for_set(getattr(source, "path", None))
     with (_remembering(source, cache, quiet), network_calls(backbone, batch) as extract,
           progress(total=total, unit="clip", description=backbone.name, quiet=quiet) as bar):
+        heap = Heap()
         for clips in _batches(source, batch):
             for clip in clips:
                 check_frames(backbone, clip.length if clip.video is None else len(clip.video), clip.name)
@@ -136,6 +138,7 @@ def _iterate(source, backbone, batch, quiet, cache):
             count = len(clips)
             yield clips, results
             del clips
+            heap.tidy()
             bar.update(count)
 
 

@@ -28,6 +28,7 @@ from hpdm_eval.entry_file import EntryFile
 from hpdm_eval.features import fill_cache
 from hpdm_eval.records import command_line
 
+FOLDER = "shards"  # where none is named
 FEATURES = "features"  # folder of the caches
 OWN = ("--shard", "--shards")  # options that are no part of the evaluation
 EQUAL = {"count": "the number of shards", "words": "the command", "sets": "the clips",
@@ -51,8 +52,8 @@ class Shard(click.ParamType):
 
 def shard_options(function):
     """Add `--shard` and `--shards`."""
-    function = click.option("--shards", type=OutputFolder(), default="shards", show_default=True, metavar="DIR",
-                            help="Folder of the shards, for --shard.")(function)
+    function = click.option("--shards", type=OutputFolder(), metavar="DIR",
+                            help=f"Folder of the shards, for --shard. [{FOLDER}]")(function)
     return click.option("--shard", type=Shard(), metavar="I/N",
                         help="Only extract the features of the I-th of N shares of the clips; `hpdm-eval merge` makes "
                              "the record when all are there.")(function)
@@ -72,9 +73,9 @@ def extract_share(opened, options):
 
     opened: an `Opened` comparison, see `judge`. Raises InputError where nothing is to be extracted.
     """
-    number, count = options["shard"]
+    (number, count), folder = options["shard"], options["shards"] or FOLDER
     sources = {role: source for role, source in opened.sources.items() if isinstance(source, ClipSource)}
-    cache = FeatureCache(opened.backbone, Path(options["shards"], FEATURES), part=f"{number}of{count}",
+    cache = FeatureCache(opened.backbone, Path(folder, FEATURES), part=f"{number}of{count}",
                          verify=options.get("verify_cache", False))
     sets, clips = {}, 0
     for role, source in sources.items():
@@ -87,14 +88,14 @@ def extract_share(opened, options):
 
 def finish_shard(shares, options):
     """Write what a shard's command has done, once all of its comparisons are, and end the command."""
-    number, count = options["shard"]
+    (number, count), folder = options["shard"], options["shards"] or FOLDER
     words = shlex.split(command_line())[1:]
-    write_json(_path(options["shards"], number, count), {
+    write_json(_path(folder, number, count), {
         "number": number, "count": count, "words": _without_own(words), "sets": [share.sets for share in shares],
         "caches": [share.cache for share in shares], "clips": sum(share.clips for share in shares),
         "git": git_revision(), "versions": package_versions(), "hardware": hardware(choose_device(options["device"]))})
-    note(f"shard {number} of {count} is done in {options['shards']}; `hpdm-eval merge {options['shards']}` makes the "
-         "record when all are", options["quiet"])
+    note(f"shard {number} of {count} is done in {folder}; `hpdm-eval merge {folder}` makes the record when all are",
+         options["quiet"])
     raise click.exceptions.Exit(0)
 
 

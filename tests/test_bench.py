@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 from sampling_models import save_tiny
 
+from hpdm_eval.benchmarks import NOTES
 from hpdm_eval.cli import main
 
 SMALL = ["--rounds", "1", "--device", "cpu", "--quiet"]
@@ -34,6 +35,9 @@ def test_training_counts_work_and_page_shows_it(tmp_path):
     run("page", tmp_path, "--out", tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert result["text"] in page and "## Training step" in page
+    (tmp_path / "page.md").write_text(page + f"\n{NOTES}\n\n## Predictions\n\nTwice as fast.\n")
+    run("page", tmp_path, "--out", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == page + f"\n{NOTES}\n\n## Predictions\n\nTwice as fast.\n"
 
 
 def test_extract_keeps_the_features(tmp_path):
@@ -42,7 +46,22 @@ def test_extract_keeps_the_features(tmp_path):
     result = json.loads(result.stdout)
     assert result["feature_error"] < 1e-4
     assert result["memory"][0]["clips"] == 4 and result["memory"][0]["peak_rss_mib"] > 100
-    assert set(result["clips_per_second"]) == {"plain network", "decode", "resize", "network", "whole"}
+    assert set(result["clips_per_second"]) == {"plain network", "decode", "resize", "network, ReLU apart",
+                                                "network", "whole"}
+
+
+@pytest.mark.slow
+def test_scale_measures_every_state_of_the_cache(tmp_path):
+    """Six processes that start PyTorch."""
+    result = CliRunner().invoke(main, ["bench", "scale", "--clips", "40,80", "--reference", "40", "--frames", "16",
+                                       "--commands", "fvd", "--quiet", "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert [(row["clips"], row["cache"]) for row in rows] == [
+        (count, state) for count in (40, 80) for state in ("empty cache", "full cache, decoding", "full cache")]
+    assert all(row["mib"] > 100 and row["processor_seconds"] > 0 for row in rows)
+    used = [row["processor_seconds"] for row in rows]
+    assert used[2] < used[0] and used[5] < used[3]
 
 
 def test_interval_times_two_ways_to_the_same_figure():

@@ -116,6 +116,15 @@ def test_other_clips_or_processors_are_refused(sets, tmp_path, monkeypatch):
     assert "differ in the network, processor" in run("merge", tmp_path / "s", code=2).stderr
 
 
+def test_a_record_that_asks_for_a_shard_writes_none(sets, tmp_path):
+    root, words = sets
+    record = json.loads(run("kvd", *words, "--json").stdout)
+    record["command"] += f" --shard 1/1 --shards {tmp_path / 'planted'}"
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    again = run("reproduce", tmp_path / "record.json", "--allow", root / "random.safetensors")
+    assert not (tmp_path / "planted").exists() and "kvd" in again.output
+
+
 @pytest.mark.parametrize("more, message", [
     (["--no-cache", "--shard", "1/2"], "leave one out"),
     (["--shard", "3/2"], "1/8 ... 8/8"),

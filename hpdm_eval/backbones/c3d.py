@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hpdm.errors import InputError
+from hpdm_eval.backbones.convolution import conv3d_relu
 from hpdm_eval.npz import read_npz
 
 FRAMES = 16
@@ -60,7 +61,8 @@ class C3D(nn.Module):
     def pool5(self, video):
         """[B, 3, 16, 112, 112] as `preprocess` gives it → [B, 8192]."""
         for name, (_, _, pool) in CONVOLUTIONS.items():
-            video = F.relu(self.get_submodule(name)(video), inplace=True)
+            layer = self.get_submodule(name)
+            video = conv3d_relu(video, layer.weight, layer.bias, layer.stride, layer.padding)
             if pool:
                 video = F.max_pool3d(video, pool, ceil_mode=True)
         return video.flatten(1)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hpdm.errors import InputError
+from hpdm_eval.backbones.convolution import conv3d_relu
 
 RESOLUTION = (224, 224)
 MIN_FRAMES = 9  # eight frames shrink to one before the last pool, which takes two
@@ -187,8 +188,8 @@ class FoldedUnit(nn.Module):
         if all(front == back for front, back in pairs):
             padding = [front for front, _ in pairs]
         else:
-            x, padding = pad_same(x, self.kernel, self.stride), 0
-        return F.conv3d(x, self.weight, self.bias, self.stride, padding).relu_()
+            x, padding = pad_same(x, self.kernel, self.stride), (0, 0, 0)
+        return conv3d_relu(x, self.weight, self.bias, self.stride, padding)
 
 
 class FoldedMixed(nn.Module):

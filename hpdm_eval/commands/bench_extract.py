@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -18,13 +19,15 @@ from hpdm.environment import choose_device
 from hpdm.errors import InputError
 from hpdm_eval.backbones import WeightsInfo, load_backbone
 from hpdm_eval.backbones.backbone import I3DBackbone
-from hpdm_eval.backbones.i3d import TENSORFLOW_EPSILON, FoldedI3D, random_network
+from hpdm_eval.backbones.convolution import apart
+from hpdm_eval.backbones.i3d import TENSORFLOW_EPSILON, FoldedI3D, multiply_adds, random_network
 from hpdm_eval.benchmarks import finish, result_options
 from hpdm_eval.clips import open_clips
 from hpdm_eval.features import extract_features
 from hpdm_eval.metrics.frechet import FewSamplesWarning, frechet_from_features
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records import RecordedCommand
+from hpdm_eval.threads import side_by_side
 from hpdm_eval.timing import median_rates, peak_rss_mib
 
 
@@ -72,7 +75,8 @@ def extract(clips, frames, size, batch, rounds, memory, bf16, weights, unverifie
             "plain network": (len(raw), lambda: plain.forward(video)),
             "decode": (clips, lambda: [None for _ in source]),
             "resize": (len(raw), lambda: fast.prepare(raw)),
-            "network": (len(raw), lambda: fast.forward(video)),
+            "network, ReLU apart": (len(raw), lambda: _one_by_one(fast, video, apart)),
+            "network": (len(raw), lambda: _one_by_one(fast, video)),
             "whole": (clips, lambda: extract_features(source, fast, batch=batch, quiet=True)),
         }
         if half:
@@ -84,6 +88,8 @@ def extract(clips, frames, size, batch, rounds, memory, bf16, weights, unverifie
             "weights": fast.weights.name, "seed": seed,
             "clips_per_second": rates,
             "relative_to_plain": {name: rate / rates["plain network"] for name, rate in rates.items()},
+            "gemm_gflops": _roof(device),
+            "gflop_per_clip": 2 * multiply_adds(frames) / 1e9,
             "feature_error": _relative_error(fast.forward(video)[0], plain.forward(video)[0]),
         }
         if half:
@@ -103,6 +109,21 @@ def _backbone(weights, unverified, device, seed, precision="fp32", optimize=True
     info = WeightsInfo(name=f"random (seed {seed})", path=None, sha256="", trust="unverified", source="random")
     return I3DBackbone(network, info, epsilon=TENSORFLOW_EPSILON, precision=precision, device=device,
                        resize_rule="bilinear")
+
+
+def _one_by_one(backbone, video, setting=nullcontext):
+    """The network as clips go through it: on a CPU each alone and on one thread, as many at once as there are."""
+    if video.device.type != "cpu":
+        return backbone.forward(video)
+    with setting(), side_by_side() as run:
+        return run(backbone.forward, list(video.split(1)), len(video))
+
+
+def _roof(device):
+    """GFLOP/s of float32 matrix products of 1024, of all threads together."""
+    a = torch.rand(1024, 1024, device=device)
+    seconds = 1 / median_rates({"gemm": (1, lambda: a @ a)}, 9, quiet=True, device=device)["gemm"]
+    return 2 * 1024**3 / seconds / 1e9
 
 
 def _drift(source, fast, half, batch):
@@ -176,9 +197,12 @@ def _parse_counts(text):
 def _table(result):
     lines = [f"{result['clips']} clips of {result['frames']}x{result['size']}x{result['size']}, "
              f"batch {result['batch']}, weights {result['weights']}", "",
-             f"{'stage':<16}{'clips/s':>10}{'of plain':>10}", f"{'-' * 14:<16}{'-' * 7:>10}{'-' * 8:>10}"]
+             f"{'stage':<20}{'clips/s':>10}{'of plain':>10}", f"{'-' * 19:<20}{'-' * 7:>10}{'-' * 8:>10}"]
     for name, rate in result["clips_per_second"].items():
-        lines.append(f"{name:<16}{rate:>10.2f}{result['relative_to_plain'][name]:>9.2f}x")
+        lines.append(f"{name:<20}{rate:>10.2f}{result['relative_to_plain'][name]:>9.2f}x")
+    rates, work, roof = result["clips_per_second"], result["gflop_per_clip"], result["gemm_gflops"]
+    lines += ["", f"of the float32 roof ({roof:.0f} GFLOP/s in matrix products, {work:.1f} GFLOP a clip): network "
+              f"{rates['network'] * work / roof:.0%}, whole {rates['whole'] * work / roof:.0%}"]
     lines += ["", f"features differ from the plain network's by {result['feature_error']:.1e} (relative, L2)"]
     if "bf16" in result:
         lines.append("bf16: features differ by {feature_error:.1e}; distance of two halves {distance_fp32:.4f} -> "

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from hpdm.environment import choose_device, hardware
 from hpdm.errors import InputError
-from hpdm.files import atomic_file, atomic_folder
+from hpdm.files import atomic_file, atomic_folder, parse_json, read_json
 from hpdm.pyramid import enlarge_video
 from hpdm.sampling.load import load_checkpoint
 from hpdm_eval.studies.sampling_options import OPTIONS
@@ -70,12 +70,12 @@ def load_set(job: SetJob) -> SampledSet | None:
     """The set of a job, where it has been made with the option's present settings."""
     try:
         with np.load(job.file, allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
+            about = parse_json(str(arrays["about"]))
             found = SampledSet(**{part: arrays[part] for part in PARTS}, about=about)
     except (OSError, ValueError, KeyError):
         return None
     settings = option_settings(OPTIONS[job.option], load_checkpoint_config(job.checkpoint))
-    return found if about["settings"] == json.loads(json.dumps(settings)) else None
+    return found if about["settings"] == parse_json(json.dumps(settings)) else None
 
 
 _LOADED = {}
@@ -107,7 +107,7 @@ def make_set(job: SetJob):
     call(sample, "--checkpoint", job.checkpoint, "--num", job.num, "--out", folder, "--format", "npy", "--sampler",
          "paper", *words, "--seed", job.seed, "--device", job.device, "--quiet", *fast)
     seconds = time.perf_counter() - began
-    manifest = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    manifest = read_json(folder / "samples.json")
     features, right, detail, samples, backbone = look(folder, device)
     arrays = {"features": features, "right": right, "seams": seam_scores(folder), "detail": detail}
     about = {
@@ -184,7 +184,7 @@ def draw_reference(scratch, count, size, device, quiet=False):
             np.savez(out, features=features, detail=detail.mean(), summary=np.array(json.dumps(summary)))
         shutil.rmtree(folder, ignore_errors=True)
     with np.load(file, allow_pickle=False) as arrays:
-        return arrays["features"], float(arrays["detail"]), json.loads(str(arrays["summary"]))
+        return arrays["features"], float(arrays["detail"]), parse_json(str(arrays["summary"]))
 
 
 def make_sets(jobs, processes, *, deadline=None, quiet=False):
