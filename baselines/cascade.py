@@ -39,7 +39,7 @@ from hpdm.training.loss import (
     v_losses,
     zero_latents,
 )
-from hpdm.training.plan import forward_flops, network_flops, training_flops
+from hpdm.training.plan import network_flops, training_flops
 from hpdm.training.sheets import draw_sheet
 
 
@@ -120,7 +120,7 @@ class CascadeNetwork(nn.Module):
             f"stages.{level}.{name}" for level, stage in enumerate(self.stages) for name in stage.no_decay_parameters()
         }
 
-    def forward(self, patches, c_noise, windows, labels, latents=None, given=None, strengths=None):
+    def forward(self, patches, c_noise, windows, labels, latents=None, given=None, strengths=None, outputs=True):
         """Denoise every level's patch by its own stage; arguments and result as of `HPDM.forward`.
 
         given: for levels 1 .. L-1 the previous level's patch [B, C, rf, rh, rw] with its noise, at its own window,
@@ -128,18 +128,18 @@ class CascadeNetwork(nn.Module):
         """
         geometry = Geometry(self.pyramid, windows.unbind(1), self.token_grid, patches[0].dtype)
         whole = torch.zeros_like(windows[:, :1])
-        outputs, states = [], []
+        found, states = [], []
         for level, (stage, patch) in enumerate(zip(self.stages, patches, strict=True)):
             pixels, strength = None, c_noise.new_zeros(len(patch))
             if level:
                 pixels, strength = resample_pixels(given[level - 1], level, geometry), strengths[:, level - 1]
             state = None if latents is None else latents[level:level + 1]
-            (output,), (left,) = stage(
-                [_stack(patch, pixels, strength)], c_noise[:, level:level + 1], whole, labels, state
+            output, left = stage(
+                [_stack(patch, pixels, strength)], c_noise[:, level:level + 1], whole, labels, state, outputs=outputs
             )
-            outputs.append(output)
-            states.append(left)
-        return outputs, states
+            found += output or []
+            states += left
+        return found if outputs else None, states
 
     def level_constants(self, level, start, parents):
         """No stage fuses anything."""
@@ -239,4 +239,4 @@ class Cascade(Hierarchical):
         example = [patch], c_noise[:, :1], windows[:, :1], labels, None if latents is None else latents[:1]
         of_stage = network_flops(network.stages[0], example, self.config).by_block
         by_block = [entry | {"level": level} for level in range(self.config.pyramid.levels) for entry in of_stage]
-        return training_flops(forward_flops(network, self.example("meta")), by_block, self.config)
+        return training_flops(network, self.example("meta"), by_block, self.config)

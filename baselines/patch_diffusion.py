@@ -66,10 +66,10 @@ class PatchDiffusionNetwork(HPDM):
     def __init__(self, config, pyramid):
         super().__init__(config, pyramid, extra_channels=3)
 
-    def forward(self, patches, c_noise, windows, labels, latents=None):
+    def forward(self, patches, c_noise, windows, labels, latents=None, **options):
         """As `HPDM.forward`; `windows` [B, 1, 3] are the patches' places in the whole video."""
         patch = add_coordinates(patches[0], windows[:, 0], self.pyramid.patch)
-        return super().forward([patch], c_noise, torch.zeros_like(windows), labels, latents)
+        return super().forward([patch], c_noise, torch.zeros_like(windows), labels, latents, **options)
 
     def forward_level(self, level, patch, c_noise, labels, constants, **options):
         """As `HPDM.forward_level`, of whole videos."""

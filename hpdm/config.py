@@ -18,7 +18,7 @@ from hpdm.diffusion import DiffusionConfig
 from hpdm.errors import InputError
 from hpdm.files import atomic_file
 from hpdm.methods import HPDM_METHOD, MethodConfig, method_class, settings_class
-from hpdm.pyramid import Pyramid
+from hpdm.pyramid import Pyramid, check_branching
 from hpdm.sampling.config import SamplingConfig
 from hpdm.training.config import EvalConfig, TrainingConfig
 from hpdm.yaml_text import parse_yaml
@@ -26,7 +26,8 @@ from hpdm.yaml_text import parse_yaml
 MEASURES = ("fps", "height", "width")
 # No setting is larger; some would be built one by one.
 LARGEST, LARGEST_WHOLE = 1e30, 2**63 - 1
-MOST = {"levels": 16, "compute_layers": 1000, "text_layers": 1000, "num_workers": 10_000, "steps_ahead": 10_000}
+MOST = {"levels": 16, "compute_layers": 1000, "text_layers": 1000, "num_workers": 10_000, "steps_ahead": 10_000,
+        "branching": 1000}
 MOST_OF_NETWORK = 10**7  # widths, heads, tokens, frames, pixels
 FUSION_MODES = ("deep", "shallow", "detached", "no-coordinates", "none")
 
@@ -120,6 +121,8 @@ class Config:
     def __post_init__(self):
         self.diffusion.check_levels(self.pyramid.levels)
         check_geometry(self.network, self.pyramid)
+        if self.training.branching is not None:
+            check_branching(self.training.branching, self.pyramid.levels)
         if self.network.text_vocabulary and len(self.text.words) + 2 != self.network.text_vocabulary:
             raise InputError(
                 f"network.text_vocabulary of {self.network.text_vocabulary} must be 2 more than the "
@@ -155,12 +158,14 @@ def coarsest_levels(config: Config, levels: int) -> Config:
         if isinstance(getattr(config.diffusion, field.name), tuple)
     }
     finer = pyramid.factors(pyramid.levels - levels)
+    branching = config.training.branching and config.training.branching[:levels]
     shrink = tuple(before * times for before, times in zip(config.data.shrink, finer, strict=True))
     return dataclasses.replace(
         config,
         pyramid=dataclasses.replace(pyramid, levels=levels),
         network=dataclasses.replace(network, levels_per_block=tuple(min(n, levels) for n in network.levels_per_block)),
         diffusion=dataclasses.replace(config.diffusion, **cut),
+        training=dataclasses.replace(config.training, branching=branching),
         data=dataclasses.replace(config.data, shrink=shrink),
     )
 

@@ -75,7 +75,7 @@ def _built_from(path):
 def choose_device(name):
     """Turn `auto`, `cpu`, `cuda`, `cuda:1`, `mps` or any other device of PyTorch into a `torch.device`.
 
-    Under `torchrun`, `cuda` is each process' own. Raises InputError for a device that is not there.
+    One of CUDA has its number: `cuda` is the current one and, under `torchrun`, each process' own. Raises InputError for a device that is not there.
     """
     name = str(name)
     if name == "auto":
@@ -98,8 +98,10 @@ def choose_device(name):
             raise InputError(f"--device {name} under torchrun: use --device cuda, and each process takes its own")
         if device.index is None and local is not None:
             device = torch.device("cuda", local)
+        elif device.index is None:  # torch.cuda.set_device wants a number
+            device = torch.device("cuda", torch.cuda.current_device())
         count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
+        if device.index >= count:
             raise InputError(f"--device {device}: there {'is' if count == 1 else 'are'} {count} here, from cuda:0 on")
     _try(device, name)
     return device

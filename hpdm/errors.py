@@ -1,5 +1,6 @@
 """The exceptions that mean "the input is wrong" or "the place is", as opposed to "the program is wrong"."""
 
+import errno
 import re
 from contextlib import contextmanager
 
@@ -29,6 +30,12 @@ class WriteError(InputError, OSError):
 
     def __str__(self):
         return self.message
+
+
+def going_on(number: int) -> str:
+    """How to go on after a write has failed with that errno, for work that the same command continues."""
+    full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return f"{'make room, and ' if full else ''}the same command continues"
 
 
 @contextmanager

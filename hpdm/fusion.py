@@ -92,11 +92,16 @@ class Geometry:
 
     `starts` are the windows, int64 [B, 3] for each level given, on the grid of that level; `levels` says which levels
     they are (by default 0, 1, 2, ...). Made once for a forward pass and used by every block.
+
+    A level may have several windows per sample: int64 [n * B, 3], window by window, then `batch` says B. n is a multiple
+    of that of each coarser level, and windows n / m * i .. n / m * (i + 1) - 1 lie in window i of a level that has m.
     """
 
-    def __init__(self, pyramid: Pyramid, starts, tokens: tuple[int, int, int], dtype=torch.float32, levels=None):
+    def __init__(
+        self, pyramid: Pyramid, starts, tokens: tuple[int, int, int], dtype=torch.float32, levels=None, batch=None
+    ):
         levels = range(len(starts)) if levels is None else levels
-        self.tokens = tokens
+        self.tokens, self._batch = tokens, batch
         self._start = dict(zip(levels, starts, strict=True))
         self._pyramid, self._dtype = pyramid, dtype
         self._axes = {}
@@ -104,6 +109,10 @@ class Geometry:
     @property
     def levels(self):
         return sorted(self._start)
+
+    def rows(self, levels: int) -> list[int]:
+        """How many windows, n * B, each of the `levels` coarsest levels has, or fewer where there are not as many."""
+        return [len(self._start[level]) for level in self.levels[:levels]]
 
     def coordinates(self, level: int) -> torch.Tensor:
         """Position of each token's centre in the video, scaled to [-1, 1]: [B, N, 3] as (frame, row, column).
@@ -122,18 +131,33 @@ class Geometry:
 
     def resample_grid(self, grid, level: int, parent: int, size):
         """A grid [B, F, H, W, d] that fills the window of level `parent`, at `size` places in the window of `level`."""
-        key = (level, parent, tuple(grid.shape[1:4]), size)
+        siblings = len(self._start[level]) // len(self._start[parent])
+        if siblings == 1:
+            return resample(grid, self._matrices(level, parent, tuple(grid.shape[1:4]), size))
+        # One child of every parent at a time: no parent is copied, and its gradients add up in a fixed order.
+        each = [resample(grid, self._matrices(level, parent, tuple(grid.shape[1:4]), size, (number, siblings)))
+                for number in range(siblings)]
+        parents = len(grid) // self._batch
+        return torch.stack([one.unflatten(0, (parents, -1)) for one in each], dim=1).flatten(0, 2)
+
+    def _matrices(self, level, parent, have, size, child=None):
+        """`interpolation_matrix` per axis; `child`: of the child of that number of so many in each parent."""
+        key = (level, parent, have, size, child)
         if key not in self._axes:
-            places = parent_coordinates(self._start[level], level, self._start[parent], parent, self._pyramid, size)
+            start = self._start[level]
+            if child is not None:
+                number, siblings = child
+                start = start.unflatten(0, (-1, siblings, self._batch))[:, number].flatten(0, 1)
+            places = parent_coordinates(start, level, self._start[parent], parent, self._pyramid, size)
             gaps = (level - parent if axis in self._pyramid.split else 0 for axis in AXES)
             self._axes[key] = [
                 (first, matrix.to(self._dtype))
                 for first, matrix in (
                     interpolation_matrix(u, n, band_width(u.shape[1], n, gap))
-                    for u, n, gap in zip(places, grid.shape[1:4], gaps, strict=True)
+                    for u, n, gap in zip(places, have, gaps, strict=True)
                 )
             ]
-        return resample(grid, self._axes[key])
+        return self._axes[key]
 
 
 def resample_pixels(patch, level: int, geometry: Geometry):

@@ -7,6 +7,7 @@ import torch
 
 from hpdm.conditioning import no_conditions
 from hpdm.data.ranges import to_model_range
+from hpdm.errors import InputError
 from hpdm.methods import MethodConfig
 from hpdm.network import HPDM
 from hpdm.pyramid import extract_patches, sample_windows
@@ -24,11 +25,18 @@ class Hierarchical:
 
     def __init__(self, config):
         self.config = config
+        if max(self._branching) > 1 and type(self).loss is not Hierarchical.loss:
+            raise InputError(f"training.branching={list(self._branching)} is for HPDM; {config.method.name} draws one "
+                             f"window per level")
 
     @classmethod
     def configure(cls, config):
         """The configuration that this method takes in place of `config`, a size's for HPDM."""
         return config
+
+    @property
+    def _branching(self) -> tuple[int, ...]:
+        return self.config.training.windows(self.config.pyramid.levels)
 
     @property
     def losses(self) -> int:
@@ -82,14 +90,15 @@ class Hierarchical:
 
     def example(self, device, batch=1) -> tuple:
         """Arguments, zeros, of a forward pass of the network in training."""
-        config, pyramid = self.config, self.config.pyramid
-        patch = torch.zeros(batch, config.network.channels, *pyramid.patch, device=device)
+        config, count = self.config, sum(self._branching)
+        patch = torch.zeros(batch, config.network.channels, *config.pyramid.patch, device=device)
         return (
-            [patch] * pyramid.levels,
-            torch.zeros(batch, pyramid.levels, device=device),
-            torch.zeros(batch, pyramid.levels, 3, dtype=torch.int64, device=device),
+            [patch] * count,
+            torch.zeros(batch, count, device=device),
+            torch.zeros(batch, count, 3, dtype=torch.int64, device=device),
             no_conditions(config.network, batch, device),
-            zero_latents(config, batch, device),
+            zero_latents(config, batch, device, count),
+            *([self._branching] if count > config.pyramid.levels else []),
         )
 
     def describe_levels(self, network) -> list[dict]:

@@ -7,7 +7,8 @@ sampling one level runs at a time on what its finished coarser levels left behin
 Information flows from coarse to fine only: a block's context is the *input* of that block on coarser levels.
 
 B batch, L levels, N data tokens of width d, M latents of width D, K condition tokens of width c; level-major means
-[L * B, ...].
+[L * B, ...]. In training a level may have several windows per sample, which share the coarser ones (branching): W windows
+of all levels in place of L, window-major.
 """
 
 from dataclasses import dataclass
@@ -33,16 +34,19 @@ class HierarchicalBlock(nn.Module):
         self.fusion = FUSIONS[config.fusion](config.token_width) if levels > 1 else None
         self.rin = RINBlock(config)
 
-    def forward(self, tokens, latents, condition, geometry: Geometry, mask=None):
-        """All hosted levels, level-major: tokens [l*B, N, d], latents [l*B, M, D], condition [l*B, K, c] with mask."""
+    def forward(self, tokens, latents, condition, geometry: Geometry, mask=None, write=True):
+        """All hosted levels, level-major: tokens [l*B, N, d], latents [l*B, M, D], condition [l*B, K, c] with mask.
+
+        Without `write` the tokens that return are of no use.
+        """
         if self.fusion is not None:
-            by_level = tokens.chunk(len(tokens) // len(geometry.coordinates(0)))
+            by_level = tokens.split(geometry.rows(self.levels))
             constants = []
             for level in range(len(by_level)):
                 context = self.fusion.gather(list(by_level[:level]), level, geometry)
                 constants.append(self.fusion.constant(context, geometry.coordinates(level)).expand_as(by_level[level]))
             tokens = self.fusion(tokens, torch.cat(constants))
-        return self.rin(tokens, latents, condition, mask)
+        return self.rin(tokens, latents, condition, mask, write)
 
     def forward_level(self, tokens, latents, condition, constant, mask=None):
         """One level with its fusion's constant [B, N, d] (None where the block has no fusion)."""
@@ -134,30 +138,40 @@ class HPDM(nn.Module):
             if isinstance(module, NoiseLevelEmbedding):
                 module.reset_scale()
 
-    def forward(self, patches, c_noise, windows, labels, latents=None):
+    def forward(self, patches, c_noise, windows, labels, latents=None, branching=None, outputs=True):
         """Denoise all levels of a batch of pyramids jointly.
 
         patches: L tensors [B, C, rf, rh, rw], already multiplied by c_in; c_noise: float [B, L]; windows: int64
         [B, L, 3]; labels: int64 [B], `null_label` for none, or `Conditions` [B]; latents: None, or L tensors [B, M, D]
         of an earlier estimate. L may be less than the pyramid's number of levels: then the coarsest L run.
         Returns (L network outputs like the patches, L latents [B, M, D]).
+
+        branching: windows per level, such as (1, 2, 4), as `sample_windows` draws them; L is then the sum, 7. A window
+        gets the numbers that it gets in a pyramid of its own and its coarser windows. Without `outputs` only what the
+        latents need is computed, and the first of what returns is None.
         """
+        counts = branching or (1,) * len(patches)
         count, batch = len(patches), len(labels)
-        geometry = Geometry(self.pyramid, windows.unbind(1)[:count], self.token_grid, patches[0].dtype)
-        tokens = self.tokenizer(torch.cat(self._with_previous_rgb(patches, geometry)))
+        starts = [part.transpose(0, 1).flatten(0, 1) for part in windows[:, :count].split(list(counts), dim=1)]
+        geometry = Geometry(self.pyramid, starts, self.token_grid, patches[0].dtype, batch=batch)
+        tokens = self.tokenizer(torch.cat(self._with_previous_rgb(patches, geometry, counts)))
         condition, mask = self._condition(c_noise.T[:count].reshape(-1), labels.repeat(count))
         state = self.start_latents(count * batch, None if latents is None else torch.cat(list(latents)))
 
-        for block in self.blocks:
-            hosted = min(block.levels, count) * batch
+        for index, block in enumerate(self.blocks):
+            hosted = sum(counts[:block.levels]) * batch
             known = None if mask is None else mask[:hosted]
-            arguments = (tokens[:hosted], state[:hosted], condition[:hosted], geometry, known)
+            # All levels run the last block, and nothing reads the tokens that it would write.
+            write = outputs or index < len(self.blocks) - 1
+            arguments = (tokens[:hosted], state[:hosted], condition[:hosted], geometry, known, write)
             if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
                 active, active_state = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 active, active_state = block(*arguments)
             tokens = torch.cat([active, tokens[hosted:]])
             state = torch.cat([active_state, state[hosted:]])
+        if not outputs:
+            return None, list(state.chunk(count))
         grid = tuple(size // token for size, token in zip(patches[0].shape[2:], self.config.token, strict=True))
         return list(self.detokenizer(tokens, grid).chunk(count)), list(state.chunk(count))
 
@@ -258,10 +272,10 @@ class HPDM(nn.Module):
         mask = torch.cat([mask.new_ones(tokens.shape[:2]), mask], dim=1)
         return torch.cat([tokens, text], dim=1), mask
 
-    def _with_previous_rgb(self, patches, geometry):
+    def _with_previous_rgb(self, patches, geometry, counts):
         if not self.concatenates_rgb:
             return patches
+        patches = torch.cat(list(patches)).split([count * len(patches[0]) for count in counts])
         rgb = [torch.zeros_like(patches[0])]
         rgb += [resample_pixels(patches[level - 1], level, geometry) for level in range(1, len(patches))]
         return [torch.cat(pair, dim=1) for pair in zip(patches, rgb, strict=True)]
-

@@ -9,6 +9,8 @@ Shapes: B batch, C channels, L levels, N tiles; starts are int64 in the order (f
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -59,16 +61,38 @@ class Pyramid:
         return 2.0**-level
 
 
-def sample_windows(pyramid: Pyramid, batch: int, generator: torch.Generator, order: str = "coarse-first"):
+def window_levels(branching) -> tuple[int, ...]:
+    """The level of each of a sample's windows, coarse to fine: (0, 1, 1, 2, 2, 2, 2) for windows per level (1, 2, 4)."""
+    return tuple(level for level, count in enumerate(branching) for _ in range(count))
+
+
+def check_branching(branching, levels: int):
+    """Raises InputError where numbers of windows per level do not fit `levels`, or no level shares out the next."""
+    if not branching or len(branching) != levels:
+        raise InputError(f"training.branching needs one number of windows per level: {levels or 'some'}, not {len(branching)}.")
+    if min(branching) < 1 or any(fine % coarse for coarse, fine in pairwise(branching)):
+        raise InputError(f"training.branching must be at least 1 and each number must divide the next, such as "
+                         f"{[2**level for level in range(levels)]}; got {list(branching)}.")
+
+
+def sample_windows(
+    pyramid: Pyramid, batch: int, generator: torch.Generator, order: str = "coarse-first", branching=None
+):
     """Random nested windows, one pyramid per sample: int64 [B, L, 3] starts, each on the grid of its level.
 
     `coarse-first` draws each level uniformly inside the window of the level below: a chain, which favours the middle
     of the video on the finest level. `finest-first` draws the finest window uniformly over the video and then, level
     by level, one of the windows that contain it, all with equal probability; every part of the video is then seen
     equally often on the finest level, up to its borders.
+
+    `branching`, windows per level such as (1, 2, 4), makes the chain a tree: int64 [B, sum, 3], level by level, the
+    children of a window next to each other. Siblings are independent given their parent, and every path from the
+    coarsest window to a finest one has the distribution of the chain. None: one window per level.
     """
     if order not in ORDERS:
         raise InputError(f"Unknown order of windows {order!r}; choose one of {', '.join(ORDERS)}.")
+    if branching is not None and max(branching) > 1:
+        return _sample_tree(pyramid, batch, generator, order, branching)
     patch = torch.tensor(pyramid.patch, device=generator.device)
     zero = torch.zeros(batch, 3, dtype=torch.int64, device=generator.device)
     step = torch.tensor(pyramid.factors(1), device=generator.device)
@@ -87,6 +111,52 @@ def sample_windows(pyramid: Pyramid, batch: int, generator: torch.Generator, ord
         high = torch.minimum(child // step, _last_start(pyramid, level, patch))
         starts.append(_uniform(low, high, generator))
     return torch.stack(starts[::-1], dim=1)
+
+
+def _sample_tree(pyramid, batch, generator, order, branching):
+    check_branching(branching, pyramid.levels)
+    patch = torch.tensor(pyramid.patch, device=generator.device)
+    step = torch.tensor(pyramid.factors(1), device=generator.device)
+    starts = [torch.zeros(batch, branching[0], 3, dtype=torch.int64, device=generator.device)]
+    for level, (coarse, fine) in enumerate(pairwise(branching), 1):
+        low = step * starts[-1].repeat_interleave(fine // coarse, dim=1)  # [B, n, 3]
+        if order == "coarse-first":
+            starts.append(_uniform(low, low + patch * (step - 1), generator))
+        else:
+            starts.append(low + _offsets(pyramid, level, low // step, generator))
+    return torch.cat(starts, dim=1)
+
+
+def _offsets(pyramid, level, parents, generator):
+    """Where in their parents [B, n, 3] windows of `level` start, given the parents, under `finest-first`.
+
+    That order is a Markov chain from fine to coarse with independent axes; this is the same chain from coarse to fine.
+    """
+    u = torch.rand(parents.shape, dtype=torch.float64, device=parents.device, generator=generator)
+    offsets = torch.zeros_like(parents)
+    for axis, name in enumerate(AXES):
+        if name in pyramid.split:
+            r = pyramid.patch[axis]
+            cumulated = _cumulated(r, pyramid.levels, level).to(parents.device)[parents[..., axis]]  # [B, n, r + 1]
+            found = torch.searchsorted(cumulated, u[..., axis, None].contiguous(), right=True)[..., 0]
+            offsets[..., axis] = found.clamp(max=r)
+    return offsets
+
+
+@lru_cache(maxsize=64)
+def _cumulated(r: int, levels: int, level: int) -> torch.Tensor:
+    """P(offset <= j | parent p) of a window of `level` along a split axis under `finest-first`: float64 [parents, r + 1].
+
+    By Bayes: a child x is as likely as its own probability over the number of its parents, which all are alike.
+    """
+    likely = torch.ones(r * (2 ** (levels - 1) - 1) + 1, dtype=torch.float64)  # of the finest windows, uniform
+    for finer in range(levels - 1, level - 1, -1):
+        child = torch.arange(len(likely))
+        parents = r * (2 ** (finer - 1) - 1) + 1
+        count = (child // 2).clamp(max=parents - 1) - ((child - r + 1) // 2).clamp(min=0) + 1
+        weights = (likely / count)[2 * torch.arange(parents)[:, None] + torch.arange(r + 1)]  # [parents, r + 1]
+        likely = weights.sum(1)
+    return weights.cumsum(1) / weights.sum(1, keepdim=True)
 
 
 def _last_start(pyramid, level, patch):
@@ -142,17 +212,20 @@ def enlarge_video(video: torch.Tensor, shrink: str = "area", split: str = "fhw")
     return torch.stack([fine, (fine + following) / 2], dim=3).flatten(2, 3)
 
 
-def extract_patches(video: torch.Tensor, windows: torch.Tensor, shrink: str = "area", split: str = "fhw"):
+def extract_patches(
+    video: torch.Tensor, windows: torch.Tensor, shrink: str = "area", split: str = "fhw", branching=None
+):
     """Patches of a full-resolution video [B, C, T, H, W] at `windows` [B, L, 3] of `sample_windows`.
 
     The video has the resolution of the last level. Returns L tensors [B, C, rf, rh, rw], coarse to fine, each a copy
-    of a slice of the shrunken video: no resampling beyond `shrink`.
+    of a slice of the shrunken video: no resampling beyond `shrink`. With `branching`, windows [B, sum, 3] and as many
+    tensors.
     """
-    levels = windows.shape[1]
-    videos = shrink_video(video, levels, shrink, split)
+    of_window = window_levels(branching or (1,) * windows.shape[1])
+    videos = shrink_video(video, of_window[-1] + 1, shrink, split)
     rf, rh, rw = videos[0].shape[2:]
     patches = []
-    for level, starts in enumerate(windows.unbind(1)):
+    for level, starts in zip(of_window, windows.unbind(1), strict=True):
         slices = [
             sample[:, f : f + rf, h : h + rh, w : w + rw]
             for sample, (f, h, w) in zip(videos[level], starts.tolist(), strict=True)

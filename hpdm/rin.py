@@ -7,7 +7,7 @@ B batch, N data tokens of width d, M latents of width D, K condition tokens.
 """
 
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,8 @@ def mix(number: int) -> int:
 def dropout_mask(seeds: torch.Tensor, like: torch.Tensor, stream: int, p: float) -> torch.Tensor:
     """What is kept, bool of the shape of `like` [L * B, ...], level-major: each value with probability 1 - p.
 
-    seeds: int64 [B] on the CPU; the mask of a sample on a level follows from its seed, the level and `stream`.
+    seeds: int64 [B] on the CPU; the mask of a sample on a level follows from its seed, the level and `stream`. Where
+    levels have several windows, each counts like a level.
     """
     mask = torch.empty(like.shape, dtype=torch.bool, device=like.device)
     generator = torch.Generator(like.device)
@@ -79,6 +80,20 @@ def seed_samples(network, seeds):
     layers = [module for module in network.modules() if isinstance(module, SampleDropout)]
     for number, layer in enumerate(layers):
         layer.seeds = torch.tensor([mix(seed ^ mix(number)) >> 1 for seed in seeds], dtype=torch.int64)
+
+
+@contextmanager
+def chosen_samples(network, chosen):
+    """Within the block passes of `network` are of the samples `chosen`, int64 [k], of those that were seeded."""
+    layers = [module for module in network.modules() if isinstance(module, SampleDropout) and module.seeds is not None]
+    kept = [layer.seeds for layer in layers]
+    for layer in layers:
+        layer.seeds = layer.seeds[chosen]
+    try:
+        yield
+    finally:
+        for layer, seeds in zip(layers, kept, strict=True):
+            layer.seeds = seeds
 
 
 class Attention(nn.Module):
@@ -159,15 +174,17 @@ class RINBlock(nn.Module):
             self.compute += [Attention(D, **compute), FeedForward(D, config.latent_expansion, config.dropout)]
         self.write = nn.ModuleList([Attention(d, context=D, **io), FeedForward(d, config.token_expansion)])
 
-    def forward(self, tokens, latents, condition, mask=None):
+    def forward(self, tokens, latents, condition, mask=None, write=True):
         """tokens [B, N, d], latents [B, M, D], condition [B, K, c] → (tokens, latents) of the same shapes.
 
-        mask: bool [B, K], which condition tokens there are; None: all.
+        mask: bool [B, K], which condition tokens there are; None: all. Without `write` the tokens return as they came.
         """
         for (attention, feed_forward), *context in ((self.condition, condition, mask), (self.read, tokens)):
             latents = feed_forward(attention(latents, *context))
         for layer in self.compute:
             latents = layer(latents)
+        if not write:
+            return tokens, latents
         attention, feed_forward = self.write
         return feed_forward(attention(tokens, latents)), latents
 

@@ -311,7 +311,7 @@ def test_latents_have_unit_variance_and_are_decoded_as_they_were_encoded(tmp_pat
 def test_compute_of_each_is_counted():
     """Against a RIN block's count, and the mixture of patch sizes."""
     base = count_flops(small_config())
-    full = count_flops(configured("full-resolution"))
+    full = count_flops(configured("full-resolution", "training.first_pass=whole"))
     assert full.training == 4 * full.forward and [entry["level"] for entry in full.by_block] == [0, 0]
     cascade = count_flops(configured("cascade"))
     assert [(entry["level"], entry["block"]) for entry in cascade.by_block] == [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distributed_worker import SCENARIOS
+from distributed_worker import BRANCHES, SCENARIOS
 from small_training import saved_weights, small_config
 
 from hpdm.network import HPDM
@@ -27,6 +27,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     train(small_config("checkpoint_every=1"), folder / "one", device="cpu", quiet=True)
     train(small_config("optimizer=adamw"), folder / "one-adamw", device="cpu", quiet=True)
+    train(small_config(*BRANCHES, "micro_batch=4"), folder / "one-branches", device="cpu", quiet=True)
     train(small_config(), folder / "half", device="cpu", quiet=True, stop_after=2)
     for name in ("one-then-ddp", "one-then-fsdp"):
         shutil.copytree(folder / "half", folder / name, symlinks=True)
@@ -65,6 +66,7 @@ def losses(run):
 PAIRS = [
     ("ddp", "one", 6), ("fsdp", "one", 6), ("one-then-ddp", "one", 4), ("one-then-fsdp", "one", 4),
     ("ddp-then-one", "one", 4), ("fsdp-then-one", "one", 4), ("fsdp-adamw", "one-adamw", 6),
+    ("fsdp-branches", "one-branches", 3), ("ddp-branches", "one-branches", 3),
 ]
 
 

@@ -18,7 +18,7 @@ from hpdm_eval.studies.plan import load_studies, load_tier, make_plan, tier_name
 from hpdm_eval.studies.tasks import sampling_cost
 from hpdm_eval.studies.work import duration
 
-TIERS = ("smoke", "cpu", "gpu", "paper")
+TIERS = ("smoke", "cpu", "nano", "gpu", "paper")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def test_repeats_are_named_after_their_seeds():
     assert {samples.repeat for samples in plan.sample_sets} == {5, 6}
 
 
-@pytest.mark.parametrize("name", TIERS)
+@pytest.mark.parametrize("name", [
+    "cpu", *(pytest.param(name, marks=pytest.mark.slow) for name in TIERS if name != "cpu"),
+])
 def test_every_variant_of_every_tier_is_a_network(name):
     """Configurations fit together, whatever the tier's numbers are, also of variants that the tier leaves out."""
     assert name in tier_names()

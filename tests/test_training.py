@@ -16,13 +16,13 @@ from hpdm.environment import git_revision
 from hpdm.errors import InputError
 from hpdm.hierarchical import Hierarchical
 from hpdm.network import HPDM
-from hpdm.training import loop
+from hpdm.training import loop, loss
 from hpdm.training.checkpoint import latest_checkpoint
 from hpdm.training.config import TrainingConfig, plan_batch
 from hpdm.training.log import read_log
-from hpdm.training.loss import draw, joint_loss
+from hpdm.training.loss import draw, joint_loss, seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer, parameter_groups
-from hpdm.training.plan import make_plan
+from hpdm.training.plan import count_flops, make_plan
 from hpdm.training.provenance import PROVENANCE_FILE, read_provenance
 
 
@@ -73,15 +73,21 @@ def test_draws_have_the_configured_distributions():
     assert abs(draws.eps.mean()) < 4.5 / math.sqrt(draws.eps.numel())
 
 
-class Recorder:
-    """Stands for the network: answers with given outputs and remembers what it was asked."""
+class Recorder(torch.nn.Module):
+    """Stands for the network: answers with given outputs and remembers what it was asked.
 
-    def __init__(self, outputs, latents):
-        self.outputs, self.latents, self.calls = outputs, latents, []
+    It knows samples by their noise levels, `c_noise` [B, L], whichever of them it is asked.
+    """
 
-    def __call__(self, *arguments):
-        self.calls.append((arguments, torch.is_grad_enabled()))
-        return self.outputs, self.latents
+    def __init__(self, outputs, latents, c_noise):
+        super().__init__()
+        self.outputs, self.latents, self.c_noise, self.calls = outputs, latents, c_noise, []
+
+    def forward(self, *arguments, outputs=True):
+        self.calls.append((arguments, torch.is_grad_enabled(), outputs))
+        rows = (arguments[1][:, None] == self.c_noise).all(-1).nonzero()[:, 1]
+        assert len(rows) == len(arguments[1])
+        return [v[rows] for v in self.outputs] if outputs else None, [z[rows] for z in self.latents]
 
 
 def test_loss_asks_and_scores_by_the_formulas():
@@ -106,12 +112,15 @@ def test_loss_asks_and_scores_by_the_formulas():
     offset = torch.tensor([0.0, 1.0])  # of the output from the target: losses 0 and 1 on the two levels
     outputs = [torch.tensor(v).float() + offset[level] for level, v in enumerate(targets)]
     latents = [torch.randn(8, 4, 16), torch.randn(8, 4, 16)]
-    network = Recorder(outputs, latents)
+    network = Recorder(outputs, latents, draws.sigma.log() / 4)
     losses = joint_loss(network, video, labels, draws, config)
     torch.testing.assert_close(losses, offset.expand(8, 2), atol=1e-5, rtol=0)
 
-    (first, first_grad), (second, second_grad) = network.calls
-    assert not first_grad and second_grad
+    (first, first_grad, first_outputs), (second, second_grad, second_outputs) = network.calls
+    assert not first_grad and second_grad and second_outputs and not first_outputs
+    used = draws.self_condition
+    for asked, whole in zip((*first[0], first[1], first[2], first[3]), (*second[0], *second[1:4]), strict=True):
+        assert torch.equal(asked, whole[used])
     for asked, expected in zip(second[0], inputs, strict=True):
         np.testing.assert_allclose(asked.double(), expected, atol=2e-6)
     np.testing.assert_allclose(second[1], draws.sigma.log() / 4, rtol=1e-6)
@@ -123,6 +132,74 @@ def test_loss_asks_and_scores_by_the_formulas():
         assert not start.any()
         assert torch.equal(carried[draws.self_condition], estimate[draws.self_condition])
         assert not carried[~draws.self_condition].any()
+
+
+def losses_of(*overrides, count=8):
+    config = small_config("network.dropout=0.3", "training.batch=8", "micro_batch=null", *overrides)
+    torch.manual_seed(0)
+    network = Hierarchical(config).make_network().train()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    asked = []
+    network.register_forward_pre_hook(lambda module, arguments: asked.append(len(arguments[1])))
+    seed_dropout(0, 0, range(count), network)
+    video, labels = batch_of(config, count)
+    losses = Hierarchical(config).loss(network, video, labels, step=0, positions=range(count))
+    return losses, torch.autograd.grad(losses.mean(), list(network.parameters()), allow_unused=True), asked
+
+
+@pytest.mark.parametrize("fusion", ["deep", "shallow"])
+def test_a_first_pass_of_the_samples_that_use_it_equals_one_of_all(fusion):
+    """Latents, dropout masks, losses and gradients are those of a whole pass, whose other results are thrown away."""
+    common = f"network.fusion={fusion}", "self_conditioning_rate=0.5"
+    losses, gradients, asked = losses_of(*common)
+    whole, theirs, asked_whole = losses_of(*common, "first_pass=whole")
+    assert asked_whole == [8, 8] and 0 < asked[0] < 8 and asked[1] == 8
+    torch.testing.assert_close(losses, whole, atol=1e-6, rtol=1e-6)
+    for ours, other in zip(gradients, theirs, strict=True):
+        assert (ours is None) == (other is None)
+        assert ours is None or torch.allclose(ours, other, atol=1e-6, rtol=1e-4)
+    unlike = losses_of(*common[:1], "self_conditioning_rate=0")[0]
+    assert (losses - unlike).abs().max() > 1e-4  # the pass matters
+
+
+@pytest.mark.parametrize("rate, passes", [(1.0, [8, 8]), (1e-9, [8]), (0.0, [8])])
+def test_where_all_or_none_use_the_first_pass(rate, passes):
+    losses, _, asked = losses_of(f"self_conditioning_rate={rate}")
+    assert asked == passes
+    torch.testing.assert_close(losses, losses_of(f"self_conditioning_rate={rate}", "first_pass=whole")[0], atol=1e-6,
+                               rtol=1e-6)
+
+
+def test_compiled_blocks_see_one_number_of_samples(monkeypatch):
+    config = small_config("training.batch=8", "self_conditioning_rate=0.5")
+    network = Hierarchical(config).make_network().train()
+    video, labels = batch_of(config, 8)
+    asked = []
+    network.register_forward_pre_hook(lambda module, arguments: asked.append(len(arguments[1])))
+    assert not loss.is_compiled(network)
+    compiled = Hierarchical(config).make_network()
+    compiled.compile_blocks()
+    monkeypatch.setattr(loss, "is_compiled", lambda network, known=loss.is_compiled(compiled): known)
+    Hierarchical(config).loss(network, video, labels, step=0, positions=range(8))
+    assert asked == [8, 8]
+
+
+def test_flops_of_the_first_pass():
+    """Of the share of samples that use it, without the last block's write and the detokenizer."""
+    def figures(*own):
+        return count_flops(small_config("self_conditioning_rate=0.5", *own))
+
+    whole, lean, none = figures("first_pass=whole"), figures(), figures("self_conditioning_rate=0")
+    forward = whole.forward
+    assert (whole.training, none.training) == (4 * forward, 3 * forward)
+    network, tokens = small_config().network, 8
+    d, width, latents = network.token_width, network.io_heads * network.io_head_width, network.num_latents
+    write = 2 * (tokens * d * width * 2 + latents * network.latent_width * 2 * width + 2 * tokens * latents * width)
+    write += 2 * 2 * tokens * d * network.token_expansion * d
+    detokenizer = 2 * tokens * d * 3 * 4
+    assert lean.training == 3 * forward + (forward - 2 * (write + detokenizer)) // 2
+    assert figures("compile=true").training == 3 * forward + (forward - 2 * (write + detokenizer))
 
 
 def test_accumulated_passes_equal_one_pass(tmp_path):
@@ -238,10 +315,10 @@ def test_lamb_starts_no_matrix_at_zero_and_adamw_leaves_all_as_they_are():
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, monkeypatch):
     bad = {1, 3}
 
-    loss = Hierarchical.loss
+    whole = Hierarchical.loss
 
     def sometimes_nan(self, *arguments, **options):
-        losses = loss(self, *arguments, **options)
+        losses = whole(self, *arguments, **options)
         return losses * math.nan if calls.pop(0) in bad else losses
 
     calls = [step for step in range(6) for _ in range(4)]

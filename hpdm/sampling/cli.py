@@ -13,7 +13,7 @@ from hpdm.config import override_config
 from hpdm.console import Command, OutputFolder, called_with, common_options, note, progress
 from hpdm.data.ranges import to_uint8
 from hpdm.environment import choose_device, hardware, processes_here
-from hpdm.errors import InputError, WriteError
+from hpdm.errors import InputError, WriteError, going_on
 from hpdm.lock import LOCK_FILE, hold
 from hpdm.pyramid import BORDERS, OVERLAPS
 from hpdm.sampling.calls import CALLS, call_rates, find_call_sizes, largest_calls, reference_size
@@ -221,7 +221,7 @@ class _Run:
                     self.made += 1
                     bar.update()
         except WriteError as error:
-            kept = f"{len(self.finest.finished())} videos are kept; make room, and the same command continues"
+            kept = f"{len(self.finest.finished())} videos are kept; {going_on(error.errno)}"
             raise WriteError(error.filename, error.errno, os.strerror(error.errno), kept) from error
         finally:
             bar.close()

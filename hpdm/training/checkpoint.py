@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from hpdm.config import Config, config_from_dict, config_to_dict, save_config
-from hpdm.errors import Damaged, InputError, WriteError
+from hpdm.errors import Damaged, InputError, WriteError, going_on
 from hpdm.files import (
     atomic_folder,
     checked_file,
@@ -199,7 +199,7 @@ def no_room_for(run, folder, number) -> WriteError:
     """The error of a checkpoint that found no room, with what is kept; `number` is the errno."""
     before = list(steps_saved(run))
     kept = f"step {before[-1]} is kept" if before else "nothing was saved before"
-    return WriteError(folder, number, os.strerror(number), f"{kept}; make room, and the same command continues")
+    return WriteError(folder, number, os.strerror(number), f"{kept}; {going_on(number)}")
 
 
 def write_manifest(folder, step, names=None, known=None):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hpdm.batches import BatchPlan
 from hpdm.errors import InputError
-from hpdm.pyramid import OVERLAPS
+from hpdm.pyramid import OVERLAPS, check_branching
 
 LENGTHS = (0.05, 0.10)  # sigma_rel of the two traces from which post-hoc EMA is reconstructed, EDM2's
 WIDEST_LENGTH = 12**-0.5  # that of a plain mean over all steps
@@ -15,6 +15,7 @@ ATTENTION_PRECISIONS = ("fp32", "bf16", "fp16")
 PARALLEL = ("ddp", "fsdp", "hsdp")
 WINDOW_ORDERS = ("coarse-first", "finest-first")
 SHRINKS = ("area", "stride")
+FIRST_PASSES = ("chosen", "whole")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,10 @@ class TrainingConfig:
 
     label_dropout: float = 0.1  # share of samples that are trained without their class and text
     self_conditioning_rate: float = 0.9  # share of samples whose latents start from those of a first estimate
+    first_pass: str = "chosen"  # which makes it: "chosen", of those samples, up to the latents; "whole", all of all of them
     window_order: str = "coarse-first"  # how nested windows are drawn: see hpdm.pyramid.sample_windows
+    branching: tuple[int, ...] | None = None  # windows per level of each sample, coarse to fine, such as [1, 2, 4]:
+    # they share the coarse ones; None: one each
     shrink: str = "area"  # how coarse levels are made: see hpdm.pyramid.shrink_video
 
     precision: str = "fp32"  # "fp32", or "bf16" for autocast (weights, optimizer and average stay fp32)
@@ -69,7 +73,7 @@ class TrainingConfig:
         for name, allowed in (
             ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("parallel", PARALLEL),
             ("attention_precision", ATTENTION_PRECISIONS),
-            ("window_order", WINDOW_ORDERS), ("shrink", SHRINKS),
+            ("window_order", WINDOW_ORDERS), ("shrink", SHRINKS), ("first_pass", FIRST_PASSES),
         ):
             if getattr(self, name) not in allowed:
                 raise InputError(f"training.{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
@@ -85,6 +89,8 @@ class TrainingConfig:
         for name in ("eps", "ema_half_life", "clip_norm", "checkpoint_minutes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"training.{name} must be positive; got {getattr(self, name)}")
+        if self.branching is not None:
+            check_branching(self.branching, len(self.branching))
         if self.shard_size is not None and self.shard_size < 2:
             raise InputError(f"training.shard_size must be at least 2; got {self.shard_size}")
         if self.start_gain is not None and self.start_gain < 0:
@@ -97,6 +103,10 @@ class TrainingConfig:
         if len(set(self.traces)) < len(self.traces) or not all(0.001 <= s <= WIDEST_LENGTH for s in self.traces):
             raise InputError(f"training.power_ema takes lengths sigma_rel from 0.001 to {WIDEST_LENGTH:.3f}, each "
                              f"once; got {list(self.traces)}")
+
+    def windows(self, levels: int) -> tuple[int, ...]:
+        """Windows per level of a sample, coarse to fine."""
+        return self.branching or (1,) * levels
 
     @property
     def traces(self) -> tuple[float, ...]:

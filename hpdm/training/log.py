@@ -37,7 +37,7 @@ class RunLog:
 
         Raises WriteError where the disk is full.
         """
-        append_line(self.path, json.dumps(line), kept="checkpoints are kept; make room, and the same command continues")
+        append_line(self.path, json.dumps(line), kept="checkpoints are kept; the same command continues")
         numbers = {}
         for name, value in line.items():
             values = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}

@@ -19,7 +19,6 @@ from hpdm.text import make_conditioner
 from hpdm.training.checkpoint import (
     CONFIG_FILE,
     read_config,
-    remove_leftovers,
 )
 from hpdm.training.config import plan_batch
 from hpdm.training.data import keep_data, note_data, refuse_other_data
@@ -31,7 +30,7 @@ from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer
 from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
-from hpdm.training.recover import owned_run, set_aside_later
+from hpdm.training.recover import owned_run, set_aside_later, tidy
 from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sharing import plan_sharing
@@ -121,12 +120,14 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         # The run may have ended between a checkpoint and its snapshot.
         to_keep = start > 0 and kept_at(settings, start) and here.from_first(not snapshot_folder(run, start).exists())
         if start >= end and not to_evaluate and not to_keep:
+            if here.first:
+                tidy(run, checkpoint)
             note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
             return Outcome(step=start, interrupted=False)
         log, stop.in_steps = None, True
         if here.first:
             Path(run).mkdir(parents=True, exist_ok=True)
-            remove_leftovers(run)
+            tidy(run, checkpoint)
             set_aside_later(run, checkpoint, lambda text: note(text, quiet))
             save_config(config, Path(run) / CONFIG_FILE)
             note_start(run, start, device, here.world_size, changes)

@@ -3,19 +3,21 @@
 Random draws belong to places in the global batch, not to processes: the same (seed, step, position) gives the same
 windows, noise levels, noise and masks however the batch is split.
 
-B samples of the global batch, b of them here, L levels, C channels, patches of rf x rh x rw, M latents of width D.
+B samples of the global batch, b of them here, L levels, C channels, patches of rf x rh x rw, M latents of width D. With
+`training.branching` a sample has W windows, several on a level, which share the coarser ones; else W is L.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.distributed.fsdp import FSDPModule
 
-from hpdm.conditioning import drop_conditions
+from hpdm.conditioning import Conditions, drop_conditions
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, sample_sigma, v_target
-from hpdm.pyramid import extract_patches, sample_windows
-from hpdm.rin import seed_samples
+from hpdm.pyramid import extract_patches, sample_windows, window_levels
+from hpdm.rin import chosen_samples, seed_samples
 
 # Streams of random numbers that must not meet.
 SMALL_DRAWS, NOISE, DROPOUT, OWN_DRAWS, OWN_NOISE, STARTING_VALUES = range(6)
@@ -25,11 +27,11 @@ SMALL_DRAWS, NOISE, DROPOUT, OWN_DRAWS, OWN_NOISE, STARTING_VALUES = range(6)
 class Draws:
     """Everything random about b training samples but their clips."""
 
-    windows: torch.Tensor  # int64 [b, L, 3] on the CPU
-    sigma: torch.Tensor  # float32 [b, L]
-    eps: torch.Tensor  # float32 [b, L, C, rf, rh, rw]
+    windows: torch.Tensor  # int64 [b, W, 3] on the CPU
+    sigma: torch.Tensor  # float32 [b, W]
+    eps: torch.Tensor  # float32 [b, W, C, rf, rh, rw]
     no_label: torch.Tensor  # bool [b]: trained without its class and text
-    self_condition: torch.Tensor  # bool [b]: latents start from a first estimate
+    self_condition: torch.Tensor  # bool [b] on the CPU: latents start from a first estimate
 
 
 def draw(config, *, step: int, positions: range, device="cpu", size=None) -> Draws:
@@ -40,20 +42,22 @@ def draw(config, *, step: int, positions: range, device="cpu", size=None) -> Dra
     """
     training, pyramid = config.training, config.pyramid
     chosen = slice(positions.start, positions.stop)
+    branching = training.windows(pyramid.levels)
+    levels = window_levels(branching)
     generator = step_generator(training.seed, step)
-    windows = sample_windows(pyramid, training.batch, generator, training.window_order)[chosen]
+    windows = sample_windows(pyramid, training.batch, generator, training.window_order, branching)[chosen]
     sigma = torch.stack(
-        [sample_sigma(config.diffusion, level, training.batch, generator) for level in range(pyramid.levels)], dim=1
+        [sample_sigma(config.diffusion, level, training.batch, generator) for level in levels], dim=1
     )
     chances = torch.rand(2, training.batch, generator=generator)[:, chosen]
 
-    shape = (pyramid.levels, config.network.channels, *(size or pyramid.patch))
+    shape = (len(levels), config.network.channels, *(size or pyramid.patch))
     return Draws(
         windows=windows,
         sigma=sigma[chosen].to(device),
         eps=step_noise(training, step, positions, shape, device),
         no_label=(chances[0] < training.label_dropout).to(device),
-        self_condition=(chances[1] < training.self_conditioning_rate).to(device),
+        self_condition=chances[1] < training.self_conditioning_rate,
     )
 
 
@@ -93,18 +97,26 @@ def joint_loss(network, video: torch.Tensor, labels: torch.Tensor, draws: Draws,
     video: uint8 [b, C, T, H, W] at the resolution of the last level; labels: int64 [b], -1 for none, or `Conditions`.
     `network` is an HPDM or its DDP wrapper. Where the network is self-conditioned, a first pass without gradient makes
     latents; the samples that go without start from zeros instead, and so does the first pass.
+
+    A level with several windows has their mean: levels keep their weights, and the expected gradient is that of one
+    window per level, whose distribution each path through the tree has.
     """
-    patches = extract_patches(to_model_range(video), draws.windows, config.training.shrink, config.pyramid.split)
+    branching = config.training.windows(config.pyramid.levels)
+    several = {"branching": branching} if max(branching) > 1 else {}
+    shrink, split = config.training.shrink, config.pyramid.split
+    patches = extract_patches(to_model_range(video), draws.windows, shrink, split, branching)
     inputs, c_noise, targets = add_noise_to_levels(patches, draws, config)
     arguments = (inputs, c_noise, draws.windows.to(video.device), known_labels(labels, config, draws.no_label))
-    return v_losses(network, arguments, targets, draws, config)
+    losses = v_losses(network, arguments, targets, draws, config, **several)
+    return torch.stack([own.mean(1) for own in losses.split(list(branching), dim=1)], dim=1) if several else losses
 
 
 def add_noise_to_levels(patches, draws: Draws, config):
-    """Clean patches of every level, L tensors [b, C, T, H, W] → (network inputs, c_noise [b, L], targets v)."""
+    """Clean patches of every window, W tensors [b, C, T, H, W] → (network inputs, c_noise [b, W], targets v)."""
     inputs, targets, c_noise = [], [], []
-    for level, patch in enumerate(patches):
-        s_in, sigma, eps = config.diffusion.scale_in(level), draws.sigma[:, level], draws.eps[:, level]
+    levels = window_levels(config.training.windows(config.pyramid.levels))
+    for index, (level, patch) in enumerate(zip(levels, patches, strict=True)):
+        s_in, sigma, eps = config.diffusion.scale_in(level), draws.sigma[:, index], draws.eps[:, index]
         c_in, _, _, noise_level = preconditioning(sigma, s_in)
         inputs.append(c_in.view(-1, 1, 1, 1, 1) * add_noise(patch, eps, sigma, s_in))
         targets.append(v_target(patch, eps, sigma))
@@ -121,27 +133,69 @@ def known_labels(labels, config, dropped=False):
 
 
 def v_losses(network, arguments, targets, draws: Draws, config, **options) -> torch.Tensor:
-    """Mean squared error of v of every sample and level, float32 [b, L], with latent self-conditioning.
+    """Mean squared error of v of every sample and window, float32 [b, W], with latent self-conditioning.
 
-    The network is called with `arguments`, then the latents, then `options`; it returns L outputs and L latents.
+    The network is called with `arguments`, then the latents, then `options`; it returns W outputs and W latents. With
+    `outputs=False` it may leave out what only outputs need.
     """
-    latents = zero_latents(config, len(draws.sigma), draws.sigma.device)
+    count = draws.sigma.shape[1]
+    latents = zero_latents(config, len(draws.sigma), draws.sigma.device, count)
     if latents is not None and config.training.self_conditioning_rate > 0:
-        with torch.no_grad():
-            _, estimate = network(*arguments, latents, **options)
-        latents = [torch.where(draws.self_condition.view(-1, 1, 1), z.float(), 0.0) for z in estimate]
+        latents = _first_estimate(network, arguments, latents, draws, config, options)
 
     outputs, _ = network(*arguments, latents, **options)
     losses = [(F.float() - v).square().flatten(1).mean(1) for F, v in zip(outputs, targets, strict=True)]
     return torch.stack(losses, dim=1)
 
 
-def zero_latents(config, batch: int, device):
-    """What a self-conditioned network takes for "no earlier estimate": L zero tensors [B, M, D]; else None."""
+@torch.no_grad()
+def _first_estimate(network, arguments, zeros, draws, config, options):
+    """Latents of a first pass for the samples that use them, zeros for the others: W tensors [b, M, D].
+
+    The pass is of those samples alone, but for compiled blocks, which would be compiled for every number of them.
+    Without any there is no pass, unless weights are sharded: then all processes make one, for each needs the others'.
+    """
+    chosen = draws.self_condition.nonzero()[:, 0]
+    device, whole = draws.sigma.device, config.training.first_pass == "whole"
+    if whole or is_compiled(network) or len(chosen) == len(draws.self_condition):
+        _, estimate = network(*arguments, zeros, **options, **({} if whole else {"outputs": False}))
+        used = draws.self_condition.to(device).view(-1, 1, 1)
+        return [torch.where(used, z.float(), 0.0) for z in estimate]
+    if not len(chosen) and not isinstance(network, FSDPModule):
+        return zeros
+    rows = chosen if len(chosen) else torch.zeros(1, dtype=torch.int64)
+    at = rows.to(device)
+    with chosen_samples(network, rows):
+        _, estimate = network(*_take((*arguments, zeros), at), **_take(options, at), outputs=False)
+    if not len(chosen):
+        return zeros
+    return [torch.zeros(whole.shape, device=device).index_copy(0, at, z.float())
+            for whole, z in zip(zeros, estimate, strict=True)]
+
+
+def is_compiled(network) -> bool:
+    """Whether parts of a network run compiled code, which is made anew for other numbers of samples."""
+    return any(module._compiled_call_impl is not None for module in network.modules())
+
+
+def _take(value, rows):
+    """Samples `rows` of all tensors and `Conditions` in nested lists, tuples and dictionaries."""
+    if isinstance(value, torch.Tensor | Conditions):
+        return value[rows]
+    if isinstance(value, dict):
+        return {name: _take(own, rows) for name, own in value.items()}
+    return type(value)(_take(own, rows) for own in value) if isinstance(value, list | tuple) else value
+
+
+def zero_latents(config, batch: int, device, count: int | None = None):
+    """What a self-conditioned network takes for "no earlier estimate"; else None.
+
+    `count` zero tensors [B, M, D], by default one per level.
+    """
     if not config.network.self_conditioning:
         return None
     zeros = torch.zeros((), device=device).expand(batch, config.network.num_latents, config.network.latent_width)
-    return [zeros] * config.pyramid.levels
+    return [zeros] * (count or config.pyramid.levels)
 
 
 def _seeds(*path, count=1):

@@ -35,7 +35,7 @@ class Plan:
     parameters_by_part: dict[str, int]
     parameter_groups: str
     levels: list[dict]  # per level: video and patch size, tokens, blocks that work on it
-    flops: list[dict]  # {"block", "level", "flops"} of one sample, forward
+    flops: list[dict]  # {"block", "level", "flops"} of one sample, forward, over all windows of the level
     flops_outside_blocks: int  # tokenizer, condition, start of the latents, detokenizer: all levels
     flops_per_sample: int  # forward over all levels, as in one training pass
     flops_per_training_sample: int  # with backward, the first pass of self-conditioning, and recomputation
@@ -68,27 +68,37 @@ def count_flops(config) -> Flops:
 
 def network_flops(network, example, config) -> Flops:
     """FLOPs of an `HPDM` on the meta device; `example` are the arguments of a forward pass of one sample."""
+    windows = config.training.windows(config.pyramid.levels)
     by_block = [
-        {"block": index, "level": level, "flops": _block_flops(network, index, level)}
+        {"block": index, "level": level, "flops": windows[level] * _block_flops(network, index, level)}
         for index, block in enumerate(network.blocks)
         for level in range(block.levels)
     ]
-    return training_flops(forward_flops(network, example), by_block, config)
+    return training_flops(network, example, by_block, config)
 
 
-def forward_flops(network, example) -> int:
+def forward_flops(network, example, **options) -> int:
     """FLOPs of a network on the meta device that is called with `example`."""
     with FlopCounterMode(display=False) as counter:
-        network(*example)
+        network(*example, **options)
     return counter.get_total_flops()
 
 
-def training_flops(forward, by_block, config) -> Flops:
-    """What a training sample takes whose forward pass takes `forward`."""
-    training = config.training
-    passes = 3 + (config.network.self_conditioning and training.self_conditioning_rate > 0)
+def training_flops(network, example, by_block, config) -> Flops:
+    """What a training sample takes on average; `network` is on the meta device and called with `example`."""
+    training, forward = config.training, forward_flops(network, example)
     recomputed = sum(entry["flops"] for entry in by_block) if training.activation_checkpointing else 0
-    return Flops(by_block=by_block, forward=forward, training=forward * passes + recomputed)
+    return Flops(by_block=by_block, forward=forward,
+                 training=3 * forward + first_pass_flops(network, example, forward, config) + recomputed)
+
+
+def first_pass_flops(network, example, forward: int, config) -> int:
+    """FLOPs of self-conditioning's first pass of a sample on average; `forward` are those of a whole forward pass."""
+    rate = config.training.self_conditioning_rate if config.network.self_conditioning else 0.0
+    if not rate or config.training.first_pass == "whole":
+        return forward if rate else 0
+    share = 1.0 if config.training.compile else rate  # see `hpdm.training.loss`
+    return round(share * forward_flops(network, example, outputs=False))
 
 
 def make_plan(config, world_size: int = 1) -> Plan:
@@ -156,6 +166,7 @@ def hierarchy_levels(network, config) -> list[dict]:
             "video": list(pyramid.resolution(level)),
             "patch": list(pyramid.patch),
             "tokens": torch.Size(network.token_grid).numel(),
+            "windows": config.training.windows(pyramid.levels)[level],
             "blocks": sum(hosted > level for hosted in network.config.levels_per_block),
             "s_in": config.diffusion.scale_in(level),
         }
@@ -171,12 +182,12 @@ def describe_plan(plan: Plan) -> str:
     lines += [f"  {part:<12} {count:>15,}" for part, count in plan.parameters_by_part.items()]
     lines.append(f"  {plan.parameter_groups}")
     if levels:
-        lines += ["", "level  video          patch        tokens  blocks   s_in"]
+        lines += ["", "level  video          patch        tokens  blocks   s_in  windows"]
     for entry in plan.levels:
         video, patch = ("x".join(map(str, entry[key])) for key in ("video", "patch"))
         lines.append(
             f"{entry['level']:>5}  {video:<13}  {patch:<11}  "
-            f"{entry['tokens']:>6}  {entry['blocks']:>6}  {entry['s_in']:>5.1f}"
+            f"{entry['tokens']:>6}  {entry['blocks']:>6}  {entry['s_in']:>5.1f}  {entry['windows']:>7}"
         )
     lines += ["", "GFLOP of one sample, forward (a multiply-add is two)"]
     if plan.flops:
@@ -276,11 +287,13 @@ def _activation_bytes(method):
         if not config.training.activation_checkpointing:
             return _kept(network, lambda: network(*method.example("cpu")))
         tokens, latents, condition = _block_arguments(network, "cpu")
-        inputs = sum(t.nbytes for t in (tokens, latents, condition)) * sum(config.network.levels_per_block)
+        windows = config.training.windows(config.pyramid.levels)
+        hosted = [sum(windows[:levels]) for levels in config.network.levels_per_block]
+        inputs = sum(t.nbytes for t in (tokens, latents, condition)) * sum(hosted)
         widest = network.blocks[-1]
-        arguments = [t.repeat(widest.levels, 1, 1).requires_grad_() for t in (tokens, latents, condition)]
-        windows = torch.zeros(1, widest.levels, 3, dtype=torch.int64)
-        geometry = Geometry(network.pyramid, windows.unbind(1), network.token_grid)
+        arguments = [t.repeat(hosted[-1], 1, 1).requires_grad_() for t in (tokens, latents, condition)]
+        starts = [torch.zeros(count, 3, dtype=torch.int64) for count in windows]
+        geometry = Geometry(network.pyramid, starts, network.token_grid, batch=1)
         return inputs + _kept(network, lambda: widest(*arguments, geometry))
 
 

@@ -8,7 +8,15 @@ from hpdm.console import note
 from hpdm.errors import Damaged, InputError
 from hpdm.files import free_name
 from hpdm.lock import hold
-from hpdm.training.checkpoint import LATEST, SNAPSHOTS, check_files, latest_checkpoint, steps_saved
+from hpdm.training.checkpoint import (
+    LATEST,
+    SNAPSHOTS,
+    check_files,
+    latest_checkpoint,
+    point_latest,
+    remove_leftovers,
+    steps_saved,
+)
 
 SET_ASIDE = "set-aside-"
 
@@ -61,6 +69,16 @@ def newest_whole(run, *, names=None, say=note, check=check_files) -> Path | None
         raise InputError(f"{run} has no checkpoint that is whole ({'; '.join(faults)}). Bring one back, or move them "
                          "away to start from the beginning")
     return None
+
+
+def tidy(run, checkpoint):
+    """Delete what a killed process had not finished, and have `latest` lead to the checkpoint that a run goes on from.
+
+    checkpoint: of `newest_whole`. A process that ended between a checkpoint and its link leaves an older one.
+    """
+    remove_leftovers(run)
+    if checkpoint in steps_saved(run).values() and latest_checkpoint(run) != checkpoint.resolve():
+        point_latest(run, checkpoint.name)
 
 
 def set_aside_later(run, checkpoint, say=note):

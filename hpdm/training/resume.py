@@ -29,7 +29,7 @@ FREE_TO_CHANGE = {
     "training": {
         "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "shard_size", "reshard",
         "max_nonfinite", "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_weights_every", "power_ema",
-        "sheet_every", "eval_every", "start_gain",
+        "sheet_every", "eval_every", "start_gain", "first_pass",
     },
     "data": {"num_workers", "steps_ahead", "embeddings", "index", "recheck", "index_limit"},
     "text": {"encoder_precision"},
@@ -38,7 +38,8 @@ FREE_TO_CHANGE = {
 # Settings that change what is learnt from here on, not what was learnt so far: changes are printed and kept in the
 # provenance of the run. The data are to be the same in another place.
 CHANGE_IS_NOTED = {
-    "training": {"steps", "batch", "lr", "warmup", "schedule", "clip_norm", "precision"},
+    "training": {"steps", "batch", "lr", "warmup", "schedule", "clip_norm", "precision",
+                 "attention_precision", "branching"},
     "data": {"path", "split_lists", "captions"},  # the files themselves are compared, see hpdm/training/data.py
 }
 PATIENCE = 30.0  # seconds until what one node wrote must be seen by all: network file systems keep old listings

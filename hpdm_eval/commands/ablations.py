@@ -37,8 +37,8 @@ SAY_SECONDS = 60.0  # between lines on how far several processes are
 
 @click.command(cls=RememberingCommand)
 @click.option("--tier", type=click.Choice(tier_names()), default="cpu", show_default=True, envvar="HPDM_TIER",
-              help="How large: smoke takes minutes, cpu about three hours on two cores, gpu some on a GPU; paper is "
-                   "the paper's own numbers.")
+              help="How large: smoke takes minutes, cpu about three hours on two cores, nano minutes on a "
+                   "GPU, gpu some hours; paper is the paper's own numbers.")
 @click.option("--out", type=OutputFolder(path_type=Path), required=True,
               help="Folder for runs, samples, records and the log; the same command continues what is in it.")
 @click.option("--only", multiple=True, metavar="STUDY|STUDY.VARIANT", help="Only these; repeatable.")

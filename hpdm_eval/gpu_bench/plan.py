@@ -3,6 +3,7 @@
 Costs are of one H100 and include building the network; a rehearsal has its own, of two processor cores.
 """
 
+import statistics
 from functools import partial
 
 from hpdm.errors import InputError
@@ -17,7 +18,18 @@ FIRST_L = (("tf32", 4, False), ("attention-bf16", 4, False), ("bf16", 4, False))
 MORE_L = (("bf16", 8, False), ("tf32", 8, True), ("attention-bf16", 8, True), ("bf16", 16, True))
 OF_M = (("tf32", 8, False), ("attention-bf16", 8, False), ("bf16", 8, False))
 COMPILED = (("tf32", 8, False), ("bf16", 8, False), ("attention-bf16", 8, False))
-COMPILED_L = (("bf16", 4, False), ("tf32", 4, False))
+COMPILED_L = (("bf16", 4, False), ("attention-bf16", 4, False))
+# As many finest windows a pass as one window per level of four times the clips, then twice as many.
+BRANCHES = {"one window per level": [], "windows 1, 2, 4": ["training.branching=[1,2,4]"]}
+ONE, TREE = BRANCHES
+BRANCHES_S = tuple((precision, batch, False, name) for precision in ("attention-bf16", "bf16", "tf32")
+                   for batch, name in ((8, ONE), (2, TREE), (4, TREE)))
+BRANCHES_L = tuple((precision, batch, False, name) for precision in ("attention-bf16", "bf16")
+                   for batch, name in ((4, ONE), (1, TREE), (2, TREE)))
+FIRST_PASSES = {"first pass of all": ["training.first_pass=whole"], "of those that use it": []}
+FIRST_PASSES_S = tuple((precision, 8, False, name) for precision in ("attention-bf16", "tf32") for name in FIRST_PASSES)
+FIRST_PASSES_L = tuple(("attention-bf16", 4, False, name) for name in FIRST_PASSES)
+MEAN = {"typical": statistics.mean, "rounds": 20, "seconds": 5.0}  # passes of few and of many samples
 # (precision, overlap, cached, videos at once, most tiles a call)
 FIRST_VIDEOS = (("tf32", "hw", True, 1, 16), ("tf32", "hw", False, 1, 16), ("tf32", "none", True, 1, 16),
                 ("fp16", "hw", True, 1, 16))
@@ -66,6 +78,11 @@ PLAN = (
     ("table1/full-checkpointing", 15, 4, partial(table1.row, name="full", checkpointing=True)),
     ("gradients/L", 20, 8, partial(gradients.cosines, size="L", batch=2)),
     ("sampling/L", 30, 10, partial(sampling.video, size="L", cases=VIDEOS_L)),
+    ("training/L-branching", 30, 15, partial(training.steps, size="L", cases=BRANCHES_L, variants=BRANCHES)),
+    ("training/S-branching", 40, 20, partial(training.steps, size="S", cases=BRANCHES_S, variants=BRANCHES)),
+    ("training/updates", 10, 6, partial(training.updates, sizes=("S", "L"))),
+    ("training/L-first-pass", 20, 6, partial(training.steps, size="L", cases=FIRST_PASSES_L, variants=FIRST_PASSES, **MEAN)),
+    ("training/S-first-pass", 35, 8, partial(training.steps, size="S", cases=FIRST_PASSES_S, variants=FIRST_PASSES, **MEAN)),
     ("training/L-compiled", 75, 60, partial(training.steps, size="L", cases=COMPILED_L, compile=True)),
 )
 

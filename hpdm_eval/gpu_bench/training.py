@@ -10,13 +10,13 @@ from functools import lru_cache, partial
 
 import torch
 
-from hpdm.config import Config
+from hpdm.config import Config, override_config
 from hpdm.methods import make_method
 from hpdm.rin import set_attention_precision
 from hpdm.training.ema import EMA
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import learning_rate, make_optimizer
-from hpdm.training.plan import forward_flops
+from hpdm.training.plan import count_flops
 from hpdm_eval.gpu_bench.bench import PRECISIONS, ROUNDS, SECONDS
 
 # Whose matrix products a precision's share of the roof is of; half-precision attention leaves most products in TF32.
@@ -75,8 +75,12 @@ class Trainer:
         self.optimizer.zero_grad()
 
 
-def step_times(bench, trainer, *, batch, precision, checkpointing=False, rounds=ROUNDS, warm_up=1):
-    """(median seconds of a pass forward and backward, of the update, loss of the last, peak memory in GiB)."""
+def step_times(bench, trainer, *, batch, precision, checkpointing=False, rounds=ROUNDS, warm_up=1, seconds=SECONDS,
+               typical=statistics.median):
+    """(median seconds of a pass forward and backward, of the update, loss of the last, peak memory in GiB).
+
+    typical: what is made of the rounds in place of the median.
+    """
     bench.collect()  # blocks of another batch's sizes
     trainer.prepare(precision, checkpointing)
     video, labels = trainer.videos(batch)
@@ -93,33 +97,44 @@ def step_times(bench, trainer, *, batch, precision, checkpointing=False, rounds=
             if turn >= warm_up:
                 passes.append(between - began)
                 updates.append(bench.clock() - between)
-                if sum(passes) > SECONDS:
+                if sum(passes) > seconds:
                     break
-    return statistics.median(passes), statistics.median(updates), loss.item(), bench.peak_gib()
+    return typical(passes), typical(updates), loss.item(), bench.peak_gib()
 
 
-def steps(bench, *, size, cases, compile=False):
-    """Videos per second of whole steps; `cases` are (precision, micro-batch, activation checkpointing)."""
-    config = bench.config(size)
-    for precision, batch, checkpointing in cases:
+def steps(bench, *, size, cases, compile=False, variants=None, **timing):
+    """Videos per second of whole steps; `cases` are (precision, micro-batch, activation checkpointing).
+
+    variants: {name: settings to change, or None for the size's own} in place of those; each case then has a fourth
+    member, the variant's name. A micro-batch counts clips.
+    """
+    base = bench.config(size, *(["training.compile=true"] if compile else []))
+    for precision, batch, checkpointing, *variant in cases:
         batch = bench.few(batch)
-        settings = {"size": config.size, "precision": precision, "micro_batch": batch, "checkpointing": checkpointing,
+        settings = {"size": base.size, "precision": precision, "micro_batch": batch, "checkpointing": checkpointing,
                     "compile": compile}
+        config = base
+        if variant:
+            settings["variant"] = variant[0]
+            config = override_config(base, variants[variant[0]])
         yield bench.attempt("training step", settings, partial(
-            _step, bench, config, precision, batch, checkpointing, compile))
+            _step, bench, base, config, precision, batch, checkpointing, compile, timing))
 
 
-def _step(bench, config, precision, batch, checkpointing, compile):
+def _step(bench, base, config, precision, batch, checkpointing, compile, timing):
     if compile:
         torch.compiler.reset()  # other precisions are other graphs, of which there is a limit
-    trainer = bench.kept((config, compile), lambda: Trainer(config, bench.device, compile=compile))
+    trainer = bench.kept((base, compile), lambda: Trainer(base, bench.device, compile=compile))
+    trainer.config, trainer.number = config, 0  # the same steps for all, which draw the same
     began = bench.clock()
     of_pass, of_update, loss, peak = step_times(
-        bench, trainer, batch=batch, precision=precision, checkpointing=checkpointing, warm_up=2 if compile else 1)
+        bench, trainer, batch=batch, precision=precision, checkpointing=checkpointing, warm_up=2 if compile else 1,
+        **timing)
     flops = batch * sample_flops(config)
+    finest = batch * config.training.windows(config.pyramid.levels)[-1]
     details = {
-        "pass ms": 1e3 * of_pass, "update ms": 1e3 * of_update, "videos/s without update": batch / of_pass,
-        "TFLOP/s": flops / of_pass / 1e12, "peak GiB": peak, "loss": loss,
+        "finest windows/s": finest / (of_pass + of_update), "pass ms": 1e3 * of_pass, "update ms": 1e3 * of_update,
+        "videos/s without update": batch / of_pass, "TFLOP/s": flops / of_pass / 1e12, "peak GiB": peak, "loss": loss,
         "seconds with warm-up": bench.clock() - began,
     }
     if roof := bench.facts.get("roof", {}).get(ROOF_OF.get(precision, precision)):
@@ -127,14 +142,37 @@ def _step(bench, config, precision, batch, checkpointing, compile):
     return batch / (of_pass + of_update), "videos/s", details
 
 
-@lru_cache(maxsize=16)
+def updates(bench, *, sizes):
+    """Milliseconds of what follows the gradient: LAMB's step tensor by tensor and by lists of them, and the rest."""
+    for size in sizes:
+        config = bench.config(size)
+        for foreach in (True, False):
+            settings = {"size": config.size, "optimizer": config.training.optimizer, "foreach": foreach}
+            yield bench.attempt("update", settings, partial(_update, bench, config, foreach))
+
+
+def _update(bench, config, foreach):
+    trainer = bench.kept((config, False), lambda: Trainer(config, bench.device))
+    for parameter in trainer.parameters:
+        parameter.grad = 1e-3 * torch.randn_like(parameter)
+    for group in trainer.optimizer.param_groups:
+        group["foreach"] = foreach
+    before = bench.clock()
+    trainer.optimizer.step()
+    details = {
+        "first ms": 1e3 * (bench.clock() - before),
+        "clipping ms": 1e3 * bench.seconds(lambda: torch.nn.utils.clip_grad_norm_(trainer.parameters, 1.0)),
+        "average ms": 1e3 * bench.seconds(lambda: trainer.ema.update(1000)),
+        "tensors": len(trainer.parameters),
+    }
+    return 1e3 * bench.seconds(trainer.optimizer.step), "ms", details
+
+
+@lru_cache(maxsize=32)
 def sample_flops(config: Config) -> int:
     """FLOPs of the matrix products of a training sample, what checkpointing computes again left out.
 
     A forward pass, twice as much backward, and the first pass of self-conditioning.
     """
-    method = make_method(config)
-    with torch.device("meta"):
-        network = method.make_network().train()
-    first = bool(config.network.self_conditioning and config.training.self_conditioning_rate > 0)
-    return forward_flops(network, method.example("meta")) * (3 + first)
+    training = replace(config.training, activation_checkpointing=False)
+    return count_flops(replace(config, training=training)).training

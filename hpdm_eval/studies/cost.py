@@ -10,11 +10,12 @@ HOUR_OF_FLOPS = EXAMPLE_TFLOPS * 1e12 * 3600
 def sampling_flops(config, figures) -> float:
     """FLOPs of one sample; `figures` is `count_flops(config)`. What context and caching add or save is left out."""
     sampling, levels = config.sampling, config.pyramid.levels
+    windows = config.training.windows(levels)  # which `figures` count and samples do not have
     total = 0.0
     for level in range(levels):
-        of_level = sum(entry["flops"] for entry in figures.by_block if entry["level"] == level)
+        of_level = sum(entry["flops"] for entry in figures.by_block if entry["level"] == level) / windows[level]
         tiles = plan_level(config.pyramid, config.diffusion, sampling, level).tile_evaluations
-        total += tiles * (of_level + figures.outside_blocks / levels)
+        total += tiles * (of_level + figures.outside_blocks / sum(windows))
     return total * (2 if sampling.guided else 1)
 
 

@@ -42,6 +42,7 @@ class Variant:
     clip: str = "whole"
     real: bool = False
     method: str | None = None
+    batch: float | None = None
     budget: float | None = None
     needs: str | None = None
 
@@ -57,6 +58,9 @@ class Variant:
         if self.method is not None:
             config = method_class(self.method).configure(config)
         config = override_config(config, self.set)
+        if self.batch is not None:
+            clips = max(1, round(self.batch * base.training.batch))
+            config = dataclasses.replace(config, training=dataclasses.replace(config.training, batch=clips))
         return config if self.budget is None else _with_budget(config, base, self.budget)
 
 
@@ -227,24 +231,30 @@ def make_plan(tier: Tier, only: Sequence[str] = (), repeats: int | None = None, 
             return True
         return (variant.study in only or not only) and variant.full_name not in tier.omit
 
+    # A budget takes seconds to fit, and what has one shares with nothing that has none.
+    budgets = any(variant.budget is not None and chosen(variant) for study in studies for variant in study.variants)
     judgements = []
     for repeat in range(first, first + (repeats or tier.repeats)):
-        everything = _Sharing(tier, base, studies, repeat)
+        everything = _Sharing(tier, base, studies, repeat, budgets)
         judgements += [judgement for judgement in everything.judgements if chosen(judgement.variant)]
     return Plan(tier=tier, base=base, judgements=tuple(judgements))
 
 
 class _Sharing:
-    """All judgements of one repeat, with the runs and sample sets that they share."""
+    """All judgements of one repeat, with the runs and sample sets that they share.
 
-    def __init__(self, tier, base, studies, repeat):
+    Without `budgets` those of variants that have one are left out.
+    """
+
+    def __init__(self, tier, base, studies, repeat, budgets):
         self.tier, self.base, self.repeat = tier, base, repeat
         self._runs, self._sets, self._of_variant = {}, {}, {}
         kept = set()  # runs whose earlier checkpoints are needed
         configured = [
             (study, variant, override_config(variant.configure(base), [f"training.seed={repeat}"]))
             for study in studies for variant in study.variants
-            if not variant.real or tier.data == PROCEDURAL  # elsewhere the reference takes all clips there are
+            if (not variant.real or tier.data == PROCEDURAL)  # elsewhere the reference takes all clips there are
+            and (budgets or variant.budget is None)
         ]
         for study, variant, config in configured:
             if study.checkpoints:

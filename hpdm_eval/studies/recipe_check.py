@@ -34,15 +34,17 @@ FAILED = 1
 @click.command(cls=Command)
 @click.option("--out", type=OutputFolder(path_type=Path), required=True,
               help="Folder of recipe-check.md and recipe-check.json.")
-@click.option("--full", is_flag=True, help="All combinations of gradients, not one setting at a time; takes minutes.")
+@click.option("--full", is_flag=True, help="All combinations of gradients, not one setting at a time; takes hours of a core.")
 @click.option("--records", type=click.Path(exists=True, file_okay=False), metavar="DIR",
               help="Also the tables of the studies noise and window-order, from their records.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Groups of processes that share the gradients of each number of processes (1 to 4).")
 @click.option("--quiet", is_flag=True, help="No notes on stderr.")
-def main(out, full, records, quiet):
+def main(out, full, records, jobs, quiet):
     """Check gradients, starting values and noise of the large sizes on small networks. Runs on the CPU."""
     own_folder(out)
     note("gradients", quiet)
-    gradients = measure(ALL_WORLDS if full else WORLDS, quick=not full)
+    gradients = measure(ALL_WORLDS if full else WORLDS, quick=not full, parts=jobs)
     learning = []
     for variant in VARIANTS:
         note(f"{STEPS} steps: {variant}", quiet)

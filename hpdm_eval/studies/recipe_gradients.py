@@ -42,7 +42,7 @@ PARALLEL = {1: ("single", "fsdp"), 2: ("ddp", "fsdp"), 3: ("ddp", "fsdp"), 4: ("
 COPIES = 2  # of hsdp
 # Largest error of all gradients together, over their norm; see `compare`.
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.05}
-SECONDS = 1800
+SECONDS = {True: 1800, False: 4 * 3600}  # `quick` and all
 
 
 def combinations(world: int, quick: bool) -> list[dict]:
@@ -168,10 +168,11 @@ def compare(found, reference) -> dict:
     }
 
 
-def measure(worlds=WORLDS, *, quick: bool) -> list[dict]:
+def measure(worlds=WORLDS, *, quick: bool, parts: int = 1) -> list[dict]:
     """A row for every combination: its settings and the figures of `compare`; starts the processes it needs.
 
-    With `quick` torch.compile traces without generating code. Raises InputError where a process fails.
+    With `quick` torch.compile traces without generating code. `parts` groups of processes share the combinations of
+    each number of processes. Raises InputError where a process fails.
     """
     rows = []
     root = Path(__file__).resolve().parents[2]
@@ -179,26 +180,28 @@ def measure(worlds=WORLDS, *, quick: bool) -> list[dict]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     with tempfile.TemporaryDirectory() as folder:
         workers = []
-        for world in worlds:
+        for world, part in itertools.product(worlds, range(parts)):
             port = str(_free_port())
             workers += [
                 subprocess.Popen(
                     [sys.executable, "-W", "ignore", "-m", __name__, folder, str(rank), str(world), port,
-                     "quick" if quick else "full"],
+                     "quick" if quick else "full", str(part), str(parts)],
                     env=environment, stderr=subprocess.PIPE, text=True,
                 )
                 for rank in range(world)
             ]
         try:
             for worker in workers:
-                _, errors = worker.communicate(timeout=SECONDS)
+                _, errors = worker.communicate(timeout=SECONDS[quick])
                 if worker.returncode:
                     raise InputError(f"a process that computes gradients failed: {errors.strip().splitlines()[-1]}")
         finally:
             for worker in workers:
                 worker.kill()
         for world in worlds:
-            rows += json.loads((Path(folder) / f"{world}.json").read_text(encoding="utf-8"))
+            found = [json.loads((Path(folder) / f"{world}-{part}.json").read_text(encoding="utf-8"))
+                     for part in range(parts)]
+            rows += [row for turn in itertools.zip_longest(*found) for row in turn if row is not None]
     return rows
 
 
@@ -213,14 +216,14 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _main(folder, rank, world, port, extent):
-    rank, world = int(rank), int(world)
+def _main(folder, rank, world, port, extent, part, parts):
+    rank, world, part = int(rank), int(world), int(part)
     os.environ |= {"WORLD_SIZE": str(world), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     here = Processes(rank=rank, world_size=world, device=torch.device("cpu"))
     references, rows = {}, []
-    for combination in combinations(world, extent == "quick"):
+    for combination in combinations(world, extent == "quick")[part::int(parts)]:
         if combination["self_conditioning"] not in references:
             references[combination["self_conditioning"]] = reference_gradients(config_of(combination))
         if combination["compile"]:
@@ -229,7 +232,7 @@ def _main(folder, rank, world, port, extent):
         found = gradients(combination, here)
         rows.append({**combination, **compare(found, references[combination["self_conditioning"]])})
     if rank == 0:
-        (Path(folder) / f"{world}.json").write_text(json.dumps(rows), encoding="utf-8")
+        (Path(folder) / f"{world}-{part}.json").write_text(json.dumps(rows), encoding="utf-8")
     dist.destroy_process_group()
 
 

@@ -6,7 +6,7 @@ A campaign is a function of (effort, seed, folder) and returns `Tally`s. The gat
 
 from damaged import damaged_clips, damaged_results, damaged_runs, damaged_texts
 from killed import killed_evaluation, killed_rank, killed_sampling, killed_training
-from storage import clock_going_back, lost_power, many_files, unsteady_server
+from storage import clock_going_back, lost_power, many_files, stale_views, unsteady_server
 from tally import BAD, GOOD, Tally, damage, mutate
 
 __all__ = ["BAD", "CAMPAIGNS", "GOOD", "Tally", "damage", "mutate"]
@@ -23,6 +23,7 @@ CAMPAIGNS = {
     "Killed processes of several": (killed_rank, 0, 2),
     "Lost writes": (lost_power, 1, 1),
     "Unsteady servers of files": (unsteady_server, 1, 40),
+    "Old listings of folders": (stale_views, 1, 40),
     "Clocks": (clock_going_back, 1, 20),
     "Many files": (many_files, 1, 25),
 }

@@ -203,17 +203,25 @@ def children(process):
 
 
 def kill_one(process, ready, chance):
-    """Kill one worker of a torchrun at a random moment after ready() has become true; returns whether one was."""
+    """Kill one worker of a torchrun at a random moment after ready() has become true.
+
+    Returns the seconds in which all others then ended; None where none was killed.
+    """
     while process.poll() is None and not ready():
         time.sleep(0.05)
     time.sleep(chance.random() * 0.5)
     workers = children(process)
     if not workers or process.poll() is not None:
-        return False
+        process.wait(timeout=ENDING)
+        return None
+    began = time.monotonic()
     with suppress(OSError):
         os.kill(chance.choice(workers), signal.SIGKILL)
-    process.wait(timeout=300)
-    return True
+    process.wait(timeout=ENDING)
+    return time.monotonic() - began
+
+
+ENDING, ENDING_SOON = 300, 60  # seconds until processes, one of which was killed, have ended: at most, as they should
 
 
 def killed_rank(effort, seed, folder):
@@ -226,9 +234,16 @@ def killed_rank(effort, seed, folder):
     torchrun("hpdm.training", *training, "--out", folder / "whole").wait(timeout=600)
     expected = weights_of(folder / "whole")
     tallies = [Tally("training, one of three processes"), Tally("sampling, one of three processes")]
+    ended = Tally(f"the two others end within {ENDING_SOON} s")
+
+    def kill(process, ready):
+        seconds = kill_one(process, ready, chance)
+        if seconds is not None:
+            ended.add("survived" if seconds < ENDING_SOON else "hang", f"{seconds:.0f} s")
+
     for number in range(effort):
         run = folder / f"run{number}"
-        kill_one(torchrun("hpdm.training", *training, "--out", run), (run / "latest").exists, chance)
+        kill(torchrun("hpdm.training", *training, "--out", run), (run / "latest").exists)
         code = torchrun("hpdm.training", *training, "--out", run).wait(timeout=600)
         good = code == 0 and weights_of(run) == expected
         tallies[0].add("survived" if good else "traceback" if code else "lost", f"case {number}: code {code}")
@@ -241,7 +256,7 @@ def killed_rank(effort, seed, folder):
     torchrun("hpdm.sampling", *sampling, "--out", folder / "samples").wait(timeout=600)
     for number in range(effort):
         out = folder / f"out{number}"
-        kill_one(torchrun("hpdm.sampling", *sampling, "--out", out), lambda out=out: any(out.glob("*.npy")), chance)
+        kill(torchrun("hpdm.sampling", *sampling, "--out", out), lambda out=out: any(out.glob("*.npy")))
         code = torchrun("hpdm.sampling", *sampling, "--out", out).wait(timeout=600)
         good = code == 0 and len(content(out)) == 60 and content(out) == content(folder / "samples")
         tallies[1].add("survived" if good else "traceback" if code else "lost", f"case {number}: code {code}")
@@ -253,10 +268,10 @@ def killed_rank(effort, seed, folder):
                "--device", "cpu", "--workers", "0", "--quiet", "--record"]
     cache = folder / "cache"
 
-    def judged(name, kill):
+    def judged(name, killed):
         os.environ["HPDM_EVAL_CACHE"] = str(cache)
-        if kill:
-            kill_one(torchrun("hpdm_eval", *judging, folder / name), lambda: any(cache.rglob("*.npz")), chance)
+        if killed:
+            kill(torchrun("hpdm_eval", *judging, folder / name), lambda: any(cache.rglob("*.npz")))
         code = torchrun("hpdm_eval", *judging, folder / name).wait(timeout=600)
         values = [json.loads(path.read_text()) for path in (folder / name).glob("*.json")] if not code else []
         return code, [(record["value"], record["ci95"], record["details"]) for record in values]
@@ -268,4 +283,4 @@ def killed_rank(effort, seed, folder):
         found = judged(f"record{number}", True)
         tallies[2].add("survived" if found == expected else "traceback" if found[0] else "lost",
                        f"case {number}: {found}, {expected}")
-    return tallies
+    return [*tallies, ended]

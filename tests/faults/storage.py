@@ -118,7 +118,7 @@ def unsteady_server(effort, seed, folder):
         tally = Tally(f"renames over a network: {kind}")
         for number in range(effort if kind != "slow" else 1):
             run, said = folder / "run", False
-            with failing_rename(chance.randrange(count) + 1, kind):
+            with failing_rename(chance.randrange(count) + 1 if number else count, kind):
                 try:
                     train(config, run, device="cpu", quiet=True)
                 except InputError:
@@ -129,6 +129,93 @@ def unsteady_server(effort, seed, folder):
             tally.add(("said" if said else "survived") if good else "lost", f"case {number}: said {said}")
             shutil.rmtree(run)
         tallies.append(tally)
+    return tallies
+
+
+class _Listing:
+    """What `os.scandir` gives, without some of the names."""
+
+    def __init__(self, entries, hidden):
+        self.entries, self.hidden = entries, hidden
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        while (entry := next(self.entries)).name in self.hidden:
+            pass
+        return entry
+
+    def close(self):
+        self.entries.close()
+
+
+@contextmanager
+def stale_listings(folder, hidden, ghosts):
+    """Within the block listings of a folder leave out the names `hidden` and hold those of `ghosts`, which are gone.
+
+    A path that is asked for by its name is seen as it is, as by a client that keeps listings but not what they list.
+    """
+    listdir, scandir = os.listdir, os.scandir
+
+    def is_it(path):
+        return not isinstance(path, int) and os.path.realpath(path) == os.path.realpath(folder)
+
+    def stale_listdir(path="."):
+        names = listdir(path)
+        return [name for name in names if name not in hidden] + sorted(ghosts) if is_it(path) else names
+
+    def stale_scandir(path="."):
+        return _Listing(scandir(path), hidden) if is_it(path) else scandir(path)
+
+    os.listdir, os.scandir = stale_listdir, stale_scandir
+    try:
+        yield
+    finally:
+        os.listdir, os.scandir = listdir, scandir
+
+
+def stale_views(effort, seed, folder):
+    """A client that lists a folder as it was some time ago: training and sampling go on and lose nothing."""
+    from hpdm.sampling.cli import sample
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config, chance = small_config(*CONFIG), random.Random(seed)
+    whole = small_run(folder / "whole")
+    expected, tallies = weights_of(whole), [Tally("old listing of a run"), Tally("old listing of samples")]
+
+    def make(out, number):
+        sample.main(["--checkpoint", str(whole), "--num", str(number), "--out", str(out), "--device", "cpu", "--quiet",
+                     "--format", "npy", "--steps", "2,1", "--batch", "2"], standalone_mode=False)
+        return {path.name: path.read_bytes() for path in out.glob("*.npy")}
+
+    videos = make(folder / "videos", 6)
+    for number in range(effort):
+        run, out = small_run(folder / "run", 2), folder / "out"
+        names = sorted(os.listdir(run))
+        hidden, ghosts = set(chance.sample(names, chance.randrange(len(names) + 1))), {"step-00000001", ".x.part"}
+        with stale_listings(run, hidden, ghosts):
+            try:
+                train(config, run, device="cpu", quiet=True)
+                said = ""
+            except InputError as error:
+                said = str(error)
+        if said:
+            train(config, run, device="cpu", quiet=True)
+        tallies[0].add(("said" if said else "survived") if weights_of(run) == expected else "lost",
+                       f"case {number}: without {sorted(hidden)}: {said}")
+        names = sorted(make(out, 4))
+        with stale_listings(out, set(chance.sample(names, chance.randrange(len(names) + 1))), set()):
+            make(out, 6)
+        tallies[1].add("survived" if make(out, 6) == videos else "lost", f"case {number}")
+        shutil.rmtree(run)
+        shutil.rmtree(out)
     return tallies
 
 

@@ -343,7 +343,10 @@ def test_devices_that_are_here(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("hpdm.environment._try", lambda device, name: None)
-    assert choose_device("auto") == torch.device("cuda") and choose_device("cuda:1") == torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    # A device without a number is one that torch.cuda.set_device refuses.
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(InputError, match="there are 2 here"):
         choose_device("cuda:2")
     for name, value in (("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "2"), ("RANK", "1")):

@@ -1,8 +1,10 @@
 """Which checkpoint a run goes on from, and that nothing is lost on the way."""
 
+import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from small_training import small_config
@@ -45,6 +47,24 @@ def flip(path, place=None):
 def go_on(run, capsys):
     outcome = train(CONFIG, run, device="cpu", quiet=False)
     return outcome.step, capsys.readouterr().err
+
+
+def test_a_link_that_could_not_be_moved_is_moved_by_the_next_start(run, monkeypatch):
+    """The last rename of a run fails, as over a network; the next start, which has nothing to do, makes up for it."""
+    replace = os.replace
+
+    def failing(source, target, **options):
+        if Path(target).name == "latest":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(target))
+        replace(source, target, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(InputError, match="step 6 is kept; the same command continues"):
+            train(CONFIG, run, device="cpu", quiet=True)
+    assert latest_checkpoint(run).name == "step-00000004" and list(run.glob(".latest.*"))
+    train(CONFIG, run, device="cpu", quiet=True)
+    assert latest_checkpoint(run).name == "step-00000006" and not list(run.glob(".*"))
 
 
 def missing(link):
