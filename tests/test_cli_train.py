@@ -208,4 +208,5 @@ def test_info_prints_one_json_object(size):
 def test_info_for_people(size):
     result = invoke(info, "--size", size)
     assert result.exit_code == 0 and "parameters" in result.stdout and "level 1" in result.stdout
+    assert "block evaluations a video" in result.stdout
     assert invoke(info, "--size", "XXL").exit_code == 2

@@ -6,7 +6,7 @@ import pytest
 from hpdm_eval.metrics.frechet import frechet_from_features
 from hpdm_eval.studies.pairing import frechet_difference, mean_difference, over_networks
 
-N, D, DRAWS = 120, 3, 120
+N, D, DRAWS = 100, 3, 80
 
 
 def pairs(rng, shift, count=N):

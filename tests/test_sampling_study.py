@@ -114,7 +114,7 @@ def test_sets_that_lack_are_left_out_and_unknown_options_refused(tmp_path, no_wo
 
 
 def test_a_set_is_made_once_and_again_for_other_settings(tmp_path, monkeypatch):
-    job = SetJob(checkpoint="nano", sha256="ab" * 32, option="fewer steps for the same work", seed=3, num=12, device="cpu",
+    job = SetJob(checkpoint="nano", sha256="ab" * 32, option="fewer steps for the same work", seed=3, num=4, device="cpu",
                  scratch=tmp_path)
     assert load_set(job) is None
     make_sets([job], 1, deadline=0.0, quiet=True)
@@ -123,8 +123,8 @@ def test_a_set_is_made_once_and_again_for_other_settings(tmp_path, monkeypatch):
     monkeypatch.setitem(sampling_sets.OPTIONS, job.option, option)
     make_sets([job], 1, quiet=True)
     found = load_set(job)
-    assert found.detail.shape == (12,) and np.isfinite(found.detail).all()
-    assert found.features.shape == (12, 128) and found.seams.shape == (12,) and found.right.dtype == bool
+    assert found.detail.shape == (4,) and np.isfinite(found.detail).all()
+    assert found.features.shape == (4, 128) and found.seams.shape == (4,) and found.right.dtype == bool
     config = load_config("nano")
     assert found.about["settings"]["steps"] == [1, 1, 1] and found.about["all_settings"]["tilings"] == 1
     # Level 0 once, 8 tiles of two blocks, 64 of one, and the windows that serve as context.

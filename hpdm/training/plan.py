@@ -148,7 +148,7 @@ def make_plan(config, world_size: int = 1) -> Plan:
         },
         training_flops=float(counted.training) * training.steps * batches.batch,
         automatic=training.activation_checkpointing == AUTO,
-        block_evaluations_per_video=_of_sampling(config) if method.makes_videos else None,
+        block_evaluations_per_video=sampling_evaluations(config) if method.makes_videos else None,
     )
 
 
@@ -164,10 +164,11 @@ def recomputes_activations(config, device, world_size: int = 1) -> bool:
     return make_plan(config, world_size).memory["total"] > ROOM * torch.cuda.get_device_properties(device).total_memory
 
 
-def _of_sampling(config):
+def sampling_evaluations(config) -> int | None:
+    """Block evaluations that a video takes; None where fewer numbers of steps than levels are configured."""
     try:
         return count_block_evaluations(config.network, config.pyramid, config.diffusion, config.sampling)
-    except InputError:  # fewer numbers of steps than levels: nobody means to sample with them
+    except InputError:
         return None
 
 

@@ -171,8 +171,8 @@ def describe(rows, loaded, sets, reference_clips, jobs, left) -> str:
         f"{first['hardware']}, torch {first['versions'].get('torch')}. FVD by shapes3d, protocol native, of all "
         "videos of an option together; Δ is the difference from the paper's sampler from the same noise, with its "
         "paired 95 % interval; **bold** where that holds 0. Seams are the pooled excess (log contrast). Detail is what "
-        "half the resolution would lose, over that of real clips; its Δ is in log units. Predictions were written before "
-        "any of it was measured; those with * knew a trial on 60 other videos.",
+        "half the resolution would lose, over that of real clips; its Δ is in log units. Predictions were written "
+        "before any of it was measured; those with * knew a trial on up to 60 other videos.",
     ]
     if left:
         parts.append(f"{left} rows are left out: not all of their sets have been made.")
@@ -253,7 +253,8 @@ def _record(row, reference, reference_clips, num, seed):
                              ("accuracy, difference", row.accuracy_difference)):
         details.append({"figure": name, "value": difference.value, "ci95": difference.ci95 and list(difference.ci95)})
     details += [{"figure": name, "value": value} for name, value in (
-        ("accuracy", row.accuracy), ("fine detail, over that of real clips", row.detail), ("block evaluations a video", row.blocks), ("seconds a video", row.seconds),
+        ("accuracy", row.accuracy), ("fine detail, over that of real clips", row.detail),
+        ("block evaluations a video", row.blocks), ("seconds a video", row.seconds),
         ("seconds, over the baseline's", row.relative_seconds), ("predicted fvd, difference", row.option.predicted_fvd),
         ("predicted seconds, over the baseline's", row.option.predicted_time))]
     record = make_record(
@@ -263,10 +264,10 @@ def _record(row, reference, reference_clips, num, seed):
         samples={"path": f"{_stem(row.checkpoint)}, {row.option.name}", "sha256": sha256(digest.encode()).hexdigest(),
                  "clips": num * len(row.about), "rejected": []},
         reference={**reference, "path": "procedural"},
-        extra={"option": row.option.name, "settings": row.about[0]["all_settings"], "sampled_by": row.about[0]["command"],
-               "seams_over": "borders of tiles that overlap by half along rows and columns"},
+        extra={"option": row.option.name, "settings": row.about[0]["all_settings"],
+               "sampled_by": row.about[0]["command"], "seams_over": "borders of tiles that overlap by half along rows and columns"},
     )
-    return replace(record, hardware=row.about[0]["hardware"], versions=row.about[0]["versions"], git=row.about[0]["git"])
+    return replace(record, **{key: row.about[0][key] for key in ("hardware", "versions", "git")})
 
 
 def _stem(checkpoint):
