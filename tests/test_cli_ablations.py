@@ -242,12 +242,12 @@ def test_baselines_share_a_budget_and_the_lattice_of_seams(made):
 
 def test_another_tiers_folder_is_refused(made, tmp_path):
     out, _ = made
-    result = CliRunner().invoke(main, ["ablations", "--tier", "cpu", "--out", str(out)])
+    result = CliRunner().invoke(main, ["ablations", "--tier", "cpu", "--only", "table3.deep", "--out", str(out)])
     assert result.exit_code == 2 and "was made with other settings" in result.stderr
     assert "samples: 24 -> 144" in result.stderr
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "photo.png").touch()
-    result = ablations(tmp_path / "things")
+    result = ablations(tmp_path / "things", "--only", "table3.deep")
     assert result.exit_code == 2 and "holds no study" in result.stderr
     assert ablations(tmp_path / "new", "--only", "table9").exit_code == 2
     assert not (tmp_path / "new").exists()

@@ -95,7 +95,7 @@ def save_records(folder):
 
 @pytest.mark.parametrize(("changes", "code"), [({}, 0), ({"missing": 3, "missing_share": 0.5}, 1), ({"error": 0.3}, 1)])
 def test_the_command_writes_a_report_and_fails_for_wrong_gradients(tmp_path, monkeypatch, changes, code):
-    monkeypatch.setattr(recipe_check, "measure", lambda worlds, quick: rows(**changes))
+    monkeypatch.setattr(recipe_check, "measure", lambda worlds, quick, parts: rows(**changes))
     monkeypatch.setattr(recipe_check, "learn", lambda variant: {
         "variant": variant, "loss": [1.0, 0.5], "loss_after": 0.5, "output_rms": 0.4})
     save_records(tmp_path / "records")
