@@ -7,7 +7,7 @@ is used.
 
 import importlib
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, distribution, entry_points
 
 from hpdm.errors import InputError
 
@@ -33,8 +33,18 @@ def method_class(name: str):
         return importlib.import_module("hpdm.hierarchical").Hierarchical
     found = list(entry_points(group=GROUP, name=name))
     if not found:
-        raise InputError(f"unknown method {name!r}; there are {', '.join([HPDM_METHOD, *method_names()])}")
+        known = f"unknown method {name!r}; there are {', '.join([HPDM_METHOD, *method_names()])}"
+        raise InputError(known + ("" if is_installed() else "; those of this program are known once it is installed, "
+                                  "as by pip install -e ."))
     return found[0].load()
+
+
+def is_installed() -> bool:
+    """Whether this package was installed; from a source tree alone its entry points are unknown."""
+    try:
+        return bool(distribution("hpdm"))
+    except PackageNotFoundError:
+        return False
 
 
 def settings_class(name: str) -> type[MethodConfig]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from hpdm.cli import info, sample, train
 from hpdm.config import config_from_dict, config_to_dict, load_config
 from hpdm.errors import InputError
 from hpdm.hierarchical import Hierarchical
-from hpdm.methods import MethodConfig, make_method
+from hpdm.methods import MethodConfig, make_method, method_class
 from hpdm.sampling.load import load_checkpoint
 from hpdm.training.log import read_log
 
@@ -112,3 +113,14 @@ def test_a_run_does_not_continue_as_another_method(size, tmp_path):
 def test_info_knows_methods(size):
     result = CliRunner().invoke(info, ["--size", size, "--baseline", "scaled", "--json"])
     assert result.exit_code == 0 and '"flops_per_sample"' in result.output
+
+
+def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
+    """As where only PYTHONPATH leads to the program: no entry point is known."""
+    def unknown(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("hpdm.methods.distribution", unknown)
+    monkeypatch.setattr("hpdm.methods.entry_points", lambda **group: [])
+    with pytest.raises(InputError, match="unknown method 'cascade'; there are hpdm; .* pip install -e"):
+        method_class("cascade")
