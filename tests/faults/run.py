@@ -1,6 +1,6 @@
 """Run all fault campaigns at length and write what came of them as a page.
 
-    python tests/faults/run.py --out reports/reliability.md            # some hours on two cores
+    python tests/faults/run.py --out reports/reliability.md            # half an hour on two cores
     python tests/faults/run.py --parts scratch/faults --minutes 30     # again and again, until all is done
     python tests/faults/run.py --effort 0.1 --only "Lost writes"
 
