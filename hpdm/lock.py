@@ -93,7 +93,8 @@ def _take(path):
             raise
 
 
-def _try(handle):
+def try_flock(handle) -> bool | None:
+    """Whether the lock of an open file could be taken at once; None where its file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -101,9 +102,16 @@ def _try(handle):
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
             raise
-        owner = _owner(handle)  # no locks here: ask whether the process that is named there lives
-        return owner.get("host") != socket.gethostname() or not _lives(owner.get("process"))
+        return None
     return True
+
+
+def _try(handle):
+    taken = try_flock(handle)
+    if taken is not None:
+        return taken
+    owner = _owner(handle)  # no locks here: ask whether the process that is named there lives
+    return owner.get("host") != socket.gethostname() or not _lives(owner.get("process"))
 
 
 def _lives(process):

@@ -9,7 +9,6 @@ file for the length of one entry. What a killed one has left of an entry at the 
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import struct
@@ -19,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpdm.files import atomic_file
+from hpdm.lock import try_flock
 
 MAGIC = b"HPe1"
 HEAD = struct.Struct("<4sB3xI32s16sI")
 SEARCHED = 1 << 20  # bytes at a time, after damage
 PATIENCE = 10.0  # seconds for another writer's entry
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 class EntryFile:
@@ -113,7 +112,8 @@ class EntryFile:
         while True:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _opened(self.path, os.O_RDWR | os.O_CREAT) as handle:
-                if _try_lock(handle) and _is_still(handle, self.path):
+                # Without locks in the file system checksums tell entries that were written over each other.
+                if try_flock(handle) is not False and _is_still(handle, self.path):
                     yield handle
                     return
             if time.monotonic() > until:
@@ -156,17 +156,6 @@ def _opened(path, flags):
 
 def _identity(status):
     return status.st_dev, status.st_ino
-
-
-def _try_lock(handle):
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    return True  # also where the file system has no locks: checksums tell entries that were written over each other
 
 
 def _is_still(handle, path):

@@ -63,7 +63,7 @@ class TiledSampler:
         [-1, 1], not clipped. Raises InputError where the settings name fewer steps than levels.
         """
         levels = levels or self.pyramid.levels
-        self.sampling.level_steps(levels)
+        self.sampling.level_steps(levels)  # which raises, if it does, before any work
         if not isinstance(labels, Conditions):
             labels = torch.as_tensor(labels, dtype=torch.int64)
         branches = guidance_branches(labels, self.network.null_label, self.sampling.guided)

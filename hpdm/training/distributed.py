@@ -166,12 +166,12 @@ def replicate(network, processes: Processes):
 
 
 def settle(model, method, precision: str, device):
-    """Have DDP arrange its buckets of gradients before the first step; does nothing to other networks.
+    """Have DDP of three or more processes arrange its buckets of gradients before the first step.
 
-    It arranges them by the first backward pass, and three or more processes add up in another order in another bucket.
-    A run that goes on would else differ in the last bits from one that was never stopped.
+    It arranges them by the first backward pass, and in another bucket so many processes add up in another order. A run
+    that goes on would else differ in the last bits from one that was never stopped. Of two the order does not matter.
     """
-    if not isinstance(model, DistributedDataParallel):
+    if not isinstance(model, DistributedDataParallel) or dist.get_world_size() < 3:
         return
     network = method.config.network
     video = torch.zeros(1, 3, *method.video_size, dtype=torch.uint8, device=device)

@@ -9,6 +9,7 @@ those of several training seeds, are compared each with its own baseline, and th
 
 import time
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ from hpdm.sampling.load import load_checkpoint
 from hpdm.sampling.steps import count_block_evaluations
 from hpdm_eval.commands.options import own_folder
 from hpdm_eval.studies.pairing import Difference, frechet_difference, mean_difference, over_networks
-from hpdm_eval.studies.sampling_options import BASELINE, OPTIONS, Option
+from hpdm_eval.studies.sampling_options import BASELINE, OPTIONS, Option, slug
 from hpdm_eval.studies.sampling_sets import SetJob, draw_reference, load_set, make_sets, option_settings
 from hpdm_eval.tables import piped
 
@@ -98,7 +99,7 @@ def main(checkpoints, out, scratch, seeds, num, reference_clips, only, jobs, min
                          "again goes on")
     left = len(options) * len(loaded) - len(rows)
     for row in rows:
-        path = out / "sampling" / f"{_stem(row.checkpoint)}-{_slug(row.option.name)}.json"
+        path = out / "sampling" / f"{_stem(row.checkpoint)}-{slug(row.option.name)}.json"
         write_json(path, _record(row, summary, reference_clips, num, seed).to_dict())
     table = describe(rows, loaded, f"{seeds} seeds of {num} videos", reference_clips, jobs, left)
     write_between(out / "sampling.md", table)
@@ -172,7 +173,7 @@ def describe(rows, loaded, sets, reference_clips, jobs, left) -> str:
         "videos of an option together; Δ is the difference from the paper's sampler from the same noise, with its "
         "paired 95 % interval; **bold** where that holds 0. Seams are the pooled excess (log contrast). Detail is what "
         "half the resolution would lose, over that of real clips; its Δ is in log units. Predictions were written "
-        "before any of it was measured; those with * knew a trial on up to 60 other videos.",
+        "before any of it was measured; those with * knew what videos of other seeds had shown.",
     ]
     if left:
         parts.append(f"{left} rows are left out: not all of their sets have been made.")
@@ -243,8 +244,6 @@ def _record(row, reference, reference_clips, num, seed):
 
     protocol = load_protocol("native", backbone="shapes3d")
     digest = ",".join(about["samples"]["sha256"] for about in row.about)
-    from hashlib import sha256
-
     details = [{"figure": f"fvd of seed {about['seed']}, difference", "value": value}
                for about, value in zip(row.about, row.by_seed, strict=True)]
     for name, difference in (("fvd, difference", row.fvd_difference), ("seams", row.seams),
@@ -271,11 +270,7 @@ def _record(row, reference, reference_clips, num, seed):
 
 
 def _stem(checkpoint):
-    return _slug(Path(checkpoint).name)
-
-
-def _slug(text):
-    return "-".join("".join(c if c.isalnum() or c in "._" else " " for c in text).split())
+    return slug(Path(checkpoint).name)
 
 
 def write_between(path, text):

@@ -2,9 +2,10 @@
 
 FVD differences are predicted from the sampler of the paper on the shipped nano model, of 432 videos against 1,440;
 block evaluations need no prediction, they are counted from the settings. Options that `after_trial` marks were thought
-of when 24 to 60 videos of seed 0 had been sampled in several ways, so their predictions know a little.
+of when videos of seeds 0 to 2 had been sampled in several ways, so their predictions know a little.
 """
 
+import re
 from dataclasses import dataclass, field
 
 BASELINE = "paper"
@@ -20,6 +21,11 @@ class Option:
     predicted_fvd: float = 0.0  # difference from the baseline
     predicted_time: float = 1.0  # seconds, over those of the baseline
     after_trial: bool = False
+
+
+def slug(text: str) -> str:
+    """`text` as part of a file's name."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-")
 
 
 def _options(*rows):

@@ -5,7 +5,6 @@ classifier sees their class, their seam scores, and how they were made.
 """
 
 import json
-import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from hpdm.errors import InputError
 from hpdm.files import atomic_file, atomic_folder, parse_json, read_json
 from hpdm.pyramid import enlarge_video
 from hpdm.sampling.load import load_checkpoint
-from hpdm_eval.studies.sampling_options import OPTIONS
+from hpdm_eval.studies.sampling_options import OPTIONS, slug
 
 PARTS = ("features", "right", "seams", "detail")
 GROUPED = {"grid": None, "match": None, "workers": 0, "group_by": "none"}  # how samples are read
@@ -40,8 +39,7 @@ class SetJob:
 
     @property
     def name(self) -> str:
-        slug = re.sub(r"[^\w.]+", "-", self.option)
-        return f"{self.sha256[:12]}-{slug}-n{self.num}-s{self.seed}"
+        return f"{self.sha256[:12]}-{slug(self.option)}-n{self.num}-s{self.seed}"
 
     @property
     def file(self) -> Path:
