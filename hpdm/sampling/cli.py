@@ -44,7 +44,8 @@ PRECISIONS = ("tf32", "fp32", "bf16", "fp16")
 @click.option("--text-encoder", metavar="FOLDER|ID",
               help="Where the model's text encoder lies. [default: as the checkpoint names it]")
 @click.option("--sampler", "named", type=click.Choice(list(SAMPLERS)),
-              help="Tilings, start and weights below at once: paper's, or those that reports/sampling.md recommends.")
+              help="Tilings, start and weights below at once: the paper's, or fast ones, which leave more seams "
+                   "(reports/sampling.md).")
 @click.option("--overlap", type=click.Choice(OVERLAPS),
               help="Axes along which tiles overlap by half. [default: the checkpoint's]")
 @click.option("--tilings", type=click.IntRange(1, 8), metavar="N",
