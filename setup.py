@@ -98,11 +98,11 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "hpdm-train = hpdm.cli:train",
-            "hpdm-sample = hpdm.cli:sample",
-            "hpdm-info = hpdm.cli:info",
-            "hpdm-data = hpdm.cli:data",
-            "hpdm-eval = hpdm_eval.cli:main",
+            "hpdm-train = hpdm.commands.entry:train",
+            "hpdm-sample = hpdm.commands.entry:sample",
+            "hpdm-info = hpdm.commands.entry:info",
+            "hpdm-data = hpdm.commands.entry:data",
+            "hpdm-eval = hpdm_eval.commands.entry:main",
             "hpdm-reconstruct = baselines.reconstruct:reconstruct",
         ],
         # What `hpdm-train --baseline NAME` finds.
@@ -114,7 +114,7 @@ setup(
             "latent = baselines.latent:Latent",
         ],
         # What `hpdm-train --eval-every` finds.
-        "hpdm.evaluators": ["hpdm-eval = hpdm_eval.evaluator:Evaluator"],
+        "hpdm.evaluators": ["hpdm-eval = hpdm_eval.evaluation.while_training:Evaluator"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

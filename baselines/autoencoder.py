@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from hpdm.data.ranges import to_model_range
-from hpdm.errors import InputError
 from hpdm.hierarchical import Hierarchical
 from hpdm.methods import MethodConfig
+from hpdm.support.errors import InputError
 from hpdm.training.loss import OWN_DRAWS, OWN_NOISE, step_generator, step_noise
 from hpdm.training.plan import Flops, forward_flops
 from hpdm.training.sheets import grid

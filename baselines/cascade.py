@@ -22,12 +22,12 @@ from torch import nn
 
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning
-from hpdm.errors import InputError
-from hpdm.fusion import Geometry, resample_pixels
 from hpdm.hierarchical import Hierarchical
 from hpdm.methods import MethodConfig
-from hpdm.network import HPDM
+from hpdm.model.fusion import Geometry, resample_pixels
+from hpdm.model.network import HPDM
 from hpdm.pyramid import extract_patches, sample_windows
+from hpdm.support.errors import InputError
 from hpdm.training.loss import (
     OWN_DRAWS,
     OWN_NOISE,

@@ -22,13 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from baselines.autoencoder import AutoencoderConfig, AutoencoderNetwork, fit_autoencoder
 from baselines.full_resolution import one_level
+from hpdm.checkpoint.load import load_checkpoint
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import DiffusionConfig
-from hpdm.errors import InputError
 from hpdm.hierarchical import Hierarchical
-from hpdm.network import HPDM
-from hpdm.sampling.load import load_checkpoint
+from hpdm.model.network import HPDM
 from hpdm.sampling.tiled import TiledSampler
+from hpdm.support.errors import InputError
 from hpdm.training.loss import add_noise_to_levels, draw, known_labels, v_losses, zero_latents
 from hpdm.training.plan import forward_flops
 from hpdm.training.sheets import draw_sheet

@@ -17,10 +17,10 @@ import torch
 
 from baselines.full_resolution import one_level
 from hpdm.data.ranges import to_model_range
-from hpdm.errors import InputError
 from hpdm.hierarchical import Hierarchical
 from hpdm.methods import MethodConfig
-from hpdm.network import HPDM
+from hpdm.model.network import HPDM
+from hpdm.support.errors import InputError
 from hpdm.training.loss import OWN_DRAWS, add_noise_to_levels, draw, known_labels, step_generator, v_losses
 from hpdm.training.plan import forward_flops
 

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from baselines.autoencoder import AutoencoderNetwork
-from hpdm.console import Command, OutputFolder, common_options, note, progress
+from hpdm.checkpoint.load import load_checkpoint
 from hpdm.data.loader import open_clips
 from hpdm.data.ranges import to_model_range, to_uint8
-from hpdm.environment import choose_device
-from hpdm.errors import InputError
-from hpdm.files import atomic_file, write_json
-from hpdm.lock import hold
-from hpdm.sampling.load import load_checkpoint
+from hpdm.support.console import Command, OutputFolder, common_options
+from hpdm.support.environment import choose_device
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file, write_json
+from hpdm.support.lock import hold
+from hpdm.support.progress import note, progress
 from hpdm.video.reader import DecodingError
 
 REAL, RECONSTRUCTED, SUMMARY = "real", "reconstructed", "reconstruction.json"

@@ -20,7 +20,7 @@ from statistics import NormalDist
 
 import torch
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 INPUT_SCALES = ("scale-sqrt-frames", "double", "constant")
 NOISE_UNITS = ("absolute", "signal")

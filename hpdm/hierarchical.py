@@ -5,13 +5,13 @@ B videos of a pass, L levels, C channels, T frames, H rows, W columns.
 
 import torch
 
-from hpdm.conditioning import no_conditions
 from hpdm.data.ranges import to_model_range
-from hpdm.errors import InputError
 from hpdm.methods import MethodConfig
-from hpdm.network import HPDM
+from hpdm.model.conditioning import no_conditions
+from hpdm.model.network import HPDM
 from hpdm.pyramid import extract_patches, sample_windows
 from hpdm.sampling.tiled import TiledSampler
+from hpdm.support.errors import InputError
 from hpdm.training.loss import draw, joint_loss, known_labels, zero_latents
 from hpdm.training.plan import hierarchy_levels, network_flops
 from hpdm.training.sheets import draw_sheet

@@ -9,7 +9,7 @@ import importlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 GROUP = "hpdm.methods"
 HPDM_METHOD = "hpdm"

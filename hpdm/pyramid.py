@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 OVERLAPS = ("none", "w", "h", "hw", "f", "fw", "fh", "fhw")
 BORDERS = ("covered", "kept")

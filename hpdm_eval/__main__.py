@@ -1,5 +1,5 @@
 """`torchrun -m hpdm_eval --` is `hpdm-eval` on several processes."""
 
-from hpdm.launch import launch
+from hpdm.support.launch import launch
 
-launch("hpdm_eval.cli", "main", "hpdm-eval")
+launch("hpdm_eval.commands.entry", "main", "hpdm-eval")

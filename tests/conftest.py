@@ -3,11 +3,12 @@
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.support.paths import ROOT
 
 # Tests of full disks limit what a process may write, and Python would keep the half of a module's bytecode that fits.
 sys.dont_write_bytecode = True
@@ -19,11 +20,7 @@ settings.load_profile("default")
 # What is started in the background may inherit an ignored Ctrl-C, which tests of interruption and their children need.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: minutes of two cores; left out of the gate, run by `tox -e slow`")
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from importlib import resources
 
 import yaml
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 PAPER = ("Skorokhodov, Menapace, Siarohin and Tulyakov, Hierarchical Patch Diffusion Models for High-Resolution Video "
          "Generation, CVPR 2024, arXiv 2406.07792")

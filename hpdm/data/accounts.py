@@ -1,6 +1,6 @@
 """What of the data is used and what is left out, in words for people; nothing here imports a decoder."""
 
-from hpdm.data.config import PROCEDURAL
+from hpdm.config.data import PROCEDURAL
 
 # How reasons for leaving out a video begin.
 TOO_SHORT, BROKEN = "too short", "broken"

@@ -21,16 +21,16 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from hpdm.config.data import AUTO
 from hpdm.data.accounts import BROKEN, with_hints
-from hpdm.data.columns import Texts
-from hpdm.data.config import AUTO
 from hpdm.data.folders import open_table
 from hpdm.data.index import build_index, check_limit, find_file
 from hpdm.data.sources import said
 from hpdm.data.table import IndexedVideo, Rows
 from hpdm.data.videos import BROKEN_CODE, RUN, USABLE, file_job
-from hpdm.errors import InputError
-from hpdm.files import parse_json
+from hpdm.support.columns import Texts
+from hpdm.support.errors import InputError
+from hpdm.support.files import parse_json
 from hpdm.video import formats
 
 LIST_NAMES = ("captions.jsonl", "captions.csv")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hpdm.data.columns import Texts
-from hpdm.data.config import check_classes
+from hpdm.config.data import check_classes
 from hpdm.data.index import INDEX_NAME, OLD_NAME, build_index, cache_files, list_videos, trusted_table
 from hpdm.data.members import is_address
 from hpdm.data.store import open_shards, split_lists
 from hpdm.data.videos import FolderClips
-from hpdm.errors import InputError
+from hpdm.support.columns import Texts
+from hpdm.support.errors import InputError
 from hpdm.video import ucf101
 from hpdm.video.walk import PARTS
 

@@ -17,13 +17,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from hpdm.console import note, progress
 from hpdm.data.accounts import counted
-from hpdm.data.columns import DamagedTable
 from hpdm.data.members import Member
 from hpdm.data.table import BrokenFile, FoundFile, IndexedVideo, Rows, VideoTable
-from hpdm.errors import InputError
-from hpdm.files import append_line, parse_json, user_cache
+from hpdm.support.columns import DamagedTable
+from hpdm.support.errors import InputError
+from hpdm.support.files import append_line, parse_json, user_cache
+from hpdm.support.progress import note, progress
 from hpdm.video import formats
 from hpdm.video.pixels import UnreadablePicture, read_picture
 from hpdm.video.reader import DecodingError, VideoInfo, probe_video

@@ -24,12 +24,12 @@ import torch
 from torch.utils.data import default_collate
 
 from hpdm.batches import BatchPlan
-from hpdm.data.config import AUTO, PROCEDURAL, DataConfig, check_classes, need_decoder
+from hpdm.config.data import AUTO, PROCEDURAL, DataConfig, check_classes, need_decoder
 from hpdm.data.jobs import ClipJob, seconds_of
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.data.quarantine import Quarantine
 from hpdm.data.sources import AveragedClips, ProceduralClips
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 from hpdm.video.workers import JobFailed, Workers, available_cores
 
 __all__ = ["DataConfig", "LoadingStopped", "Loader", "TrainingClips", "make_loader", "open_clips", "profile_loader"]

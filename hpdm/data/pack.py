@@ -19,16 +19,16 @@ from threading import Event
 
 import numpy as np
 
-from hpdm.console import note, progress
-from hpdm.data.config import AUTO, DataConfig
+from hpdm.config.data import AUTO, DataConfig
 from hpdm.data.folders import choose_videos
 from hpdm.data.indexing import folder_table
 from hpdm.data.shards import PACKED, index_shards
 from hpdm.data.store import INDEX_FILE, PACKING, is_sharded
 from hpdm.data.table import SHOWN
-from hpdm.errors import InputError
-from hpdm.files import atomic_file, holds_something, read_json, write_json
-from hpdm.lock import hold
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file, holds_something, read_json, write_json
+from hpdm.support.lock import hold
+from hpdm.support.progress import note, progress
 from hpdm.video import formats, ucf101
 from hpdm.video.errors import DecodingError
 from hpdm.video.workers import JobFailed, Workers, available_cores, seconds_for

@@ -11,7 +11,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hpdm.files import parse_json
+from hpdm.support.files import parse_json
 
 QUARANTINE_FILE = "quarantine.jsonl"
 

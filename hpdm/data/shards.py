@@ -12,14 +12,14 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from hpdm.console import note, progress
-from hpdm.data.columns import Texts
 from hpdm.data.index import IndexedVideo, Progress, check_limit, known_entries, probed, unchanged
 from hpdm.data.members import Member, is_address
 from hpdm.data.store import open_shard, persistently, refuse_unfinished, shard_index_files, shard_names
 from hpdm.data.table import SHOWN, FoundFile, VideoTable, now
-from hpdm.errors import InputError
-from hpdm.files import parse_json
+from hpdm.support.columns import Texts
+from hpdm.support.errors import InputError
+from hpdm.support.files import parse_json
+from hpdm.support.progress import note, progress
 from hpdm.video import formats
 from hpdm.video.walk import visible
 from hpdm.video.workers import seconds_for_bytes

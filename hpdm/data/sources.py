@@ -10,7 +10,7 @@ Shapes: C colours, T frames, H rows, W columns; clips are uint8 in 0..255.
 
 import torch
 
-from hpdm.data.config import PROCEDURAL
+from hpdm.config.data import PROCEDURAL
 from hpdm.data.jobs import RUN, AveragedJob, ProceduralJob
 from hpdm.data.procedural import CLASS_NAMES, sample_scene
 from hpdm.data.scene_captions import describe_scene

@@ -14,11 +14,11 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
-from hpdm.data.columns import DamagedTable
 from hpdm.data.members import is_address
 from hpdm.data.table import VideoTable
-from hpdm.errors import InputError
-from hpdm.files import atomic_file, parse_json, read_json, user_cache
+from hpdm.support.columns import DamagedTable
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file, parse_json, read_json, user_cache
 from hpdm.video import formats, ucf101
 
 INDEX_FILE = "hpdm-shards.safetensors"

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from hpdm.data.columns import AT_ONCE, DamagedTable, Texts, read_columns, write_columns
+from hpdm.support.columns import AT_ONCE, DamagedTable, Texts, read_columns, write_columns
 from hpdm.video import formats
 from hpdm.video.timeline import Timeline, exact_rate
 

@@ -16,7 +16,7 @@ from hpdm.data.accounts import BROKEN, TOO_SHORT, with_hints
 from hpdm.data.jobs import run
 from hpdm.data.members import Member
 from hpdm.data.table import IndexedVideo, Rows
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 from hpdm.video import formats
 from hpdm.video.pixels import UnreadablePicture, read_picture
 from hpdm.video.reader import DecodingError, VideoReader

@@ -1,5 +1,5 @@
 """`torchrun -m hpdm.sampling --` is `hpdm-sample` on several processes."""
 
-from hpdm.launch import launch
+from hpdm.support.launch import launch
 
-launch("hpdm.sampling.cli", "sample", "hpdm-sample")
+launch("hpdm.commands.sample", "sample", "hpdm-sample")

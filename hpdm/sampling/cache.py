@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from hpdm.diffusion import add_noise, preconditioning
-from hpdm.fusion import FUSIONS
+from hpdm.model.fusion import FUSIONS
 from hpdm.pyramid import parent_tiles
 
 

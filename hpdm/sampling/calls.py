@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hpdm.conditioning import no_conditions
+from hpdm.model.conditioning import no_conditions
 
 CALLS = ("exact", "fastest")
 TOKENS_PER_CALL = 4096  # data tokens that fill a call on a processor; larger calls are for GPUs

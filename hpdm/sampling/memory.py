@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hpdm.fusion import FUSIONS
+from hpdm.model.fusion import FUSIONS
 from hpdm.pyramid import tile_starts
 from hpdm.sampling.calls import LARGEST_CALL
 from hpdm.sampling.steps import group_starts, level_tilings

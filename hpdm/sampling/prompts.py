@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpdm.conditioning import no_conditions
-from hpdm.errors import InputError
-from hpdm.yaml_text import parse_yaml
-from hpdm.text import make_conditioner, measures_of_samples
+from hpdm.model.conditioning import no_conditions
+from hpdm.model.text import make_conditioner, measures_of_samples
+from hpdm.support.errors import InputError
+from hpdm.support.yaml_text import parse_yaml
 
 SHIPPED = "ucf101"
 ENCODED_AT_ONCE = 32

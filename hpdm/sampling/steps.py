@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from hpdm.diffusion import edm_sigmas
-from hpdm.errors import InputError
-from hpdm.fusion import FUSIONS
+from hpdm.model.fusion import FUSIONS
 from hpdm.pyramid import parent_tiles, rotating_starts, tile_starts
+from hpdm.support.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

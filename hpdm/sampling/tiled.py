@@ -16,11 +16,11 @@ B samples of a batch, C channels, L levels, T tiles of a call.
 import numpy as np
 import torch
 
-from hpdm.conditioning import Conditions, guidance_branches
 from hpdm.diffusion import PerSampleNoise, add_noise, dynamic_threshold, euler, heun_stochastic
+from hpdm.model.conditioning import Conditions, guidance_branches
 from hpdm.pyramid import enlarge_video, tile_starts
-from hpdm.sampling.cache import ContextCache, ContextRecomputation
 from hpdm.sampling import groups as tile_groups
+from hpdm.sampling.cache import ContextCache, ContextRecomputation
 from hpdm.sampling.calls import CallSizes
 from hpdm.sampling.groups import Evaluator, make_groups, windows_of
 from hpdm.sampling.steps import group_starts, plan_level

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hpdm.sampling.config import SAMPLERS
+from hpdm.config.sampling import SAMPLERS
+from hpdm.support.environment import git_revision, package_versions
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file, read_json, write_json, writing
 from hpdm.video.writer import write_video
-from hpdm.environment import git_revision, package_versions
-from hpdm.errors import InputError
-from hpdm.files import atomic_file, read_json, write_json, writing
 
 MANIFEST = "samples.json"
 FORMATS = ("mp4", "npy")

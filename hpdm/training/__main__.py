@@ -1,5 +1,5 @@
 """`torchrun -m hpdm.training --` is `hpdm-train` on several processes."""
 
-from hpdm.launch import launch
+from hpdm.support.launch import launch
 
-launch("hpdm.training.cli", "train", "hpdm-train")
+launch("hpdm.commands.train", "train", "hpdm-train")

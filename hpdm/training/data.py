@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from hpdm.checkpoint.folder import CONFIG_FILE, latest_checkpoint, read_config
 from hpdm.config import TrainedOn
-from hpdm.console import note
+from hpdm.config.data import PROCEDURAL, check_classes, need_decoder
 from hpdm.data.accounts import summary
-from hpdm.data.config import PROCEDURAL, check_classes, need_decoder
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
-from hpdm.errors import InputError
-from hpdm.files import atomic_file, write_json
-from hpdm.training.checkpoint import CONFIG_FILE, latest_checkpoint, read_config
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file, write_json
+from hpdm.support.progress import note
 
 DATA_FILE, FILES_FILE = "data.json", "data-files.csv"
 COLUMNS = ("path", "bytes", "frames", "class")

@@ -10,10 +10,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from hpdm.conditioning import no_conditions
-from hpdm.environment import check_meeting_point, choose_device, processes_here
-from hpdm.errors import InputError
-from hpdm.rin import seed_samples
+from hpdm.model.conditioning import no_conditions
+from hpdm.model.rin import seed_samples
+from hpdm.support.environment import check_meeting_point, choose_device, processes_here
+from hpdm.support.errors import InputError
 from hpdm.training.precision import mixed_precision
 
 

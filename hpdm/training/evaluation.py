@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from hpdm.console import note
+from hpdm.commands.sample import fitting_batch, tiling, to_clips
 from hpdm.data.loader import default_workers, open_clips
-from hpdm.errors import InputError
-from hpdm.files import atomic_file
-from hpdm.rin import set_attention_precision
+from hpdm.model.rin import set_attention_precision
 from hpdm.sampling.calls import find_call_sizes, reference_size
-from hpdm.sampling.cli import fitting_batch, tiling, to_clips
 from hpdm.sampling.memory import choose_tile_batch, free_memory
 from hpdm.sampling.writer import SamplesFolder
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file
+from hpdm.support.progress import note
 from hpdm.training.distributed import gathered, whole_bytes
 from hpdm.training.log import read_log
 

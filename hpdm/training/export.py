@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import Command, OutputFolder
-from hpdm.errors import InputError
+from hpdm.support.console import Command, OutputFolder
+from hpdm.support.errors import InputError
 
 
 @click.command(cls=Command, name="export", context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +22,7 @@ def export(checkpoint, out, as_json):
 
         hpdm-info export runs/T2V --out t2v/
     """
-    from hpdm.console import note
+    from hpdm.support.progress import note
 
     about = export_weights(checkpoint, out, say=note)
     if as_json:
@@ -37,10 +37,7 @@ def export_weights(checkpoint, out, say=lambda text: None) -> dict:
     say(text) gets a line where it is not the run's last one. Returns {"from", "step", "files": {name: {"bytes",
     "sha256"}}}. Raises InputError where there is no checkpoint, it is damaged, or `out` holds something.
     """
-    from hpdm.config import config_from_dict, save_config
-    from hpdm.files import atomic_folder, holds_something
-    from hpdm.sampling.load import find_weights
-    from hpdm.training.checkpoint import (
+    from hpdm.checkpoint.folder import (
         CONFIG_FILE,
         EMA_FILE,
         HEADER,
@@ -49,7 +46,10 @@ def export_weights(checkpoint, out, say=lambda text: None) -> dict:
         tensor_digest,
         write_manifest,
     )
-    from hpdm.training.shard_files import write_tensors
+    from hpdm.checkpoint.load import find_weights
+    from hpdm.checkpoint.shard_files import write_tensors
+    from hpdm.config import config_from_dict, save_config
+    from hpdm.support.files import atomic_folder, holds_something
 
     if not Path(checkpoint).is_dir():
         raise InputError(f"{checkpoint}: no such folder; name a run or one of its steps")

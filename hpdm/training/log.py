@@ -9,8 +9,8 @@ import json
 import os
 from pathlib import Path
 
-from hpdm.console import note
-from hpdm.files import append_line, atomic_file, free_name, parse_json
+from hpdm.support.files import append_line, atomic_file, free_name, parse_json
+from hpdm.support.progress import note
 
 LOG_FILE = "log.jsonl"
 

@@ -9,18 +9,16 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import default_collate
 
+from hpdm.checkpoint.folder import CONFIG_FILE, read_config
+from hpdm.checkpoint.recover import owned_run, set_aside_later, tidy
 from hpdm.config import Config, save_config
-from hpdm.console import note, progress
+from hpdm.config.training import plan_batch
 from hpdm.data.loader import LoadingStopped, make_loader, open_clips
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.methods import make_method
-from hpdm.rin import set_attention_precision
-from hpdm.text import make_conditioner
-from hpdm.training.checkpoint import (
-    CONFIG_FILE,
-    read_config,
-)
-from hpdm.training.config import plan_batch
+from hpdm.model.rin import set_attention_precision
+from hpdm.model.text import make_conditioner
+from hpdm.support.progress import note, progress
 from hpdm.training.data import keep_data, note_data, refuse_other_data
 from hpdm.training.distributed import gradient_sync, processes, replicate, settle, shard
 from hpdm.training.ema import EMA, PowerEMA
@@ -31,7 +29,6 @@ from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, 
 from hpdm.training.plan import recomputes_activations
 from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
-from hpdm.training.recover import owned_run, set_aside_later, tidy
 from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sharing import plan_sharing

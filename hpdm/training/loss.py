@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-from hpdm.conditioning import Conditions, drop_conditions
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, sample_sigma, v_target
+from hpdm.model.conditioning import Conditions, drop_conditions
+from hpdm.model.rin import chosen_samples, seed_samples
 from hpdm.pyramid import extract_patches, sample_windows, window_levels
-from hpdm.rin import chosen_samples, seed_samples
 
 # Streams of random numbers that must not meet.
 SMALL_DRAWS, NOISE, DROPOUT, OWN_DRAWS, OWN_NOISE, STARTING_VALUES = range(6)

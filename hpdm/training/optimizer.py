@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from hpdm.sharding import fill
-from hpdm.torchvision_compat import import_torchvision
+from hpdm.model.sharding import fill
+from hpdm.support.torchvision_compat import import_torchvision
 from hpdm.training.loss import seed_starting_values
 
 LAMB_START_GAIN = 0.5  # 0.02 at the published widths

@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpdm.batches import BatchPlan
 from hpdm.config import config_to_dict, plain
-from hpdm.environment import processes_here
-from hpdm.errors import InputError, too_large
-from hpdm.fusion import Geometry
+from hpdm.config.training import AUTO, TrainingConfig, plan_batch
 from hpdm.methods import make_method
+from hpdm.model.fusion import Geometry
 from hpdm.sampling.steps import count_block_evaluations
-from hpdm.training.config import AUTO, TrainingConfig, plan_batch
+from hpdm.support.environment import processes_here
+from hpdm.support.errors import InputError, too_large
 from hpdm.training.optimizer import describe_groups, parameter_groups
 from hpdm.training.sharing import Sharing, plan_sharing, sharing_memory, step_traffic
 

@@ -16,11 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpdm.config import save_config
-from hpdm.console import note
-from hpdm.errors import InputError
-from hpdm.files import atomic_folder, write_json
-from hpdm.training.checkpoint import (
+from hpdm.checkpoint.folder import (
     CONFIG_FILE,
     EMA_FILE,
     SNAPSHOTS,
@@ -34,6 +30,10 @@ from hpdm.training.checkpoint import (
     write_manifest,
     write_weights,
 )
+from hpdm.config import save_config
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_folder, write_json
+from hpdm.support.progress import note
 from hpdm.training.ema import gamma_of
 
 ABOUT_FILE = "posthoc.json"

@@ -6,13 +6,13 @@ from contextlib import closing
 import torch
 
 from hpdm.config import Config
-from hpdm.console import note
+from hpdm.config.training import plan_batch
 from hpdm.data.loader import make_loader, open_clips, profile_loader
-from hpdm.environment import choose_device, hardware
 from hpdm.methods import make_method
-from hpdm.rin import set_attention_precision
-from hpdm.text import make_conditioner
-from hpdm.training.config import plan_batch
+from hpdm.model.rin import set_attention_precision
+from hpdm.model.text import make_conditioner
+from hpdm.support.environment import choose_device, hardware
+from hpdm.support.progress import note
 from hpdm.training.optimizer import make_optimizer
 from hpdm.training.plan import recomputes_activations
 from hpdm.training.precision import mixed_precision

@@ -6,8 +6,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hpdm.environment import git_revision, hardware, package_versions
-from hpdm.files import append_line
+from hpdm.support.environment import git_revision, hardware, package_versions
+from hpdm.support.files import append_line
 from hpdm.training.log import read_lines
 
 PROVENANCE_FILE = "provenance.jsonl"

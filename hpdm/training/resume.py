@@ -9,11 +9,7 @@ import hashlib
 import time
 from pathlib import Path
 
-from hpdm.config import Config, config_to_dict
-from hpdm.console import note
-from hpdm.errors import Damaged, InputError
-from hpdm.files import holds_something
-from hpdm.training.checkpoint import (
+from hpdm.checkpoint.folder import (
     CONFIG_FILE,
     check_digests,
     check_files,
@@ -21,8 +17,12 @@ from hpdm.training.checkpoint import (
     latest_checkpoint,
     read_config,
 )
-from hpdm.training.recover import newest_whole
-from hpdm.training.shard_files import PART_FILE
+from hpdm.checkpoint.recover import newest_whole
+from hpdm.checkpoint.shard_files import PART_FILE
+from hpdm.config import Config, config_to_dict
+from hpdm.support.errors import Damaged, InputError
+from hpdm.support.files import holds_something
+from hpdm.support.progress import note
 
 # Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
 FREE_TO_CHANGE = {

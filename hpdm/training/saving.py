@@ -17,14 +17,14 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
+from hpdm.checkpoint import folder as checkpoint
+from hpdm.checkpoint.folder import CONFIG_FILE, STATE_FILE, step_folder
+from hpdm.checkpoint.shard_files import KINDS, index_content, index_file, is_sharded
 from hpdm.config import config_to_dict, save_config
-from hpdm.console import note
-from hpdm.errors import InputError, WriteError
-from hpdm.files import atomic_folder, checked_file, no_room, sha256_file, write_json
-from hpdm.training import checkpoint
-from hpdm.training.checkpoint import CONFIG_FILE, STATE_FILE, step_folder
+from hpdm.support.errors import InputError, WriteError
+from hpdm.support.files import atomic_folder, checked_file, no_room, sha256_file, write_json
+from hpdm.support.progress import note
 from hpdm.training.provenance import PROVENANCE_FILE
-from hpdm.training.shard_files import KINDS, index_content, index_file, is_sharded
 from hpdm.training.sharded import (
     PATIENCE,
     SaveFailed,
@@ -39,7 +39,7 @@ from hpdm.training.snapshots import save_snapshot, snapshot_folder
 
 
 def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
-    """`hpdm.training.checkpoint.load_training_state`, of a sharded checkpoint as well."""
+    """`hpdm.checkpoint.folder.load_training_state`, of a sharded checkpoint as well."""
     if not is_sharded(folder):
         return checkpoint.load_training_state(folder, network=network, ema=ema, optimizer=optimizer, traces=traces)
     state = checkpoint.read_state(Path(folder) / STATE_FILE)

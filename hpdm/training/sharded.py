@@ -3,7 +3,7 @@
 DCP plans which process writes which part of which tensor, each once, and on loading reads of every part only what a
 process needs, whatever their number is then. Where the bytes go is ours: DCP's own storage describes a checkpoint by a
 pickle, which runs code when it is read; its safetensors storage, of later versions of torch, makes one string of all
-that a process holds and has no checksums. See `hpdm.training.shard_files` for the files.
+that a process holds and has no checksums. See `hpdm.checkpoint.shard_files` for the files.
 """
 
 import json
@@ -27,11 +27,8 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from hpdm.errors import Damaged, InputError
-from hpdm.files import sha256_file
-from hpdm.training.checkpoint import check_traces, forget_pages, trace_kind
-from hpdm.training.ema import local
-from hpdm.training.shard_files import (
+from hpdm.checkpoint.folder import check_traces, forget_pages, trace_kind
+from hpdm.checkpoint.shard_files import (
     KINDS,
     PART_HEADER,
     Index,
@@ -43,6 +40,9 @@ from hpdm.training.shard_files import (
     split_part_name,
     write_tensors,
 )
+from hpdm.support.errors import Damaged, InputError
+from hpdm.support.files import sha256_file
+from hpdm.training.ema import local
 
 PATIENCE = 30.0  # seconds until a folder that one node made must be seen by all
 

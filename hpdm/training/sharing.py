@@ -8,7 +8,7 @@ each of a part, go from node to node.
 import os
 from dataclasses import dataclass
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 BYTES = 4  # of a weight or a gradient: fp32
 PREFETCHED = 2  # blocks whose whole weights are there at once: one that computes, one that is on its way

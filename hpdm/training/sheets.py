@@ -14,7 +14,7 @@ import torch
 
 from hpdm.data.ranges import to_uint8
 from hpdm.diffusion import add_noise, denoise, preconditioning
-from hpdm.files import atomic_file
+from hpdm.support.files import atomic_file
 
 NOISE_RATIOS = (0.2, 0.8, 2.4, 8.0)  # standard deviation of the noise over that of the scaled signal
 CLIPS = 4

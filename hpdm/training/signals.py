@@ -11,7 +11,8 @@ import sys
 import time
 from contextlib import contextmanager
 
-from hpdm.console import EXIT_INTERRUPTED, note
+from hpdm.support.console import EXIT_INTERRUPTED
+from hpdm.support.progress import note
 
 # torchrun passes Ctrl-C on to processes that the terminal has already told: within this time it is the same one.
 SAME_PRESS_SECONDS = 2.0

@@ -11,8 +11,8 @@ import re
 import signal
 from pathlib import Path
 
-from hpdm.console import EXIT_INTERRUPTED
-from hpdm.errors import InputError
+from hpdm.support.console import EXIT_INTERRUPTED
+from hpdm.support.errors import InputError
 
 OPTIONS = ("--slurm", "--slurm-partition", "--slurm-time", "--slurm-cpus", "--slurm-set", "--slurm-cluster")
 SIGNAL_DELAY = 120  # seconds between the signal and the end of the job: a step's pass and a checkpoint must fit
@@ -85,7 +85,7 @@ class TrainingJob:
 
 def run_command(words) -> int:
     """Exit code of `hpdm-train` with these words."""
-    from hpdm.training.cli import train
+    from hpdm.commands.train import train
 
     try:
         train.main(list(words), prog_name="hpdm-train")

@@ -6,17 +6,14 @@
                             config.yaml, manifest.json
 
 A snapshot takes 4 bytes a parameter and average. Where training is sharded every process writes its part of each average
-instead, as in `hpdm.training.shard_files`. A step that has one has a checkpoint too, saved before it: so a run
+instead, as in `hpdm.checkpoint.shard_files`. A step that has one has a checkpoint too, saved before it: so a run
 that is killed in between writes it when it goes on.
 """
 
 import os
 from pathlib import Path
 
-from hpdm.config import save_config
-from hpdm.errors import InputError
-from hpdm.files import atomic_folder, read_json
-from hpdm.training.checkpoint import (
+from hpdm.checkpoint.folder import (
     CONFIG_FILE,
     EMA_FILE,
     MANIFEST_FILE,
@@ -29,6 +26,9 @@ from hpdm.training.checkpoint import (
     write_manifest,
     write_weights,
 )
+from hpdm.config import save_config
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_folder, read_json
 
 
 def snapshot_folder(run, step: int) -> Path:

@@ -2,10 +2,10 @@
 
 import torch
 
-from hpdm.errors import InputError, too_large
-from hpdm.sampling.load import find_weights
-from hpdm.sharding import like
-from hpdm.training.checkpoint import open_weights
+from hpdm.checkpoint.folder import open_weights
+from hpdm.checkpoint.load import find_weights
+from hpdm.model.sharding import like
+from hpdm.support.errors import InputError, too_large
 from hpdm.training.distributed import shard
 
 NEW_PARTS = ".fusion."  # what a network of more levels has and one of fewer may lack

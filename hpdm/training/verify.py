@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import Command
-from hpdm.errors import InputError
+from hpdm.support.console import Command
+from hpdm.support.errors import InputError
 
 
 @click.command(cls=Command, name="verify", context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,8 +37,8 @@ def check(path: Path) -> list[dict]:
 
     Raises InputError where there is no checkpoint.
     """
-    from hpdm.training.checkpoint import MODEL_FILE, SNAPSHOTS, check_files, read_weights, steps_saved
-    from hpdm.training.shard_files import index_file
+    from hpdm.checkpoint.folder import MODEL_FILE, SNAPSHOTS, check_files, read_weights, steps_saved
+    from hpdm.checkpoint.shard_files import index_file
     from hpdm.training.snapshots import check_snapshot
 
     if path.is_file():
@@ -58,8 +58,8 @@ def check(path: Path) -> list[dict]:
 
 def _of_export(folder):
     """The files of a folder that `hpdm-info export` has written, which has no training state; None for others."""
-    from hpdm.files import read_json
-    from hpdm.training.checkpoint import MANIFEST_FILE, STATE_FILE
+    from hpdm.checkpoint.folder import MANIFEST_FILE, STATE_FILE
+    from hpdm.support.files import read_json
 
     try:
         files = read_json(folder / MANIFEST_FILE)["files"]

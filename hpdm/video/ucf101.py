@@ -8,7 +8,7 @@ however few of the classes are present.
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 LISTS_FOLDER = "ucfTrainTestlist"
 SPLITS = (1, 2, 3)

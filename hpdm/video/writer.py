@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from hpdm.errors import InputError
-from hpdm.files import atomic_file
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file
 
 DEFAULT_CRF = 17  # about where compression stops being visible; libx264's own default is 23
 

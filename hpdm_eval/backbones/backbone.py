@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 from hpdm_eval.backbones import c3d, i3d, shapes3d
 from hpdm_eval.backbones.preprocess import resize, to_unit_range
 

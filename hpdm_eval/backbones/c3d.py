@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 from hpdm_eval.backbones.convolution import conv3d_relu
-from hpdm_eval.npz import read_npz
+from hpdm_eval.support.npz import read_npz
 
 FRAMES = 16
 RESOLUTION = (112, 112)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
-
 _together = True
 
 

@@ -5,8 +5,8 @@ import os
 import urllib.error
 import urllib.request
 
-from hpdm.console import progress
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
+from hpdm.support.progress import progress
 from hpdm_eval.backbones.weights import admit, cache_dir, check_cached, fingerprint, how_to_bring, read_pins
 
 TIMEOUT = 30  # seconds without a byte

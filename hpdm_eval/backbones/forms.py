@@ -2,7 +2,7 @@
 
 import zipfile
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 TORCHSCRIPT, NPZ = "torchscript", "npz"
 

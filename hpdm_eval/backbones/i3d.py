@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 from hpdm_eval.backbones.convolution import conv3d_relu
 
 RESOLUTION = (224, 224)

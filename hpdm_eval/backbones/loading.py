@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from hpdm.errors import InputError
-from hpdm.files import parse_json
-from hpdm.torchvision_compat import import_torchvision
+from hpdm.support.errors import InputError
+from hpdm.support.files import parse_json
+from hpdm.support.torchvision_compat import import_torchvision
 from hpdm_eval.backbones import c3d, i3d
 from hpdm_eval.backbones.backbone import (
     C3D,
@@ -28,9 +28,9 @@ from hpdm_eval.backbones.forms import is_torchscript
 from hpdm_eval.backbones.preprocess import RULES
 from hpdm_eval.backbones.scripted import read_scripted, without_prefix
 from hpdm_eval.backbones.shapes3d import Shapes3D
-from hpdm_eval.backbones.transformers import is_transformers_name, load_transformers
+from hpdm_eval.backbones.video_transformers import is_transformers_name, load_transformers
 from hpdm_eval.backbones.weights import TRUSTS, WeightsInfo, find, fingerprint
-from hpdm_eval.npz import read_npz
+from hpdm_eval.support.npz import read_npz
 
 SHORT_NAMES = {"i3d": I3D, "c3d": C3D, "inception": INCEPTION}
 KINDS = {I3D: I3DBackbone, SHAPES3D: Shapes3DBackbone, C3D: C3DBackbone, INCEPTION: InceptionBackbone}

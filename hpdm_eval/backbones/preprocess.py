@@ -8,7 +8,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 
 def to_unit_range(clips):

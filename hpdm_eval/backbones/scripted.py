@@ -9,7 +9,7 @@ import zipfile
 
 import torch
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 STORAGES = {f"{name}Storage": dtype for name, dtype in (
     ("Float", torch.float32), ("Double", torch.float64), ("Half", torch.float16), ("BFloat16", torch.bfloat16),

@@ -27,12 +27,19 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from hpdm.console import Command, note, progress
 from hpdm.data.procedural import (
-    BACKGROUNDS, CLASS_NAMES, COLOURS, TEXTURES, procedural_clip, render_scene, sample_scene,
+    BACKGROUNDS,
+    CLASS_NAMES,
+    COLOURS,
+    TEXTURES,
+    procedural_clip,
+    render_scene,
+    sample_scene,
 )
-from hpdm.environment import hardware
-from hpdm.files import atomic_file
+from hpdm.support.console import Command
+from hpdm.support.environment import hardware
+from hpdm.support.files import atomic_file
+from hpdm.support.progress import note, progress
 from hpdm_eval.backbones.preprocess import resize, to_unit_range
 from hpdm_eval.backbones.shapes3d import FEATURE_DIM, RESOLUTION, Shapes3D
 

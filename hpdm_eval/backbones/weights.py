@@ -20,10 +20,10 @@ from pathlib import Path
 
 import yaml
 
-from hpdm.errors import InputError
-from hpdm.files import atomic_file, expand_user, home_folder, parse_json, write_json
-from hpdm.files import user_cache as platform_cache
-from hpdm.trust import need_trust, trust_is_limited
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file, expand_user, home_folder, parse_json, write_json
+from hpdm.support.files import user_cache as platform_cache
+from hpdm.support.trust import need_trust, trust_is_limited
 from hpdm_eval.backbones.forms import check_form, is_torchscript
 
 PINS = "pins.json"

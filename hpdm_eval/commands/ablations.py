@@ -15,19 +15,21 @@ from pathlib import Path
 import click
 
 from hpdm.config import config_from_dict, config_to_dict
-from hpdm.console import EXIT_FAILURE, OutputFolder, common_options, note
-from hpdm.environment import choose_device
-from hpdm.errors import InputError
-from hpdm.files import holds_something, parse_json, write_json
-from hpdm.lock import hold
+from hpdm.support.console import EXIT_FAILURE, OutputFolder, common_options
+from hpdm.support.environment import choose_device
+from hpdm.support.errors import InputError
+from hpdm.support.files import holds_something, parse_json, write_json
+from hpdm.support.lock import hold
+from hpdm.support.progress import note
+from hpdm_eval.commands.recorded import RememberingCommand
 from hpdm_eval.commands.report import report
-from hpdm_eval.distributed import joined_processes, rank_and_size
-from hpdm_eval.records import RememberingCommand, command_line
-from hpdm_eval.studies.cost import describe_cost
-from hpdm_eval.studies.measure import call
-from hpdm_eval.studies.plan import load_tier, make_plan, tier_names
-from hpdm_eval.studies.tasks import Workshop
-from hpdm_eval.studies.work import Progress, is_first, work
+from hpdm_eval.records.record import command_line
+from hpdm_eval.studies.ablations.cost import describe_cost
+from hpdm_eval.studies.ablations.measure import call
+from hpdm_eval.studies.ablations.plan import load_tier, make_plan, tier_names
+from hpdm_eval.studies.ablations.tasks import Workshop
+from hpdm_eval.studies.ablations.work import Progress, is_first, work
+from hpdm_eval.support.distributed import joined_processes, rank_and_size
 
 LOG_FILE, SETTINGS_FILE = "log.txt", "study.json"
 FREE_TO_CHANGE = ("repeats", "jobs", "omit")
@@ -147,7 +149,7 @@ def _share_out(jobs, out, progress, quiet):
     words = [*shlex.split(command_line())[1:], "--jobs", "1", "--quiet"]
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    program = [sys.executable, "-c", "from hpdm_eval.cli import main; main()", *words]
+    program = [sys.executable, "-c", "from hpdm_eval.commands.entry import main; main()", *words]
     processes = []
     try:
         for number in range(jobs):

@@ -4,18 +4,18 @@ import json
 
 import click
 
-from hpdm.console import note
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
+from hpdm.support.progress import note
 from hpdm_eval.backbones import backbone_name
 from hpdm_eval.commands import fid, fvd, inception_score, kvd, prdc
 from hpdm_eval.commands.fvd import details_table
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.judge import announce, compare, judging_options, share_of
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.comparison import announce, compare, judging_options, share_of
+from hpdm_eval.evaluation.shards import finish_shard
 from hpdm_eval.metrics.inception_score import SPLITS
 from hpdm_eval.metrics.prdc import NEIGHBOURS
-from hpdm_eval.records import RecordedCommand
-from hpdm_eval.shards import finish_shard
-from hpdm_eval.tables import text_table
+from hpdm_eval.report.tables import text_table
 
 METRICS = ("fvd", "kvd", "prdc", "is", "fid")
 # what a metric looks through where the comparison's own network is I3D

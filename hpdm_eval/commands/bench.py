@@ -2,16 +2,16 @@
 
 import click
 
-from hpdm.console import Command, Group, OutputFile, common_options
-from hpdm_eval.benchmarks import write_page
-from hpdm_eval.commands.bench_data import index, shards
-from hpdm_eval.commands.bench_decoding import decoding_command
-from hpdm_eval.commands.bench_extract import extract
-from hpdm_eval.commands.bench_gpu import gpu
-from hpdm_eval.commands.bench_metrics import interval
-from hpdm_eval.commands.bench_scale import scale
-from hpdm_eval.commands.bench_sampling import sampling
-from hpdm_eval.commands.bench_training import fusion, training
+from hpdm.support.console import Command, Group, OutputFile, common_options
+from hpdm_eval.benchmarks.data import index, shards
+from hpdm_eval.benchmarks.decoding import decoding_command
+from hpdm_eval.benchmarks.extraction import extract
+from hpdm_eval.benchmarks.gpu_command import gpu
+from hpdm_eval.benchmarks.interval import interval
+from hpdm_eval.benchmarks.results import write_page
+from hpdm_eval.benchmarks.sampling import sampling
+from hpdm_eval.benchmarks.scale import scale
+from hpdm_eval.benchmarks.training import fusion, training
 
 
 @click.group(cls=Group)

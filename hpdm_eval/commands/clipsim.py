@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hpdm.environment import choose_device
-from hpdm.errors import InputError
-from hpdm.files import parse_json
+from hpdm.support.environment import choose_device
+from hpdm.support.errors import InputError
+from hpdm.support.files import parse_json
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.accuracy import label_in_name
 from hpdm_eval.metrics.clip_similarity import clip_similarity
 from hpdm_eval.metrics.score_tests import mean_interval
-from hpdm_eval.records import RecordedCommand
 
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 WORST = 5
@@ -33,7 +33,7 @@ def clipsim(samples, where, **options):
     Files are named <index>_c<number of the prompt>, as hpdm-sample writes them. Figures depend on the CLIP network,
     which the record names, and reward frames that show the words, not motion. Needs the extra `video`.
     """
-    from hpdm_eval.backbones.clip import Clip
+    from hpdm_eval.backbones.clip_network import Clip
 
     started = time.time()
     protocol, device = take_protocol(options), choose_device(options["device"])

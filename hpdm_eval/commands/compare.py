@@ -6,11 +6,17 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import OutputFolder, note
-from hpdm.errors import InputError
+from hpdm.support.console import OutputFolder, own_folder
+from hpdm.support.errors import InputError
+from hpdm.support.progress import note
 from hpdm_eval.commands.all_metrics import Names, comparison_for
-from hpdm_eval.commands.compare_figures import ALL_METRICS, FIGURES, measure_method, tiling_plans
-from hpdm_eval.commands.compare_tables import (
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.compare_figures import ALL_METRICS, FIGURES, measure_method, tiling_plans
+from hpdm_eval.evaluation.comparison import announce, judging_options
+from hpdm_eval.metrics.inception_score import SPLITS
+from hpdm_eval.metrics.prdc import NEIGHBOURS
+from hpdm_eval.metrics.seams import parse_patch
+from hpdm_eval.report.compare_tables import (
     TITLE,
     comparison_section,
     found_records,
@@ -18,16 +24,10 @@ from hpdm_eval.commands.compare_tables import (
     sort_methods,
     terminal_text,
 )
-from hpdm_eval.commands.options import own_folder
-from hpdm_eval.distributed import rank_and_size
-from hpdm_eval.judge import announce, judging_options
-from hpdm_eval.metrics.inception_score import SPLITS
-from hpdm_eval.metrics.prdc import NEIGHBOURS
-from hpdm_eval.metrics.seams import parse_patch
-from hpdm_eval.records import RecordedCommand
 from hpdm_eval.report.model import origin
 from hpdm_eval.report.videos import choose_videos, parse_videos
 from hpdm_eval.report.write import check_folder, make_sections, write_report
+from hpdm_eval.support.distributed import rank_and_size
 
 MOST_BYTES = 16e6  # of the samples on the page
 

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import OutputFolder, note
-from hpdm.errors import InputError
-from hpdm.files import atomic_file
+from hpdm.support.console import OutputFolder, own_folder
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file
+from hpdm.support.progress import note
 from hpdm_eval.commands.fvd import measure
-from hpdm_eval.commands.options import own_folder
-from hpdm_eval.distributed import rank_and_size
-from hpdm_eval.judge import announce, evaluate, judging_options
-from hpdm_eval.plots import bar_figure, save_png
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.comparison import announce, evaluate, judging_options
 from hpdm_eval.protocols import Protocol, list_protocols
-from hpdm_eval.records import RecordedCommand
-from hpdm_eval.tables import aligned, format_value, metric_label, piped, protocol_label
+from hpdm_eval.records.labels import format_value, metric_label, protocol_label
+from hpdm_eval.report.plots import bar_figure, save_png
+from hpdm_eval.support.distributed import rank_and_size
+from hpdm_eval.support.text_tables import aligned, piped
 
 COLUMNS = ("protocol", "numerics", "fvd", "change", "samples", "reference", "what differs")
 RIGHT = ("fvd", "change", "samples", "reference")

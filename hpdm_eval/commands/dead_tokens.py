@@ -8,10 +8,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hpdm.console import OutputFolder, note
-from hpdm.files import atomic_file
+from hpdm.support.console import OutputFolder
+from hpdm.support.files import atomic_file
+from hpdm.support.progress import note
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.dead_tokens import (
     FALSE_POSITIVES,
     THRESHOLDS,
@@ -21,7 +23,7 @@ from hpdm_eval.metrics.dead_tokens import (
     rate_interval,
 )
 from hpdm_eval.metrics.seams import parse_patch
-from hpdm_eval.records import Record, RecordedCommand
+from hpdm_eval.records.record import Record
 
 WORST = 10
 MILLION = 1e6

@@ -5,13 +5,13 @@ from pathlib import Path
 import click
 
 from hpdm.config import load_config
-from hpdm.console import OutputFolder, common_options
-from hpdm.environment import choose_device, hardware
-from hpdm_eval.commands.options import own_folder
-from hpdm_eval.records import RecordedCommand, command_line
-from hpdm_eval.studies.efficiency import alternatives, computed, describe_size, enlarged, measured
-from hpdm_eval.studies.measure import Records
-from hpdm_eval.tables import aligned
+from hpdm.support.console import OutputFolder, common_options, own_folder
+from hpdm.support.environment import choose_device, hardware
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.records.record import command_line
+from hpdm_eval.studies.ablations.efficiency import alternatives, computed, describe_size, enlarged, measured
+from hpdm_eval.studies.ablations.measure import Records
+from hpdm_eval.support.text_tables import aligned
 
 UNITS = {"throughput": "videos/s", "memory": "GiB", "flops": "TFLOP"}
 

@@ -4,14 +4,15 @@ import json
 
 import click
 
-from hpdm.console import OutputFile, common_options
-from hpdm.environment import choose_device, git_revision, hardware, package_versions
-from hpdm_eval.cache import open_cache
-from hpdm_eval.clips import open_clips
+from hpdm.support.console import OutputFile, common_options
+from hpdm.support.environment import choose_device, git_revision, hardware, package_versions
+from hpdm_eval.clips.source import open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
-from hpdm_eval.features import FeatureSet, extract_features
-from hpdm_eval.judge import open_backbone
-from hpdm_eval.records import RecordedCommand, command_line, utc_now
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.comparison import open_backbone
+from hpdm_eval.features.cache import open_cache
+from hpdm_eval.features.extraction import FeatureSet, extract_features
+from hpdm_eval.records.record import command_line, utc_now
 
 
 @click.command(cls=RecordedCommand)

@@ -3,9 +3,9 @@
 import click
 
 from hpdm_eval.commands.fvd import details_table
-from hpdm_eval.judge import judge, judging_options
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.comparison import judge, judging_options
 from hpdm_eval.metrics.frechet import frechet_from_moments
-from hpdm_eval.records import RecordedCommand
 
 
 @click.command(cls=RecordedCommand)

@@ -5,12 +5,13 @@ import warnings
 
 import click
 
-from hpdm.errors import InputError
-from hpdm_eval.judge import judge, judging_options
+from hpdm.support.errors import InputError
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.comparison import judge, judging_options
 from hpdm_eval.metrics import uncertainty
 from hpdm_eval.metrics.frechet import SVD_ROOTS, frechet_distance
-from hpdm_eval.records import RecordedCommand
-from hpdm_eval.tables import aligned, format_value
+from hpdm_eval.records.labels import format_value
+from hpdm_eval.support.text_tables import aligned
 
 CORRECTED, INFINITY = "corrected", "fvd-infinity"
 AGAINST = "{} against this reference"  # whose own sampling bias stays in it

@@ -5,9 +5,9 @@ import warnings
 import click
 
 from hpdm_eval.commands.fvd import details_table
-from hpdm_eval.judge import judge, judging_options
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.comparison import judge, judging_options
 from hpdm_eval.metrics.inception_score import SPLITS, inception_score, looped_score
-from hpdm_eval.records import RecordedCommand
 
 
 @click.command("is", cls=RecordedCommand)

@@ -3,9 +3,9 @@
 import click
 
 from hpdm_eval.commands.fvd import details_table
-from hpdm_eval.judge import judge, judging_options
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.comparison import judge, judging_options
 from hpdm_eval.metrics.kernel import jedi_distance, kernel_video_distance, over_subsets
-from hpdm_eval.records import RecordedCommand
 
 VARIANTS = {"kvd": kernel_video_distance, "jedi": jedi_distance}
 

@@ -4,10 +4,10 @@ import importlib
 
 import click
 
-from hpdm.console import Command
-from hpdm.errors import InputError
-from hpdm_eval.judge import merged_from
-from hpdm_eval.shards import join_caches, joined_cache, read_shards
+from hpdm.support.console import Command
+from hpdm.support.errors import InputError
+from hpdm_eval.evaluation.comparison import merged_from
+from hpdm_eval.evaluation.shards import join_caches, joined_cache, read_shards
 
 
 @click.command(cls=Command)
@@ -23,7 +23,7 @@ def merge(folder, quiet):
     The figures are those of the command without --shard, to the last bit, and so are the records, which list the shards
     besides. The clips must be where they were, and the processor of the same kind.
     """
-    from hpdm_eval.cli import SUBCOMMANDS
+    from hpdm_eval.commands.entry import SUBCOMMANDS
 
     shards = read_shards(folder)
     name, *words = shards[0]["words"]

@@ -14,8 +14,6 @@ import re
 
 import click
 
-from hpdm.environment import processes_here
-from hpdm.lock import hold
 from hpdm_eval.backbones.loading import KNOWN, SHORT_NAMES
 from hpdm_eval.protocols import CHOICES, DEFAULT, load_protocol
 
@@ -140,13 +138,6 @@ def backbone_options(function, default=None):
     return function
 
 
-def own_folder(folder):
-    """Hold the lock of a command's output folder until the command ends; for several processes the first does.
-
-    Raises InputError where another program works there.
-    """
-    if processes_here().rank == 0:
-        click.get_current_context().with_resource(hold(folder))
 
 
 def metric_options(default=DEFAULT, backbone=None):

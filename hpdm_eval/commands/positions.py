@@ -8,27 +8,29 @@ import click
 import numpy as np
 from scipy import stats
 
-from hpdm.environment import choose_device
-from hpdm.errors import InputError
+from hpdm.support.environment import choose_device
+from hpdm.support.errors import InputError
 from hpdm_eval.backbones.backbone import check_frames
-from hpdm_eval.cache import open_cache
-from hpdm_eval.clip_jobs import clip_digest
-from hpdm_eval.clips import Clip
+from hpdm_eval.clips.jobs import clip_digest
+from hpdm_eval.clips.selection import sources_of
+from hpdm_eval.clips.source import Clip
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.commands.pixels import aligned
+from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.commands.seams import find_plan
-from hpdm_eval.features import extract_features
-from hpdm_eval.judge import announce, judge_warnings, judging_options, open_backbone, open_source
+from hpdm_eval.evaluation.comparison import announce, judge_warnings, judging_options, open_backbone, open_source
+from hpdm_eval.evaluation.pixels import aligned
+from hpdm_eval.features.cache import open_cache
+from hpdm_eval.features.extraction import extract_features
+from hpdm_eval.features.reference_statistics import is_statistics
 from hpdm_eval.metrics.frechet import frechet_distance
 from hpdm_eval.metrics.positions import POSITIONS, cut_tile, draw_tiles, seams_by_position
 from hpdm_eval.metrics.seam_tests import mean_t_interval
 from hpdm_eval.metrics.seams import OVERLAPS, seam_lattices
 from hpdm_eval.metrics.uncertainty import FEWEST_GROUPS, GROUPS, grouped_jackknife, jackknife_errors
-from hpdm_eval.records import RecordedCommand, make_record
-from hpdm_eval.selection import sources_of
-from hpdm_eval.statistics import is_statistics
-from hpdm_eval.tables import format_value, text_table
-from hpdm_eval.threads import one_thread
+from hpdm_eval.records.labels import format_value
+from hpdm_eval.records.record import make_record
+from hpdm_eval.report.tables import text_table
+from hpdm_eval.support.threads import one_thread
 
 TILES = 4  # of each position and clip
 

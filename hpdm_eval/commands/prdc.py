@@ -3,10 +3,10 @@
 import click
 
 from hpdm_eval.commands.fvd import details_table
-from hpdm_eval.judge import judge, judging_options
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.comparison import judge, judging_options
 from hpdm_eval.metrics.prdc import NEIGHBOURS
 from hpdm_eval.metrics.prdc import prdc as prdc_of
-from hpdm_eval.records import RecordedCommand
 
 FIGURES = ("precision", "recall", "density", "coverage")
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import click
 
-from hpdm.console import Command, common_options
+from hpdm.support.console import Command, common_options
 from hpdm_eval.protocols import DESCRIPTION, Protocol, list_protocols, load_protocol
 
 # heading → cell; what tells protocols apart at a glance, the rest is one `protocols NAME` away

@@ -7,14 +7,14 @@ from pathlib import Path, PurePosixPath
 import click
 import numpy as np
 
-from hpdm.console import progress
-from hpdm.errors import InputError
-from hpdm_eval.clips import open_clips
+from hpdm.support.errors import InputError
+from hpdm.support.progress import progress
+from hpdm_eval.clips.source import open_clips
 from hpdm_eval.commands.options import take_protocol, take_reading
-from hpdm_eval.commands.pixels import aligned, pixel_options, pixel_record, show_record
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.pixels import aligned, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.pyramid_consistency import band_names, compare_levels, psnr
 from hpdm_eval.metrics.score_tests import mean_interval
-from hpdm_eval.records import RecordedCommand
 
 MOST_DB = 100.0  # stands for the PSNR of equal clips, which is infinite
 WORST = 10

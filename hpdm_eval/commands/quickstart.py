@@ -16,18 +16,19 @@ import click
 import torch
 import torch.nn.functional as F
 
-from hpdm.console import Command, OutputFolder, common_options, note, progress
 from hpdm.data.procedural import CLASS_NAMES, procedural_clip
-from hpdm.environment import choose_device
-from hpdm.errors import InputError
-from hpdm.files import atomic_file, atomic_folder, holds_something
-from hpdm.lock import hold
+from hpdm.support.console import Command, OutputFolder, common_options
+from hpdm.support.environment import choose_device
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file, atomic_folder, holds_something
+from hpdm.support.lock import hold
+from hpdm.support.progress import note, progress
 from hpdm.video.workers import available_cores
 from hpdm.video.writer import write_video
 from hpdm_eval.commands.fvd import fvd
 from hpdm_eval.commands.report import report
 from hpdm_eval.commands.stats import stats
-from hpdm_eval.tables import markdown_table, text_table
+from hpdm_eval.report.tables import markdown_table, text_table
 
 FRAMES, SIZE = 16, 32  # what the shipped model makes
 FIRST_SEED = 7_000_000  # far from the seeds that the backbone and the models are trained on
@@ -170,7 +171,7 @@ def _sampling(arguments, clips, device, quiet):
     Networks of this size are faster in one thread than in several, and several processes take several videos.
     """
     if device != "cpu":
-        from hpdm.sampling.cli import sample  # a second, which the processes below take as well
+        from hpdm.commands.sample import sample  # a second, which the processes below take as well
 
         _run(sample, arguments, quiet)
         yield _Sampled()

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import Command, OutputFolder, common_options, note
-from hpdm.errors import InputError
-from hpdm_eval.commands.options import own_folder
+from hpdm.support.console import Command, OutputFolder, common_options, own_folder
+from hpdm.support.errors import InputError
+from hpdm.support.progress import note
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.report.model import origin
 from hpdm_eval.report.videos import choose_videos, parse_videos

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import Command, Device
-from hpdm_eval.records import load_record
-from hpdm_eval.reproduce import ABSOLUTE, RELATIVE
-from hpdm_eval.reproduce import reproduce as run_again
-from hpdm_eval.tables import aligned, metric_label
+from hpdm.support.console import Command, Device
+from hpdm_eval.evaluation.reproduce import ABSOLUTE, RELATIVE
+from hpdm_eval.evaluation.reproduce import reproduce as run_again
+from hpdm_eval.records.labels import metric_label
+from hpdm_eval.records.record import load_record
+from hpdm_eval.support.text_tables import aligned
 
 EXIT_DIFFERENT = 1
 MOST_SHOWN = 10

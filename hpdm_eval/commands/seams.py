@@ -8,27 +8,21 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import OutputFolder, note
-from hpdm.errors import InputError
-from hpdm.files import parse_json
-from hpdm_eval.coding import Codings
+from hpdm.support.console import OutputFolder
+from hpdm.support.errors import InputError
+from hpdm.support.files import parse_json
+from hpdm.support.progress import note
+from hpdm_eval.clips.coding import Codings
+from hpdm_eval.clips.selection import sources_of
 from hpdm_eval.commands.options import take_protocol
-from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
+from hpdm_eval.metrics.score_tests import FEWEST_CLIPS, LEVEL, TOLERANCE
 from hpdm_eval.metrics.seam_contrasts import AXES
 from hpdm_eval.metrics.seam_moves import settle_lattices
-from hpdm_eval.metrics.score_tests import FEWEST_CLIPS, LEVEL, TOLERANCE
 from hpdm_eval.metrics.seam_tests import PooledSeams, SeamFigure, judge_seams, mean_profile, pool_seams
-from hpdm_eval.metrics.seams import (
-    OVERLAPS,
-    ClipSeams,
-    Lattice,
-    measure_clip,
-    parse_patch,
-    rescore,
-    seam_lattices,
-)
-from hpdm_eval.records import Record, RecordedCommand
-from hpdm_eval.selection import sources_of
+from hpdm_eval.metrics.seams import OVERLAPS, ClipSeams, Lattice, measure_clip, parse_patch, rescore, seam_lattices
+from hpdm_eval.records.record import Record
 
 MANIFEST = "samples.json"
 WORST = 10
@@ -85,7 +79,7 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
          options["quiet"])
     judged = judge_tiling(samples, protocol, plan, options, reference)
     if plots:
-        from hpdm_eval.seam_plots import write_seam_plots  # matplotlib takes a second to import
+        from hpdm_eval.report.seam_plots import write_seam_plots  # matplotlib takes a second to import
 
         for path in write_seam_plots(plots, judged.clips, judged.lattices, judged.figures, reference=judged.reference):
             note(f"plot: {path}", options["quiet"])

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import OutputFolder, note
-from hpdm.files import atomic_file
-from hpdm_eval.commands.options import own_folder, take_protocol
-from hpdm_eval.commands.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
+from hpdm.support.console import OutputFolder, own_folder
+from hpdm.support.files import atomic_file
+from hpdm.support.progress import note
+from hpdm_eval.commands.options import take_protocol
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
 from hpdm_eval.metrics.score_tests import TOLERANCE
 from hpdm_eval.metrics.seams import parse_patch, seam_lattices
-from hpdm_eval.records import RecordedCommand
-from hpdm_eval.studies.seam_power import (
+from hpdm_eval.studies.validation.seam_power import (
     COLUMNS,
     conditions,
     coverage_rows,

@@ -2,19 +2,21 @@
 
 import click
 
-from hpdm.console import OutputFile, common_options, note
-from hpdm.environment import choose_device, git_revision, package_versions
-from hpdm.errors import InputError
-from hpdm_eval.cache import open_cache
-from hpdm_eval.clips import open_clips
+from hpdm.support.console import OutputFile, common_options
+from hpdm.support.environment import choose_device, git_revision, package_versions
+from hpdm.support.errors import InputError
+from hpdm.support.progress import note
+from hpdm_eval.clips.selection import sources_of
+from hpdm_eval.clips.source import open_clips
 from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
-from hpdm_eval.features import extract_features, extract_moments
-from hpdm_eval.judge import open_backbone
-from hpdm_eval.metrics.frechet import Moments
-from hpdm_eval.records import RecordedCommand, command_line, utc_now
-from hpdm_eval.selection import sources_of
-from hpdm_eval.statistics import Statistics
-from hpdm_eval.tables import split_is_missing
+from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.comparison import open_backbone
+from hpdm_eval.features.cache import open_cache
+from hpdm_eval.features.extraction import extract_features, extract_moments
+from hpdm_eval.features.moments import Moments
+from hpdm_eval.features.reference_statistics import Statistics
+from hpdm_eval.records.labels import split_is_missing
+from hpdm_eval.records.record import command_line, utc_now
 
 
 @click.command(cls=RecordedCommand)

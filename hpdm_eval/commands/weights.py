@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from hpdm.console import Group, common_options
-from hpdm.errors import InputError
+from hpdm.support.console import Group, common_options
+from hpdm.support.errors import InputError
 from hpdm_eval.backbones.download import fetch as fetch_source
 from hpdm_eval.backbones.weights import add as add_file
 from hpdm_eval.backbones.weights import cache_dir, check_cached, sources

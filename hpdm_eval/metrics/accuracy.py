@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 _IN_NAME = re.compile(r"_c(\d+)(?:\.[a-z0-9]+)?(?:#\d+)?$")
 

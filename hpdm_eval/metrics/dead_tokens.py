@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 KINDS = ("tone", "texture")
 THRESHOLDS = {"tone": 6.5, "texture": 12.0}

@@ -25,8 +25,9 @@ import warnings
 import numpy as np
 import torch
 
-from hpdm.errors import InputError
-from hpdm_eval.threads import by_threads, one_thread
+from hpdm.support.errors import InputError
+from hpdm_eval.features.moments import Moments, as_features, denominator
+from hpdm_eval.support.threads import by_threads, one_thread
 
 ROOT = "qr-nuclear"  # this module's own way
 SVD_ROOTS = {"fp32-svd": torch.float32, "fp64-svd": torch.float64}
@@ -41,69 +42,6 @@ class FewSamplesWarning(UserWarning):
     """Fewer clips than feature dimensions: the covariance is singular and the distance mostly sampling bias."""
 
 
-class Moments:
-    """Count, mean and scatter of features, gathered batch by batch in float64 and mergeable across processes.
-
-    n: int; mean: float64 [D]; scatter: float64 [D, D], the sum of outer products of deviations from the mean.
-    Batches are joined by the pairwise update of Chan, Golub and LeVeque, which does not cancel for a large mean.
-    """
-
-    def __init__(self, dimension):
-        self.n = 0
-        self.mean = np.zeros(dimension)
-        self.scatter = np.zeros((dimension, dimension))
-
-    @classmethod
-    def of(cls, features):
-        """Moments of one array or tensor of features [N, D]."""
-        features = as_features(features)
-        return cls(features.shape[1]).update(features)
-
-    @classmethod
-    def from_arrays(cls, mean, cov, n):
-        """Moments from mean [D], covariance [D, D] with N - 1 in the denominator, and the count N >= 2."""
-        moments = cls(len(mean))
-        moments.n = int(n)
-        moments.mean = np.array(mean, np.float64)
-        moments.scatter = np.array(cov, np.float64) * (moments.n - 1)
-        return moments
-
-    def to_arrays(self):
-        """Inverse of `from_arrays`: {"mean": [D], "cov": [D, D] over N - 1, "n": int64 scalar}."""
-        return {"mean": self.mean, "cov": self.cov(ddof=1), "n": np.int64(self.n)}
-
-    @property
-    def dimension(self):
-        return len(self.mean)
-
-    @one_thread()
-    def update(self, features):
-        """Add features [B, D] of any float type, array or tensor; returns self."""
-        features = as_features(features)
-        if features.shape[1] != self.dimension:
-            raise InputError(f"features have {features.shape[1]} dimensions, the moments {self.dimension}; "
-                             "both must come from the same backbone")
-        batch = Moments(self.dimension)
-        batch.n = len(features)
-        batch.mean = features.mean(axis=0)
-        deviations = features - batch.mean
-        batch.scatter = deviations.T @ deviations
-        return self.merge(batch)
-
-    def merge(self, other):
-        """Add what another process has gathered; returns self."""
-        if other.n == 0:
-            return self
-        total = self.n + other.n
-        shift = other.mean - self.mean
-        self.scatter = self.scatter + other.scatter + np.outer(shift, shift) * (self.n * other.n / total)
-        self.mean = self.mean + shift * (other.n / total)
-        self.n = total
-        return self
-
-    def cov(self, ddof=1):
-        """Covariance [D, D] with N - ddof in the denominator; raises InputError for fewer than two clips."""
-        return self.scatter / _denominator(self.n, ddof)
 
 
 def frechet_from_features(x, y, ddof=1):
@@ -172,7 +110,7 @@ def _mean_and_factor(side, ddof):
         kept = values > max(values[-1], 0) * len(values) * EPS
         return side.mean, np.sqrt(values[kept])[:, None] * vectors[:, kept].T
     mean = side.mean(axis=0)
-    return mean, np.linalg.qr((side - mean) / np.sqrt(_denominator(len(side), ddof)), mode="r")
+    return mean, np.linalg.qr((side - mean) / np.sqrt(denominator(len(side), ddof)), mode="r")
 
 
 def _mean_and_covariance(side, ddof, dtype):
@@ -181,7 +119,7 @@ def _mean_and_covariance(side, ddof, dtype):
     features = torch.from_numpy(side).to(dtype)
     mean = features.mean(dim=0)
     centred = features - mean
-    return mean, centred.T @ centred / _denominator(len(side), ddof)
+    return mean, centred.T @ centred / denominator(len(side), ddof)
 
 
 def _svd_root(matrix):
@@ -190,17 +128,6 @@ def _svd_root(matrix):
     return left @ torch.diag(values) @ right
 
 
-def as_features(features):
-    """Float64 array [N, D] of finite values."""
-    if isinstance(features, torch.Tensor):
-        features = features.detach().cpu().to(torch.float64).numpy()
-    features = np.asarray(features, np.float64)
-    if features.ndim != 2:
-        raise InputError(f"features must be [clips, dimensions], got an array of shape {list(features.shape)}")
-    if not np.isfinite(features).all():
-        row = int(np.argmin(np.isfinite(features).all(axis=1)))
-        raise InputError(f"features of clip {row} are not finite; check the backbone's weights and precision")
-    return features
 
 
 def _dimension(side):
@@ -211,7 +138,3 @@ def _count(side):
     return side.n if isinstance(side, Moments) else len(side)
 
 
-def _denominator(n, ddof):
-    if n < 2:
-        raise InputError(f"a Fréchet distance needs at least 2 clips on each side, got {n}")
-    return n - ddof

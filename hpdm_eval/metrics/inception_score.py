@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 SPLITS = 10
 FEW_PER_CLASS = 5

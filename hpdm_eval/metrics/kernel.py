@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 BLOCK = 2048
 

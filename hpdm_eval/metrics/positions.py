@@ -15,10 +15,10 @@ from itertools import product
 
 import numpy as np
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
+from hpdm_eval.clips.selection import seeded_key
 from hpdm_eval.metrics.seam_contrasts import AXES, MARGIN, STATISTICS, axis_contrasts
 from hpdm_eval.metrics.seams import lattice_moves
-from hpdm_eval.selection import seeded_key
 
 NAMES = {1: ("inside", "face"), 2: ("inside", "edge", "corner"), 3: ("inside", "face", "edge", "corner")}
 POSITIONS = NAMES[3]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 NEIGHBOURS = 5
 BLOCK_ELEMENTS = 1 << 23  # distances held at once, 64 MiB

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 BANDS = (0, 1 / 8, 1 / 4, 1 / 2, np.inf)  # limits in units of the Nyquist frequency, octaves
 PEAK = 255.0

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 from hpdm_eval.metrics.seam_contrasts import AXES, MARGIN, STATISTICS, contrasts_with_step, cuts, random_levels
 
 OVERLAPS = ("none", "w", "h", "hw", "f", "fw", "fh", "fhw")
@@ -134,7 +134,7 @@ class ClipSeams:
 def measure_clip(video, lattices, name="", coding=None):
     """Measure one clip, uint8 [T,H,W,3], on `lattices` of `seam_lattices`: ClipSeams.
 
-    coding: the `hpdm_eval.coding.Coding` of its file, whose frames the clip shows from the first on.
+    coding: the `hpdm_eval.clips.coding.Coding` of its file, whose frames the clip shows from the first on.
     """
     finest = {lattice.axis: lattice.finest for lattice in lattices}
     values, contrasts, stepped = {}, {}, {}

@@ -16,7 +16,7 @@ populations; against a reference of which mean and covariance alone are known, i
 
 The interval is T ± t·error, Student's t with g - 1 degrees of freedom: where the mean figure of other samples, N of
 them, lies. What it and that of `corrected` cover, and where they do not (heavy tails, few clips a dimension, clips cut
-from the same videos), `hpdm_eval/studies/intervals.py` measures; its table is reports/intervals.md. The jackknife
+from the same videos), `hpdm_eval/studies/validation/intervals.py` measures; its table is reports/intervals.md. The jackknife
 takes clips for independent draws. Where several are cut from one video, `sources` names it for each, and clips of one
 source are dealt to the same group; `extrapolate` draws whole sources.
 
@@ -35,9 +35,10 @@ from itertools import accumulate, chain
 import numpy as np
 from scipy import special
 
-from hpdm.errors import InputError
-from hpdm_eval.metrics.frechet import ROOT, SVD_ROOTS, Moments, as_features, frechet_distance
-from hpdm_eval.threads import by_threads, one_thread
+from hpdm.support.errors import InputError
+from hpdm_eval.features.moments import Moments
+from hpdm_eval.metrics.frechet import ROOT, SVD_ROOTS, as_features, frechet_distance
+from hpdm_eval.support.threads import by_threads, one_thread
 
 GROUPS = 20
 FEWEST_GROUPS = 8  # where clips come from few sources

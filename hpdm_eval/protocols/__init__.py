@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 
-from hpdm.errors import InputError
-from hpdm.yaml_text import parse_yaml
-from hpdm_eval.arrays import RANGES
-from hpdm_eval.resize import METHODS
-from hpdm_eval.selection import RULES, check_split
-from hpdm_eval.tables import subset_remarks
+from hpdm.support.errors import InputError
+from hpdm.support.yaml_text import parse_yaml
+from hpdm_eval.clips.arrays import RANGES
+from hpdm_eval.clips.resize import METHODS
+from hpdm_eval.clips.selection import RULES, check_split
+from hpdm_eval.records.labels import subset_remarks
 
 DEFAULT = "generic-16f"  # claims nothing of the data
 MOST = 10**9  # of any count

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpdm.console import note
-from hpdm.errors import InputError
-from hpdm.files import parse_json
-from hpdm_eval.records import Record, load_record
+from hpdm.support.errors import InputError
+from hpdm.support.files import parse_json
+from hpdm.support.progress import note
+from hpdm_eval.records.record import Record, load_record
 
 
 @dataclass(frozen=True, kw_only=True)

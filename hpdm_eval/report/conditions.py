@@ -7,7 +7,7 @@ machine. Training seeds are not conditions: figures are means over them.
 from collections import Counter
 
 from hpdm_eval.protocols import DESCRIPTION
-from hpdm_eval.tables import metric_label, protocol_label
+from hpdm_eval.records.labels import metric_label, protocol_label
 
 OF_COUNTS = ("num_samples", "num_reference")  # of a protocol: what it asks for; a record says what there was
 TIMED = ("throughput", "sampling", "memory")  # figures of the machine

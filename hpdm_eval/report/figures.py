@@ -14,8 +14,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from hpdm_eval.metrics.score_tests import TOLERANCE
-from hpdm_eval.plots import COLOURS, DASHES, MARKERS
 from hpdm_eval.report.model import PREFIXES
+from hpdm_eval.report.plots import COLOURS, DASHES, MARKERS
 
 STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8,
          "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,

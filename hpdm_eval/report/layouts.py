@@ -15,7 +15,7 @@ from importlib import resources
 
 import yaml
 
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 
 # what sets records of one variant, metric and seed apart
 PLACES = ("level", "step", "basis", "target", "attribute", "num_samples")

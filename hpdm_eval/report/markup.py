@@ -4,7 +4,7 @@ import csv
 import io
 import re
 
-from hpdm_eval.tables import piped
+from hpdm_eval.support.text_tables import piped
 
 _LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
           "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",

@@ -4,8 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from hpdm_eval.records.labels import format_value
 from hpdm_eval.report.aggregate import Figure
-from hpdm_eval.tables import format_value
 
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 COUNTS = ("parameters", "flops")  # written with a prefix: 178M

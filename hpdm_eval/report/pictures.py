@@ -2,10 +2,10 @@
 
 from functools import partial
 
+from hpdm_eval.records.labels import metric_label, protocol_label
 from hpdm_eval.report import figures
 from hpdm_eval.report.model import Picture
 from hpdm_eval.report.single import label_samples
-from hpdm_eval.tables import metric_label, protocol_label
 
 SINGLE_DOT = "The bar through a value is its 95 % interval."
 

@@ -4,10 +4,11 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import PurePath
 
+from hpdm_eval.records.labels import format_value, metric_label, protocol_label
 from hpdm_eval.report.aggregate import aggregate
 from hpdm_eval.report.conditions import question
 from hpdm_eval.report.model import EMPTY, Cell, Notes, Row, Table, figure_cell, origin, slug
-from hpdm_eval.tables import format_value, metric_label, protocol_label, remarks
+from hpdm_eval.report.tables import remarks
 
 MOST_FURTHER = 6  # columns of further figures
 SETTINGS_SHOWN = ("patch", "overlap", "levels", "token")  # of metrics on pixels

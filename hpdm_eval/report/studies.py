@@ -3,12 +3,12 @@
 from itertools import groupby
 
 from baselines.published import load_published
+from hpdm_eval.records.labels import format_value
 from hpdm_eval.report.aggregate import aggregate, difference_within_seeds, order
 from hpdm_eval.report.conditions import conditions, describe, differences, usual
 from hpdm_eval.report.layouts import PLACES, expand, load_layout
 from hpdm_eval.report.model import EMPTY, Cell, Notes, Row, Table, figure_cell, origin, slug
 from hpdm_eval.report.published import published_table
-from hpdm_eval.tables import format_value
 
 SMOKE = "Tier smoke trains for seconds: it shows that everything runs, and nothing about the variants."
 SPEEDS = ("throughput", "sampling")

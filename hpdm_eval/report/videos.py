@@ -5,9 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpdm.support.errors import InputError
 from hpdm.video.writer import encode_video
-from hpdm.errors import InputError
-from hpdm_eval.clips import open_clips
+from hpdm_eval.clips.source import open_clips
 from hpdm_eval.protocols import load_protocol
 
 _CLASS = re.compile(r"_c(\d+)$")

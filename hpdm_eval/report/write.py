@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from baselines.published import load_peers, load_published
-from hpdm.errors import InputError
-from hpdm.files import atomic_folder, holds_something
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_folder, holds_something
 from hpdm_eval.report.figures import render
 from hpdm_eval.report.markup import csv_text, latex, markdown
 from hpdm_eval.report.model import Section

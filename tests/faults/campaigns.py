@@ -4,10 +4,10 @@ A campaign is a function of (effort, seed, folder) and returns `Tally`s. The gat
 (test_campaigns.py); `python tests/faults/run.py` runs them at length and writes reports/reliability.md.
 """
 
-from damaged import damaged_clips, damaged_results, damaged_runs, damaged_texts
-from killed import killed_evaluation, killed_rank, killed_sampling, killed_training
-from storage import clock_going_back, lost_power, many_files, stale_views, unsteady_server
-from tally import BAD, GOOD, Tally, damage, mutate
+from tests.faults.damaged import damaged_clips, damaged_results, damaged_runs, damaged_texts
+from tests.faults.killed import killed_evaluation, killed_rank, killed_sampling, killed_training
+from tests.faults.storage import clock_going_back, lost_power, many_files, stale_views, unsteady_server
+from tests.faults.tally import BAD, GOOD, Tally, damage, mutate
 
 __all__ = ["BAD", "CAMPAIGNS", "GOOD", "Tally", "damage", "mutate"]
 

@@ -7,30 +7,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tally import ROOT, damage, small_run
 
+from hpdm.checkpoint import folder as checkpoints
+from hpdm.checkpoint.recover import newest_whole
 from hpdm.config import load_config
-from hpdm.files import write_json
 from hpdm.sampling.prompts import read_prompts
 from hpdm.sampling.writer import SamplesFolder
-from hpdm.training import checkpoint as checkpoints
+from hpdm.support.files import write_json
 from hpdm.training.log import RunLog
 from hpdm.training.provenance import read_provenance
-from hpdm.training.recover import newest_whole
 from hpdm.video.writer import write_video
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.backbones.loading import read_tensors
 from hpdm_eval.backbones.weights import read_pins
-from hpdm_eval.cache import FeatureCache
-from hpdm_eval.clips import open_clips
-from hpdm_eval.features import FeatureSet
-from hpdm_eval.metrics.frechet import Moments
+from hpdm_eval.clips.source import open_clips
+from hpdm_eval.features.cache import FeatureCache
+from hpdm_eval.features.extraction import FeatureSet
+from hpdm_eval.features.moments import Moments
+from hpdm_eval.features.reference_statistics import Statistics
 from hpdm_eval.protocols import load_protocol
-from hpdm_eval.records import load_record
+from hpdm_eval.records.record import load_record
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.report.markup import csv_text, latex, markdown
 from hpdm_eval.report.write import make_sections
-from hpdm_eval.statistics import Statistics
+from tests.faults.tally import damage, small_run
+from tests.support.paths import ROOT
 
 
 def weights_equal(value, original):

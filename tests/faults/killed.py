@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from small_training import small_config, write_small
-from tally import CONFIG, ROOT, Tally, small_run
 
-from hpdm.training import checkpoint as checkpoints
+from hpdm.checkpoint import folder as checkpoints
 from hpdm.training.loop import train
+from tests.faults.tally import CONFIG, Tally, small_run
+from tests.support.paths import ROOT
+from tests.support.small_training import small_config, write_small
 
 
 def in_child(work):
@@ -116,7 +117,7 @@ def killed_training(effort, seed, folder):
 
 def killed_sampling(effort, seed, folder):
     """Sampling killed at random moments: the next start completes the folder with the same bytes."""
-    from hpdm.sampling.cli import sample
+    from hpdm.commands.sample import sample
 
     run = small_run(folder / "run", 2)
 
@@ -146,7 +147,7 @@ def killed_sampling(effort, seed, folder):
 
 def killed_evaluation(effort, seed, folder):
     """Evaluation killed or terminated at random moments: the next one, with its cache, gives the same record."""
-    from hpdm_eval.cli import main
+    from hpdm_eval.commands.entry import main
 
     clips = folder / "clips"
     clips.mkdir(parents=True)

@@ -18,15 +18,15 @@ from pathlib import Path
 import click
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from campaigns import BAD, CAMPAIGNS, GOOD  # noqa: E402  found by the line above
-
-from hpdm.console import Command, OutputFile, OutputFolder, note  # noqa: E402
-from hpdm.environment import git_revision, hardware, package_versions  # noqa: E402
-from hpdm.errors import InputError  # noqa: E402
-from hpdm.files import atomic_file, parse_json, write_json  # noqa: E402
-from hpdm_eval.tables import piped  # noqa: E402
+from hpdm.support.console import Command, OutputFile, OutputFolder
+from hpdm.support.environment import git_revision, hardware, package_versions  # noqa: E402
+from hpdm.support.errors import InputError  # noqa: E402
+from hpdm.support.files import atomic_file, parse_json, write_json  # noqa: E402
+from hpdm.support.progress import note  # noqa: E402
+from hpdm_eval.support.text_tables import piped  # noqa: E402
+from tests.faults.campaigns import BAD, CAMPAIGNS, GOOD  # noqa: E402  found by the line above
 
 COLUMNS = ("fault", "tried", *GOOD, *BAD)
 PIECES = 20  # of a campaign, at most: each is kept when it is done

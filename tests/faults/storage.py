@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from killed import weights_of
-from small_training import small_config
-from tally import CONFIG, Tally, small_run
 
-from hpdm.errors import InputError
-from hpdm.files import write_json
 from hpdm.sampling.writer import SamplesFolder
+from hpdm.support.errors import InputError
+from hpdm.support.files import write_json
 from hpdm.training.loop import train
-from hpdm_eval.clips import open_clips
+from hpdm_eval.clips.source import open_clips
 from hpdm_eval.protocols import load_protocol
+from tests.faults.killed import weights_of
+from tests.faults.tally import CONFIG, Tally, small_run
+from tests.support.small_training import small_config
 
 
 class Disk:
@@ -183,7 +183,7 @@ def stale_listings(folder, hidden, ghosts):
 
 def stale_views(effort, seed, folder):
     """A client that lists a folder as it was some time ago: training and sampling go on and lose nothing."""
-    from hpdm.sampling.cli import sample
+    from hpdm.commands.sample import sample
 
     folder.mkdir(parents=True, exist_ok=True)
     config, chance = small_config(*CONFIG), random.Random(seed)

@@ -5,15 +5,12 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from small_training import small_config
-
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 from hpdm.training.loop import train
+from tests.support.small_training import small_config
 
 SLOWEST = 20.0  # seconds that one damaged file may take
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass

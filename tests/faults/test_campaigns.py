@@ -1,7 +1,8 @@
 """The fault campaigns with little effort; `python tests/faults/run.py` makes them longer."""
 
 import pytest
-from campaigns import CAMPAIGNS, mutate
+
+from tests.faults.campaigns import CAMPAIGNS, mutate
 
 
 @pytest.mark.parametrize("name", [name for name, (_, effort, _) in CAMPAIGNS.items() if effort])

@@ -15,17 +15,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from small_training import small_config, write_small
 
-from hpdm.cli import sample, train
-from hpdm.errors import InputError, WriteError
-from hpdm.files import append_line, atomic_file, atomic_folder, checked_file, sweep, write_json
-from hpdm.training.checkpoint import latest_checkpoint
+from hpdm.checkpoint.folder import latest_checkpoint
+from hpdm.commands.entry import sample, train
+from hpdm.support.errors import InputError, WriteError
+from hpdm.support.files import append_line, atomic_file, atomic_folder, checked_file, sweep, write_json
 from hpdm.training.log import read_log
 from hpdm.training.loop import train as train_run
-from hpdm_eval.cli import main
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from hpdm_eval.commands.entry import main
+from tests.support.paths import ROOT
+from tests.support.small_training import small_config, write_small
 
 
 @contextmanager
@@ -199,9 +198,9 @@ def test_a_full_temporary_folder(small_disk, tmp_path):
 
 
 COMMANDS = [
-    ["-c", "import hpdm.cli; hpdm.cli.info()", "--size", "nano"],
-    ["-c", "from hpdm_eval.cli import main; main()", "--help"],
-    ["-c", "from hpdm_eval.cli import main; main()", "weights", "list", "--json"],
+    ["-c", "import hpdm.commands.entry; hpdm.commands.entry.info()", "--size", "nano"],
+    ["-c", "from hpdm_eval.commands.entry import main; main()", "--help"],
+    ["-c", "from hpdm_eval.commands.entry import main; main()", "weights", "list", "--json"],
 ]
 
 

@@ -18,22 +18,30 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from small_training import small_config, write_small
 
-from hpdm.cli import info, sample, train
-from hpdm.console import Command
-from hpdm.environment import choose_device, processes_here
-from hpdm.errors import InputError
-from hpdm.files import atomic_file, atomic_folder, holds_something, home_folder, scratch_folder, sweep, user_cache
-from hpdm.interrupts import ends_at_once, raises_interrupt
-from hpdm.lock import LOCK_FILE, hold
+from hpdm.commands.entry import info, sample, train
+from hpdm.support.console import Command
+from hpdm.support.environment import choose_device, processes_here
+from hpdm.support.errors import InputError
+from hpdm.support.files import (
+    atomic_file,
+    atomic_folder,
+    holds_something,
+    home_folder,
+    scratch_folder,
+    sweep,
+    user_cache,
+)
+from hpdm.support.interrupts import ends_at_once, raises_interrupt
+from hpdm.support.lock import LOCK_FILE, hold
 from hpdm.training.log import read_log
 from hpdm.training.loop import train as train_run
 from hpdm_eval.backbones import weights
-from hpdm_eval.cache import cache_folder
-from hpdm_eval.cli import main
+from hpdm_eval.commands.entry import main
+from hpdm_eval.features.cache import cache_folder
+from tests.support.paths import ROOT
+from tests.support.small_training import small_config, write_small
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -121,8 +129,8 @@ def test_downloads_that_go_on_later_are_not_leftovers(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_while_a_program_starts(number, delay):
     """From the first import of ours on; the interpreter's own start belongs to nobody."""
-    process = python("from hpdm.interrupts import ends_at_once\nwith ends_at_once():\n    print(flush=True)\n"
-                     "    from hpdm_eval.cli import main\nmain(['weights', 'list'])")
+    process = python("from hpdm.support.interrupts import ends_at_once\nwith ends_at_once():\n    print(flush=True)\n"
+                     "    from hpdm_eval.commands.entry import main\nmain(['weights', 'list'])")
     process.stdout.readline()
     time.sleep(delay)
     process.send_signal(number)
@@ -207,7 +215,7 @@ def test_a_second_owner_is_refused_by_the_first_ones_name(tmp_path):
 
 
 def test_the_lock_of_a_killed_owner_is_nobodys(tmp_path):
-    process = python(f"import time\nfrom hpdm.lock import hold\nwith hold({str(tmp_path)!r}):\n print(1, flush=True)\n "
+    process = python(f"import time\nfrom hpdm.support.lock import hold\nwith hold({str(tmp_path)!r}):\n print(1, flush=True)\n "
                      "time.sleep(60)")
     process.stdout.readline()
     with pytest.raises(InputError, match=f"process {process.pid}"), hold(tmp_path):
@@ -342,7 +350,7 @@ def test_devices_that_are_here(monkeypatch):
     assert choose_device("cpu") == choose_device("cpu:0") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr("hpdm.environment._try", lambda device, name: None)
+    monkeypatch.setattr("hpdm.support.environment._try", lambda device, name: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     # A device without a number is one that torch.cuda.set_device refuses.
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)

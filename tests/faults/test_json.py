@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tally import ROOT
 
 from hpdm.config import load_config
 from hpdm.data.captions import read_captions
 from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
-from hpdm.errors import InputError
-from hpdm.files import parse_json
+from hpdm.support.errors import InputError
+from hpdm.support.files import parse_json
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.backbones.weights import PINS, read_pins
-from hpdm_eval.benchmarks import _read
+from hpdm_eval.benchmarks.results import _read
 from hpdm_eval.commands.ablations import SETTINGS_FILE, _check_settings
-from hpdm_eval.features import FeatureSet
-from hpdm_eval.records import load_record
+from hpdm_eval.features.extraction import FeatureSet
+from hpdm_eval.features.reference_statistics import Statistics
+from hpdm_eval.records.record import load_record
 from hpdm_eval.report.collect import collect_records
-from hpdm_eval.statistics import Statistics
-from hpdm_eval.studies.plan import Plan, load_tier
-from hpdm_eval.studies.tasks import _read_count
+from hpdm_eval.studies.ablations.plan import Plan, load_tier
+from hpdm_eval.studies.ablations.tasks import _read_count
+from tests.support.paths import ROOT
 
 HOSTILE = {
     "nested 100,000 deep": "[" * 100_000, "closed again": "[" * 100_000 + "]" * 100_000,
@@ -83,11 +83,11 @@ def test_readers_of_arrays(text, tmp_path):
 
 
 def test_no_reader_of_files_parses_json_on_its_own():
-    """Whatever reads a file goes by `hpdm.files`; what is left parses what this program has just made."""
-    own = {"hpdm/files.py", "hpdm/environment.py", "hpdm/sampling/writer.py", "hpdm_eval/records.py",
-           "hpdm_eval/reproduce.py", "hpdm_eval/commands/bench_extract.py", "hpdm_eval/commands/ablations.py",
-           "hpdm_eval/studies/nano.py", "hpdm_eval/studies/recipe_gradients.py",
-               "hpdm/data/pack.py", "hpdm_eval/studies/index_cost.py"}
+    """Whatever reads a file goes by `hpdm.support.files`; what is left parses what this program has just made."""
+    own = {"hpdm/support/files.py", "hpdm/support/environment.py", "hpdm/sampling/writer.py", "hpdm_eval/records/record.py",
+           "hpdm_eval/evaluation/reproduce.py", "hpdm_eval/benchmarks/extraction.py", "hpdm_eval/commands/ablations.py",
+           "hpdm_eval/studies/shipped/nano.py", "hpdm_eval/studies/recipe_check/gradients.py",
+               "hpdm/data/pack.py", "hpdm_eval/benchmarks/index_cost.py"}
     found = {str(path.relative_to(ROOT)) for package in ("hpdm", "hpdm_eval", "baselines")
              for path in (ROOT / package).rglob("*.py") if "json.load" in path.read_text(encoding="utf-8")}
-    assert found - own == {path for path in found if path.startswith("hpdm_eval/gpu_bench/")}
+    assert found - own == {path for path in found if path.startswith("hpdm_eval/benchmarks/gpu/")}

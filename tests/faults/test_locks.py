@@ -6,11 +6,11 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from hpdm.errors import InputError
-from hpdm.lock import LOCK_FILE, hold
-from hpdm_eval.cli import main
+from hpdm.support.errors import InputError
+from hpdm.support.lock import LOCK_FILE, hold
 from hpdm_eval.commands import ablations
-from hpdm_eval.studies.recipe_check import main as recipe_check
+from hpdm_eval.commands.entry import main
+from hpdm_eval.studies.recipe_check.study import main as recipe_check
 
 COMMANDS = {
     "efficiency": "efficiency --out {out}",

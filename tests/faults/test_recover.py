@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_training import small_config
 
-from hpdm.errors import InputError
-from hpdm.sampling.load import find_weights, load_checkpoint
-from hpdm.training.checkpoint import FILES, Damaged, check_files, latest_checkpoint, read_weights
+from hpdm.checkpoint.folder import FILES, Damaged, check_files, latest_checkpoint, read_weights
+from hpdm.checkpoint.load import find_weights, load_checkpoint
+from hpdm.checkpoint.recover import newest_whole
+from hpdm.support.errors import InputError
 from hpdm.training.log import LOG_FILE, read_log
 from hpdm.training.loop import train
 from hpdm.training.provenance import PROVENANCE_FILE, read_provenance
-from hpdm.training.recover import newest_whole
+from tests.support.small_training import small_config
 
 CONFIG = small_config("training.steps=6", "checkpoint_every=2", "log_every=1", "keep=2")
 
@@ -147,7 +147,7 @@ def test_names_that_only_look_like_checkpoints_are_never_deleted(run):
 
 
 def test_an_older_one_is_kept_where_the_new_one_is_not_as_written(run, monkeypatch):
-    from hpdm.training import checkpoint
+    from hpdm.checkpoint import folder as checkpoint
 
     def spoilt(folder, step, original=checkpoint.write_manifest):
         original(folder, step)
@@ -214,7 +214,7 @@ def test_a_line_broken_off_by_a_kill_does_not_spoil_the_next(run):
 def test_verify_names_what_is_damaged(run):
     from click.testing import CliRunner
 
-    from hpdm.cli import info
+    from hpdm.commands.entry import info
 
     whole = CliRunner().invoke(info, ["verify", str(run), str(run / "step-00000004" / "ema.safetensors"), "--json"])
     assert whole.exit_code == 0 and [row["state"] for row in json.loads(whole.stdout)] == ["whole"] * 3

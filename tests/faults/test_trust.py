@@ -4,24 +4,24 @@ import json
 import re
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from hpdm.errors import InputError
-from hpdm.files import sha256_file, write_json
+from hpdm.support.errors import InputError
+from hpdm.support.files import sha256_file, write_json
 from hpdm_eval.backbones import weights
 from hpdm_eval.backbones.i3d import random_network
 from hpdm_eval.backbones.loading import load_backbone
 from hpdm_eval.backbones.scripted import read_scripted
-from hpdm_eval.cli import main
-from hpdm_eval.records import load_record
-from hpdm_eval.reproduce import reproduce
+from hpdm_eval.commands.entry import main
+from hpdm_eval.evaluation.reproduce import reproduce
+from hpdm_eval.records.record import load_record
+from tests.support.paths import TESTS
 
-COMMITTED = Path(__file__).parent.parent / "records" / "fvd-shapes3d-procedural.json"
+COMMITTED = TESTS / "records" / "fvd-shapes3d-procedural.json"
 
 
 class Evil(torch.nn.Module):

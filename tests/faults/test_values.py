@@ -9,19 +9,19 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from example_records import some_record
-from small_training import SMALL, small_config
 
-from hpdm.cli import sample, train
+from hpdm.commands.entry import sample, train
 from hpdm.config import config_from_dict, load_config, override_config
-from hpdm.errors import InputError
-from hpdm.files import parse_json, read_json, write_json
-from hpdm.yaml_text import parse_yaml
-from hpdm_eval.cli import main
+from hpdm.support.errors import InputError
+from hpdm.support.files import parse_json, read_json, write_json
+from hpdm.support.yaml_text import parse_yaml
+from hpdm_eval.commands.entry import main
 from hpdm_eval.protocols import load_protocol
-from hpdm_eval.records import load_record, parse_record, save_record
+from hpdm_eval.records.record import load_record, parse_record, save_record
 from hpdm_eval.report.markup import csv_text, latex, markdown
 from hpdm_eval.report.model import Cell, Row, Table
+from tests.support.example_records import some_record
+from tests.support.small_training import SMALL, small_config
 
 LAUGHS = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefghij", "bcdefghijk")
@@ -104,7 +104,7 @@ def test_hostile_numbers_on_the_command_line(tmp_path, words):
 
 
 def test_the_largest_seed_and_an_unlimited_noise_level_are_fine():
-    from hpdm.console import Command
+    from hpdm.support.console import Command
 
     seen = []
     import click

@@ -1,0 +1,49 @@
+"""The `hpdm-info` command."""
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from hpdm.commands.ema import ema
+from hpdm.methods import method_names
+from hpdm.support.console import Command, common_options
+from hpdm.training.export import export
+from hpdm.training.verify import verify
+
+ABOUT_RUNS = {command.name: command for command in (verify, export, ema)}
+
+
+class InfoCommand(Command):
+    """The command itself is about a size; with one of ABOUT_RUNS as its first word it is that one."""
+
+    def main(self, args=None, prog_name=None, **options):
+        args = list(sys.argv[1:] if args is None else args)
+        if args and args[0] in ABOUT_RUNS:
+            return ABOUT_RUNS[args[0]].main(args[1:], prog_name=f"hpdm-info {args[0]}", **options)
+        return super().main(args, prog_name, **options)
+
+
+@click.command(cls=InfoCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml",
+              help="Size of the network, or a file of settings.")
+@click.option("--baseline", metavar="NAME",
+              help=f"Of what HPDM is compared with, at that size: {', '.join(method_names())}.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Plan memory and traffic for this number of GPUs; parallel=hsdp then needs shard_size.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
+@common_options
+def info(size, baseline, overrides, processes, as_json, device, seed, quiet):
+    """Show parameters by part, FLOPs per level and block, memory and disk space of a size.
+
+    Nothing is computed or allocated, so device and seed make no difference. `hpdm-info verify RUN` checks a run's
+    checkpoints, `hpdm-info export RUN --out FOLDER` writes the weights of a sharded one as one file, `hpdm-info ema RUN`
+    averages its weights over another length.
+    """
+    from hpdm.config import load_config
+    from hpdm.training.plan import describe_plan, make_plan
+
+    plan = make_plan(load_config(size, overrides, method=baseline), processes)
+    click.echo(json.dumps(asdict(plan), indent=2) if as_json else describe_plan(plan))

@@ -1,0 +1,110 @@
+"""The tables of `hpdm-eval compare`: every figure of every set, and the tests of all pairs."""
+
+from dataclasses import replace
+
+from hpdm_eval.evaluation.compare_figures import FIGURES
+from hpdm_eval.metrics.pairs import Estimate, compare_pairs
+from hpdm_eval.records.labels import format_value, metric_label, protocol_label
+from hpdm_eval.report.aggregate import Figure
+from hpdm_eval.report.collect import Found
+from hpdm_eval.report.model import Cell, Row, Section, Table, origin
+from hpdm_eval.report.tables import remarks
+from hpdm_eval.support.text_tables import aligned
+
+TITLE = "Comparison"
+
+
+def sort_methods(methods, figure):
+    """The best first."""
+    return sorted(methods, key=lambda method: method.value(figure), reverse=FIGURES[figure].higher)
+
+
+def pair_tests(methods, figure):
+    """Tests of all pairs, or none where a set has no standard error."""
+    estimates = [method.estimates[figure] for method in methods]
+    return compare_pairs(estimates) if all(isinstance(estimate, Estimate) for estimate in estimates) else []
+
+
+def comparison_section(methods, pairs) -> Section:
+    """The Section of a page. methods: sorted `Method`s; pairs: {figure: its tests}, of all figures that all have."""
+    found = found_records(methods)
+    tables = [Table(
+        name="comparison",
+        title=TITLE,
+        heads=("",),
+        columns=tuple(_heading(methods[0], figure) for figure in pairs),
+        rows=tuple(Row(heads=(method.name,), cells=tuple(_cell(method, methods, figure, pairs[figure])
+                                                         for figure in pairs)) for method in methods),
+        remarks=tuple(_remarks(methods, pairs)),
+        origin=origin(found),
+        sources=tuple(found),
+    )]
+    if any(pairs.values()):
+        tables.append(Table(
+            name="comparison-pairs",
+            title="Pairs",
+            heads=("figure", "pair"),
+            columns=("difference, 95 %", "p", "p (Holm)", "better"),
+            rows=tuple(Row(heads=(figure, f"{pair.first} - {pair.second}"), cells=_test(pair, figure))
+                       for figure in pairs for pair in pairs[figure]),
+            origin=origin(found),
+        ))
+    return Section(name="comparison", title=TITLE, tables=tuple(tables))
+
+
+def terminal_text(section):
+    """The tables, then what is to be said of them."""
+    parts = [aligned([*table.heads, *table.columns],
+                     [[*row.heads, *(" ".join(filter(None, (cell.text, cell.interval))) for cell in row.cells)]
+                      for row in table.rows], table.columns) for table in section.tables]
+    return "\n\n".join([*parts, "\n".join(section.tables[0].remarks)])
+
+
+def found_records(methods):
+    """All records of the methods as the report takes them."""
+    return [Found(name=f"{method.name}/{metric}", record=record)
+            for method in methods for metric, record in method.records.items()]
+
+
+def _heading(method, figure):
+    record = method.records[FIGURES[figure].metric]
+    return metric_label(replace(record, metric=figure)) + (" (higher)" if FIGURES[figure].higher else " (lower)")
+
+
+def _cell(method, methods, figure, pairs):
+    best = sort_methods(methods, figure)[0].name
+    told_apart = {frozenset((pair.first, pair.second)) for pair in pairs if pair.significant}
+    mark = " *" if pairs and frozenset((method.name, best)) not in told_apart else ""
+    metric, interval = FIGURES[figure].metric, method.interval(figure)
+    own = Figure(value=method.value(figure), spread=None, interval=interval, exact=False,
+                 found=(Found(name=f"{method.name}/{metric}", record=method.records[metric]),))
+    return Cell(text=format_value(own.value) + mark, figure=own,
+                interval=interval and "[{}, {}]".format(*map(format_value, interval)))
+
+
+def _test(pair, figure):
+    if pair.significant:
+        verdict = pair.first if (pair.difference > 0) == FIGURES[figure].higher else pair.second
+    else:
+        verdict = "open"
+    return (Cell(text=format_value(pair.difference), interval="[{}, {}]".format(*map(format_value, pair.ci95))),
+            Cell(text=f"{pair.p_value:.2g}"), Cell(text=f"{pair.adjusted:.2g}"), Cell(text=verdict))
+
+
+def _remarks(methods, pairs):
+    records = [record for method in methods for record in method.records.values()]
+    counts = " and ".join(map(str, sorted({record.num_samples for record in records})))
+    yield f"{counts} samples of each set; protocol {', '.join(sorted({protocol_label(record) for record in records}))}."
+    if any(pairs.values()):
+        yield "* the best, or not told from it by the tests; open: the difference may be chance (5 %, Holm)."
+    if bare := [figure for figure in pairs if not pairs[figure]]:
+        yield f"No tests of {', '.join(bare)}: there is no standard error, for lack of clips or of clips' own features."
+    if "seams" in pairs:
+        yield "Seams are the mean excess over axes, on the borders of the finest tiles: " + "; ".join(map(_tiling, methods)) + "."
+    yield from dict.fromkeys(text for record in records for _, text in remarks(record))
+
+
+def _tiling(method):
+    settings = method.records["seams"].extra["settings"]
+    return (f"{method.name}: patches of {'x'.join(map(str, settings['patch']))}, overlap {settings['overlap']} "
+            f"({settings['plan']})")

@@ -1,0 +1,67 @@
+"""How noisy finished levels should be when finer ones are sampled on them: FVD over `sigma_context`.
+
+    python -m hpdm_eval.studies.sampling.sigma_context --checkpoint nano --out reports
+
+The same seeds are sampled at each noise level, so the sets differ in nothing else.
+"""
+
+from pathlib import Path
+
+import click
+
+from hpdm.checkpoint.load import load_checkpoint
+from hpdm.commands.sample import sample
+from hpdm.support.console import Command, OutputFolder, common_options, own_folder
+from hpdm.support.files import atomic_file
+from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.report.tables import markdown_table
+from hpdm_eval.studies.ablations.measure import call
+from hpdm_eval.studies.shipped.drawing import REFERENCE_SEED, draw_clips
+
+VALUES = (0.002, 0.02, 0.05, 0.1, 0.2)
+
+
+@click.command(cls=Command)
+@click.option("--checkpoint", default="nano", show_default=True, help="As for hpdm-sample.")
+@click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder of the table and the records.")
+@click.option("--scratch", type=OutputFolder(path_type=Path), default="scratch/sigma-context", show_default=True,
+              help="Folder for videos; what an interrupted call left there is used again.")
+@click.option("--clips", type=click.IntRange(min=24), default=144, show_default=True, help="Clips per noise level.")
+@click.option("--steps", help="Steps per level, as for hpdm-sample.")
+@common_options
+def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
+    """Sample at several conditioning noise levels and compare the sets with procedural videos."""
+    loaded = load_checkpoint(checkpoint)
+    own_folder(out)
+    own_folder(scratch)
+    size = loaded.config.pyramid.resolution(loaded.config.pyramid.levels - 1)
+    draw_clips(scratch / "reference", REFERENCE_SEED, clips, size, quiet)
+    records = []
+    shared = ["--device", device, "--seed", seed, "--quiet"]
+    for value in VALUES:
+        folder = scratch / f"sigma-{value}"
+        call(sample, "--checkpoint", checkpoint, "--num", clips, "--out", folder, "--sigma-context", value, *shared,
+             *(["--steps", steps] if steps else []))
+        records.append(call(fvd, "--samples", folder, "--reference", scratch / "reference", "--protocol", "native",
+                            "--backbone", "shapes3d", "--record", out / "records", *shared))
+    best = min(records, key=lambda record: record.value)
+    tied = [value for value, record in zip(VALUES, records) if record.ci95[0] <= best.ci95[1]] if best.ci95 else VALUES
+    meeting = "intervals overlap with its own at" if best.ci95 else "there are no intervals for"
+    steps = steps or ",".join(map(str, loaded.config.sampling.steps))
+    text = f"""# Conditioning noise of finished levels
+
+`python -m hpdm_eval.studies.sampling.sigma_context --checkpoint {checkpoint}` on weights {loaded.sha256[:12]} at step
+{loaded.step:,}, sampled in {steps} steps, {clips} clips per row with the same seeds, on {best.hardware}, \
+{best.created[:10]}. Lower is better.
+
+{markdown_table(records, names=[f"sigma_context {value}" for value in VALUES])}
+The lowest is {VALUES[records.index(best)]}; {meeting} {", ".join(map(str, tied))}, so no order is claimed \
+among those.
+"""
+    with atomic_file(out / "sigma-context.md", "w") as file:
+        file.write(text)
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""A network of a few thousand parameters on procedural clips, for tests that train; the code is that of every size."""
+
+import yaml
+
+from hpdm.checkpoint.folder import open_weights
+from hpdm.checkpoint.shard_files import index_file, is_sharded
+from hpdm.config import config_from_dict, override_config
+
+SMALL = {
+    "size": "small",
+    "pyramid": {"levels": 2, "patch": [2, 4, 4]},
+    "network": {
+        "token": [1, 2, 2], "token_width": 16, "latent_width": 16, "num_latents": 4, "levels_per_block": [1, 2],
+        "compute_layers": 1, "io_heads": 2, "io_head_width": 8, "compute_heads": 2, "compute_head_width": 8,
+        "condition_width": 16, "noise_frequencies": 8, "num_classes": 12, "dropout": 0.1,
+    },
+    "training": {
+        "steps": 6, "batch": 8, "micro_batch": 2, "warmup": 2, "lr": 0.003, "ema_half_life": 0.5, "ema_ramp_up": 0.2,
+        "log_every": 1, "checkpoint_every": 100, "keep": 10, "sheet_every": 0,
+    },
+    "data": {"procedural_videos": 100, "num_workers": 0},
+}
+
+
+def small_config(*overrides):
+    """The small configuration with `section.key=value` overrides."""
+    return override_config(config_from_dict(SMALL), overrides)
+
+
+def write_small(path):
+    """The small configuration as a file for `--size`."""
+    path.write_text(yaml.safe_dump(SMALL), encoding="utf-8")
+    return path
+
+
+def saved_weights(folder, kind="model"):
+    """{name: tensor} of a checkpoint's weights ("model") or their average ("ema"), in one file or in many."""
+    with open_weights(folder / (index_file(kind) if is_sharded(folder) else f"{kind}.safetensors")) as weights:
+        return {name: weights[name] for name in weights}
