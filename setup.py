@@ -61,7 +61,11 @@ setup(
     package_data={
         "hpdm": ["configs/*.yaml", "prompts/*.yaml", "weights/*"],
         "hpdm_eval": [
-            "protocols/*.yaml", "backbones/weights/*", "backbones/*.yaml", "studies/*.yaml", "report/layouts/*.yaml",
+            "protocols/*.yaml",
+            "backbones/weights/*",
+            "backbones/*.yaml",
+            "studies/*.yaml",
+            "report/layouts/*.yaml",
             "report/page.*",
         ],
         "baselines": ["*.yaml", "published/*.yaml", "published/peers/*.yaml"],
@@ -93,8 +97,17 @@ setup(
         "video": ["transformers>=4.53"],
         "text": ["transformers>=4.53", "sentencepiece>=0.2"],
         "slurm": ["submitit>=1.5"],
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "mpmath>=1.3",
-                 "submitit>=1.5", "fsspec>=2023.1", "webdataset>=0.2.86", DECORD],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "mpmath>=1.3",
+            "submitit>=1.5",
+            "fsspec>=2023.1",
+            "webdataset>=0.2.86",
+            DECORD,
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -41,8 +41,9 @@ class AutoencoderConfig(MethodConfig):
 
     def __post_init__(self):
         if any(n < 1 or n & (n - 1) for n in (*self.downsampling, self.crop)):
-            raise InputError(f"method.downsampling and method.crop must be powers of 2; got {list(self.downsampling)}, "
-                             f"{self.crop}")
+            raise InputError(
+                f"method.downsampling and method.crop must be powers of 2; got {list(self.downsampling)}, {self.crop}"
+            )
         if any(size % (n * self.crop) for size, n in zip(self.video, self.downsampling, strict=True)):
             raise InputError(f"videos of {self.video} have no whole crops of latents: see method.downsampling, crop")
         if min(self.latent_channels, self.width) < 1 or self.kl_weight < 0:
@@ -108,15 +109,21 @@ class AutoencoderNetwork(nn.Module):
         for stride, narrow, wide in zip(strides, widths, widths[1:]):
             encoder += [ResidualBlock(narrow), nn.Conv3d(narrow, wide, 3, stride=stride, padding=1)]
             decoder = [
-                nn.Upsample(scale_factor=stride, mode="nearest"), nn.Conv3d(wide, narrow, 3, padding=1),
-                ResidualBlock(narrow), *decoder,
+                nn.Upsample(scale_factor=stride, mode="nearest"),
+                nn.Conv3d(wide, narrow, 3, padding=1),
+                ResidualBlock(narrow),
+                *decoder,
             ]
         wide, latents = widths[-1], config.latent_channels
         self.encoder = nn.Sequential(
             *encoder, ResidualBlock(wide), ChannelNorm(wide), nn.SiLU(), nn.Conv3d(wide, 2 * latents, 3, padding=1)
         )
         self.decoder = nn.Sequential(
-            nn.Conv3d(latents, wide, 3, padding=1), ResidualBlock(wide), *decoder, ChannelNorm(widths[0]), nn.SiLU(),
+            nn.Conv3d(latents, wide, 3, padding=1),
+            ResidualBlock(wide),
+            *decoder,
+            ChannelNorm(widths[0]),
+            nn.SiLU(),
             nn.Conv3d(widths[0], channels, 3, padding=1),
         )
 
@@ -168,8 +175,10 @@ class Autoencoder(Hierarchical):
     def __init__(self, config):
         super().__init__(config)
         if config.training.recomputes:
-            raise InputError("autoencoder recomputes nothing: set training.activation_checkpointing=false, and a "
-                             "larger method.crop where memory is short")
+            raise InputError(
+                "autoencoder recomputes nothing: set training.activation_checkpointing=false, and a "
+                "larger method.crop where memory is short"
+            )
 
     def resolution(self, level, canvas=(1, 1, 1)):
         return self.config.method.video
@@ -184,16 +193,18 @@ class Autoencoder(Hierarchical):
         room = torch.tensor(settings.video) - torch.tensor(size)
         generator = step_generator(training.seed, step, OWN_DRAWS)
         u = torch.rand(training.batch, 3, dtype=torch.float64, generator=generator)
-        return size, (u * (room + 1)).long()[positions.start:positions.stop]
+        return size, (u * (room + 1)).long()[positions.start : positions.stop]
 
     def loss(self, model, video, labels, *, step, positions):
         """Absolute error plus the divergence from the standard normal, per value of the video: [B, 1]."""
         settings = self.config.method
         (frames, rows, columns), starts = self.draw_crops(step, positions)
-        crop = torch.stack([
-            sample[:, f:f + frames, h:h + rows, w:w + columns]
-            for sample, (f, h, w) in zip(to_model_range(video), starts.tolist(), strict=True)
-        ])
+        crop = torch.stack(
+            [
+                sample[:, f : f + frames, h : h + rows, w : w + columns]
+                for sample, (f, h, w) in zip(to_model_range(video), starts.tolist(), strict=True)
+            ]
+        )
         shape = (settings.latent_channels, *(n // settings.crop for n in settings.latent_size))
         eps = step_noise(self.config.training, step, positions, shape, video.device, OWN_NOISE)
         reconstruction, mean, log_variance = model(crop, eps)
@@ -213,8 +224,10 @@ class Autoencoder(Hierarchical):
         crop = [n // settings.crop for n in settings.video]
         latents = [n // settings.crop for n in settings.latent_size]
         channels = self.config.network.channels
-        return (torch.zeros(batch, channels, *crop, device=device),
-                torch.zeros(batch, settings.latent_channels, *latents, device=device))
+        return (
+            torch.zeros(batch, channels, *crop, device=device),
+            torch.zeros(batch, settings.latent_channels, *latents, device=device),
+        )
 
     def describe_levels(self, network):
         return []

@@ -25,9 +25,12 @@ def fit_budget(config: Config, flops: float) -> Config:
     per_step = _per_sample(config) * training.batch
     steps = max(1, round(flops / per_step))
     share = steps / training.steps
-    return dataclasses.replace(config, training=dataclasses.replace(
-        training, steps=steps, warmup=round(training.warmup * share), ema_half_life=training.ema_half_life * share,
-    ))
+    return dataclasses.replace(
+        config,
+        training=dataclasses.replace(
+            training, steps=steps, warmup=round(training.warmup * share), ema_half_life=training.ema_half_life * share
+        ),
+    )
 
 
 @lru_cache(maxsize=32)  # counting takes seconds, and all methods are compared with one

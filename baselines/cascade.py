@@ -133,9 +133,9 @@ class CascadeNetwork(nn.Module):
             pixels, strength = None, c_noise.new_zeros(len(patch))
             if level:
                 pixels, strength = resample_pixels(given[level - 1], level, geometry), strengths[:, level - 1]
-            state = None if latents is None else latents[level:level + 1]
+            state = None if latents is None else latents[level : level + 1]
             output, left = stage(
-                [_stack(patch, pixels, strength)], c_noise[:, level:level + 1], whole, labels, state, outputs=outputs
+                [_stack(patch, pixels, strength)], c_noise[:, level : level + 1], whole, labels, state, outputs=outputs
             )
             found += output or []
             states += left
@@ -145,12 +145,18 @@ class CascadeNetwork(nn.Module):
         """No stage fuses anything."""
         return [None] * len(self.config.levels_per_block)
 
-    def forward_level(self, level, patch, c_noise, labels, constants, latents=None, previous_rgb=None,
-                      keep_activations=False):
+    def forward_level(
+        self, level, patch, c_noise, labels, constants, latents=None, previous_rgb=None, keep_activations=False
+    ):
         """As `HPDM.forward_level`; the noise on `previous_rgb` has the strength `strengths[level]`."""
         strength = patch.new_full((len(patch),), self.strengths[level])
         return self.stages[level].forward_level(
-            0, _stack(patch, previous_rgb, strength), c_noise, labels, constants, latents=latents,
+            0,
+            _stack(patch, previous_rgb, strength),
+            c_noise,
+            labels,
+            constants,
+            latents=latents,
             keep_activations=keep_activations,
         )
 
@@ -188,7 +194,7 @@ class Cascade(Hierarchical):
         """Strengths of the noise on what stages are given, float32 [b, L - 1] on the CPU."""
         training, levels = self.config.training, self.config.pyramid.levels
         u = torch.rand(training.batch, levels - 1, generator=step_generator(training.seed, step, OWN_DRAWS))
-        return self.config.method.augmentation * u[positions.start:positions.stop]
+        return self.config.method.augmentation * u[positions.start : positions.stop]
 
     def loss(self, model, video, labels, *, step, positions):
         config = self.config
@@ -215,8 +221,13 @@ class Cascade(Hierarchical):
         clean = extract_patches(to_model_range(video), windows, config.training.shrink, config.pyramid.split)
         strengths = torch.zeros(len(video), config.pyramid.levels - 1, device=video.device)
         given = [self._give(level, patch, 0 * patch, strengths[:, level]) for level, patch in enumerate(clean[:-1])]
-        known = (windows.to(video.device), known_labels(labels, config),
-                 zero_latents(config, len(video), video.device), given, strengths)
+        known = (
+            windows.to(video.device),
+            known_labels(labels, config),
+            zero_latents(config, len(video), video.device),
+            given,
+            strengths,
+        )
         return draw_sheet(clean, config, lambda inputs, c_noise: network(inputs, c_noise, *known)[0])
 
     def sampler(self, network, diffusion, sampling, **options):

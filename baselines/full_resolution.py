@@ -30,7 +30,9 @@ def one_level(config: Config) -> Config:
         diffusion=merge_levels(config.diffusion, config.pyramid.levels),
         training=dataclasses.replace(config.training, branching=None),
         sampling=dataclasses.replace(
-            config.sampling, steps=config.sampling.steps[:1], overlap="none",
+            config.sampling,
+            steps=config.sampling.steps[:1],
+            overlap="none",
             **{name: config.diffusion.sigma(0, getattr(config.sampling, name)) for name in ("S_min", "S_max")},
         ),
     )
@@ -55,6 +57,11 @@ def merge_levels(diffusion, levels: int):
     mean = sum(means) / levels
     variance = sum((m - mean) ** 2 + s**2 for m, s in zip(means, deviations, strict=True)) / levels
     return dataclasses.replace(
-        diffusion, input_scale=diffusion.scale_in(levels - 1), p_mean=mean, p_std=math.sqrt(variance),
-        sigma_min=min(lowest), sigma_max=max(highest), noise="absolute",
+        diffusion,
+        input_scale=diffusion.scale_in(levels - 1),
+        p_mean=mean,
+        p_std=math.sqrt(variance),
+        sigma_min=min(lowest),
+        sigma_max=max(highest),
+        noise="absolute",
     )

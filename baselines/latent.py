@@ -100,7 +100,9 @@ class Latent(Hierarchical):
         super().__init__(config)
         settings, pyramid = config.method, config.pyramid
         if (pyramid.levels, pyramid.patch, config.network.channels) != (
-            1, settings.latent_size, settings.latent_channels
+            1,
+            settings.latent_size,
+            settings.latent_channels,
         ):
             raise InputError(
                 f"latent needs pyramid.levels=1, pyramid.patch={list(settings.latent_size)} and network.channels="
@@ -153,7 +155,9 @@ class Latent(Hierarchical):
         windows = torch.zeros(len(video), 1, 3, dtype=torch.int64, device=video.device)
         known = windows, known_labels(labels, config), zero_latents(config, len(video), video.device)
         return draw_sheet(
-            [network.encode(video)], config, lambda inputs, c_noise: network(inputs, c_noise, *known)[0],
+            [network.encode(video)],
+            config,
+            lambda inputs, c_noise: network(inputs, c_noise, *known)[0],
             show=network.decode,
         )
 

@@ -123,16 +123,18 @@ class PatchDiffusion(Hierarchical):
         size = self.size(scale)
         room = torch.tensor(self.config.pyramid.patch) - torch.tensor(size)
         u = torch.rand(training.batch, 3, dtype=torch.float64, generator=generator)
-        return size, (u * (room + 1)).long()[positions.start:positions.stop]
+        return size, (u * (room + 1)).long()[positions.start : positions.stop]
 
     def loss(self, model, video, labels, *, step, positions):
         config = self.config
         (frames, rows, columns), starts = self.draw_windows(step, positions)
         draws = draw(config, step=step, positions=positions, device=video.device, size=(frames, rows, columns))
-        patch = torch.stack([
-            sample[:, f:f + frames, h:h + rows, w:w + columns]
-            for sample, (f, h, w) in zip(to_model_range(video), starts.tolist(), strict=True)
-        ])
+        patch = torch.stack(
+            [
+                sample[:, f : f + frames, h : h + rows, w : w + columns]
+                for sample, (f, h, w) in zip(to_model_range(video), starts.tolist(), strict=True)
+            ]
+        )
         inputs, c_noise, targets = add_noise_to_levels([patch], draws, config)
         arguments = (inputs, c_noise, starts[:, None].to(video.device), known_labels(labels, config, draws.no_label))
         return v_losses(model, arguments, targets, draws, config)

@@ -26,8 +26,13 @@ REAL, RECONSTRUCTED, SUMMARY = "real", "reconstructed", "reconstruction.json"
 @click.option("--checkpoint", required=True, metavar="RUN|FILE", help="A run of autoencoder or of latent.")
 @click.option("--data", metavar="DIR|procedural", help="Where clips come from.  [default: the checkpoint's data]")
 @click.option("--num", type=click.IntRange(min=1), default=256, show_default=True, help="How many clips.")
-@click.option("--out", type=OutputFolder(path_type=Path), required=True, metavar="DIR",
-              help=f"Gets {REAL}/ and {RECONSTRUCTED}/ with exact arrays, and {SUMMARY}.")
+@click.option(
+    "--out",
+    type=OutputFolder(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help=f"Gets {REAL}/ and {RECONSTRUCTED}/ with exact arrays, and {SUMMARY}.",
+)
 @common_options
 def reconstruct(checkpoint, data, num, out, device, seed, quiet):
     """Encode and decode clips that the autoencoder was not trained on, and print the mean PSNR.
@@ -39,8 +44,10 @@ def reconstruct(checkpoint, data, num, out, device, seed, quiet):
     """
     click.get_current_context().with_resource(hold(out))
     summary = reconstruct_clips(checkpoint, out, num, data=data, device=device, seed=seed, quiet=quiet)
-    click.echo(f"PSNR {summary['psnr']:.2f} dB, mean of {summary['clips']} clips "
-               f"(worst {summary['worst']:.2f}, best {summary['best']:.2f})")
+    click.echo(
+        f"PSNR {summary['psnr']:.2f} dB, mean of {summary['clips']} clips "
+        f"(worst {summary['worst']:.2f}, best {summary['best']:.2f})"
+    )
 
 
 @torch.no_grad()
@@ -60,10 +67,18 @@ def reconstruct_clips(
     frames, height, width = config.method.video
     clips = open_clips(
         dataclasses.replace(
-            config.data, path=data or config.data.path, part="test", start="first", flip=False,
+            config.data,
+            path=data or config.data.path,
+            part="test",
+            start="first",
+            flip=False,
             procedural_seed=config.data.procedural_seed + 1 + seed,
         ),
-        frames=frames, height=height, width=width, seed=seed, quiet=quiet,
+        frames=frames,
+        height=height,
+        width=width,
+        seed=seed,
+        quiet=quiet,
     )
     values = []
     count = min(num, len(clips.source))
@@ -82,8 +97,12 @@ def reconstruct_clips(
     if not values:
         raise InputError(f"{data or config.data.path}: none of {count} videos can be decoded")
     summary = {
-        "psnr": float(np.mean(values)), "worst": min(values), "best": max(values), "clips": len(values),
-        "checkpoint": loaded.describe(), "data": clips.source.describe(),
+        "psnr": float(np.mean(values)),
+        "worst": min(values),
+        "best": max(values),
+        "clips": len(values),
+        "checkpoint": loaded.describe(),
+        "data": clips.source.describe(),
     }
     write_json(out / SUMMARY, summary)
     note(f"clips and reconstructions are in {out}", quiet)

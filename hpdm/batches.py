@@ -38,9 +38,12 @@ class BatchPlan:
     def describe(self) -> str:
         """One line for people."""
         if self.batch == self.world_size * self.passes * self.micro_batch:
-            return (f"batch {self.batch} = {self.world_size} processes x {self.passes} passes x {self.micro_batch} "
-                    f"samples")
+            return (
+                f"batch {self.batch} = {self.world_size} processes x {self.passes} passes x {self.micro_batch} samples"
+            )
         least = len(self.share(0))
         each = f"{least} to {self.per_process}" if least < self.per_process else str(least)
-        return (f"batch {self.batch} over {self.world_size} processes, {each} samples each, in {self.passes} passes of "
-                f"up to {self.micro_batch} samples")
+        return (
+            f"batch {self.batch} over {self.world_size} processes, {each} samples each, in {self.passes} passes of "
+            f"up to {self.micro_batch} samples"
+        )

@@ -26,8 +26,10 @@ class Hierarchical:
     def __init__(self, config):
         self.config = config
         if max(self._branching) > 1 and type(self).loss is not Hierarchical.loss:
-            raise InputError(f"training.branching={list(self._branching)} is for HPDM; {config.method.name} draws one "
-                             f"window per level")
+            raise InputError(
+                f"training.branching={list(self._branching)} is for HPDM; {config.method.name} draws one "
+                f"window per level"
+            )
 
     @classmethod
     def configure(cls, config):

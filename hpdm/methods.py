@@ -34,8 +34,14 @@ def method_class(name: str):
     found = list(entry_points(group=GROUP, name=name))
     if not found:
         known = f"unknown method {name!r}; there are {', '.join([HPDM_METHOD, *method_names()])}"
-        raise InputError(known + ("" if is_installed() else "; those of this program are known once it is installed, "
-                                  "as by pip install -e ."))
+        raise InputError(
+            known
+            + (
+                ""
+                if is_installed()
+                else "; those of this program are known once it is installed, as by pip install -e ."
+            )
+        )
     return found[0].load()
 
 

@@ -69,11 +69,14 @@ def window_levels(branching) -> tuple[int, ...]:
 def check_branching(branching, levels: int):
     """Raises InputError where numbers of windows per level do not fit `levels`, or no level shares out the next."""
     if not branching or len(branching) != levels:
-        raise InputError(f"training.branching needs one number of windows per level: {levels or 'some'}, not "
-                         f"{len(branching)}.")
+        raise InputError(
+            f"training.branching needs one number of windows per level: {levels or 'some'}, not {len(branching)}."
+        )
     if min(branching) < 1 or any(fine % coarse for coarse, fine in pairwise(branching)):
-        raise InputError(f"training.branching must be at least 1 and each number must divide the next, such as "
-                         f"{[2**level for level in range(levels)]}; got {list(branching)}.")
+        raise InputError(
+            f"training.branching must be at least 1 and each number must divide the next, such as "
+            f"{[2**level for level in range(levels)]}; got {list(branching)}."
+        )
 
 
 def sample_windows(
@@ -293,8 +296,9 @@ def _axis_starts(pyramid, level, overlap, canvas):
     return starts
 
 
-def rotating_starts(pyramid: Pyramid, level: int, overlap: str, count: int, borders: str = "covered",
-                    canvas=(1, 1, 1)) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def rotating_starts(
+    pyramid: Pyramid, level: int, overlap: str, count: int, borders: str = "covered", canvas=(1, 1, 1)
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Up to `count` tilings of a level, to be taken in turn: of each the starts along frames, rows and columns.
 
     Tiles are the product of the starts. Those of the first tiling touch and cover the video. In the others they are

@@ -14,8 +14,10 @@ import yaml
 
 from hpdm.support.errors import InputError
 
-PAPER = ("Skorokhodov, Menapace, Siarohin and Tulyakov, Hierarchical Patch Diffusion Models for High-Resolution Video "
-         "Generation, CVPR 2024, arXiv 2406.07792")
+PAPER = (
+    "Skorokhodov, Menapace, Siarohin and Tulyakov, Hierarchical Patch Diffusion Models for High-Resolution Video "
+    "Generation, CVPR 2024, arXiv 2406.07792"
+)
 METRICS = ("fvd", "is", "memory", "throughput")
 _CLIP = re.compile(r"([1-9]\d*x)?[1-9]\d*x[1-9]\d*")
 
@@ -63,8 +65,9 @@ class PublishedTable:
 
 def published_names():
     """Names of all tables, sorted."""
-    return sorted(path.name.removesuffix(".yaml") for path in resources.files(__name__).iterdir()
-                  if path.name.endswith(".yaml"))
+    return sorted(
+        path.name.removesuffix(".yaml") for path in resources.files(__name__).iterdir() if path.name.endswith(".yaml")
+    )
 
 
 @cache
@@ -87,8 +90,9 @@ def parse_published(name, text):
     values = yaml.safe_load(text)
     common = values.pop("common", {})
     table = values.get("table")
-    values["figures"] = tuple(_figure(name, {"paper": PAPER, "table": table, **common, **entry})
-                              for entry in values.get("figures", ()))
+    values["figures"] = tuple(
+        _figure(name, {"paper": PAPER, "table": table, **common, **entry}) for entry in values.get("figures", ())
+    )
     for key in ("rows", "columns", "findings"):
         values[key] = tuple(values.get(key, ()))
     made = _checked(PublishedTable, name, {"name": name, **values})

@@ -83,8 +83,11 @@ def trace_file(sigma_rel: float) -> str:
 def steps_saved(run) -> dict[int, Path]:
     """{step: folder} of a run's checkpoints, the oldest first, whole or not."""
     run = Path(run)
-    found = {int(match[1]): path for path in (run.iterdir() if run.is_dir() else ())
-             if (match := STEP_FOLDER.fullmatch(path.name)) and path.is_dir()}
+    found = {
+        int(match[1]): path
+        for path in (run.iterdir() if run.is_dir() else ())
+        if (match := STEP_FOLDER.fullmatch(path.name)) and path.is_dir()
+    }
     return dict(sorted(found.items()))
 
 
@@ -116,8 +119,9 @@ def expected_files(folder, names=None) -> dict[str, tuple[int, str]] | None:
     if split and not (folder / MANIFEST_FILE).exists():
         raise Damaged(f"{folder} is damaged: {MANIFEST_FILE} is missing")
     if not split and (folder / PICKLED_INDEX).exists() and not (folder / MODEL_FILE).exists():
-        raise Damaged(f"{folder} is no checkpoint of this program: {PICKLED_INDEX} is a pickle, which runs code when "
-                      f"it is read")
+        raise Damaged(
+            f"{folder} is no checkpoint of this program: {PICKLED_INDEX} is a pickle, which runs code when it is read"
+        )
     missing = [] if split else [name for name in names or FILES if not (folder / name).is_file()]
     if missing:
         raise Damaged(f"{folder} is damaged: {missing[0]} is missing")
@@ -210,8 +214,10 @@ def write_manifest(folder, step, names=None, known=None):
     names = sorted(path.name for path in Path(folder).iterdir()) if names is None else names
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(lambda name: sha256_file(folder / name), names))
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
-             for name, digest in zip(names, digests, strict=True)}
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
+        for name, digest in zip(names, digests, strict=True)
+    }
     files |= known or {}
     write_json(folder / MANIFEST_FILE, {"schema": 1, "step": step, "files": files})
     return files
@@ -290,8 +296,11 @@ def read_weights(file):
         index = read_index(file)
         check_parts(index)
         with open_parts(index) as weights:
-            return ({name: weights[name] for name in weights}, config_from_dict(index.config, where=str(file)),
-                    index.step)
+            return (
+                {name: weights[name] for name in weights},
+                config_from_dict(index.config, where=str(file)),
+                index.step,
+            )
     try:
         with safe_open(file, framework="pt") as opened:
             header = _header(opened)
@@ -361,8 +370,10 @@ def open_weights(file):
 def check_traces(folder, missing):
     """Raise InputError where files of averages that a run wants are `missing` from its checkpoint."""
     if missing:
-        raise InputError(f"{folder} has no {missing[0]}: an average for post-hoc EMA starts with the run and cannot be "
-                         "added later; --set training.power_ema=[] keeps snapshots without")
+        raise InputError(
+            f"{folder} has no {missing[0]}: an average for post-hoc EMA starts with the run and cannot be "
+            "added later; --set training.power_ema=[] keeps snapshots without"
+        )
 
 
 def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
@@ -457,4 +468,3 @@ def _point(link, target):
         os.replace(link, link.with_name(f"set-aside-{link.name}-{os.getpid()}"))
     rename(temporary, link)
     sync_folder(link.parent)
-

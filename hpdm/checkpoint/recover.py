@@ -41,8 +41,10 @@ def newest_whole(run, *, names=None, say=note, check=check_files) -> Path | None
     candidates = list(reversed(saved.values()))
     if linked is None and os.path.lexists(link):
         if not candidates:
-            raise InputError(f"{link} leads to no checkpoint and there is no other in {run}; bring it back, or delete "
-                             f"{link} to start from the beginning")
+            raise InputError(
+                f"{link} leads to no checkpoint and there is no other in {run}; bring it back, or delete "
+                f"{link} to start from the beginning"
+            )
         say(f"{link} leads to no checkpoint")
     elif linked is None and candidates:
         say(f"{link} is missing")
@@ -66,8 +68,10 @@ def newest_whole(run, *, names=None, say=note, check=check_files) -> Path | None
             say(f"using the newest checkpoint that is whole: {folder.name}")
         return folder
     if faults:
-        raise InputError(f"{run} has no checkpoint that is whole ({'; '.join(faults)}). Bring one back, or move them "
-                         "away to start from the beginning")
+        raise InputError(
+            f"{run} has no checkpoint that is whole ({'; '.join(faults)}). Bring one back, or move them "
+            "away to start from the beginning"
+        )
     return None
 
 

@@ -32,8 +32,16 @@ PART_FILE = re.compile(r"(model|ema|optimizer|trace-0\.\d+)-\d{5,}\.safetensors"
 _KIND = re.compile(r"trace-0\.\d+|[a-z]+")
 PART_HEADER = "DCP_SHARDING_INFO"  # {name: {"saved_offsets": [...]}}, as PyTorch writes it
 SAFETENSORS_NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 DTYPES = {str(kind).removeprefix("torch."): kind for kind in SAFETENSORS_NAMES}
 LARGEST = 2**48  # numbers of a tensor
@@ -98,18 +106,25 @@ def part_name(kind: str, name: str) -> str:
 def split_part_name(key: str) -> tuple[str, str]:
     """(kind, name) of a `part_name`."""
     kind = _KIND.match(key)[0]
-    return kind, key[len(kind) + 1:]
+    return kind, key[len(kind) + 1 :]
 
 
 def index_content(kind, *, step, config: dict, files, tensors) -> dict:
     """The JSON value of an index; files as in `Index`, tensors {name: `Stored`}."""
     return {
-        "schema": 1, "weights": kind, "step": step, "config": config, "files": dict(sorted(files.items())),
+        "schema": 1,
+        "weights": kind,
+        "step": step,
+        "config": config,
+        "files": dict(sorted(files.items())),
         "tensors": {
             name: {
-                "dtype": str(stored.dtype).removeprefix("torch."), "shape": list(stored.shape),
-                "parts": [{"file": part.file, "offsets": list(part.offsets), "sizes": list(part.sizes)}
-                          for part in sorted(stored.parts, key=lambda part: part.offsets)],
+                "dtype": str(stored.dtype).removeprefix("torch."),
+                "shape": list(stored.shape),
+                "parts": [
+                    {"file": part.file, "offsets": list(part.offsets), "sizes": list(part.sizes)}
+                    for part in sorted(stored.parts, key=lambda part: part.offsets)
+                ],
             }
             for name, stored in sorted(tensors.items())
         },
@@ -122,8 +137,10 @@ def read_index(path) -> Index:
     kind = path.name.removesuffix(INDEX_SUFFIX)
     try:
         content = read_json(path)
-        files = {str(name): {"bytes": int(about["bytes"]), "sha256": str(about["sha256"])}
-                 for name, about in content["files"].items()}
+        files = {
+            str(name): {"bytes": int(about["bytes"]), "sha256": str(about["sha256"])}
+            for name, about in content["files"].items()
+        }
         tensors = {str(name): _stored(about, files) for name, about in content["tensors"].items()}
         step, config = int(content["step"]), dict(content["config"])
         if content["weights"] != kind or not all(PART_FILE.fullmatch(name) for name in files):
@@ -136,10 +153,15 @@ def read_index(path) -> Index:
 
 def _stored(about, files):
     shape = _numbers(about["shape"])
-    parts = tuple(Part(offsets=_numbers(part["offsets"]), sizes=_numbers(part["sizes"]), file=part["file"])
-                  for part in about["parts"])
-    inside = all(len(part.offsets) == len(part.sizes) == len(shape)
-                 and all(o + s <= n for o, s, n in zip(part.offsets, part.sizes, shape, strict=True)) for part in parts)
+    parts = tuple(
+        Part(offsets=_numbers(part["offsets"]), sizes=_numbers(part["sizes"]), file=part["file"])
+        for part in about["parts"]
+    )
+    inside = all(
+        len(part.offsets) == len(part.sizes) == len(shape)
+        and all(o + s <= n for o, s, n in zip(part.offsets, part.sizes, shape, strict=True))
+        for part in parts
+    )
     # Boxes that lie inside, begin at different places and have the volume of the whole; that they do not overlap was
     # seen to when they were saved.
     volume = sum(math.prod(part.sizes) for part in parts)
@@ -228,6 +250,7 @@ def open_parts(index: Index):
     """Context of the `ShardedWeights` of an index; its files stay open within the block."""
     files = {}
     with ExitStack() as stack:
+
         def opened(name):
             if name not in files:
                 path = index.path.with_name(name)

@@ -9,11 +9,17 @@ from hpdm.support.console import Command, Group, OutputFile, OutputFolder
 from hpdm.support.errors import InputError
 from hpdm.support.progress import note
 
-JOBS = click.option("--jobs", type=click.IntRange(1, 1024), metavar="N",
-                    help="Processes that open videos.  [one per core]")
+JOBS = click.option(
+    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Processes that open videos.  [one per core]"
+)
 QUIET = click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
-CAPTIONS = click.option("--captions", default="auto", show_default=True, metavar="FILE|auto|none",
-                        help="List of captions to take in; auto takes captions.jsonl or captions.csv in DIR.")
+CAPTIONS = click.option(
+    "--captions",
+    default="auto",
+    show_default=True,
+    metavar="FILE|auto|none",
+    help="List of captions to take in; auto takes captions.jsonl or captions.csv in DIR.",
+)
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SHOWN = 5  # broken files that are named
 
@@ -44,8 +50,12 @@ class _Numbers(click.ParamType):
             return value
         parts = value.lower().replace(",", "x").split("x")
         if len(parts) != self._count or not all(part.isdecimal() and 0 < int(part) <= self._most for part in parts):
-            self.fail(f"{value!r}: write {self._count} whole numbers from 1 to {self._most:,}, such as "
-                      f"{'x'.join(['8'] * self._count)}", param, ctx)
+            self.fail(
+                f"{value!r}: write {self._count} whole numbers from 1 to {self._most:,}, such as "
+                f"{'x'.join(['8'] * self._count)}",
+                param,
+                ctx,
+            )
         return tuple(map(int, parts))
 
 
@@ -66,10 +76,19 @@ def data():
 
 
 @data.command(cls=Command)
-@click.option("--data", "root", required=True, metavar="DIR|ADDRESS",
-              help="Folder of videos, or of .tar shards in the layout of WebDataset; or an address of shards.")
-@click.option("--out", type=OutputFile(path_type=Path), metavar="FILE.safetensors",
-              help="Write the index here; training takes it as --set data.index=FILE.  [default: beside the videos]")
+@click.option(
+    "--data",
+    "root",
+    required=True,
+    metavar="DIR|ADDRESS",
+    help="Folder of videos, or of .tar shards in the layout of WebDataset; or an address of shards.",
+)
+@click.option(
+    "--out",
+    type=OutputFile(path_type=Path),
+    metavar="FILE.safetensors",
+    help="Write the index here; training takes it as --set data.index=FILE.  [default: beside the videos]",
+)
 @CAPTIONS
 @JOBS
 @QUIET
@@ -104,15 +123,29 @@ def index(root, out, captions, jobs, quiet):
 @data.command(cls=Command)
 @click.option("--data", "root", required=True, metavar="DIR", help="Folder of videos, as for hpdm-train.")
 @click.option("--out", type=OutputFolder(), required=True, metavar="SHARDS", help="New folder for the shards.")
-@click.option("--shard-size", type=_Bytes(), default="256MB", show_default=True, metavar="SIZE",
-              help="Bytes per shard, about.")
-@click.option("--resolution", type=_Numbers(2, 65_536), metavar="ROWSxCOLUMNS",
-              help="Crop and resize to this, as training does, and encode again.")
-@click.option("--shrink", type=_Numbers(3, 1024), metavar="FRAMESxROWSxCOLUMNS",
-              help="Average over blocks of so many frames, rows and columns and store the result lossless; for runs of "
-                   "the coarsest levels (8x8x8 for T2V with --levels 1).")
-@click.option("--crf", type=click.IntRange(0, 51), default=17, show_default=True,
-              help="Quality with --resolution: 0 is best, larger is smaller.")
+@click.option(
+    "--shard-size", type=_Bytes(), default="256MB", show_default=True, metavar="SIZE", help="Bytes per shard, about."
+)
+@click.option(
+    "--resolution",
+    type=_Numbers(2, 65_536),
+    metavar="ROWSxCOLUMNS",
+    help="Crop and resize to this, as training does, and encode again.",
+)
+@click.option(
+    "--shrink",
+    type=_Numbers(3, 1024),
+    metavar="FRAMESxROWSxCOLUMNS",
+    help="Average over blocks of so many frames, rows and columns and store the result lossless; for runs of "
+    "the coarsest levels (8x8x8 for T2V with --levels 1).",
+)
+@click.option(
+    "--crf",
+    type=click.IntRange(0, 51),
+    default=17,
+    show_default=True,
+    help="Quality with --resolution: 0 is best, larger is smaller.",
+)
 @CAPTIONS
 @JOBS
 @QUIET
@@ -140,5 +173,7 @@ def pack(root, out, shard_size, resolution, shrink, crf, captions, jobs, quiet):
     smaller = Smaller(size=resolution, shrink=shrink or (1, 1, 1), crf=crf)
     made = pack_folder(root, out, shard_bytes=shard_size, smaller=smaller, captions=captions, workers=jobs, quiet=quiet)
     captioned = f", {made['captions']:,} captions" if made["captions"] else ""
-    click.echo(f"{made['samples']:,} videos and pictures{captioned} in {made['shards']:,} shards, {made['bytes']:,} "
-               f"bytes; {made['left_out']:,} left out; {out}")
+    click.echo(
+        f"{made['samples']:,} videos and pictures{captioned} in {made['shards']:,} shards, {made['bytes']:,} "
+        f"bytes; {made['left_out']:,} left out; {out}"
+    )

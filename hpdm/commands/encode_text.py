@@ -12,16 +12,28 @@ from hpdm.support.progress import note, progress
 
 
 @click.command(cls=Command, name="encode-text", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--size", required=True, metavar="T2V|FILE.yaml",
-              help="Size whose text encoder and text length are taken.")
-@click.option("--data", required=True, metavar="DIR",
-              help="Folder of videos and images with a list of captions, or of shards.")
-@click.option("--out", type=OutputFolder(path_type=Path), required=True, metavar="EMBEDDINGS",
-              help="Folder for the embeddings; training takes it as --set data.embeddings=EMBEDDINGS.")
+@click.option(
+    "--size", required=True, metavar="T2V|FILE.yaml", help="Size whose text encoder and text length are taken."
+)
+@click.option(
+    "--data", required=True, metavar="DIR", help="Folder of videos and images with a list of captions, or of shards."
+)
+@click.option(
+    "--out",
+    type=OutputFolder(path_type=Path),
+    required=True,
+    metavar="EMBEDDINGS",
+    help="Folder for the embeddings; training takes it as --set data.embeddings=EMBEDDINGS.",
+)
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Texts encoded at once.")
 @click.option("--shard", type=click.IntRange(min=1), default=10_000, show_default=True, help="Texts per file.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Change a setting, such as text.encoder=FOLDER or data.captions=FILE.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting, such as text.encoder=FOLDER or data.captions=FILE.",
+)
 @common_options
 def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     """Encode the captions of a data set with the T5 of a size.

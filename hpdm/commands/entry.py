@@ -5,8 +5,12 @@ import importlib
 from hpdm.support.interrupts import ends_at_once
 from hpdm.support.openmp import wait_passively
 
-COMMANDS = {"train": "hpdm.commands.train", "sample": "hpdm.commands.sample", "info": "hpdm.commands.info",
-            "data": "hpdm.commands.data"}
+COMMANDS = {
+    "train": "hpdm.commands.train",
+    "sample": "hpdm.commands.sample",
+    "info": "hpdm.commands.info",
+    "data": "hpdm.commands.data",
+}
 
 
 def __getattr__(name):

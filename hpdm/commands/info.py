@@ -26,13 +26,20 @@ class InfoCommand(Command):
 
 
 @click.command(cls=InfoCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml",
-              help="Size of the network, or a file of settings.")
-@click.option("--baseline", metavar="NAME",
-              help=f"Of what HPDM is compared with, at that size: {', '.join(method_names())}.")
+@click.option(
+    "--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml", help="Size of the network, or a file of settings."
+)
+@click.option(
+    "--baseline", metavar="NAME", help=f"Of what HPDM is compared with, at that size: {', '.join(method_names())}."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
-@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Plan memory and traffic for this number of GPUs; parallel=hsdp then needs shard_size.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Plan memory and traffic for this number of GPUs; parallel=hsdp then needs shard_size.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @common_options
 def info(size, baseline, overrides, processes, as_json, device, seed, quiet):

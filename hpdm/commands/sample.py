@@ -31,48 +31,96 @@ PRECISIONS = ("tf32", "fp32", "bf16", "fp16")
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--checkpoint", required=True, metavar="RUN|FILE|nano",
-              help="A run's folder, a step's folder, a .safetensors file, or the weights that ship with hpdm.")
+@click.option(
+    "--checkpoint",
+    required=True,
+    metavar="RUN|FILE|nano",
+    help="A run's folder, a step's folder, a .safetensors file, or the weights that ship with hpdm.",
+)
 @click.option("--num", type=click.IntRange(min=1), required=True, help="How many videos the folder shall hold.")
 @click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder for the samples.")
-@click.option("--classes", metavar="0,3,NAME|all|none",
-              help="Sample i gets the i-th of these in turn, by number or name; none samples without class or text.  "
-                   "[default: the classes that were trained]")
-@click.option("--prompt", "prompt", multiple=True, metavar="TEXT",
-              help="What a text-to-video model shall show; sample i gets the i-th of several in turn.")
-@click.option("--prompts", metavar="FILE|ucf101",
-              help="Prompts from a file, one a line or YAML with frequencies, or those for the classes of UCF-101.")
-@click.option("--text-encoder", metavar="FOLDER|ID",
-              help="Where the model's text encoder lies. [default: as the checkpoint names it]")
-@click.option("--sampler", "named", type=click.Choice(list(SAMPLERS)),
-              help="Tilings, start and weights below at once: the paper's, or fast ones, which leave more seams "
-                   "(reports/sampling.md).")
-@click.option("--overlap", type=click.Choice(OVERLAPS),
-              help="Axes along which tiles overlap by half. [default: the checkpoint's]")
-@click.option("--tilings", type=click.IntRange(1, 8), metavar="N",
-              help="Take one of N tilings of touching tiles in turn at each step; 1 averages all overlapping tiles.")
-@click.option("--tiling-borders", type=click.Choice(BORDERS),
-              help="Where a shifted tiling ends before the video does: more tiles, or the estimate of an earlier step.")
-@click.option("--averaged-steps", type=click.IntRange(min=0), metavar="N",
-              help="With several tilings, average all overlapping tiles in the last N steps of each level.")
+@click.option(
+    "--classes",
+    metavar="0,3,NAME|all|none",
+    help="Sample i gets the i-th of these in turn, by number or name; none samples without class or text.  "
+    "[default: the classes that were trained]",
+)
+@click.option(
+    "--prompt",
+    "prompt",
+    multiple=True,
+    metavar="TEXT",
+    help="What a text-to-video model shall show; sample i gets the i-th of several in turn.",
+)
+@click.option(
+    "--prompts",
+    metavar="FILE|ucf101",
+    help="Prompts from a file, one a line or YAML with frequencies, or those for the classes of UCF-101.",
+)
+@click.option(
+    "--text-encoder",
+    metavar="FOLDER|ID",
+    help="Where the model's text encoder lies. [default: as the checkpoint names it]",
+)
+@click.option(
+    "--sampler",
+    "named",
+    type=click.Choice(list(SAMPLERS)),
+    help="Tilings, start and weights below at once: the paper's, or fast ones, which leave more seams "
+    "(reports/sampling.md).",
+)
+@click.option(
+    "--overlap", type=click.Choice(OVERLAPS), help="Axes along which tiles overlap by half. [default: the checkpoint's]"
+)
+@click.option(
+    "--tilings",
+    type=click.IntRange(1, 8),
+    metavar="N",
+    help="Take one of N tilings of touching tiles in turn at each step; 1 averages all overlapping tiles.",
+)
+@click.option(
+    "--tiling-borders",
+    type=click.Choice(BORDERS),
+    help="Where a shifted tiling ends before the video does: more tiles, or the estimate of an earlier step.",
+)
+@click.option(
+    "--averaged-steps",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With several tilings, average all overlapping tiles in the last N steps of each level.",
+)
 @click.option("--tile-weights", type=click.Choice(TILE_WEIGHTS), help="What overlapping tiles count in an average.")
-@click.option("--start-noise", metavar="S|S,S,..|none",
-              help="Start finer levels from the one below with noise of S times the signal, one number or one for each "
-                   "level from 1 on; none: from pure noise.")
+@click.option(
+    "--start-noise",
+    metavar="S|S,S,..|none",
+    help="Start finer levels from the one below with noise of S times the signal, one number or one for each "
+    "level from 1 on; none: from pure noise.",
+)
 @click.option("--steps", metavar="128,64,32", help="Steps per level, coarse to fine. [default: the checkpoint's]")
-@click.option("--levels", type=click.IntRange(min=1),
-              help="Stop after this many levels, at their resolution. [default: all]")
-@click.option("--size", metavar="F,H,W",
-              help="Size of the videos; another than the model was trained for needs --beyond-training.")
-@click.option("--beyond-training", is_flag=True,
-              help="Allow a --size of whole multiples of the trained one: longer or larger videos than the model saw.")
+@click.option(
+    "--levels", type=click.IntRange(min=1), help="Stop after this many levels, at their resolution. [default: all]"
+)
+@click.option(
+    "--size",
+    metavar="F,H,W",
+    help="Size of the videos; another than the model was trained for needs --beyond-training.",
+)
+@click.option(
+    "--beyond-training",
+    is_flag=True,
+    help="Allow a --size of whole multiples of the trained one: longer or larger videos than the model saw.",
+)
 @click.option("--guidance", type=float, help="Classifier-free guidance scale; 1 is off. [default: the checkpoint's]")
 @click.option("--guidance-low", type=float, help="Scale of every second step: oscillating guidance. [default: off]")
 @click.option("--guidance-hold", type=click.IntRange(min=0), help="Steps of a level before guidance oscillates.")
-@click.option("--dynamic-threshold", type=click.FloatRange(0, 100),
-              help="Limit estimates to this percentile of their values, such as 99.5; 0 is off.")
-@click.option("--heun-levels", type=click.IntRange(min=0),
-              help="Coarsest levels that get the stochastic second-order solver.")
+@click.option(
+    "--dynamic-threshold",
+    type=click.FloatRange(0, 100),
+    help="Limit estimates to this percentile of their values, such as 99.5; 0 is off.",
+)
+@click.option(
+    "--heun-levels", type=click.IntRange(min=0), help="Coarsest levels that get the stochastic second-order solver."
+)
 @click.option("--s-churn", type=float, help="Noise added anew over the steps of those levels.")
 @click.option("--s-min", type=float, help="Lowest noise level at which noise is added.")
 @click.option("--s-max", type=float, help="Highest noise level at which noise is added.")
@@ -85,27 +133,83 @@ PRECISIONS = ("tf32", "fp32", "bf16", "fp16")
 @click.option("--tile-batch", type=click.IntRange(min=1), help="Most tiles per call of the network. [default: as fits]")
 @click.option("--no-cache", is_flag=True, help="Recompute all context at every step: slow, for comparison.")
 @click.option("--offload", is_flag=True, help="Keep the context cache in host memory.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="tf32",
-              help="Of the network on a GPU; canvas, solver and weights are always fp32.")
-@click.option("--calls", type=click.Choice(CALLS), default=CALLS[0],
-              help="exact: only numbers of tiles per call that change no bit; fastest: as many as fit.")
-@click.option("--set", "overrides", multiple=True, metavar="sampling.KEY=VALUE",
-              help="Change a setting of sampling by its name in the configuration; options above go first.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="tf32",
+    help="Of the network on a GPU; canvas, solver and weights are always fp32.",
+)
+@click.option(
+    "--calls",
+    type=click.Choice(CALLS),
+    default=CALLS[0],
+    help="exact: only numbers of tiles per call that change no bit; fastest: as many as fit.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="sampling.KEY=VALUE",
+    help="Change a setting of sampling by its name in the configuration; options above go first.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be made and what it takes, then stop.")
 @click.option("--raw-weights", is_flag=True, help="The weights as trained, not their average.")
-@click.option("--format", "file_format", type=click.Choice(FORMATS), default="mp4",
-              help="mp4, or exact uint8 arrays [T, H, W, 3].")
-@click.option("--fps", type=float, default=25,
-              help="Frames per second of mp4 files, and what models that read a frame rate are told.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(FORMATS),
+    default="mp4",
+    help="mp4, or exact uint8 arrays [T, H, W, 3].",
+)
+@click.option(
+    "--fps",
+    type=float,
+    default=25,
+    help="Frames per second of mp4 files, and what models that read a frame rate are told.",
+)
 @click.option("--crf", type=click.IntRange(0, 51), default=DEFAULT_CRF, help="H.264 quality; 0 is best.")
-@click.option("--save-levels", is_flag=True,
-              help="Write every level of each sample: OUT/level0, OUT/level1, ... in place of OUT itself.")
-@click.option("--sheet", is_flag=True,
-              help="Also write contact sheets beside the folder: OUT-sheet.mp4/.png and OUT-pyramid.mp4/.png.")
+@click.option(
+    "--save-levels",
+    is_flag=True,
+    help="Write every level of each sample: OUT/level0, OUT/level1, ... in place of OUT itself.",
+)
+@click.option(
+    "--sheet",
+    is_flag=True,
+    help="Also write contact sheets beside the folder: OUT-sheet.mp4/.png and OUT-pyramid.mp4/.png.",
+)
 @common_options
-def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, levels, size, beyond_training, batch,
-           tile_batch, no_cache, offload, precision, calls, overrides, dry_run, raw_weights, file_format, fps, crf,
-           save_levels, sheet, device, seed, quiet, **chosen):
+def sample(
+    checkpoint,
+    num,
+    out,
+    classes,
+    prompt,
+    prompts,
+    text_encoder,
+    named,
+    levels,
+    size,
+    beyond_training,
+    batch,
+    tile_batch,
+    no_cache,
+    offload,
+    precision,
+    calls,
+    overrides,
+    dry_run,
+    raw_weights,
+    file_format,
+    fps,
+    crf,
+    save_levels,
+    sheet,
+    device,
+    seed,
+    quiet,
+    **chosen,
+):
     """Sample videos from a checkpoint, level by level and tile by tile.
 
     Writes OUT/<index>_c<class>.mp4 (or .npy) and OUT/samples.json; for texts the class is the number of the prompt.
@@ -130,18 +234,28 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, 
     asked = _asked(config, classes, prompt, prompts, num, fps, device)
     network.to(device)  # only now: a text encoder was there before it
     settings = {
-        "checkpoint": loaded.sha256, "seed": seed, **asked.settings, **dataclasses.asdict(sampling),
-        "sigma_min": diffusion.sigma_min, "sigma_max": diffusion.sigma_max, "rho": diffusion.rho,
+        "checkpoint": loaded.sha256,
+        "seed": seed,
+        **asked.settings,
+        **dataclasses.asdict(sampling),
+        "sigma_min": diffusion.sigma_min,
+        "sigma_max": diffusion.sigma_max,
+        "rho": diffusion.rho,
         **({"noise": diffusion.noise} if diffusion.noise != "absolute" else {}),
-        "precision": precision if device.type == "cuda" else "fp32", "calls": calls,
-        "format": file_format, **({"fps": fps, "crf": crf} if file_format == "mp4" else {}),
+        "precision": precision if device.type == "cuda" else "fp32",
+        "calls": calls,
+        "format": file_format,
+        **({"fps": fps, "crf": crf} if file_format == "mp4" else {}),
     }
     blocks = count_block_evaluations(
         config.network, config.pyramid, diffusion, sampling, levels, use_cache=not no_cache
     )
     about = {
-        "checkpoint": loaded.describe(), "weights": "raw" if raw_weights else "ema",
-        "block_evaluations_per_video": blocks, "hardware": hardware(device), "command": called_with("hpdm-sample"),
+        "checkpoint": loaded.describe(),
+        "weights": "raw" if raw_weights else "ema",
+        "block_evaluations_per_video": blocks,
+        "hardware": hardware(device),
+        "command": called_with("hpdm-sample"),
     }
     resolutions = [method.resolution(level, sampling.canvas) for level in range(levels)]
     if dry_run:
@@ -153,12 +267,18 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, 
         level: SamplesFolder(
             out / f"level{level}" if save_levels else out,
             {**settings, "levels": level + 1, "steps": sampling.level_steps(level + 1)},
-            {**about, "resolution": resolutions[level], **tiling(method, level)}, fps=fps, crf=crf, names=asked.names,
+            {**about, "resolution": resolutions[level], **tiling(method, level)},
+            fps=fps,
+            crf=crf,
+            names=asked.names,
         )
         for level in (range(levels) if save_levels else [levels - 1])
     }
-    note(f"{loaded.file} at step {loaded.step}, {about['weights']} weights, "
-         f"{'x'.join(map(str, resolutions[-1]))} videos", quiet)
+    note(
+        f"{loaded.file} at step {loaded.step}, {about['weights']} weights, "
+        f"{'x'.join(map(str, resolutions[-1]))} videos",
+        quiet,
+    )
     if said := asked.describe():
         note(said, quiet)
 
@@ -173,16 +293,18 @@ def sample(checkpoint, num, out, classes, prompt, prompts, text_encoder, named, 
         if calls == "fastest":
             call_sizes = _fastest(network, call_sizes, tile_batch, device, folders.values(), quiet)
         sampler = method.sampler(
-            network, diffusion, sampling, device=device, call_sizes=call_sizes, use_cache=not no_cache,
-            offload=offload,
+            network, diffusion, sampling, device=device, call_sizes=call_sizes, use_cache=not no_cache, offload=offload
         )
         run = _Run(sampler, folders, asked, seed, levels)
         run.make(range(process.rank, num, process.world_size), batch, quiet)
         if sheet and process.rank == 0:
             _write_sheets(run, out, fps, quiet)
     done = len(run.finest.finished())
-    note(f"{done} of {num} videos in {out}, {run.made} made now; "
-         f"{sampler.evaluator.block_evaluations:,} block evaluations", quiet)
+    note(
+        f"{done} of {num} videos in {out}, {run.made} made now; "
+        f"{sampler.evaluator.block_evaluations:,} block evaluations",
+        quiet,
+    )
 
 
 class _Run:
@@ -196,7 +318,8 @@ class _Run:
     def make(self, indices, batch, quiet):
         """Sample the missing ones of `indices`; whatever stops it, the folders are left valid."""
         missing = [
-            index for index in indices
+            index
+            for index in indices
             if not all(folder.has(index, self.label(index)) for folder in self.folders.values())
         ]
         self._write_manifests()
@@ -249,8 +372,11 @@ def _fastest(network, exact, tile_batch, device, folders, quiet):
     """The largest calls; what exact ones would cost is said, and written into the manifests."""
     fastest = largest_calls(tile_batch)
     rates = call_rates(network, {"exact": exact, "fastest": fastest}, device)
-    note(f"calls of up to {fastest.sizes[-1]} tiles, {rates['fastest']:.4g} tiles/s; exact ones, of up to "
-         f"{exact.sizes[-1]}, {rates['exact']:.4g} tiles/s", quiet)
+    note(
+        f"calls of up to {fastest.sizes[-1]} tiles, {rates['fastest']:.4g} tiles/s; exact ones, of up to "
+        f"{exact.sizes[-1]}, {rates['exact']:.4g} tiles/s",
+        quiet,
+    )
     for folder in folders:
         folder.about["calls"] = {"sizes": fastest.sizes, "exact_sizes": exact.sizes, "tiles_per_second": rates}
     return fastest
@@ -263,8 +389,10 @@ def _describe(config, diffusion, sampling, resolutions, blocks, num):
         plan = plan_level(config.pyramid, diffusion, sampling, level)
         start = "the level below" if plan.from_parent else "noise"
         tiles = ", ".join(str(len(tiling)) for tiling in plan.tilings)
-        lines.append(f"level {level}: {'x'.join(map(str, resolution))} from {start}, {plan.steps} steps, "
-                     f"{plan.evaluations} evaluations of {tiles} tiles{' in turn' * (len(plan.tilings) > 1)}")
+        lines.append(
+            f"level {level}: {'x'.join(map(str, resolution))} from {start}, {plan.steps} steps, "
+            f"{plan.evaluations} evaluations of {tiles} tiles{' in turn' * (len(plan.tilings) > 1)}"
+        )
     return "\n".join([*lines, f"{blocks:,} block evaluations a video, {num * blocks:,} for {num}"])
 
 
@@ -322,8 +450,11 @@ def _fit_canvas(method, sampling, levels, size, beyond_training):
     fits = len(wanted) == 3 and all(w >= t and w % t == 0 for w, t in zip(wanted, trained))
     if not (fits and beyond_training):
         known = ", ".join("x".join(map(str, method.resolution(level))) for level in range(method.config.pyramid.levels))
-        hint = ("--beyond-training makes it nevertheless" if fits else
-                "--beyond-training allows whole multiples of that along each axis")
+        hint = (
+            "--beyond-training makes it nevertheless"
+            if fits
+            else "--beyond-training allows whole multiples of that along each axis"
+        )
         raise InputError(
             f"--size {size}: with {levels} levels this model makes {'x'.join(map(str, trained))} videos; it was "
             f"trained for {known} (choose among these with --levels); {hint}"
@@ -388,8 +519,11 @@ def fitting_batch(network, sampling, plan, device):
 def _check_memory(network, sampling, plan, batch, tile_batch, device, quiet):
     estimate = estimate_memory(network, sampling, batch=batch, tile_batch=tile_batch, **plan)
     free = free_memory(device)
-    note(f"memory for {batch} videos at once, {tile_batch} tiles per call: about {estimate}; "
-         f"{free / 2**30:.2f} GiB free", quiet)
+    note(
+        f"memory for {batch} videos at once, {tile_batch} tiles per call: about {estimate}; "
+        f"{free / 2**30:.2f} GiB free",
+        quiet,
+    )
     advice = []
     if estimate.needed > free:
         advice += ["--batch 1"] * (batch > 1) + ["a smaller --tile-batch"] * (tile_batch > 1)
@@ -399,8 +533,10 @@ def _check_memory(network, sampling, plan, batch, tile_batch, device, quiet):
     elif estimate.host > free_memory("cpu"):
         advice = ["a run without --offload", "--batch 1", "less --overlap"]
     if advice:
-        raise InputError(f"sampling would not fit into memory: about {estimate} needed, {free / 2**30:.2f} GiB free; "
-                         f"what helps: {', '.join(advice)}")
+        raise InputError(
+            f"sampling would not fit into memory: about {estimate} needed, {free / 2**30:.2f} GiB free; "
+            f"what helps: {', '.join(advice)}"
+        )
 
 
 def _write_sheets(run, out, fps, quiet):

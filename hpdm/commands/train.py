@@ -24,48 +24,123 @@ class TrainCommand(Command):
 
 @click.command(cls=TrainCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml", help="Size of the network and its defaults.")
-@click.option("--baseline", metavar="NAME",
-              help=f"Train what HPDM is compared with, at that size: {', '.join(method_names())}.")
-@click.option("--data", metavar="DIR|ADDRESS|procedural",
-              help="A folder of videos with a subfolder per class, UCF-101 as it comes, shards in a folder or behind "
-                   "an address (s3://...), or clips drawn on the fly; hpdm-data indexes and packs.  [default: procedural]")
-@click.option("--out", "run", type=OutputFolder(path_type=Path), metavar="RUN",
-              help="Folder of the run: checkpoints, log, sheets. Required but for --dry-run and --profile-data.")
-@click.option("--levels", type=click.IntRange(min=1),
-              help="Train so many of the coarsest levels alone; a run of all levels can start from that one.")
+@click.option(
+    "--baseline", metavar="NAME", help=f"Train what HPDM is compared with, at that size: {', '.join(method_names())}."
+)
+@click.option(
+    "--data",
+    metavar="DIR|ADDRESS|procedural",
+    help="A folder of videos with a subfolder per class, UCF-101 as it comes, shards in a folder or behind "
+    "an address (s3://...), or clips drawn on the fly; hpdm-data indexes and packs.  [default: procedural]",
+)
+@click.option(
+    "--out",
+    "run",
+    type=OutputFolder(path_type=Path),
+    metavar="RUN",
+    help="Folder of the run: checkpoints, log, sheets. Required but for --dry-run and --profile-data.",
+)
+@click.option(
+    "--levels",
+    type=click.IntRange(min=1),
+    help="Train so many of the coarsest levels alone; a run of all levels can start from that one.",
+)
 @click.option("--init-from", metavar="RUN", help="Start from the averaged weights of a run with fewer levels.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the whole schedule.  [default: the size's]")
-@click.option("--stop-after", type=click.IntRange(min=1), metavar="STEP",
-              help="Save and end when STEP steps in all are made; the schedule stays that of --steps.")
+@click.option(
+    "--stop-after",
+    type=click.IntRange(min=1),
+    metavar="STEP",
+    help="Save and end when STEP steps in all are made; the schedule stays that of --steps.",
+)
 @click.option("--batch", type=click.IntRange(min=1), help="Samples per step, over all processes together.")
-@click.option("--eval-every", type=click.IntRange(min=0), metavar="N",
-              help="Every N steps sample videos with the averaged weights and log their metrics; --dry-run lists the "
-                   "settings of `eval`.")
-@click.option("--eval-reference", type=click.Path(exists=True), metavar="DIR|STATS.npz",
-              help="Real clips to compare them with.  [default: the training data]")
-@click.option("--resume", is_flag=True,
-              help="Insist on continuing: fail where RUN has no checkpoint. Without it a run continues if it has one.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Change a setting, such as training.lr=0.002 or parallel=fsdp; repeatable. --dry-run lists all.")
-@click.option("--slurm", metavar="NODESxGPUS",
-              help="Submit the command to SLURM, to so many nodes with so many GPUs each; extra `slurm`.")
+@click.option(
+    "--eval-every",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Every N steps sample videos with the averaged weights and log their metrics; --dry-run lists the "
+    "settings of `eval`.",
+)
+@click.option(
+    "--eval-reference",
+    type=click.Path(exists=True),
+    metavar="DIR|STATS.npz",
+    help="Real clips to compare them with.  [default: the training data]",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Insist on continuing: fail where RUN has no checkpoint. Without it a run continues if it has one.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting, such as training.lr=0.002 or parallel=fsdp; repeatable. --dry-run lists all.",
+)
+@click.option(
+    "--slurm",
+    metavar="NODESxGPUS",
+    help="Submit the command to SLURM, to so many nodes with so many GPUs each; extra `slurm`.",
+)
 @click.option("--slurm-partition", metavar="NAME", help="Partition to submit to.  [default: the cluster's]")
-@click.option("--slurm-time", default="1-0", show_default=True, metavar="TIME",
-              help="Time limit of the job, as sbatch takes it; a run that needs more goes on in the queue by itself.")
+@click.option(
+    "--slurm-time",
+    default="1-0",
+    show_default=True,
+    metavar="TIME",
+    help="Time limit of the job, as sbatch takes it; a run that needs more goes on in the queue by itself.",
+)
 @click.option("--slurm-cpus", type=click.IntRange(min=1), metavar="N", help="Processor cores per GPU.")
-@click.option("--slurm-set", multiple=True, metavar="KEY=VALUE",
-              help="Further option of sbatch, such as account=vision; repeatable.")
-@click.option("--slurm-cluster", type=click.Choice(["slurm", "local"]), default="slurm", show_default=True,
-              help="local: run the job on this machine, to try a command.")
-@click.option("--dry-run", is_flag=True,
-              help="Print settings, parameters, FLOPs, memory and batch arithmetic; write nothing.")
-@click.option("--profile-data", is_flag=True,
-              help="Compare the speed of the data with that of the steps; write nothing.")
+@click.option(
+    "--slurm-set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Further option of sbatch, such as account=vision; repeatable.",
+)
+@click.option(
+    "--slurm-cluster",
+    type=click.Choice(["slurm", "local"]),
+    default="slurm",
+    show_default=True,
+    help="local: run the job on this machine, to try a command.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print settings, parameters, FLOPs, memory and batch arithmetic; write nothing."
+)
+@click.option(
+    "--profile-data", is_flag=True, help="Compare the speed of the data with that of the steps; write nothing."
+)
 @common_options
 @click.pass_context
-def train(context, size, baseline, data, run, levels, init_from, steps, stop_after, batch, eval_every, eval_reference,
-          resume, overrides, slurm, slurm_partition, slurm_time, slurm_cpus, slurm_set, slurm_cluster, dry_run,
-          profile_data, device, seed, quiet):
+def train(
+    context,
+    size,
+    baseline,
+    data,
+    run,
+    levels,
+    init_from,
+    steps,
+    stop_after,
+    batch,
+    eval_every,
+    eval_reference,
+    resume,
+    overrides,
+    slurm,
+    slurm_partition,
+    slurm_time,
+    slurm_cpus,
+    slurm_set,
+    slurm_cluster,
+    dry_run,
+    profile_data,
+    device,
+    seed,
+    quiet,
+):
     """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
     The same command again continues where the run stopped; it may then change learning rate, schedule, batch, precision
@@ -77,8 +152,14 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
 
     from hpdm.config import coarsest_levels, load_config
 
-    settings = {"data.path": data, "training.steps": steps, "training.batch": batch, "training.init_from": init_from,
-                "training.eval_every": eval_every, "eval.reference": eval_reference}
+    settings = {
+        "data.path": data,
+        "training.steps": steps,
+        "training.batch": batch,
+        "training.init_from": init_from,
+        "training.eval_every": eval_every,
+        "eval.reference": eval_reference,
+    }
     if context.get_parameter_source("seed") is not ParameterSource.DEFAULT:
         settings["training.seed"] = seed
     options = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
@@ -107,8 +188,17 @@ def train(context, size, baseline, data, run, levels, init_from, steps, stop_aft
 
         nodes, gpus = parse_shape(slurm)
         plan_batch(config.training, nodes * gpus)
-        job = submit(without_slurm(words_of_command()), run, shape=slurm, time=slurm_time, partition=slurm_partition,
-                     cpus=slurm_cpus, settings=slurm_set, cluster=slurm_cluster, use_gpus=device != "cpu")
+        job = submit(
+            without_slurm(words_of_command()),
+            run,
+            shape=slurm,
+            time=slurm_time,
+            partition=slurm_partition,
+            cpus=slurm_cpus,
+            settings=slurm_set,
+            cluster=slurm_cluster,
+            use_gpus=device != "cpu",
+        )
         click.echo(f"job {job.job_id}; its output is in {job.paths.folder}")
         return 0
 

@@ -26,13 +26,15 @@ from hpdm.support.yaml_text import parse_yaml
 
 # No setting is larger; some would be built one by one.
 LARGEST, LARGEST_WHOLE = 1e30, 2**63 - 1
-MOST = {"levels": 16, "compute_layers": 1000, "text_layers": 1000, "num_workers": 10_000, "steps_ahead": 10_000,
-        "branching": 1000}
+MOST = {
+    "levels": 16,
+    "compute_layers": 1000,
+    "text_layers": 1000,
+    "num_workers": 10_000,
+    "steps_ahead": 10_000,
+    "branching": 1000,
+}
 MOST_OF_NETWORK = 10**7  # widths, heads, tokens, frames, pixels
-
-
-
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,8 @@ def coarsest_levels(config: Config, levels: int) -> Config:
     if levels > pyramid.levels:
         raise InputError(f"--levels {levels}: size {config.size} has {pyramid.levels} levels")
     cut = {
-        field.name: getattr(config.diffusion, field.name)[:levels] for field in dataclasses.fields(config.diffusion)
+        field.name: getattr(config.diffusion, field.name)[:levels]
+        for field in dataclasses.fields(config.diffusion)
         if isinstance(getattr(config.diffusion, field.name), tuple)
     }
     finer = pyramid.factors(pyramid.levels - levels)
@@ -230,10 +233,13 @@ def _build(kind, values, where):
     for key, value in values.items():
         hint = _settings_class(value) if hints[key] is MethodConfig else hints[key]
         arguments[key] = (
-            _build(hint, value, f"{where}: {key}") if dataclasses.is_dataclass(hint) else _cast(hint, value, f"{where}: {key}")
+            _build(hint, value, f"{where}: {key}")
+            if dataclasses.is_dataclass(hint)
+            else _cast(hint, value, f"{where}: {key}")
         )
     missing = [
-        f.name for f in dataclasses.fields(kind)
+        f.name
+        for f in dataclasses.fields(kind)
         if f.name not in arguments and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
@@ -255,7 +261,9 @@ def _cast(hint, value, where):
             repeated = kinds[0] if len(kinds) == 2 and kinds[1] is Ellipsis else None
             if repeated is None and len(kinds) != len(value):
                 continue
-            return tuple(_cast(repeated or kind, item, where) for kind, item in zip(kinds if not repeated else value, value))
+            return tuple(
+                _cast(repeated or kind, item, where) for kind, item in zip(kinds if not repeated else value, value)
+            )
         if isinstance(option, type) and origin is None and type(value) is option:
             return _within(value, where) if option is int else value
     # YAML 1.1 reads 1e-3 as text.

@@ -45,14 +45,23 @@ class DataConfig:
 
     def __post_init__(self):
         for name, allowed in (
-            ("layout", LAYOUTS), ("split", ucf101.SPLITS), ("part", ucf101.PARTS),
-            ("start", STARTS), ("short", SHORT), ("crop", CROPS),
+            ("layout", LAYOUTS),
+            ("split", ucf101.SPLITS),
+            ("part", ucf101.PARTS),
+            ("start", STARTS),
+            ("short", SHORT),
+            ("crop", CROPS),
         ):
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(str, allowed))
                 raise InputError(f"data.{name} must be one of {choices}; got {getattr(self, name)!r}")
-        for name, least in (("stride", 1), ("procedural_videos", 1), ("procedural_seed", 0), ("steps_ahead", 1),
-                            ("index_limit", 0)):
+        for name, least in (
+            ("stride", 1),
+            ("procedural_videos", 1),
+            ("procedural_seed", 0),
+            ("steps_ahead", 1),
+            ("index_limit", 0),
+        ):
             if getattr(self, name) < least:
                 raise InputError(f"data.{name} must be at least {least}; got {getattr(self, name)}")
         if self.fps is not None and not 0 < self.fps < float("inf"):
@@ -79,5 +88,7 @@ def need_decoder():
 def check_classes(names, num_classes, where):
     """Raise InputError where there are more classes than a model can tell apart (None: any number)."""
     if num_classes is not None and len(names) > num_classes:
-        raise InputError(f"{where} has {len(names)} classes, but the model only {num_classes}; raise its num_classes "
-                         f"(--set network.num_classes={len(names)}), which by default is what the data has")
+        raise InputError(
+            f"{where} has {len(names)} classes, but the model only {num_classes}; raise its num_classes "
+            f"(--set network.num_classes={len(names)}), which by default is what the data has"
+        )

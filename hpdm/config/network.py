@@ -44,7 +44,9 @@ class NetworkConfig:
         levels = self.levels_per_block
         if not levels or min(levels) < 1 or list(levels) != sorted(levels):
             # A coarse level has to run every block that a finer one runs: its block input is the finer one's context.
-            raise InputError(f"network.levels_per_block must not be empty, start at 1 or more and never fall; got {levels}")
+            raise InputError(
+                f"network.levels_per_block must not be empty, start at 1 or more and never fall; got {levels}"
+            )
         for name in ("token_width", "latent_width", "num_latents", "io_heads", "compute_heads", "text_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"network.{name} must be at least 1; got {getattr(self, name)}")

@@ -11,10 +11,20 @@ TILE_WEIGHTS = ("uniform", "feathered")
 # Ways to sample that have a name: everything else is the checkpoint's. reports/sampling.md measures what each costs.
 SAMPLERS = {
     # Section 4.4 of the paper: all overlapping tiles at every step, every level from pure noise.
-    "paper": {"tilings": 1, "tiling_borders": "covered", "averaged_steps": 0, "start_noise": None,
-              "tile_weights": "uniform"},
-    "fast": {"tilings": 2, "tiling_borders": "kept", "averaged_steps": 0, "start_noise": 1.0,
-             "tile_weights": "uniform"},
+    "paper": {
+        "tilings": 1,
+        "tiling_borders": "covered",
+        "averaged_steps": 0,
+        "start_noise": None,
+        "tile_weights": "uniform",
+    },
+    "fast": {
+        "tilings": 2,
+        "tiling_borders": "kept",
+        "averaged_steps": 0,
+        "start_noise": 1.0,
+        "tile_weights": "uniform",
+    },
 }
 DEFAULT_SAMPLER = "paper"
 _DEFAULTS = SAMPLERS[DEFAULT_SAMPLER]
@@ -107,8 +117,10 @@ class SamplingConfig(SamplerConfig):
         if level == 0 or not isinstance(self.start_noise, tuple):
             return None if level == 0 else self.start_noise
         if len(self.start_noise) < level:
-            raise InputError(f"sampling.start_noise has {len(self.start_noise)} numbers; level {level} needs {level}, "
-                             "one for each level from 1 on")
+            raise InputError(
+                f"sampling.start_noise has {len(self.start_noise)} numbers; level {level} needs {level}, "
+                "one for each level from 1 on"
+            )
         return self.start_noise[level - 1]
 
     def level_steps(self, levels: int) -> tuple[int, ...]:

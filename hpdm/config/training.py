@@ -45,7 +45,9 @@ class TrainingConfig:
 
     label_dropout: float = 0.1  # share of samples that are trained without their class and text
     self_conditioning_rate: float = 0.9  # share of samples whose latents start from those of a first estimate
-    first_pass: str = "chosen"  # the pass that makes it: "chosen", of those samples, up to the latents, or "whole", of all
+    first_pass: str = (
+        "chosen"  # the pass that makes it: "chosen", of those samples, up to the latents, or "whole", of all
+    )
     window_order: str = "coarse-first"  # how nested windows are drawn: see hpdm.pyramid.sample_windows
     branching: tuple[int, ...] | None = None  # windows per level of each sample, coarse to fine, such as [1, 2, 4]:
     # they share the coarse ones; None: one each
@@ -60,7 +62,9 @@ class TrainingConfig:
     parallel: str = "ddp"  # several processes: "ddp" keeps whole copies, "fsdp" shards weights and optimizer over all,
     # "hsdp" over those of a node, with a copy per node
     shard_size: int | None = None  # hsdp: processes that share one copy; None: those of a node
-    reshard: bool = True  # sharded: free a block's whole weights after its forward pass; false: more memory, less traffic
+    reshard: bool = (
+        True  # sharded: free a block's whole weights after its forward pass; false: more memory, less traffic
+    )
 
     max_nonfinite: int = 20  # steps with a loss or gradient that is not finite (they are skipped) before giving up
     log_every: int = 50  # steps per line of the log
@@ -73,22 +77,40 @@ class TrainingConfig:
 
     def __post_init__(self):
         for name, allowed in (
-            ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("parallel", PARALLEL),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("parallel", PARALLEL),
             ("attention_precision", ATTENTION_PRECISIONS),
-            ("window_order", WINDOW_ORDERS), ("shrink", SHRINKS), ("first_pass", FIRST_PASSES),
+            ("window_order", WINDOW_ORDERS),
+            ("shrink", SHRINKS),
+            ("first_pass", FIRST_PASSES),
         ):
             if getattr(self, name) not in allowed:
                 raise InputError(f"training.{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         for name, least in (
-            ("steps", 1), ("batch", 1), ("seed", 0), ("warmup", 0), ("max_nonfinite", 1), ("log_every", 1),
-            ("checkpoint_every", 1), ("keep", 1), ("sheet_every", 0), ("lr", 0), ("weight_decay", 0),
-            ("ema_ramp_up", 0), ("keep_weights_every", 0), ("eval_every", 0),
+            ("steps", 1),
+            ("batch", 1),
+            ("seed", 0),
+            ("warmup", 0),
+            ("max_nonfinite", 1),
+            ("log_every", 1),
+            ("checkpoint_every", 1),
+            ("keep", 1),
+            ("sheet_every", 0),
+            ("lr", 0),
+            ("weight_decay", 0),
+            ("ema_ramp_up", 0),
+            ("keep_weights_every", 0),
+            ("eval_every", 0),
         ):
             if getattr(self, name) < least:
                 raise InputError(f"training.{name} must be at least {least}; got {getattr(self, name)}")
         if self.activation_checkpointing not in (True, False, AUTO):
-            raise InputError(f"training.activation_checkpointing must be true, false or {AUTO}; got "
-                             f"{self.activation_checkpointing!r}")
+            raise InputError(
+                f"training.activation_checkpointing must be true, false or {AUTO}; got "
+                f"{self.activation_checkpointing!r}"
+            )
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InputError(f"training.micro_batch must be at least 1; got {self.micro_batch}")
         for name in ("eps", "ema_half_life", "clip_norm", "checkpoint_minutes"):
@@ -106,8 +128,10 @@ class TrainingConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"training.{name} must lie in [0, 1]; got {getattr(self, name)}")
         if len(set(self.traces)) < len(self.traces) or not all(0.001 <= s <= WIDEST_LENGTH for s in self.traces):
-            raise InputError(f"training.power_ema takes lengths sigma_rel from 0.001 to {WIDEST_LENGTH:.3f}, each "
-                             f"once; got {list(self.traces)}")
+            raise InputError(
+                f"training.power_ema takes lengths sigma_rel from 0.001 to {WIDEST_LENGTH:.3f}, each "
+                f"once; got {list(self.traces)}"
+            )
 
     def windows(self, levels: int) -> tuple[int, ...]:
         """Windows per level of a sample, coarse to fine."""

@@ -58,7 +58,7 @@ def with_levels(config: Config, levels: int) -> Config:
     def per_level(value, new):
         if not isinstance(value, tuple):
             return value
-        return tuple([new(value[0], ratio) for ratio in added] + list(value[max(0, gone):]))
+        return tuple([new(value[0], ratio) for ratio in added] + list(value[max(0, gone) :]))
 
     sigma_max = per_level(diffusion.sigma_max, lambda value, ratio: value * ratio)
     if relative and isinstance(sigma_max, tuple):  # what is the coarsest now has no context either
@@ -67,10 +67,12 @@ def with_levels(config: Config, levels: int) -> Config:
     steps = tuple(steps[min(level, len(steps) - 1)] for level in range(levels))
     return dataclasses.replace(
         _with_blocks(
-            config, even_levels_per_block(len(config.network.levels_per_block), levels),
+            config,
+            even_levels_per_block(len(config.network.levels_per_block), levels),
             pyramid=dataclasses.replace(pyramid, levels=levels, patch=patch),
             diffusion=dataclasses.replace(
-                diffusion, input_scale=scales,
+                diffusion,
+                input_scale=scales,
                 p_mean=per_level(diffusion.p_mean, lambda value, ratio: value + math.log(ratio)),
                 p_std=per_level(diffusion.p_std, lambda value, ratio: value),
                 sigma_min=per_level(diffusion.sigma_min, lambda value, ratio: value * ratio),

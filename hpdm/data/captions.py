@@ -64,8 +64,10 @@ def find_captions(root, captions: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise InputError(f"no list of captions: looked for {' and '.join(map(str, places))}; it is a JSON Lines or CSV "
-                     "file with path, caption and optionally fps, named by data.captions")
+    raise InputError(
+        f"no list of captions: looked for {' and '.join(map(str, places))}; it is a JSON Lines or CSV "
+        "file with path, caption and optionally fps, named by data.captions"
+    )
 
 
 def read_captions(file) -> list[Row]:
@@ -134,7 +136,10 @@ class CaptionList:
         table.columns["list_fps"] = rates
         dropped = self.dropped | Counter({MISSING: int((rank < 0).sum())})
         table.about["captions"] = {
-            "file": str(self.file), "stamp": stamp_of(self.file), "rows": self.rows, "named": len(self.number),
+            "file": str(self.file),
+            "stamp": stamp_of(self.file),
+            "rows": self.rows,
+            "named": len(self.number),
             "dropped": {reason: count for reason, count in dropped.items() if count},
         }
         return table
@@ -180,8 +185,10 @@ def open_captioned(config, sampling, quiet=False):
     if table is not None and table.about.get("captions", {}).get("stamp") == stamp_of(list_file):
         return CaptionedClips(config.path, table, sampling)
     if not Path(config.path).is_dir():
-        raise InputError(f"{config.path} is not a folder; --data takes a folder of videos or of shards, an address of "
-                         "shards, or the word procedural")
+        raise InputError(
+            f"{config.path} is not a folder; --data takes a folder of videos or of shards, an address of "
+            "shards, or the word procedural"
+        )
     listed = CaptionList(list_file)
     if table is not None:
         check_limit(config.path, len(listed.number), config.index_limit)
@@ -255,24 +262,33 @@ class CaptionedClips:
         first = int(self.table.caption_ends[row - 1]) if row else 0
         fps = 0 if self.table.still[row] else self.sampling.rate(float(self.rates[item]))
         times, rows, columns = self.table.about.get("shrunk", (1, 1, 1))  # what is said is of the video before it
-        return said(self.table.caption[first + caption], fps * times, int(self.table.height[row]) * rows,
-                    int(self.table.width[row]) * columns)
+        return said(
+            self.table.caption[first + caption],
+            fps * times,
+            int(self.table.height[row]) * rows,
+            int(self.table.width[row]) * columns,
+        )
 
     def contents(self):
         """Yield (path, bytes, frames, digest of the captions) of each file used, by path: the data's fingerprint."""
         order = np.argsort(self.used)
         rows, rates, table = self.used[order], self.rates[order].tolist(), self.table
         sizes, frames = table.size[rows].tolist(), table.frames[rows].tolist()
-        for path, size, count, rate, captions in zip(table.path.chosen(rows), sizes, frames, rates,
-                                                     table.captions_chosen(rows), strict=True):
+        for path, size, count, rate, captions in zip(
+            table.path.chosen(rows), sizes, frames, rates, table.captions_chosen(rows), strict=True
+        ):
             yield path, size, count, _digest(rate, captions)
 
     def describe(self):
         """What the list and the folder hold, and what was left out and why; JSON-able."""
         return {
-            "path": str(self.root), "layout": "captions", "captions": self.list_file,
-            "videos_found": self.found, "rows": self.rows,
-            "videos": len(self.used) - self.images, "images": self.images,
+            "path": str(self.root),
+            "layout": "captions",
+            "captions": self.list_file,
+            "videos_found": self.found,
+            "rows": self.rows,
+            "videos": len(self.used) - self.images,
+            "images": self.images,
             "captions_in_total": int(self.table.caption_counts()[self.used].sum()),
             "frames_in_total": int(self.table.frames[self.used].sum()),
             "dropped": {reason: count for reason, count in self.dropped.items() if count},
@@ -281,8 +297,12 @@ class CaptionedClips:
 
     def _captioned(self, item):
         row = int(self.used[item])
-        return Captioned(file=self.table.entry(row), captions=tuple(self.table.captions_of(row)),
-                         fps=float(self.rates[item]), still=bool(self.table.still[row]))
+        return Captioned(
+            file=self.table.entry(row),
+            captions=tuple(self.table.captions_of(row)),
+            fps=float(self.rates[item]),
+            still=bool(self.table.still[row]),
+        )
 
 
 def _read_jsonl(file):
@@ -304,11 +324,14 @@ def _read_csv(file):
         if header is None:
             header = fields
             if not {"path", "caption"} <= set(header) or len(set(header)) < len(header):
-                raise InputError(f"{file}: the first line must name the columns path, caption and optionally fps, "
-                                 "each once")
+                raise InputError(
+                    f"{file}: the first line must name the columns path, caption and optionally fps, each once"
+                )
         elif len(fields) != len(header):
-            raise InputError(f"{file}, line {number}: {len(fields)} fields where the header has {len(header)}; a text "
-                             'with commas or line breaks in it goes between double quotes')
+            raise InputError(
+                f"{file}, line {number}: {len(fields)} fields where the header has {len(header)}; a text "
+                "with commas or line breaks in it goes between double quotes"
+            )
         else:
             yield number, dict(zip(header, fields, strict=True))
     if header is None:

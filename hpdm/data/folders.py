@@ -56,8 +56,10 @@ def open_table(config):
     if table := open_shards(config):
         return table
     if is_address(config.path):
-        raise InputError(f"{config.path} holds no .tar shards; videos are read from folders of this machine, or from "
-                         "shards: hpdm-data pack writes them")
+        raise InputError(
+            f"{config.path} holds no .tar shards; videos are read from folders of this machine, or from "
+            "shards: hpdm-data pack writes them"
+        )
     return None if config.recheck else trusted_table(config.path, config.index)
 
 
@@ -122,11 +124,15 @@ def _by_lists(root, paths, videos, lists, config):
             first.setdefault(ucf101.video_key(path), row)  # of several files with one name, the first
     rows = np.array(sorted(first[key] for key in split.labels.keys() & first.keys()), np.int64)
     if not len(rows):
-        raise InputError(f"{root} holds none of the videos listed in {lists} ({split.name}); "
-                         "data.layout=folders ignores the lists")
+        raise InputError(
+            f"{root} holds none of the videos listed in {lists} ({split.name}); data.layout=folders ignores the lists"
+        )
     ids = np.array([split.labels[ucf101.video_key(paths[row])] for row in rows], np.int32)
     about = {
-        "layout": "ucf101", "split": split.name, "listed": len(split.labels), "listed_present": len(rows),
+        "layout": "ucf101",
+        "split": split.name,
+        "listed": len(split.labels),
+        "listed_present": len(rows),
         "not_listed": count - len(rows),
     }
     return rows, ids, split.class_names, about
@@ -157,9 +163,11 @@ def _by_folders(root, paths, videos, config):
                 chosen.append((begin, end))
         if not chosen:
             there = sorted({name for name, _, _ in runs})
-            raise InputError(f"{root} holds the parts {', '.join(there)}, but none is data.part={config.part}; name "
-                             "the folder of one part as --data, set data.part, or data.layout=folders to take the "
-                             "parts for classes")
+            raise InputError(
+                f"{root} holds the parts {', '.join(there)}, but none is data.part={config.part}; name "
+                "the folder of one part as --data, set data.part, or data.layout=folders to take the "
+                "parts for classes"
+            )
         about |= {"part": config.part, "parts": dict(counts)}
         runs = [run for run in _runs(paths, 1, chosen) if before[run[2]] > before[run[1]]]
     class_names = sorted({name for name, _, _ in runs} - {None})

@@ -79,8 +79,10 @@ def list_videos(root, limit=None, empty=False):
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root} is not a folder; --data takes a folder of videos or of shards, an address of shards, "
-                         "or the word procedural")
+        raise InputError(
+            f"{root} is not a folder; --data takes a folder of videos or of shards, an address of shards, "
+            "or the word procedural"
+        )
     found, passed_over = [], Counter()
     for folder in walk(root):
         passed_over["folder that cannot be listed"] += folder.error is not None
@@ -95,16 +97,20 @@ def list_videos(root, limit=None, empty=False):
     passed_over = +passed_over
     if not found and not empty:
         instead = f"; it holds {counted(passed_over)}" if passed_over else ""
-        raise InputError(f"{root} holds no video files; looked for {' '.join(formats.VIDEO_SUFFIXES)} in it and its "
-                         f"subfolders{instead}")
+        raise InputError(
+            f"{root} holds no video files; looked for {' '.join(formats.VIDEO_SUFFIXES)} in it and its "
+            f"subfolders{instead}"
+        )
     return Listing(root=root, files=tuple(sorted(found, key=lambda file: file.path)), passed_over=passed_over)
 
 
 def check_limit(root, count, limit):
     """Raise InputError where a start of training would have to open more than `limit` files (None: any number)."""
     if limit is not None and count > limit:
-        raise InputError(f"{root} holds more than {limit:,} files that are not indexed (data.index_limit), and other "
-                         f"processes would wait for it; run this once before: {COMMAND.format(root)}")
+        raise InputError(
+            f"{root} holds more than {limit:,} files that are not indexed (data.index_limit), and other "
+            f"processes would wait for it; run this once before: {COMMAND.format(root)}"
+        )
 
 
 def find_file(root, path):
@@ -130,8 +136,9 @@ def trusted_table(root, file=None):
         except (OSError, DamagedTable) as error:
             if file:
                 reason = error.strerror if isinstance(error, OSError) else error
-                raise InputError(f"data.index={file} cannot be read ({reason}); make it with "
-                                 f"{COMMAND.format(root)} --out {file}") from error
+                raise InputError(
+                    f"data.index={file} cannot be read ({reason}); make it with {COMMAND.format(root)} --out {file}"
+                ) from error
             continue
         if table.about.get("complete"):
             return table

@@ -60,8 +60,9 @@ class TrainingClips:
         self.images = getattr(source, "images", 0)  # sources without any need not say so
         self.videos = len(source) - self.images
         if (self.share > 0 and not self.images) or (self.share < 1 and not self.videos):
-            raise InputError(f"data.image_share={image_share:g}, but the data have {self.videos} videos and "
-                             f"{self.images} images")
+            raise InputError(
+                f"data.image_share={image_share:g}, but the data have {self.videos} videos and {self.images} images"
+            )
         self.quarantine = Quarantine()
         self._epochs, self._workers, self._pool = {}, 0, None
 
@@ -152,8 +153,9 @@ class PendingClip:
             if reason is None:
                 break
             self._next(reason)
-        job = ClipJob(source=source.job(self.item, random), random=random, captions=source.captions(self.item),
-                      flip=clips.flip)
+        job = ClipJob(
+            source=source.job(self.item, random), random=random, captions=source.captions(self.item), flip=clips.flip
+        )
         self.future = clips.submit(job)
 
     def _next(self, reason):
@@ -281,7 +283,11 @@ def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=F
             raise InputError(f"data.captions={config.captions}: procedural clips have captions of their own; use auto")
         check_classes(CLASS_NAMES, num_classes or None, PROCEDURAL)
         source = ProceduralClips(
-            videos=config.procedural_videos, seed=config.procedural_seed, frames=frames, height=height, width=width,
+            videos=config.procedural_videos,
+            seed=config.procedural_seed,
+            frames=frames,
+            height=height,
+            width=width,
             captions=config.captions is not None,
         )
     else:
@@ -291,9 +297,27 @@ def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=F
     return TrainingClips(source, seed=seed, flip=config.flip, image_share=config.image_share)
 
 
-def make_loader(config, *, frames, height, width, batch, seed, rank=0, world_size=1, start_step=0, first=None,
-                micro_batch=None, num_classes=None, num_workers=None, steps_ahead=None, pin_memory=False, clips=None,
-                quiet=False, stopped=lambda: False):
+def make_loader(
+    config,
+    *,
+    frames,
+    height,
+    width,
+    batch,
+    seed,
+    rank=0,
+    world_size=1,
+    start_step=0,
+    first=None,
+    micro_batch=None,
+    num_classes=None,
+    num_workers=None,
+    steps_ahead=None,
+    pin_memory=False,
+    clips=None,
+    quiet=False,
+    stopped=lambda: False,
+):
     """Return the Loader of process `rank` of `world_size`, beginning at step `start_step`.
 
     `batch` is the global batch B; every step delivers this process its share of it, contiguous in the global batch, in
@@ -314,8 +338,14 @@ def make_loader(config, *, frames, height, width, batch, seed, rank=0, world_siz
     workers = default_workers() if workers is None else workers
     return Loader(
         clips,
-        ClipNumbers(batch=batch, rank=rank, world_size=world_size, start_step=start_step, first=first,
-                    micro_batch=micro_batch or batch),
+        ClipNumbers(
+            batch=batch,
+            rank=rank,
+            world_size=world_size,
+            start_step=start_step,
+            first=first,
+            micro_batch=micro_batch or batch,
+        ),
         num_workers=workers if clips.source.in_process else max(workers, 1),
         steps_ahead=steps_ahead or config.steps_ahead,
         pin_memory=pin_memory,
@@ -353,9 +383,11 @@ def _already_shrunk(config):
     if not done:
         return config
     if any(asked % own for asked, own in zip(config.shrink, done, strict=True)):
-        raise InputError(f"the shards in {config.path} were packed with --shrink {'x'.join(map(str, done))}, and this "
-                         f"run averages over {'x'.join(map(str, config.shrink))} (--levels and data.shrink decide): "
-                         "pack the folder again")
+        raise InputError(
+            f"the shards in {config.path} were packed with --shrink {'x'.join(map(str, done))}, and this "
+            f"run averages over {'x'.join(map(str, config.shrink))} (--levels and data.shrink decide): "
+            "pack the folder again"
+        )
     shrink = tuple(asked // own for asked, own in zip(config.shrink, done, strict=True))
     return replace(config, shrink=shrink, fps=config.fps and config.fps / done[0])
 
@@ -366,8 +398,17 @@ def _open_files(config, frames, height, width, num_classes, quiet):
     from hpdm.data.folders import open_folder
     from hpdm.data.videos import ClipSampling
 
-    sampling = ClipSampling(frames=frames, height=height, width=width, start=config.start, stride=config.stride,
-                            fps=config.fps, short=config.short, crop=config.crop, least_kept=config.least_kept)
+    sampling = ClipSampling(
+        frames=frames,
+        height=height,
+        width=width,
+        start=config.start,
+        stride=config.stride,
+        fps=config.fps,
+        short=config.short,
+        crop=config.crop,
+        least_kept=config.least_kept,
+    )
     if config.captions is not None:
         return open_captioned(config, sampling, quiet)
     return open_folder(config, sampling, num_classes, quiet)

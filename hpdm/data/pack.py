@@ -72,8 +72,15 @@ def pack(root, out, *, shard_bytes=256 << 20, smaller=Smaller(), captions=AUTO, 
     table, _ = folder_table(root, captions=captions, workers=workers, quiet=quiet, keep=True)
     rows = (~table.broken).nonzero()[0]
     plan = _plan(table, rows, shard_bytes, smaller)
-    about = {"from": Path(root).resolve().name, "plan": _digest(table, rows, shard_bytes, smaller), "shards": len(plan),
-             "samples": len(rows), "left_out": len(table) - len(rows), "shard_bytes": shard_bytes, **asdict(smaller)}
+    about = {
+        "from": Path(root).resolve().name,
+        "plan": _digest(table, rows, shard_bytes, smaller),
+        "shards": len(plan),
+        "samples": len(rows),
+        "left_out": len(table) - len(rows),
+        "shard_bytes": shard_bytes,
+        **asdict(smaller),
+    }
     with hold(out):
         _begin(out, about, begun)
         if lists := ucf101.find_lists(Path(root)):  # without them training would take the test videos too
@@ -93,8 +100,13 @@ def pack(root, out, *, shard_bytes=256 << 20, smaller=Smaller(), captions=AUTO, 
         except BaseException:
             write_json(out / PACKING, about | {"finished": False})
             raise
-    return {"shards": len(index.about["shards"]), "samples": len(index), "left_out": len(table) - len(index),
-            "bytes": sum(size for size, _ in index.about["sizes"]), "captions": len(index.columns.get("caption", ()))}
+    return {
+        "shards": len(index.about["shards"]),
+        "samples": len(index),
+        "left_out": len(table) - len(index),
+        "bytes": sum(size for size, _ in index.about["sizes"]),
+        "captions": len(index.columns.get("caption", ())),
+    }
 
 
 def make_smaller(job, settings):
@@ -214,14 +226,21 @@ def _write_shards(root, out, table, plan, smaller, workers, quiet):
     labels = _labels(root, table)
     lost = {}
     with ExitStack() as stack:
-        bar = stack.enter_context(progress(total=len(plan), initial=len(plan) - len(missing), unit="shard",
-                                           description="packing", quiet=quiet))
+        bar = stack.enter_context(
+            progress(
+                total=len(plan), initial=len(plan) - len(missing), unit="shard", description="packing", quiet=quiet
+            )
+        )
         pool = None
         if smaller.changes and missing:
             pool = stack.enter_context(Workers(SMALLER, None, workers, _seconds))
         threads, ended = stack.enter_context(ThreadPoolExecutor(min(workers, max(1, len(missing))))), Event()
-        written = [threads.submit(_write_shard, root, out / SHARD.format(number), table, plan[number], labels, smaller,
-                                  pool, ended) for number in missing]
+        written = [
+            threads.submit(
+                _write_shard, root, out / SHARD.format(number), table, plan[number], labels, smaller, pool, ended
+            )
+            for number in missing
+        ]
         try:
             for future in written:
                 lost |= future.result()

@@ -17,12 +17,19 @@ MOTIONS = ("slides", "rises", "grows")
 CLASS_NAMES = tuple(f"{shape}-{motion}" for shape in SHAPES for motion in MOTIONS)
 
 COLOURS = {
-    "red": (0.92, 0.20, 0.18), "green": (0.25, 0.85, 0.28), "blue": (0.25, 0.45, 0.98),
-    "yellow": (0.95, 0.88, 0.22), "magenta": (0.90, 0.30, 0.88), "white": (0.95, 0.95, 0.95),
+    "red": (0.92, 0.20, 0.18),
+    "green": (0.25, 0.85, 0.28),
+    "blue": (0.25, 0.45, 0.98),
+    "yellow": (0.95, 0.88, 0.22),
+    "magenta": (0.90, 0.30, 0.88),
+    "white": (0.95, 0.95, 0.95),
 }
 BACKGROUNDS = {
-    "navy": (0.08, 0.10, 0.30), "brown": (0.28, 0.16, 0.08), "forest": (0.06, 0.24, 0.12),
-    "grey": (0.22, 0.22, 0.24), "plum": (0.25, 0.08, 0.24),
+    "navy": (0.08, 0.10, 0.30),
+    "brown": (0.28, 0.16, 0.08),
+    "forest": (0.06, 0.24, 0.12),
+    "grey": (0.22, 0.22, 0.24),
+    "plum": (0.25, 0.08, 0.24),
 }
 TEXTURES = ("striped", "checked", "wavy", "dotted")
 PIXELS_AT_ONCE = 8192  # frames are drawn in pieces whose arrays stay in the processor's cache
@@ -94,7 +101,7 @@ def render_scene(scene, frames, height, width):
     step = max(1, PIXELS_AT_ONCE // (height * width))
     for first in range(0, frames, step):
         t = (np.arange(first, min(first + step, frames), dtype=np.float32) + 0.5) / frames
-        video[first:first + step] = _render_frames(scene, t[:, None, None], height, width)
+        video[first : first + step] = _render_frames(scene, t[:, None, None], height, width)
     return video
 
 

@@ -59,12 +59,18 @@ class Quarantine:
         known = path in self._reasons
         self._note(path, reason, clip, first)
         instead = "it is left out" if clip is None else "another file takes its place"
-        log.warning("%s: %s; %s%s", path, reason, instead,
-                    "" if known or self.file is None else f", {self.file} lists it")
+        log.warning(
+            "%s: %s; %s%s", path, reason, instead, "" if known or self.file is None else f", {self.file} lists it"
+        )
         if self.file is None:
             return
-        entry = {"path": path, "reason": reason, "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                 "clip": clip, "from": first}
+        entry = {
+            "path": path,
+            "reason": reason,
+            "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "clip": clip,
+            "from": first,
+        }
         line = json.dumps(entry, ensure_ascii=True) + "\n"
         handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:

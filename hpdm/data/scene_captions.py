@@ -10,8 +10,12 @@ from hpdm.data.procedural import BACKGROUNDS, CLASS_NAMES, COLOURS, MOTIONS, SHA
 
 PHRASES = {"slides": "slides right", "rises": "rises", "grows": "grows"}  # motion → how captions say it
 ATTRIBUTES = {
-    "shape": SHAPES, "motion": MOTIONS, "colour": tuple(COLOURS), "texture": TEXTURES,
-    "background": tuple(BACKGROUNDS), "background_texture": TEXTURES,
+    "shape": SHAPES,
+    "motion": MOTIONS,
+    "colour": tuple(COLOURS),
+    "texture": TEXTURES,
+    "background": tuple(BACKGROUNDS),
+    "background_texture": TEXTURES,
 }
 
 
@@ -46,8 +50,14 @@ def attributes_of_caption(caption: str) -> dict[str, str]:
         _, _, background_texture, background, _ = rest[over:]
     except ValueError:
         raise ValueError(f"{caption!r} is no caption of a procedural scene") from None
-    found = {"shape": shape, "motion": motion, "colour": colour, "texture": texture,
-             "background": background, "background_texture": background_texture}
+    found = {
+        "shape": shape,
+        "motion": motion,
+        "colour": colour,
+        "texture": texture,
+        "background": background,
+        "background_texture": background_texture,
+    }
     if still:
         del found["motion"]
     if any(value not in ATTRIBUTES[name] for name, value in found.items()):

@@ -212,12 +212,32 @@ def _index(root, names, known, workers, quiet, limit, keep):
             bar.update()
     if not rows:
         raise InputError(f"the {len(names)} shards in {root} hold no videos")
-    jobs = ((row[2], Member(name=row[2].path, shard=f"{str(root).rstrip('/')}/{names[row[0]]}", offset=row[1].offset,
-                            size=row[1].size)) for row in to_open)
+    jobs = (
+        (
+            row[2],
+            Member(
+                name=row[2].path,
+                shard=f"{str(root).rstrip('/')}/{names[row[0]]}",
+                offset=row[1].offset,
+                size=row[1].size,
+            ),
+        )
+        for row in to_open
+    )
     if to_open:
-        for row, entry in zip(to_open, probed(jobs, len(to_open), "shards", workers=workers, quiet=quiet,
-                                              limit=lambda member: seconds_for_bytes(member.size),
-                                              prepare=Member.fetched), strict=True):
+        for row, entry in zip(
+            to_open,
+            probed(
+                jobs,
+                len(to_open),
+                "shards",
+                workers=workers,
+                quiet=quiet,
+                limit=lambda member: seconds_for_bytes(member.size),
+                prepare=Member.fetched,
+            ),
+            strict=True,
+        ):
             row[3] = entry
             keep(entry)
     return _table(root, names, sizes, rows, passed_over), len(to_open)
@@ -227,9 +247,10 @@ def _table(root, names, sizes, rows, passed_over):
     rows.sort(key=lambda row: (row[2].path, row[0], row[1].offset))
     if repeated := [a[2].path for a, b in zip(rows, rows[1:]) if a[2].path == b[2].path]:
         raise InputError(f"{len(repeated)} names are in the shards twice, the first is {repeated[0]}")
-    table = VideoTable.of([row[3] for row in rows], {
-        "complete": True, "shards": names, "sizes": sizes, "passed_over": dict(passed_over), "made": now(),
-    })
+    table = VideoTable.of(
+        [row[3] for row in rows],
+        {"complete": True, "shards": names, "sizes": sizes, "passed_over": dict(passed_over), "made": now()},
+    )
     table.columns["shard"] = np.array([row[0] for row in rows], np.int32)
     table.columns["offset"] = np.array([row[1].offset for row in rows], np.int64)
     packed = [row[1].about.get(PACKED) for row in rows]
@@ -263,8 +284,10 @@ def _stated(found, sample):
     if not isinstance(about, dict):
         return None
     values = {name: about.get(name) for name in SHOWN}
-    whole = all(type(values[name]) is int and 0 < values[name] < most
-                for name, most in (("frames", MOST_FRAMES), ("height", LARGEST_SIDE), ("width", LARGEST_SIDE)))
+    whole = all(
+        type(values[name]) is int and 0 < values[name] < most
+        for name, most in (("frames", MOST_FRAMES), ("height", LARGEST_SIDE), ("width", LARGEST_SIDE))
+    )
     real = all(type(values[name]) in (int, float) and 0 <= values[name] < 1e12 for name in ("fps", "seconds"))
     if not (whole and real and type(values["even"]) is bool):
         return None

@@ -51,8 +51,10 @@ def open_shards(config):
         table = index_shards(root, limit=config.index_limit, quiet=True)
     missing = sorted(set(table.about["shards"]) - set(shard_names(root)))
     if missing:
-        raise InputError(f"{root} lacks {len(missing)} of the {len(table.about['shards'])} shards of its index, the "
-                         f"first is {missing[0]}; bring them back, or run hpdm-data index --data {root} again")
+        raise InputError(
+            f"{root} lacks {len(missing)} of the {len(table.about['shards'])} shards of its index, the "
+            f"first is {missing[0]}; bring them back, or run hpdm-data index --data {root} again"
+        )
     return table
 
 
@@ -141,8 +143,11 @@ def open_shard(root, name):
     system, place = _system(str(root))
     path = f"{place.rstrip('/')}/{name}"
     about = system.info(path)
-    stamp = {key: value for key, value in about.items() if key in ("size", "ETag", "etag", "md5Hash", "LastModified",
-                                                                   "last_modified", "mtime", "created", "blob_id")}
+    stamp = {
+        key: value
+        for key, value in about.items()
+        if key in ("size", "ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created", "blob_id")
+    }
     stamp = int(hashlib.sha256(repr(sorted(stamp.items())).encode()).hexdigest()[:15], 16)
     return int(about["size"]), stamp, system.open(path, "rb")
 
@@ -176,8 +181,9 @@ def persistently(function, what):
             lasting = isinstance(error, (PermissionError, ImportError, NotImplementedError))
             if wait is None or lasting:
                 times = "" if lasting else f", tried {len(WAITS) + 1} times"
-                raise InputError(f"{what} cannot be read ({reason}){times}; once it can, the same command "
-                                 "continues") from error
+                raise InputError(
+                    f"{what} cannot be read ({reason}){times}; once it can, the same command continues"
+                ) from error
             log.warning("%s: %s; trying again in %g s", what, reason, wait)
         time.sleep(wait)
 

@@ -14,8 +14,18 @@ from hpdm.video import formats
 from hpdm.video.timeline import Timeline, exact_rate
 
 TABLE_VERSION = 3  # 1 and 2 were JSON
-NUMBERS = {"size": "i8", "mtime": "i8", "frames": "i8", "fps": "f8", "seconds": "f8", "even": "?", "height": "i4",
-           "width": "i4", "fatal": "?", "still": "?"}
+NUMBERS = {
+    "size": "i8",
+    "mtime": "i8",
+    "frames": "i8",
+    "fps": "f8",
+    "seconds": "f8",
+    "even": "?",
+    "height": "i4",
+    "width": "i4",
+    "fatal": "?",
+    "still": "?",
+}
 TEXTS = ("path", "reason")
 SHOWN = ("frames", "fps", "seconds", "even", "height", "width")  # fields of a VideoInfo
 
@@ -89,8 +99,11 @@ class VideoTable:
     @classmethod
     def of(cls, entries, about=None):
         """Table of IndexedVideos and BrokenFiles that are sorted by path."""
-        columns = {name: np.fromiter((getattr(entry, name, 0) for entry in entries), dtype, len(entries))
-                   for name, dtype in NUMBERS.items() if name != "still"}
+        columns = {
+            name: np.fromiter((getattr(entry, name, 0) for entry in entries), dtype, len(entries))
+            for name, dtype in NUMBERS.items()
+            if name != "still"
+        }
         columns["still"] = np.fromiter((formats.is_image(entry.path) for entry in entries), "?", len(entries))
         columns["path"] = Texts.of(entry.path for entry in entries)
         columns["reason"] = Texts.of(getattr(entry, "reason", "") for entry in entries)
@@ -165,13 +178,20 @@ class VideoTable:
         numbers = [name for name in NUMBERS if name != "still"]
         for first in range(0, len(self), 10_000):
             rows = slice(first, first + 10_000)
-            values = zip(self.path[rows], self.reason[rows], *(self.columns[name][rows].tolist() for name in numbers),
-                         strict=True)
+            values = zip(
+                self.path[rows],
+                self.reason[rows],
+                *(self.columns[name][rows].tolist() for name in numbers),
+                strict=True,
+            )
             for path, reason, *row in values:
                 row = dict(zip(numbers, row, strict=True))
                 found = {"path": path, "size": row["size"], "mtime": row["mtime"]}
-                yield (BrokenFile(**found, reason=reason, fatal=row["fatal"]) if reason
-                       else IndexedVideo(**found, **{name: row[name] for name in SHOWN}))
+                yield (
+                    BrokenFile(**found, reason=reason, fatal=row["fatal"])
+                    if reason
+                    else IndexedVideo(**found, **{name: row[name] for name in SHOWN})
+                )
 
 
 class Rows(Sequence):

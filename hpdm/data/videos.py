@@ -237,8 +237,10 @@ class FolderClips:
 
     def contents(self):
         """Yield (path, bytes, frames, class) of each video that is used, by path: the data's fingerprint."""
-        names = {label: f"{label} {self.class_names[label] if label >= 0 else ''}".strip()
-                 for label in np.unique(self.labels).tolist()}
+        names = {
+            label: f"{label} {self.class_names[label] if label >= 0 else ''}".strip()
+            for label in np.unique(self.labels).tolist()
+        }
         order = slice(None) if (np.diff(self.used) > 0).all() else np.argsort(self.used)
         rows, labels = self.used[order], self.labels[order].tolist()
         sizes, frames = self.table.size[rows].tolist(), self.table.frames[rows].tolist()
@@ -281,8 +283,12 @@ def file_job(root, table, row, sampling, random, fps=None):
     if not table.in_shards:
         return FileJob(path=str(Path(root, table.path[row])), sampling=sampling, random=random, fps=fps)
     shard = table.about["shards"][int(table.shard[row])]
-    member = Member(name=table.path[row], shard=f"{str(root).rstrip('/')}/{shard}", offset=int(table.offset[row]),
-                    size=int(table.size[row]))
+    member = Member(
+        name=table.path[row],
+        shard=f"{str(root).rstrip('/')}/{shard}",
+        offset=int(table.offset[row]),
+        size=int(table.size[row]),
+    )
     return FileJob(path=member.name, member=member, sampling=sampling, random=random, fps=fps)
 
 

@@ -150,9 +150,9 @@ class MeasureTokens(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.embeddings = nn.ModuleDict({
-            name: NoiseLevelEmbedding(config.noise_frequencies, config.condition_width) for name in config.measures
-        })
+        self.embeddings = nn.ModuleDict(
+            {name: NoiseLevelEmbedding(config.noise_frequencies, config.condition_width) for name in config.measures}
+        )
 
     def forward(self, measures):
         """float32 [B, 3] as (frames per second, rows, columns) → [B, measures, c]."""

@@ -135,8 +135,10 @@ class Geometry:
         if siblings == 1:
             return resample(grid, self._matrices(level, parent, tuple(grid.shape[1:4]), size))
         # One child of every parent at a time: no parent is copied, and its gradients add up in a fixed order.
-        each = [resample(grid, self._matrices(level, parent, tuple(grid.shape[1:4]), size, (number, siblings)))
-                for number in range(siblings)]
+        each = [
+            resample(grid, self._matrices(level, parent, tuple(grid.shape[1:4]), size, (number, siblings)))
+            for number in range(siblings)
+        ]
         parents = len(grid) // self._batch
         return torch.stack([one.unflatten(0, (parents, -1)) for one in each], dim=1).flatten(0, 2)
 

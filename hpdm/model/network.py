@@ -160,7 +160,7 @@ class HPDM(nn.Module):
         state = self.start_latents(count * batch, None if latents is None else torch.cat(list(latents)))
 
         for index, block in enumerate(self.blocks):
-            hosted = sum(counts[:block.levels]) * batch
+            hosted = sum(counts[: block.levels]) * batch
             known = None if mask is None else mask[:hosted]
             # All levels run the last block, and nothing reads the tokens that it would write.
             write = outputs or index < len(self.blocks) - 1

@@ -10,7 +10,9 @@ TENSORS = "torch.distributed.tensor"  # takes a second to import; where nobody h
 def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A whole tensor on the parameter's device, sharded as the parameter is."""
     if _is_sharded(parameter):
-        return sys.modules[TENSORS].distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+        return sys.modules[TENSORS].distribute_tensor(
+            value.to(parameter.device), parameter.device_mesh, parameter.placements
+        )
     return value.to(parameter.device)
 
 

@@ -78,8 +78,10 @@ class T5Encoder:
             try:
                 self.tokenizer = library.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
             except (OSError, ValueError, ImportError) as error:
-                raise InputError(f"{self.folder} holds no tokenizer that transformers can read "
-                                 f"({(str(error).splitlines() or ['no reason given'])[0]})") from error
+                raise InputError(
+                    f"{self.folder} holds no tokenizer that transformers can read "
+                    f"({(str(error).splitlines() or ['no reason given'])[0]})"
+                ) from error
         self.network = network.eval().to(self.device)
         self.width = network.config.d_model
 
@@ -109,8 +111,9 @@ def load_encoder(config: Config, device="cpu"):
     text = config.text
     encoder = T5Encoder(text.encoder, network.text_tokens, precision=text.encoder_precision, device=device)
     if encoder.width != network.text_width:
-        raise InputError(f"the states of {encoder.name} are {encoder.width} wide, network.text_width is "
-                         f"{network.text_width}")
+        raise InputError(
+            f"the states of {encoder.name} are {encoder.width} wide, network.text_width is {network.text_width}"
+        )
     return encoder
 
 
@@ -131,7 +134,8 @@ class StoredEmbeddings:
                 keys, lengths = shard.get_slice("keys"), shard.get_slice("lengths")
                 count = lengths.get_shape()[0]
                 if shard.get_slice("embeddings").get_shape()[1:] != [self.about["width"]] or (
-                        keys.get_shape() != [count, KEY_BYTES]):
+                    keys.get_shape() != [count, KEY_BYTES]
+                ):
                     raise ValueError("its parts do not fit each other")
             except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
                 raise InputError(f"{path} is not a file of embeddings: {' '.join(str(error).split())}") from error
@@ -181,14 +185,20 @@ class StoredEmbeddings:
             lengths.append(shard.get_tensor("lengths").numpy().astype(np.int32))
             ends = np.cumsum(lengths[-1], dtype=np.int64)
             if (int(ends[-1]) if len(ends) else 0) != shard.get_slice("embeddings").get_shape()[0]:
-                raise InputError(f"{self.folder / names[number]} is not a file of embeddings: its parts do not fit "
-                                 "each other")
+                raise InputError(
+                    f"{self.folder / names[number]} is not a file of embeddings: its parts do not fit each other"
+                )
             firsts.append(ends - lengths[-1])
         owner = np.repeat(np.arange(len(self.shards), dtype=np.int32), [len(own) for own in lengths[1:]])
         keys, firsts, lengths = np.concatenate(keys), np.concatenate(firsts), np.concatenate(lengths)
         order = np.lexsort((keys[:, 1], keys[:, 0]))
-        return {"begin": keys[order, 0], "rest": keys[order, 1], "shard": owner[order], "first": firsts[order],
-                "length": lengths[order]}
+        return {
+            "begin": keys[order, 0],
+            "rest": keys[order, 1],
+            "shard": owner[order],
+            "first": firsts[order],
+            "length": lengths[order],
+        }
 
     def __call__(self, texts):
         """As `T5Encoder`; raises InputError for a text that was not encoded."""
@@ -300,9 +310,14 @@ def make_conditioner(config: Config, device="cpu", *, stored=True) -> Conditione
     if not (stored and folder and config.network.text_width):
         return Conditioner(config=config, encoder=load_encoder(config, device), device=torch.device(device))
     embeddings = StoredEmbeddings(folder, config.network.text_tokens)
-    for key, wanted in (("encoder", config.text.encoder), ("tokens", config.network.text_tokens),
-                        ("width", config.network.text_width)):
+    for key, wanted in (
+        ("encoder", config.text.encoder),
+        ("tokens", config.network.text_tokens),
+        ("width", config.network.text_width),
+    ):
         if embeddings.about.get(key) != wanted:
-            raise InputError(f"{folder} has embeddings with {key} {embeddings.about.get(key)!r}, the configuration "
-                             f"says {wanted!r}; samples would be told other things than the network learnt from")
+            raise InputError(
+                f"{folder} has embeddings with {key} {embeddings.about.get(key)!r}, the configuration "
+                f"says {wanted!r}; samples would be told other things than the network learnt from"
+            )
     return Conditioner(config=config, encoder=embeddings, device=torch.device(device))

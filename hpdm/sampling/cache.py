@@ -92,8 +92,14 @@ class _Contexts:
     def _block_inputs(self, level, group, starts, fixed, latents):
         """Block inputs [T, N, d] of windows of a finished level; None for blocks that no finer level runs."""
         _, out = self.evaluator(
-            level, group.take(self.finished[level].noisy, starts), self._sigma(level), group.labels, fixed,
-            latents, group.real, keep_activations=True,
+            level,
+            group.take(self.finished[level].noisy, starts),
+            self._sigma(level),
+            group.labels,
+            fixed,
+            latents,
+            group.real,
+            keep_activations=True,
         )
         hosted = self.network.config.levels_per_block
         return [tokens if levels > level + 1 else None for tokens, levels in zip(out.activations, hosted, strict=True)]

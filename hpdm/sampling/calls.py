@@ -102,8 +102,13 @@ class _Trial:
         """Tiles per second in calls of `size`, the faster of two behind one that warms up."""
         network, repeat = self.network, lambda x: None if x is None else x.repeat(size, *[1] * (x.ndim - 1))
         start = torch.zeros(size, 3, dtype=torch.int64, device=self.device)
-        arguments = (0, repeat(self.patch), torch.full((size,), -0.3, device=self.device),
-                     no_conditions(network.config, size, self.device), network.level_constants(0, start, []))
+        arguments = (
+            0,
+            repeat(self.patch),
+            torch.full((size,), -0.3, device=self.device),
+            no_conditions(network.config, size, self.device),
+            network.level_constants(0, start, []),
+        )
         seconds = []
         for _ in range(3):
             began = time.perf_counter()

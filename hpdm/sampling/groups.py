@@ -39,10 +39,12 @@ class TileGroup:
             return gather_patches(canvas, self.samples, self.starts if starts is None else starts, self.patch)
         rf, rh, rw = self.patch
         places = (self.starts if starts is None else starts).tolist()
-        return torch.stack([
-            canvas[sample, :, f:f + rf, h:h + rh, w:w + rw]
-            for sample, (f, h, w) in zip(self.samples, places, strict=True)
-        ])
+        return torch.stack(
+            [
+                canvas[sample, :, f : f + rf, h : h + rh, w : w + rw]
+                for sample, (f, h, w) in zip(self.samples, places, strict=True)
+            ]
+        )
 
     def add(self, totals, patches, weights=None):
         """Add patches [T, C, rf, rh, rw] to canvases [branches, B, C, ...] at the tiles' places.
@@ -54,7 +56,7 @@ class TileGroup:
             if weights is not None:
                 frames, rows, columns = weights
                 patch = patch * (frames[f][:, None, None] * rows[h][:, None] * columns[w])
-            totals[branch, sample, :, f:f + rf, h:h + rh, w:w + rw] += patch
+            totals[branch, sample, :, f : f + rf, h : h + rh, w : w + rw] += patch
 
     def put(self, canvases, patches):
         """Write patches [T, C, rf, rh, rw] of tiles that do not overlap to canvases [branches, B, C, ...]."""
@@ -106,9 +108,7 @@ def make_groups(level, network, starts, labels, split):
         first += real
         samples, of_branch, order = map(list, zip(*chosen, strict=True))
         latents = nothing.expand(size, -1, -1) if config.self_conditioning else None
-        groups.append(TileGroup(
-            level, network.pyramid.patch, samples, of_branch, starts[order], labels, real, latents
-        ))
+        groups.append(TileGroup(level, network.pyramid.patch, samples, of_branch, starts[order], labels, real, latents))
     return groups
 
 
@@ -122,10 +122,12 @@ def windows_of(groups, level, network, starts, labels, split):
     for window in windows:
         if window.latents is not None:
             found = [place.get(key) for key in window.keys]
-            window.latents = torch.stack([
-                own if at is None else groups[at[0]].latents[at[1]]
-                for own, at in zip(window.latents, found, strict=True)
-            ])
+            window.latents = torch.stack(
+                [
+                    own if at is None else groups[at[0]].latents[at[1]]
+                    for own, at in zip(window.latents, found, strict=True)
+                ]
+            )
     return windows
 
 
@@ -149,8 +151,14 @@ class Evaluator:
         c_in, _, _, c_noise = preconditioning(sigma, s_in)
         constants, previous_rgb = fixed
         out = self.network.forward_level(
-            level, c_in.to(noisy)[:, None, None, None, None] * noisy, c_noise.to(noisy), labels, constants,
-            latents=latents, previous_rgb=previous_rgb, keep_activations=keep_activations,
+            level,
+            c_in.to(noisy)[:, None, None, None, None] * noisy,
+            c_noise.to(noisy),
+            labels,
+            constants,
+            latents=latents,
+            previous_rgb=previous_rgb,
+            keep_activations=keep_activations,
         )
         self.block_evaluations += real * self.blocks[level]
         self.padding += (len(noisy) - real) * self.blocks[level]

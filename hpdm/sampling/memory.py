@@ -134,8 +134,10 @@ def choose_batch(network, sampling, *, levels, device, use_cache, offload, at_le
         batch = max(at_least, 2 ** int(math.log2(max(1, MOST_TOKENS / math.prod(network.token_grid)))))
         batch = min(batch, LARGEST_CALL)
     room = SHARE * free_memory(device)
-    while batch > 1 and estimate_memory(network, sampling, batch=batch, tile_batch=min(batch, at_least),
-                                        **options).needed > room:
+    while (
+        batch > 1
+        and estimate_memory(network, sampling, batch=batch, tile_batch=min(batch, at_least), **options).needed > room
+    ):
         batch //= 2
     return batch
 

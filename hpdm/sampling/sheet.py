@@ -82,7 +82,7 @@ def _grid(clips, columns):
     """Clips of one shape in rows of `columns`, with white lines between: uint8 [T, height, width, 3] of even size."""
     cells = [np.pad(clip, ((0, 0), (0, MARGIN), (0, MARGIN), (0, 0)), constant_values=255) for clip in clips]
     cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
-    rows = [np.concatenate(cells[first:first + columns], axis=2) for first in range(0, len(cells), columns)]
+    rows = [np.concatenate(cells[first : first + columns], axis=2) for first in range(0, len(cells), columns)]
     sheet = np.concatenate(rows, axis=1)
     _, height, width, _ = sheet.shape
     return np.pad(sheet, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=255)

@@ -50,8 +50,8 @@ class Tiling:
             own = torch.minimum(2 * place + 1, 2 * (r - place) - 1) / r
             total = torch.zeros(starts[-1] + r, dtype=torch.float64)
             for start in starts:
-                total[start:start + r] += own
-            found.append({start: (own / total[start:start + r]).float() for start in starts})
+                total[start : start + r] += own
+            found.append({start: (own / total[start : start + r]).float() for start in starts})
         return found
 
 
@@ -112,6 +112,7 @@ def _cut(sigmas, start, rho, level):
 
 def level_tilings(pyramid, sampling, level: int, steps: int) -> tuple[list[Tiling], list[int]]:
     """The tilings of a level of so many steps, and which of them each step takes."""
+
     def all_tiles():
         grid = tile_starts(pyramid, level, sampling.overlap, sampling.canvas)
         return Tiling(tuple(tuple(axis.unique().tolist()) for axis in grid.unbind(1)), pyramid.patch)
@@ -125,7 +126,7 @@ def level_tilings(pyramid, sampling, level: int, steps: int) -> tuple[list[Tilin
     turns = [step % len(tilings) for step in range(steps)]
     averaged = min(sampling.averaged_steps, steps)
     if averaged and len(tilings) > 1:
-        turns[steps - averaged:] = [len(tilings)] * averaged
+        turns[steps - averaged :] = [len(tilings)] * averaged
         tilings.append(all_tiles())
     return tilings, turns
 
@@ -156,8 +157,7 @@ def _recomputed(pyramid, sampling, plan, level, branches, blocks, split):
     each = {}  # tiling → of one evaluation of the canvas
     for turn in set(plan.turns):
         each[turn] = sum(
-            _of_call(pyramid, sampling, level, starts, blocks)
-            for starts in _calls(plan.tilings, turn, branches, split)
+            _of_call(pyramid, sampling, level, starts, blocks) for starts in _calls(plan.tilings, turn, branches, split)
         )
     return sum(each[plan.turns[plan.step_of(number)]] for number in range(plan.evaluations))
 
@@ -169,7 +169,7 @@ def _calls(tilings, turn, branches, split):
             continue
         every, first = starts.repeat(branches, 1), 0
         for size, real in (split or _alone)(len(every)):
-            chosen = every[first:first + real]
+            chosen = every[first : first + real]
             yield torch.cat([chosen, chosen[-1:].expand(size - real, -1)]), real
             first += real
 

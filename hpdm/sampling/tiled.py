@@ -44,8 +44,17 @@ class TiledSampler:
     """
 
     def __init__(
-        self, network, diffusion, sampling, *, device="cpu", call_sizes=None, use_cache=True, offload=False,
-        on_step=None, shrink="area",
+        self,
+        network,
+        diffusion,
+        sampling,
+        *,
+        device="cpu",
+        call_sizes=None,
+        use_cache=True,
+        offload=False,
+        on_step=None,
+        shrink="area",
     ):
         self.network, self.pyramid = network, network.pyramid
         self.diffusion, self.sampling = diffusion, sampling
@@ -111,8 +120,15 @@ class TiledSampler:
             return euler(canvas, y, plan.sigmas, s_in)
         s = self.sampling
         return heun_stochastic(
-            canvas, y, plan.sigmas, s_in, noise[CHURN], S_churn=s.S_churn, S_min=d.sigma(level, s.S_min),
-            S_max=d.sigma(level, s.S_max), S_noise=s.S_noise,
+            canvas,
+            y,
+            plan.sigmas,
+            s_in,
+            noise[CHURN],
+            S_churn=s.S_churn,
+            S_min=d.sigma(level, s.S_min),
+            S_max=d.sigma(level, s.S_max),
+            S_noise=s.S_noise,
         )
 
 
@@ -188,5 +204,5 @@ def tile_scale(tiling, size, device="cpu"):
     rf, rh, rw = tiling.patch
     count = torch.zeros(size, device=device)
     for f, h, w in tiling.starts.tolist():
-        count[f:f + rf, h:h + rh, w:w + rw] += 1
+        count[f : f + rf, h : h + rh, w : w + rw] += 1
     return 1 / count.clamp(min=1)

@@ -74,16 +74,19 @@ class SamplesFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder / ".samples.lock"):
             samples = self.finished()
-            write_json(self.folder / MANIFEST, {
-                "schema": 1,
-                "settings": self.settings,
-                **self.about,
-                "versions": package_versions(),
-                "git": git_revision(),
-                "updated": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "count": len(samples),
-                "samples": samples,
-            })
+            write_json(
+                self.folder / MANIFEST,
+                {
+                    "schema": 1,
+                    "settings": self.settings,
+                    **self.about,
+                    "versions": package_versions(),
+                    "git": git_revision(),
+                    "updated": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                    "count": len(samples),
+                    "samples": samples,
+                },
+            )
 
     def _check(self):
         path = self.folder / MANIFEST

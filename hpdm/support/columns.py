@@ -95,8 +95,11 @@ def write_columns(path, columns, about):
     header, place = {"__metadata__": {ABOUT: json.dumps(about)}}, 0
     for name in ordered:
         array = arrays[name]
-        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape),
-                        "data_offsets": [place, place + array.nbytes]}
+        header[name] = {
+            "dtype": NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [place, place + array.nbytes],
+        }
         place += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -22,8 +22,18 @@ EXIT_BAD_INPUT = 2
 EXIT_FAILURE = 1
 
 # What the place where files are read or written has to answer for, not the program.
-OF_THE_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
-                errno.ENAMETOOLONG, errno.EIO, errno.EMFILE}
+OF_THE_PLACE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.EMFILE,
+}
 
 
 class _ExitCodes:
@@ -110,8 +120,9 @@ def _watched_stdout():
             before.reconfigure(errors="backslashreplace")
         yield None
         return
-    sys.stdout = io.TextIOWrapper(io.BufferedWriter(output), encoding=before.encoding, errors="backslashreplace",
-                                  line_buffering=before.isatty())
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(output), encoding=before.encoding, errors="backslashreplace", line_buffering=before.isatty()
+    )
     try:
         yield output
     finally:
@@ -233,9 +244,16 @@ def common_options(function):
     """Add `--device`, `--seed` and `--quiet`, which every command takes."""
     for option in (
         click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice."),
-        click.option("--device", type=Device(), default="auto", show_default=True,
-                     help="Where the network runs, as PyTorch names it; auto takes a GPU if there is one."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice."
+        ),
+        click.option(
+            "--device",
+            type=Device(),
+            default="auto",
+            show_default=True,
+            help="Where the network runs, as PyTorch names it; auto takes a GPU if there is one.",
+        ),
     ):
         function = option(function)
     return function

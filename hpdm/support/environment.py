@@ -83,8 +83,9 @@ def choose_device(name):
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"--device {name}: PyTorch knows no such device; write auto, cpu, cuda, cuda:1 or "
-                         "mps") from error
+        raise InputError(
+            f"--device {name}: PyTorch knows no such device; write auto, cpu, cuda, cuda:1 or mps"
+        ) from error
     if device.type == "meta":
         raise InputError(f"--device {name} holds no data; use --device cpu")
     if device.type == "cpu":
@@ -92,8 +93,9 @@ def choose_device(name):
     local = _whole_number("LOCAL_RANK") if "LOCAL_RANK" in os.environ else None
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise InputError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu or install a CUDA "
-                             "build")
+            raise InputError(
+                f"--device {name}: this PyTorch sees no CUDA device; use --device cpu or install a CUDA build"
+            )
         if device.index is not None and device.index != local and (_whole_number("LOCAL_WORLD_SIZE") or 1) > 1:
             raise InputError(f"--device {name} under torchrun: use --device cuda, and each process takes its own")
         if device.index is None and local is not None:
@@ -145,8 +147,9 @@ def check_meeting_point():
     """Raise InputError where several processes are to join and the environment does not say where."""
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if processes_here().world_size > 1 and missing:
-        raise InputError(f"WORLD_SIZE and RANK are set and {' and '.join(missing)} not: start the processes with "
-                         "torchrun")
+        raise InputError(
+            f"WORLD_SIZE and RANK are set and {' and '.join(missing)} not: start the processes with torchrun"
+        )
 
 
 def _whole_number(name):
@@ -161,7 +164,10 @@ def _whole_number(name):
 def _git(root, *arguments):
     return subprocess.run(
         ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments],
-        capture_output=True, text=True, check=True, timeout=10,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
     ).stdout.strip()
 
 

@@ -51,8 +51,11 @@ def atomic_file(path, mode="wb"):
         with writing(path):
             with os.fdopen(handle, "r+b", buffering=0) as raw:
                 sink = _Sink(raw)
-                file = sink if "b" in mode else io.TextIOWrapper(sink, encoding="utf-8", newline="\n",
-                                                                 errors="backslashreplace")
+                file = (
+                    sink
+                    if "b" in mode
+                    else io.TextIOWrapper(sink, encoding="utf-8", newline="\n", errors="backslashreplace")
+                )
                 try:
                     yield file
                     file.flush()
@@ -156,7 +159,7 @@ def append_line(path, text, kept="the lines before it are whole"):
             broken = file.read(1) != b"\n"
         line = (b"\n" if broken else b"") + text.encode("utf-8", "backslashreplace") + b"\n"
         while line:
-            line = line[file.write(line):]
+            line = line[file.write(line) :]
         os.fsync(file.fileno())
 
 
@@ -205,8 +208,12 @@ def _whole_number(text):
 def _is_deep(value):
     level = [value]
     for _ in range(DEEPEST_JSON):
-        level = [inner for outer in level if isinstance(outer, (dict, list))
-                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
     return bool(level)
 
 
@@ -387,7 +394,7 @@ class _Sink(io.BufferedIOBase):
         view = memoryview(data)
         try:
             while view:
-                view = view[self._raw.write(view):]
+                view = view[self._raw.write(view) :]
         except OSError as error:
             self.error = self.error or error
             raise

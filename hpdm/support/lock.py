@@ -83,8 +83,11 @@ def _take(path):
             if owner.get("host") not in (None, socket.gethostname()) and _age(handle, path) < SILENT_SECONDS:
                 raise InputError(_in_use(path, owner))
             os.ftruncate(handle, 0)
-            about = {"host": socket.gethostname(), "process": os.getpid(),
-                     "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+            about = {
+                "host": socket.gethostname(),
+                "process": os.getpid(),
+                "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
             os.pwrite(handle, json.dumps(about).encode() + b"\n", 0)
             return handle
         except BaseException:

@@ -46,9 +46,11 @@ def pretrained_folder(where: str, files=FILES) -> Path:
     try:
         return Path(snapshot_download(where, allow_patterns=list(files)))
     except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
-        raise InputError(f"{where}: not a folder here, and the hub did not give it "
-                         f"({(str(error).splitlines() or [type(error).__name__])[0]}). Download it elsewhere and give "
-                         "the folder") from error
+        raise InputError(
+            f"{where}: not a folder here, and the hub did not give it "
+            f"({(str(error).splitlines() or [type(error).__name__])[0]}). Download it elsewhere and give "
+            "the folder"
+        ) from error
 
 
 def load_pretrained(model, folder: Path, *, pickled=False, **options):
@@ -61,7 +63,10 @@ def load_pretrained(model, folder: Path, *, pickled=False, **options):
     with quiet_transformers():
         try:
             network, report = model.from_pretrained(
-                folder, use_safetensors=any(folder.glob(SAFE)), local_files_only=True, output_loading_info=True,
+                folder,
+                use_safetensors=any(folder.glob(SAFE)),
+                local_files_only=True,
+                output_loading_info=True,
                 **options,
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:

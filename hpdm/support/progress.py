@@ -16,9 +16,19 @@ def progress(iterable=None, *, total=None, unit="it", description="", quiet=Fals
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     interval = 0.5 if terminal else 30
-    return _Bar(iterable, total=total, unit=unit, desc=description, disable=quiet or sys.stderr is None,
-                initial=initial, file=_Unbreakable(sys.stderr), dynamic_ncols=True, mininterval=interval,
-                maxinterval=2 * interval, leave=False)
+    return _Bar(
+        iterable,
+        total=total,
+        unit=unit,
+        desc=description,
+        disable=quiet or sys.stderr is None,
+        initial=initial,
+        file=_Unbreakable(sys.stderr),
+        dynamic_ncols=True,
+        mininterval=interval,
+        maxinterval=2 * interval,
+        leave=False,
+    )
 
 
 class _Bar(tqdm):

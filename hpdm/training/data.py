@@ -1,7 +1,7 @@
 """What a run learns from: said at its start, kept in its folder and its checkpoints, compared when it is resumed.
 
-    data.json         what was found, used and left out, per reason and per class
-    data-files.csv    the files that are used: path, bytes, frames, class
+data.json         what was found, used and left out, per reason and per class
+data-files.csv    the files that are used: path, bytes, frames, class
 """
 
 import csv
@@ -74,18 +74,26 @@ def note_data(config, clips, quiet=False):
     names = clips.source.class_names if config.network.num_classes else ()
     procedural = clips.source.contents() is None
     labels = range(len(names)) if procedural else np.unique(getattr(clips.source, "labels", ())).tolist()
-    trained_on = TrainedOn(class_names=tuple(names), classes=tuple(sorted(set(labels) - {-1})) if names else (),
-                           fingerprint=fingerprint_of(clips))
+    trained_on = TrainedOn(
+        class_names=tuple(names),
+        classes=tuple(sorted(set(labels) - {-1})) if names else (),
+        fingerprint=fingerprint_of(clips),
+    )
     return dataclasses.replace(config, trained_on=trained_on)
 
 
 def keep_data(run, clips):
     """Write DATA_FILE and FILES_FILE into the run's folder, atomically; list what killed its process while indexed."""
     source, quarantine = clips.source, Quarantine(Path(run) / QUARANTINE_FILE)
-    write_json(Path(run) / DATA_FILE, clips.describe() | {
-        "class_names": list(source.class_names), "fingerprint": fingerprint_of(clips),
-        "left_out": getattr(source, "left_out", {}),
-    })
+    write_json(
+        Path(run) / DATA_FILE,
+        clips.describe()
+        | {
+            "class_names": list(source.class_names),
+            "fingerprint": fingerprint_of(clips),
+            "left_out": getattr(source, "left_out", {}),
+        },
+    )
     for file in getattr(source, "broken", ()):
         if file.fatal and quarantine.reason(file.path, 0) is None:
             quarantine.add(file.path, file.reason, first=0)
@@ -110,8 +118,11 @@ def fingerprint(contents):
         return ""
     digest = hashlib.sha256()
     for rows in batched(contents):
-        digest.update("".join(f"[{quoted(path)}, {size}, {frames}, {quoted(label)}]\n"
-                              for path, size, frames, label in rows).encode())
+        digest.update(
+            "".join(
+                f"[{quoted(path)}, {size}, {frames}, {quoted(label)}]\n" for path, size, frames, label in rows
+            ).encode()
+        )
     return digest.hexdigest()
 
 
@@ -131,19 +142,24 @@ def refuse_other_data(run, checkpoint, config, clips):
     old, new = before.data, now.data
     if bool(old.captions) != bool(new.captions) or (PROCEDURAL in (old.path, new.path) and old.path != new.path):
         name = "path" if old.path != new.path else "captions"
-        raise InputError(f"{run} was trained with other settings: data.{name} was {getattr(old, name)!r}, now "
-                         f"{getattr(new, name)!r}; {same}")
+        raise InputError(
+            f"{run} was trained with other settings: data.{name} was {getattr(old, name)!r}, now "
+            f"{getattr(new, name)!r}; {same}"
+        )
     if old.path == PROCEDURAL or before.trained_on.fingerprint == now.trained_on.fingerprint:
         check_classes(clips.source.class_names, config.network.num_classes or None, new.path)
         return
     if not before.trained_on.fingerprint:  # by a version that kept none
         if Path(old.path).resolve() != Path(new.path).resolve():
-            raise InputError(f"{run} was trained with other settings: data.path was {old.path!r}, now {new.path!r}; "
-                             f"{same}")
+            raise InputError(
+                f"{run} was trained with other settings: data.path was {old.path!r}, now {new.path!r}; {same}"
+            )
         check_classes(clips.source.class_names, config.network.num_classes or None, new.path)
         return
-    raise InputError(f"{run} was trained on other data than {new.path} holds now: "
-                     f"{_differences(run, clips.source.contents())}; use the same data, or a new --out folder")
+    raise InputError(
+        f"{run} was trained on other data than {new.path} holds now: "
+        f"{_differences(run, clips.source.contents())}; use the same data, or a new --out folder"
+    )
 
 
 def _differences(run, contents):

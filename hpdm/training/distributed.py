@@ -52,6 +52,7 @@ class Processes:
         if isinstance(outcome[0], InputError):
             raise outcome[0]
         return outcome[0]
+
     def greatest(self, values: torch.Tensor) -> torch.Tensor:
         """The largest of each of `values` over all processes, in place."""
         if self.world_size > 1:

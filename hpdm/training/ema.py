@@ -57,8 +57,12 @@ class Average:
         for (name, parameter), average in zip(self.network.named_parameters(), self.average, strict=True):
             if isinstance(parameter, DTensor):
                 average = DTensor.from_local(
-                    average, parameter.device_mesh, parameter.placements,
-                    run_check=False, shape=parameter.shape, stride=parameter.stride(),
+                    average,
+                    parameter.device_mesh,
+                    parameter.placements,
+                    run_check=False,
+                    shape=parameter.shape,
+                    stride=parameter.stride(),
                 )
             yield name, average
 
@@ -96,7 +100,6 @@ class PowerEMA(Average):
 
     def decay(self, updates: int) -> float:
         return (1 - 1 / updates) ** (self.gamma + 1)
-
 
 
 def gamma_of(sigma_rel: float) -> float:

@@ -57,8 +57,10 @@ def find_evaluator():
     """
     found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
     if not found:
-        raise InputError(f"training.eval_every needs an evaluator (entry point {GROUP}), and none is installed; "
-                         "install hpdm again, with hpdm_eval")
+        raise InputError(
+            f"training.eval_every needs an evaluator (entry point {GROUP}), and none is installed; "
+            "install hpdm again, with hpdm_eval"
+        )
     return found[0].load()
 
 
@@ -67,8 +69,9 @@ def open_evaluations(config, run, evaluator, *, here, **options):
     made = []
     if config.training.eval_every:
         with untouched(here.device):
-            here.agreed(lambda: made.append(
-                evaluator or find_evaluator()(config, Path(run) / FOLDER, device=str(here.device))))
+            here.agreed(
+                lambda: made.append(evaluator or find_evaluator()(config, Path(run) / FOLDER, device=str(here.device)))
+            )
     return Evaluations(config, run, *(made or [None]), here=here, **options)
 
 
@@ -96,8 +99,13 @@ class Evaluations:
 
     def missing(self, step: int) -> bool:
         """Whether the run ended between the checkpoint after `step` steps and the end of its evaluation."""
-        return self.due(step) and step > 0 and self.here.from_first(
-            not any(line["step"] == step and is_evaluation(line) for line in read_log(self.run)))
+        return (
+            self.due(step)
+            and step > 0
+            and self.here.from_first(
+                not any(line["step"] == step and is_evaluation(line) for line in read_log(self.run))
+            )
+        )
 
     def make(self, step, network, ema, clips, conditioner, log) -> bool:
         """Evaluate the average after `step` steps; False where the run was asked to stop before that was done."""
@@ -154,8 +162,13 @@ class Evaluations:
         reference = reference_size(int(np.prod(network.token_grid)))
         batch = min(fitting_batch(network, self.sampling, plan, here.device), len(own))
         tiles = choose_tile_batch(network, self.sampling, batch=batch, device=here.device, at_least=reference, **plan)
-        sampler = self.method.sampler(network, self.config.diffusion, self.sampling, device=here.device,
-                                      call_sizes=find_call_sizes(network, tiles, here.device))
+        sampler = self.method.sampler(
+            network,
+            self.config.diffusion,
+            self.sampling,
+            device=here.device,
+            call_sizes=find_call_sizes(network, tiles, here.device),
+        )
         sampler.on_step = lambda *progress: self._stop_if_asked()
         for first in range(0, len(own), batch):
             chosen = own[first : first + batch]
@@ -167,8 +180,12 @@ class Evaluations:
 
     def _manifest(self, folder):
         """The SamplesFolder whose `samples.json` says how the videos were tiled."""
-        settings = {"seed": self.config.eval.seed, "format": "npy", "levels": self.levels,
-                    **dataclasses.asdict(self.sampling)}
+        settings = {
+            "seed": self.config.eval.seed,
+            "format": "npy",
+            "levels": self.levels,
+            **dataclasses.asdict(self.sampling),
+        }
         about = {"resolution": self.method.resolution(self.levels - 1), **tiling(self.method, self.levels - 1)}
         return SamplesFolder(folder, settings, about, names=self.config.trained_on.class_names)
 
@@ -189,8 +206,12 @@ class Evaluations:
     def _judge(self, samples, step):
         """The evaluator's figures on the first process, {} on the others; a text where it failed."""
         outcome, given_up = [{}], threading.Event()
-        judge = threading.Thread(daemon=True, target=lambda: outcome.append(
-            self._attempt(lambda: self.evaluator(samples, step, self._draw_reference, given_up.is_set), keep=True)))
+        judge = threading.Thread(
+            daemon=True,
+            target=lambda: outcome.append(
+                self._attempt(lambda: self.evaluator(samples, step, self._draw_reference, given_up.is_set), keep=True)
+            ),
+        )
         if self.here.first:
             self._manifest(samples).write_manifest()  # with all samples
             _free_cache(self.here.device)  # for the judge

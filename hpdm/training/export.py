@@ -11,8 +11,13 @@ from hpdm.support.errors import InputError
 
 @click.command(cls=Command, name="export", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint", metavar="RUN|STEP")
-@click.option("--out", type=OutputFolder(path_type=Path), required=True, metavar="FOLDER",
-              help="Folder for model.safetensors, ema.safetensors, config.yaml and their checksums.")
+@click.option(
+    "--out",
+    type=OutputFolder(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Folder for model.safetensors, ema.safetensors, config.yaml and their checksums.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 def export(checkpoint, out, as_json):
     """Write a checkpoint's weights and their average as one safetensors file each.

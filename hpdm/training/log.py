@@ -64,7 +64,6 @@ class RunLog:
             self._board = None
             note(f"no more is written for TensorBoard: {error or type(error).__name__}", self._quiet)
 
-
     def _report(self, method, *arguments, **options):
         """Tell Weights & Biases; where it fails, training goes on without."""
         if self._wandb is None:

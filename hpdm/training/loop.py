@@ -71,8 +71,13 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         frames, height, width = method.video_size
         with here.first_goes_first():
             clips = open_clips(
-                config.data, frames=frames, height=height, width=width, seed=settings.seed,
-                num_classes=None if checkpoint else config.network.num_classes, quiet=quiet,
+                config.data,
+                frames=frames,
+                height=height,
+                width=width,
+                seed=settings.seed,
+                num_classes=None if checkpoint else config.network.num_classes,
+                quiet=quiet,
             )
         at_end.enter_context(closing(clips))
         config = note_data(config, clips, quiet)
@@ -83,8 +88,10 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         network = build_network(method, here, sharded=sharded, seed=settings.seed, **sharded_as)
         # The smallest GPU decides for all.
         network.checkpoint_blocks = here.any(recomputes_activations(config, device, here.world_size))
-        note("activations are recomputed in the backward pass: they do not fit", quiet or settings.recomputes
-             or not network.checkpoint_blocks)
+        note(
+            "activations are recomputed in the backward pass: they do not fit",
+            quiet or settings.recomputes or not network.checkpoint_blocks,
+        )
         set_attention_precision(network, settings.attention_precision)
         if checkpoint is None:
             method.begin(network, clips, device)
@@ -138,15 +145,26 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             log = RunLog(run, start, quiet)
         here.wait()  # the first has made the folder
         saver = at_end.enter_context(
-            Saver(run, here, network=network, ema=ema, traces=traces, optimizer=optimizer, config=config))
+            Saver(run, here, network=network, ema=ema, traces=traces, optimizer=optimizer, config=config)
+        )
         saver.check_folder()
         if to_keep:
             saver.save_snapshot(start)
         clips.quarantine = Quarantine(Path(run) / QUARANTINE_FILE)
         loader = make_loader(
-            config.data, frames=frames, height=height, width=width, batch=settings.batch, seed=settings.seed,
-            rank=here.rank, world_size=here.world_size, first=first_clip, micro_batch=batches.micro_batch, clips=clips,
-            pin_memory=device.type == "cuda", stopped=lambda: stop.requested,
+            config.data,
+            frames=frames,
+            height=height,
+            width=width,
+            batch=settings.batch,
+            seed=settings.seed,
+            rank=here.rank,
+            world_size=here.world_size,
+            first=first_clip,
+            micro_batch=batches.micro_batch,
+            clips=clips,
+            pin_memory=device.type == "cuda",
+            stopped=lambda: stop.requested,
         )
         bar = progress(total=settings.steps, initial=start, unit="step", description=Path(run).name, quiet=quiet)
         began = line_began = time.perf_counter()
@@ -183,7 +201,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
 
             try:
                 losses = accumulate(
-                    model, method, loader, conditioner, batches=batches, here=here, step=step, stop=stop)
+                    model, method, loader, conditioner, batches=batches, here=here, step=step, stop=stop
+                )
             except LoadingStopped as reason:
                 note(f"step {done} is not made: {reason}", quiet)
                 if here.world_size > 1:  # the others may wait in an exchange that this one never joins
@@ -237,17 +256,19 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 now = time.perf_counter()
                 *level_means, mean_norm = (sums[:-1] / sums[-1]).tolist()
                 speed = (done - line_start) * settings.batch / (now - line_began)
-                log.write({
-                    "step": done,
-                    "samples": clips_used(done),
-                    "loss": sum(level_means) / method.losses,
-                    "loss_per_level": level_means,
-                    "gradient_norm": mean_norm,
-                    "lr": rate,
-                    "nonfinite": nonfinite,
-                    "samples_per_second": speed,
-                    "seconds_left": (settings.steps - done) * (now - began) / (done - start),
-                })
+                log.write(
+                    {
+                        "step": done,
+                        "samples": clips_used(done),
+                        "loss": sum(level_means) / method.losses,
+                        "loss_per_level": level_means,
+                        "gradient_norm": mean_norm,
+                        "lr": rate,
+                        "nonfinite": nonfinite,
+                        "samples_per_second": speed,
+                        "seconds_left": (settings.steps - done) * (now - began) / (done - start),
+                    }
+                )
                 levels = " ".join(f"{value:.4f}" for value in level_means)
                 bar.set_postfix_str(f"loss {levels}, norm {mean_norm:.3g}, lr {rate:.2g}, {speed:.1f} samples/s")
                 line_began, line_start = now, done

@@ -46,9 +46,7 @@ def draw(config, *, step: int, positions: range, device="cpu", size=None) -> Dra
     levels = window_levels(branching)
     generator = step_generator(training.seed, step)
     windows = sample_windows(pyramid, training.batch, generator, training.window_order, branching)[chosen]
-    sigma = torch.stack(
-        [sample_sigma(config.diffusion, level, training.batch, generator) for level in levels], dim=1
-    )
+    sigma = torch.stack([sample_sigma(config.diffusion, level, training.batch, generator) for level in levels], dim=1)
     chances = torch.rand(2, training.batch, generator=generator)[:, chosen]
 
     shape = (len(levels), config.network.channels, *(size or pyramid.patch))
@@ -70,7 +68,7 @@ def step_noise(training, step: int, positions: range, shape, device="cpu", strea
     """Standard normal noise [b, *shape] of the samples at `positions`; a method's own comes from OWN_NOISE."""
     generator = torch.Generator(device)
     noise = torch.empty(len(positions), *shape, device=device)
-    seeds = _seeds(training.seed, step, stream, count=training.batch)[positions.start:positions.stop]
+    seeds = _seeds(training.seed, step, stream, count=training.batch)[positions.start : positions.stop]
     for sample, seed in zip(noise, seeds, strict=True):
         torch.randn(sample.shape, generator=generator.manual_seed(seed), device=device, out=sample)
     return noise
@@ -83,7 +81,7 @@ def seed_dropout(seed: int, step: int, positions: range, network=None):
     """
     torch.manual_seed(_seeds(seed, step, DROPOUT, positions.start)[0])
     if network is not None:
-        seed_samples(network, _seeds(seed, step, DROPOUT, count=positions.stop)[positions.start:])
+        seed_samples(network, _seeds(seed, step, DROPOUT, count=positions.stop)[positions.start :])
 
 
 def seed_starting_values(seed: int):
@@ -169,8 +167,10 @@ def _first_estimate(network, arguments, zeros, draws, config, options):
         _, estimate = network(*_take((*arguments, zeros), at), **_take(options, at), outputs=False)
     if not len(chosen):
         return zeros
-    return [torch.zeros(whole.shape, device=device).index_copy(0, at, z.float())
-            for whole, z in zip(zeros, estimate, strict=True)]
+    return [
+        torch.zeros(whole.shape, device=device).index_copy(0, at, z.float())
+        for whole, z in zip(zeros, estimate, strict=True)
+    ]
 
 
 def is_compiled(network) -> bool:

@@ -99,8 +99,11 @@ def training_flops(network, example, by_block, config) -> Flops:
     """What a training sample takes on average; `network` is on the meta device and called with `example`."""
     training, forward = config.training, forward_flops(network, example)
     recomputed = sum(entry["flops"] for entry in by_block) if training.recomputes else 0
-    return Flops(by_block=by_block, forward=forward,
-                 training=3 * forward + first_pass_flops(network, example, forward, config) + recomputed)
+    return Flops(
+        by_block=by_block,
+        forward=forward,
+        training=3 * forward + first_pass_flops(network, example, forward, config) + recomputed,
+    )
 
 
 def first_pass_flops(network, example, forward: int, config) -> int:
@@ -142,8 +145,12 @@ def make_plan(config, world_size: int = 1) -> Plan:
         disk=_disk(training, parameters, per_parameter),
         sharing={"processes": world_size, "shards": sharing.shards, **traffic},
         batch={
-            "batch": batches.batch, "processes": world_size, "per_process": batches.per_process,
-            "micro_batch": batches.micro_batch, "passes_per_step": batches.passes, "steps": training.steps,
+            "batch": batches.batch,
+            "processes": world_size,
+            "per_process": batches.per_process,
+            "micro_batch": batches.micro_batch,
+            "passes_per_step": batches.passes,
+            "steps": training.steps,
             "samples": training.steps * batches.batch,
         },
         training_flops=float(counted.training) * training.steps * batches.batch,
@@ -177,8 +184,12 @@ def _disk(training, parameters, per_parameter) -> dict[str, int]:
     checkpoint = parameters * (sum(per_parameter.values()) - per_parameter["gradients"])
     snapshot = parameters * per_parameter["average"] if training.keep_weights_every else 0
     kept = training.steps // training.keep_weights_every if training.keep_weights_every else 0
-    disk = {"checkpoint": checkpoint, "checkpoints": checkpoint * (training.keep + 1), "snapshot": snapshot,
-            "snapshots": snapshot * kept}
+    disk = {
+        "checkpoint": checkpoint,
+        "checkpoints": checkpoint * (training.keep + 1),
+        "snapshot": snapshot,
+        "snapshots": snapshot * kept,
+    }
     return disk | {"total": disk["checkpoints"] + disk["snapshots"]}
 
 
@@ -222,8 +233,14 @@ def describe_plan(plan: Plan) -> str:
         f"one training sample {plan.flops_per_training_sample / 1e9:.4g}",
         "",
         "memory of one process, estimated: " + ", ".join(f"{k} {v / GIB:.3g} GiB" for k, v in plan.memory.items()),
-        *(["activation_checkpointing=auto: recomputed on GPUs with less than "
-           f"{plan.memory['total'] / ROOM / GIB:.3g} GiB"] if plan.automatic else []),
+        *(
+            [
+                "activation_checkpointing=auto: recomputed on GPUs with less than "
+                f"{plan.memory['total'] / ROOM / GIB:.3g} GiB"
+            ]
+            if plan.automatic
+            else []
+        ),
         *_sharing_lines(plan.sharing),
         _describe_disk(plan),
         f"{batches.describe()}; {batch['steps']:,} steps = {batch['samples']:,} samples",

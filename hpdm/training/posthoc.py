@@ -148,10 +148,16 @@ def write_average(run, out, *, length: float, step: int | None = None) -> dict:
     solution = solve([s.step for s in snapshots], [s.sigma_rel for s in snapshots], step, length)
     files = [snapshot.file for snapshot in snapshots]
     about = {
-        "length": length, "step": step, "profile_error": solution.error,
+        "length": length,
+        "step": step,
+        "profile_error": solution.error,
         "snapshots": [
-            {"file": s.file.relative_to(run).as_posix(), "sigma_rel": s.sigma_rel, "step": s.step,
-             "coefficient": float(x)}
+            {
+                "file": s.file.relative_to(run).as_posix(),
+                "sigma_rel": s.sigma_rel,
+                "step": s.step,
+                "coefficient": float(x),
+            }
             for s, x in zip(snapshots, solution.coefficients, strict=True)
         ],
     }

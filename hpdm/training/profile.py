@@ -26,16 +26,31 @@ def profile_run(config: Config, *, device="auto", quiet=False) -> str:
     settings, method, device = config.training, make_method(config), choose_device(device)
     micro_batch = plan_batch(settings, 1).micro_batch
     frames, height, width = method.video_size
-    clips = open_clips(config.data, frames=frames, height=height, width=width, seed=settings.seed,
-                       num_classes=config.network.num_classes, quiet=quiet)
+    clips = open_clips(
+        config.data,
+        frames=frames,
+        height=height,
+        width=width,
+        seed=settings.seed,
+        num_classes=config.network.num_classes,
+        quiet=quiet,
+    )
     with closing(clips):
         return _profile(config, method, clips, device, micro_batch, quiet)
 
 
 def _profile(config, method, clips, device, micro_batch, quiet):
     settings, (frames, height, width) = config.training, method.video_size
-    loader = make_loader(config.data, frames=frames, height=height, width=width, batch=micro_batch, seed=settings.seed,
-                         clips=clips, pin_memory=device.type == "cuda")
+    loader = make_loader(
+        config.data,
+        frames=frames,
+        height=height,
+        width=width,
+        batch=micro_batch,
+        seed=settings.seed,
+        clips=clips,
+        pin_memory=device.type == "cuda",
+    )
     note(f"measuring {DELIVERIES} deliveries of {micro_batch} clips", quiet)
     data_rate = profile_loader(loader, DELIVERIES)
 

@@ -19,8 +19,12 @@ def note_start(run, step, device, world_size, changes=()):
     changes: "section.key" → (old, new) of the settings that are others than before that step.
     """
     line = {
-        "step": step, "git": git_revision(), "versions": package_versions(), "hardware": hardware(device),
-        "processes": world_size, "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "step": step,
+        "git": git_revision(),
+        "versions": package_versions(),
+        "hardware": hardware(device),
+        "processes": world_size,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **({"changed": dict(changes)} if changes else {}),
     }

@@ -27,9 +27,24 @@ from hpdm.support.progress import note
 # Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
 FREE_TO_CHANGE = {
     "training": {
-        "micro_batch", "tf32", "activation_checkpointing", "compile", "parallel", "shard_size", "reshard",
-        "max_nonfinite", "log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_weights_every", "power_ema",
-        "sheet_every", "eval_every", "start_gain", "first_pass",
+        "micro_batch",
+        "tf32",
+        "activation_checkpointing",
+        "compile",
+        "parallel",
+        "shard_size",
+        "reshard",
+        "max_nonfinite",
+        "log_every",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "keep",
+        "keep_weights_every",
+        "power_ema",
+        "sheet_every",
+        "eval_every",
+        "start_gain",
+        "first_pass",
     },
     "data": {"num_workers", "steps_ahead", "embeddings", "index", "recheck", "index_limit"},
     "text": {"encoder_precision"},
@@ -38,8 +53,17 @@ FREE_TO_CHANGE = {
 # Settings that change what is learnt from here on, not what was learnt so far: changes are printed and kept in the
 # provenance of the run. The data are to be the same in another place.
 CHANGE_IS_NOTED = {
-    "training": {"steps", "batch", "lr", "warmup", "schedule", "clip_norm", "precision",
-                 "attention_precision", "branching"},
+    "training": {
+        "steps",
+        "batch",
+        "lr",
+        "warmup",
+        "schedule",
+        "clip_norm",
+        "precision",
+        "attention_precision",
+        "branching",
+    },
     "data": {"path", "split_lists", "captions"},  # the files themselves are compared, see hpdm/training/data.py
 }
 PATIENCE = 30.0  # seconds until what one node wrote must be seen by all: network file systems keep old listings
@@ -66,13 +90,16 @@ def find_checkpoint(run, config: Config, resume: bool, quiet=False, check=check_
     noted = {name: change for name, change in changes.items() if is_noted(name)}
     if refused := {name: change for name, change in changes.items() if name not in noted}:
         also = f" ({describe_changes(noted)}: this could change)" if noted else ""
-        raise InputError(f"{run} was trained with other settings: {describe_changes(refused)}; use the same, or a new "
-                         f"--out folder{also}")
+        raise InputError(
+            f"{run} was trained with other settings: {describe_changes(refused)}; use the same, or a new "
+            f"--out folder{also}"
+        )
     number = checkpoint.name.removeprefix("step-")
     made = int(number) if number.isdecimal() else 0  # a copy of a run may have a folder where there was a link
     if config.training.steps < made:
-        raise InputError(f"training.steps={config.training.steps}, but {run} has made {made} steps already; name as "
-                         f"many or more")
+        raise InputError(
+            f"training.steps={config.training.steps}, but {run} has made {made} steps already; name as many or more"
+        )
     return checkpoint
 
 
@@ -183,7 +210,7 @@ def describe_changes(changes) -> str:
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple]:
-    """"section.key" → (old, new) of all settings that are not free to change: see `is_noted` for those that may."""
+    """ "section.key" → (old, new) of all settings that are not free to change: see `is_noted` for those that may."""
     before, after = config_to_dict(old), config_to_dict(new)
     changed = {}
     for section in after:

@@ -89,8 +89,10 @@ class Saver:
         deadline, trouble = time.monotonic() + PATIENCE, None
         while not (file.is_file() and sha256_file(file) == expected):
             if time.monotonic() > deadline:
-                trouble = (f"process {self.here.rank} sees another folder {self.run} than process 0: every process of "
-                           f"a sharded run saves its part there, so name one that all nodes share")
+                trouble = (
+                    f"process {self.here.rank} sees another folder {self.run} than process 0: every process of "
+                    f"a sharded run saves its part there, so name one that all nodes share"
+                )
                 break
             time.sleep(0.2)
         if found := next(filter(None, self.here.of_all(trouble)), None):
@@ -102,14 +104,25 @@ class Saver:
         A sharded checkpoint is only begun, and what the one before it met is raised.
         """
         if not self.sharded:
-            checkpoint.save_checkpoint(self.run, step=step, **self._parts, config=self.config, progress=progress,
-                                       first=self.here.first, keep=keep)
+            checkpoint.save_checkpoint(
+                self.run,
+                step=step,
+                **self._parts,
+                config=self.config,
+                progress=progress,
+                first=self.here.first,
+                keep=keep,
+            )
             return
         self.wait()
         self._folder = step_folder(self.run, step)
         temporary = Path(self.here.agreed(lambda: self._prepare(step, progress)))
-        writer = ShardWriter(temporary, lambda indexes: self._finish(temporary, step, keep, indexes),
-                             kinds=tuple(dict.fromkeys([*KINDS, *self._averages])), read_back=keep is not None)
+        writer = ShardWriter(
+            temporary,
+            lambda indexes: self._finish(temporary, step, keep, indexes),
+            kinds=tuple(dict.fromkeys([*KINDS, *self._averages])),
+            read_back=keep is not None,
+        )
         self._pending = dcp.async_save(sharded_state(**self._parts), storage_writer=writer, process_group=self._group)
 
     def save_snapshot(self, step):
@@ -118,14 +131,21 @@ class Saver:
         Where training is sharded every process writes its part, and training waits.
         """
         if not self.sharded:
-            save_snapshot(self.run, step=step, ema=self._parts["ema"], traces=self._parts["traces"], config=self.config,
-                          first=self.here.first)
+            save_snapshot(
+                self.run,
+                step=step,
+                ema=self._parts["ema"],
+                traces=self._parts["traces"],
+                config=self.config,
+                first=self.here.first,
+            )
             return
         self.wait()
         self._folder = snapshot_folder(self.run, step)
         temporary = Path(self.here.agreed(self._open_folder))
-        writer = ShardWriter(temporary, lambda indexes: self._finish_snapshot(temporary, step, indexes),
-                             kinds=tuple(self._averages))
+        writer = ShardWriter(
+            temporary, lambda indexes: self._finish_snapshot(temporary, step, indexes), kinds=tuple(self._averages)
+        )
         self._pending = dcp.async_save(averages_state(self._averages), storage_writer=writer, process_group=self._group)
         self.wait()
 
@@ -220,6 +240,8 @@ def _wait_for_size(path, size):
     deadline = time.monotonic() + PATIENCE
     while not (path.is_file() and path.stat().st_size == size):
         if time.monotonic() > deadline:
-            raise InputError(f"process 0 does not see {path.name} in {path.parent} as another process wrote it: name a "
-                             f"folder that all nodes share")
+            raise InputError(
+                f"process 0 does not see {path.name} in {path.parent} as another process wrote it: name a "
+                f"folder that all nodes share"
+            )
         time.sleep(0.1)

@@ -116,8 +116,10 @@ class ShardWriter(StorageWriter, BlockingAsyncStager):
             if sha256_file(path) != digest:
                 raise InputError(f"{path} is not on the disk as it was written; the disk may be failing")
         written = Written(file=name, bytes=path.stat().st_size, sha256=digest)
-        return [WriteResult(index=item.index, size_in_bytes=tensors[item.index.fqn].nbytes, storage_data=written)
-                for item in items]
+        return [
+            WriteResult(index=item.index, size_in_bytes=tensors[item.index.fqn].nbytes, storage_data=written)
+            for item in items
+        ]
 
     def finish(self, metadata, results):
         files, parts = {kind: {} for kind in self._kinds}, {}
@@ -129,10 +131,19 @@ class ShardWriter(StorageWriter, BlockingAsyncStager):
         tensors = {kind: {} for kind in self._kinds}
         for key, about in metadata.state_dict_metadata.items():
             kind, name = split_part_name(key)
-            tensors[kind][name] = Stored(dtype=about.properties.dtype, shape=tuple(about.size), parts=tuple(
-                Part(offsets=tuple(chunk.offsets), sizes=tuple(chunk.sizes),
-                     file=parts[kind, name, tuple(chunk.offsets)])
-                for chunk in about.chunks if 0 not in chunk.sizes))
+            tensors[kind][name] = Stored(
+                dtype=about.properties.dtype,
+                shape=tuple(about.size),
+                parts=tuple(
+                    Part(
+                        offsets=tuple(chunk.offsets),
+                        sizes=tuple(chunk.sizes),
+                        file=parts[kind, name, tuple(chunk.offsets)],
+                    )
+                    for chunk in about.chunks
+                    if 0 not in chunk.sizes
+                ),
+            )
         self._finish({kind: (files[kind], tensors[kind]) for kind in self._kinds})
 
     @classmethod
@@ -145,8 +156,10 @@ def _wait_for(folder, rank):
     deadline = time.monotonic() + PATIENCE
     while not folder.is_dir():
         if time.monotonic() > deadline:
-            raise InputError(f"process {rank} does not see {folder}, in which all processes save their parts: name a "
-                             f"folder that all nodes share")
+            raise InputError(
+                f"process {rank} does not see {folder}, in which all processes save their parts: name a "
+                f"folder that all nodes share"
+            )
         time.sleep(0.1)
 
 
@@ -155,8 +168,9 @@ class ShardReader(StorageReader):
 
     def __init__(self, indexes: dict[str, Index]):
         self._folder = next(iter(indexes.values())).path.parent
-        self._tensors = {part_name(kind, name): stored for kind, index in indexes.items()
-                         for name, stored in index.tensors.items()}
+        self._tensors = {
+            part_name(kind, name): stored for kind, index in indexes.items() for name, stored in index.tensors.items()
+        }
 
     def reset(self, checkpoint_id=None):
         pass
@@ -164,10 +178,12 @@ class ShardReader(StorageReader):
     def read_metadata(self, *args, **kwargs):
         described, places = {}, {}
         for key, stored in self._tensors.items():
-            chunks = [ChunkStorageMetadata(offsets=torch.Size(p.offsets), sizes=torch.Size(p.sizes))
-                      for p in stored.parts]
+            chunks = [
+                ChunkStorageMetadata(offsets=torch.Size(p.offsets), sizes=torch.Size(p.sizes)) for p in stored.parts
+            ]
             described[key] = TensorStorageMetadata(
-                properties=TensorProperties(dtype=stored.dtype), size=torch.Size(stored.shape), chunks=chunks)
+                properties=TensorProperties(dtype=stored.dtype), size=torch.Size(stored.shape), chunks=chunks
+            )
             places |= {MetadataIndex(key, p.offsets): p.file for p in stored.parts}
         return Metadata(state_dict_metadata=described, storage_data=places)
 
@@ -218,8 +234,9 @@ def averages_by_kind(ema, traces=()) -> dict:
 
 def averages_state(averages) -> dict[str, torch.Tensor]:
     """{"kind.name": tensor} of {kind: average}, as this process holds them."""
-    return {part_name(kind, name): tensor for kind, average in averages.items()
-            for name, tensor in average.named_averages()}
+    return {
+        part_name(kind, name): tensor for kind, average in averages.items() for name, tensor in average.named_averages()
+    }
 
 
 def sharded_state(network, ema, optimizer, traces=()) -> dict[str, torch.Tensor]:
@@ -242,7 +259,9 @@ def load_shards(folder, *, network, ema, optimizer, traces=()):
     check_traces(folder, [kind for kind in averages if not (Path(folder) / index_file(kind)).is_file()])
     indexes = {kind: read_index(Path(folder) / index_file(kind)) for kind in (*KINDS, *averages)}
     state = {}
-    named_sets = {"model": network.named_parameters()} | {k: average.named_averages() for k, average in averages.items()}
+    named_sets = {"model": network.named_parameters()} | {
+        k: average.named_averages() for k, average in averages.items()
+    }
     for kind, named in named_sets.items():
         named = {name: tensor.detach() for name, tensor in named}
         _compare(indexes[kind], named)

@@ -42,11 +42,15 @@ def plan_sharing(training, processes: int) -> Sharing:
     size = training.shard_size if own else processes_per_node(processes)
     where = "training.shard_size" if own else "the number of processes per node"
     if processes % size:
-        raise InputError(f"{processes} processes cannot be split into groups of {size}, {where}; set "
-                         f"training.shard_size to a number that divides {processes}")
+        raise InputError(
+            f"{processes} processes cannot be split into groups of {size}, {where}; set "
+            f"training.shard_size to a number that divides {processes}"
+        )
     if size == 1:
-        raise InputError(f"parallel=hsdp with groups of one process ({where} is 1) shards nothing; set "
-                         f"training.shard_size, or use parallel=ddp")
+        raise InputError(
+            f"parallel=hsdp with groups of one process ({where} is 1) shards nothing; set "
+            f"training.shard_size, or use parallel=ddp"
+        )
     return Sharing(processes=processes, shards=size)
 
 
@@ -94,5 +98,7 @@ def step_traffic(sharing: Sharing, training, network, passes: int, *, first_pass
 
 def _numbers(network):
     """(parameters of a network, [those of each block])."""
-    return (sum(p.numel() for p in network.parameters()),
-            [sum(p.numel() for p in block.parameters()) for block in network.blocks])
+    return (
+        sum(p.numel() for p in network.parameters()),
+        [sum(p.numel() for p in block.parameters()) for block in network.blocks],
+    )

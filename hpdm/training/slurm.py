@@ -101,9 +101,13 @@ def torchrun_environment() -> dict[str, str]:
     here = submitit.helpers.TorchDistributedEnvironment()
     local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
     return {
-        "RANK": str(here.rank), "WORLD_SIZE": str(here.world_size), "LOCAL_RANK": str(here.local_rank),
-        "LOCAL_WORLD_SIZE": str(here.local_world_size), "MASTER_ADDR": "127.0.0.1" if local else here.master_addr,
-        "MASTER_PORT": str(here.master_port), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "RANK": str(here.rank),
+        "WORLD_SIZE": str(here.world_size),
+        "LOCAL_RANK": str(here.local_rank),
+        "LOCAL_WORLD_SIZE": str(here.local_world_size),
+        "MASTER_ADDR": "127.0.0.1" if local else here.master_addr,
+        "MASTER_PORT": str(here.master_port),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
 
 
@@ -124,12 +128,22 @@ def submit(words, run, *, shape, time, partition=None, cpus=None, settings=(), c
     more = dict(_key_and_value(text) for text in settings)
     folder = Path(run).absolute()
     try:
-        executor = submitit.AutoExecutor(folder.with_name(f"{folder.name}-slurm"), cluster=cluster,
-                                         slurm_max_num_timeout=TIMES_OUT, local_max_num_timeout=TIMES_OUT)
+        executor = submitit.AutoExecutor(
+            folder.with_name(f"{folder.name}-slurm"),
+            cluster=cluster,
+            slurm_max_num_timeout=TIMES_OUT,
+            local_max_num_timeout=TIMES_OUT,
+        )
         executor.update_parameters(
-            name=folder.name, nodes=nodes, tasks_per_node=gpus, gpus_per_node=gpus if use_gpus else None,
-            cpus_per_task=cpus, timeout_min=parse_time(time), slurm_partition=partition,
-            slurm_signal_delay_s=SIGNAL_DELAY, slurm_additional_parameters={"requeue": True, **more},
+            name=folder.name,
+            nodes=nodes,
+            tasks_per_node=gpus,
+            gpus_per_node=gpus if use_gpus else None,
+            cpus_per_task=cpus,
+            timeout_min=parse_time(time),
+            slurm_partition=partition,
+            slurm_signal_delay_s=SIGNAL_DELAY,
+            slurm_additional_parameters={"requeue": True, **more},
         )
         with submitit.helpers.clean_env():
             return executor.submit(TrainingJob(words))

@@ -52,8 +52,10 @@ def check(path: Path) -> list[dict]:
         folders, snapshots = [], [path]  # averages alone
     looks = [(lambda folder: check_files(folder, _of_export(folder)), folder) for folder in folders]
     looks += [(check_snapshot, folder) for folder in snapshots]
-    return [{"path": str(folder), "state": _state(folder, lambda look=look, folder=folder: look(folder))}
-            for look, folder in looks]
+    return [
+        {"path": str(folder), "state": _state(folder, lambda look=look, folder=folder: look(folder))}
+        for look, folder in looks
+    ]
 
 
 def _of_export(folder):

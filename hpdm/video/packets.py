@@ -1,6 +1,6 @@
 """The packets of a video stream: listed once, kept while they are few, decoded from any key packet on.
 
-    position: of a packet in the file's order; pts: presentation time in units of the stream's time base
+position: of a packet in the file's order; pts: presentation time in units of the stream's time base
 """
 
 import io
@@ -20,8 +20,27 @@ KEPT_BYTES = 64 << 20  # packets of larger files are read again from the disk in
 WITHOUT_TIMES = {"avi", "mpegvideo", "h264", "hevc"}
 # Codecs that put out one frame per packet, in the packets' order, so that counting packets counts frames.
 IN_ORDER = {
-    "cinepak", "dnxhd", "dvvideo", "ffv1", "ffvhuff", "flv", "h263", "huffyuv", "jpeg2000", "magicyuv", "mjpeg",
-    "msmpeg4v1", "msmpeg4v2", "msmpeg4", "msmpeg4v3", "png", "prores", "rawvideo", "utvideo", "wmv1", "wmv2",
+    "cinepak",
+    "dnxhd",
+    "dvvideo",
+    "ffv1",
+    "ffvhuff",
+    "flv",
+    "h263",
+    "huffyuv",
+    "jpeg2000",
+    "magicyuv",
+    "mjpeg",
+    "msmpeg4v1",
+    "msmpeg4v2",
+    "msmpeg4",
+    "msmpeg4v3",
+    "png",
+    "prores",
+    "rawvideo",
+    "utvideo",
+    "wmv1",
+    "wmv2",
 }
 # Packets of these may show nothing, or show again what was there; only the decoder knows.
 COUNTED_CODECS = {"theora", "rv10", "rv20", "rv30", "rv40", "vp6", "vp6f"}
@@ -234,10 +253,18 @@ class _Listing:
             pts = np.array(self.pts, np.int64)
             key_pts = pts[self._keys]
             shown = np.sort(pts[~np.array(self._hidden, bool)])
-            timed = bool((np.diff(shown) > 0).all() and (np.diff(key_pts) > 0).all() and shown.size
-                         and shown[0] >= key_pts[0])
-        return Scan(timed=timed, shown=shown, keys=np.array(self._keys, np.int64), key_pts=key_pts,
-                    time_base=stream.time_base, rates=(stream.average_rate, stream.guessed_rate), has_times=has_times)
+            timed = bool(
+                (np.diff(shown) > 0).all() and (np.diff(key_pts) > 0).all() and shown.size and shown[0] >= key_pts[0]
+            )
+        return Scan(
+            timed=timed,
+            shown=shown,
+            keys=np.array(self._keys, np.int64),
+            key_pts=key_pts,
+            time_base=stream.time_base,
+            rates=(stream.average_rate, stream.guessed_rate),
+            has_times=has_times,
+        )
 
     def _order_mpeg4(self):
         """Number pictures in the order in which they are shown: B at once, others when the next other comes.
@@ -258,7 +285,7 @@ class _Listing:
 
 
 def _mpeg4_picture(packet):
-    """"I", "P" or "B": the type of an MPEG-4 part 2 packet's picture; "" if it shows nothing, None for several."""
+    """ "I", "P" or "B": the type of an MPEG-4 part 2 packet's picture; "" if it shows nothing, None for several."""
     data = bytes(packet)
     place = data.find(_VOP)
     if place < 0 or len(data) - place < _SMALLEST_VOP:

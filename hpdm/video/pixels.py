@@ -16,8 +16,15 @@ from hpdm.video.errors import UnreadablePicture
 MOST_PIXELS = int(os.environ.get("HPDM_MAX_PIXELS") or 1 << 26)
 BLOCK_BYTES = 64 << 20  # of decoded frames, held at once where a transform makes them smaller
 
-_FORMATS = {".png": ("PNG",), ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".webp": ("WEBP",), ".bmp": ("BMP",),
-            ".tif": ("TIFF",), ".tiff": ("TIFF",)}
+_FORMATS = {
+    ".png": ("PNG",),
+    ".jpg": ("JPEG", "MPO"),
+    ".jpeg": ("JPEG", "MPO"),
+    ".webp": ("WEBP",),
+    ".bmp": ("BMP",),
+    ".tif": ("TIFF",),
+    ".tiff": ("TIFF",),
+}
 
 
 class FrameConverter:
@@ -90,8 +97,9 @@ def read_picture(path, content=None):
 def check_size(height, width):
     """Raise UnreadablePicture for a declared size past MOST_PIXELS."""
     if height * width > MOST_PIXELS:
-        raise UnreadablePicture(f"{height}x{width} px are more than {MOST_PIXELS >> 20} megapixels; "
-                                "HPDM_MAX_PIXELS raises the limit")
+        raise UnreadablePicture(
+            f"{height}x{width} px are more than {MOST_PIXELS >> 20} megapixels; HPDM_MAX_PIXELS raises the limit"
+        )
 
 
 def _repeated(grey):

@@ -143,8 +143,14 @@ class VideoReader:
         """VideoInfo, having decoded the first frame."""
         height, width, _ = self.read([0])[0].shape
         timeline = self.timeline
-        return VideoInfo(frames=timeline.frames, fps=float(timeline.rate), seconds=timeline.seconds,
-                         even=timeline.is_even, height=height, width=width)
+        return VideoInfo(
+            frames=timeline.frames,
+            fps=float(timeline.rate),
+            seconds=timeline.seconds,
+            even=timeline.is_even,
+            height=height,
+            width=width,
+        )
 
     def read_chosen(self, choose, transform=None):
         """(frames, indices): the frames whose numbers `choose(timeline)` names, as `read` returns them.
@@ -186,8 +192,9 @@ class VideoReader:
         for frame in frames:
             picture = self._convert(frame)
             if block and picture.shape != block[0].shape:
-                raise DecodingError("its frames change size from {}x{} to {}x{} px".format(
-                    *block[0].shape[:2], *picture.shape[:2]))
+                raise DecodingError(
+                    "its frames change size from {}x{} to {}x{} px".format(*block[0].shape[:2], *picture.shape[:2])
+                )
             block.append(picture)
             size += picture.nbytes
             if transform and size >= BLOCK_BYTES:

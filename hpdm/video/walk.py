@@ -12,8 +12,14 @@ from pathlib import Path
 
 # Names of folders above the classes, as data sets have them → the part that each is.
 PARTS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
 }
 
 
@@ -76,8 +82,10 @@ def _list(root, name, real, top, claimed, order):
     path = root / name
     try:
         with os.scandir(path) as listed:
-            entries = sorted((entry for entry in listed if visible(entry.name)),
-                             key=lambda entry: order(entry.name) if order else entry.name)
+            entries = sorted(
+                (entry for entry in listed if visible(entry.name)),
+                key=lambda entry: order(entry.name) if order else entry.name,
+            )
     except OSError as error:
         return Folder(name=name, path=path, error=f"cannot be listed ({error.strerror})"), []
     files, inside, irregular, repeated = [], [], [], []
@@ -95,8 +103,14 @@ def _list(root, name, real, top, claimed, order):
             else:
                 claimed.add(target)
                 inside.append((below, target))
-    return Folder(name=name, path=path, files=tuple(files), folders=tuple(below for below, _ in inside),
-                  irregular=tuple(irregular), repeated=tuple(repeated)), inside
+    return Folder(
+        name=name,
+        path=path,
+        files=tuple(files),
+        folders=tuple(below for below, _ in inside),
+        irregular=tuple(irregular),
+        repeated=tuple(repeated),
+    ), inside
 
 
 def _kind(entry):

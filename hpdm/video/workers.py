@@ -29,8 +29,11 @@ MOST_SECONDS = 900.0
 def seconds_for(path):
     """Time limit of a job that reads the file or folder `path`, by its size: a hung decoder must not cost minutes."""
     try:
-        size = (sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file()) if os.path.isdir(path)
-                else os.path.getsize(path))
+        size = (
+            sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+            if os.path.isdir(path)
+            else os.path.getsize(path)
+        )
     except OSError:  # the job itself will say so
         size = 0
     return seconds_for_bytes(size)
@@ -124,8 +127,13 @@ class Workers:
         with self._lock:
             if self._closed:
                 raise JobFailed("the pool is closed")
-            process = subprocess.Popen([sys.executable, "-P", "-m", "hpdm.video.workers"], env=environment,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "hpdm.video.workers"],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                process_group=0,
+            )
             self._processes.add(process)
         try:
             _send(process.stdin, self._start_message)

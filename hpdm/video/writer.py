@@ -36,8 +36,10 @@ def encode_video(video, *, fps=25, crf=DEFAULT_CRF, lossless=False, container="m
         raise InputError(f"a video must be uint8 [frames, height, width, 3], got {video.dtype} {list(video.shape)}")
     frames, height, width, _ = video.shape
     if not lossless and (height % 2 or width % 2):
-        raise InputError(f"H.264 in yuv420p needs an even height and width, got {height}x{width}; "
-                         "crop or pad the frames, or write them lossless")
+        raise InputError(
+            f"H.264 in yuv420p needs an even height and width, got {height}x{width}; "
+            "crop or pad the frames, or write them lossless"
+        )
     buffer = io.BytesIO()
     # bitexact: Matroska otherwise draws a random identifier for each file
     with av.open(buffer, mode="w", format=container, container_options={"fflags": "+bitexact"}) as output:

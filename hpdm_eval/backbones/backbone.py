@@ -79,8 +79,10 @@ class Backbone:
         batch, _, height, width, _ = clips.shape
         # In blocks of frames, which are resized one by one anyway: as floats, large ones take four times their size.
         frames = max(BLOCK_PIXELS // (batch * height * width), 1)
-        parts = [resize(to_unit_range(part.to(self.device)), self.resolution, self.resize_rule)
-                 for part in clips.split(frames, dim=1)]
+        parts = [
+            resize(to_unit_range(part.to(self.device)), self.resolution, self.resize_rule)
+            for part in clips.split(frames, dim=1)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     @torch.inference_mode()
@@ -99,12 +101,16 @@ class Backbone:
 def check_frames(backbone, frames, where):
     """Raise InputError, with the reason, unless `backbone` takes clips of `frames` frames; `where` names them."""
     if frames < backbone.min_frames:
-        raise InputError(f"{where}: {frames} frames; {backbone.name} needs at least {backbone.min_frames} frames "
-                         "a clip; give --frames")
+        raise InputError(
+            f"{where}: {frames} frames; {backbone.name} needs at least {backbone.min_frames} frames "
+            "a clip; give --frames"
+        )
     if backbone.max_frames is not None and frames > backbone.max_frames:
-        raise InputError(f"{where}: {frames} frames; {backbone.name} takes {backbone.max_frames}: its layers fit no "
-                         "other number, and no published figure says how to judge longer clips with it; "
-                         f"give --frames {backbone.max_frames}")
+        raise InputError(
+            f"{where}: {frames} frames; {backbone.name} takes {backbone.max_frames}: its layers fit no "
+            "other number, and no published figure says how to judge longer clips with it; "
+            f"give --frames {backbone.max_frames}"
+        )
 
 
 class I3DBackbone(Backbone):

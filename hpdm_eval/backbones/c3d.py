@@ -86,8 +86,11 @@ def build(state, mean, file):
     renamed = {_torch_name(key): torch.as_tensor(value) for key, value in state.items()}
     problems = [f"{key} is missing" for key in wanted if key not in renamed]
     problems += [f"{key} is not part of it" for key in renamed if key not in wanted]
-    problems += [f"{key} has shape {list(renamed[key].shape)} instead of {list(tensor.shape)}"
-                 for key, tensor in wanted.items() if key in renamed and renamed[key].shape != tensor.shape]
+    problems += [
+        f"{key} has shape {list(renamed[key].shape)} instead of {list(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in renamed and renamed[key].shape != tensor.shape
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(f"{file}: not a C3D for UCF-101: {'; '.join(problems[:3])}{more}")

@@ -22,8 +22,14 @@ from hpdm.support.pretrained import (
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own normalisation
 FRAMES_AT_ONCE = 64
 # files that decide what a text is to the network
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-             "merges.txt")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 class Clip:
@@ -46,8 +52,7 @@ class Clip:
         self.network, self.device = network.eval().to(device), torch.device(device)
         self.size = network.config.vision_config.image_size
         self.length = network.config.text_config.max_position_embeddings
-        self.about = {"name": f"clip-{Path(where).name}", "sha256": folder_digest(folder, TOKENIZER),
-                      "verified": False}
+        self.about = {"name": f"clip-{Path(where).name}", "sha256": folder_digest(folder, TOKENIZER), "verified": False}
 
     @torch.inference_mode()
     def frames(self, video) -> torch.Tensor:
@@ -69,7 +74,5 @@ class Clip:
     def text(self, text: str) -> torch.Tensor:
         """A text, cut to CLIP's length → float32 [D] on the CPU."""
         inputs = self.tokenizer([text], truncation=True, max_length=self.length, return_tensors="pt").to(self.device)
-        states = self.network.text_model(
-            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask
-        ).pooler_output
+        states = self.network.text_model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).pooler_output
         return self.network.text_projection(states)[0].float().cpu()

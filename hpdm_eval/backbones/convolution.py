@@ -27,12 +27,18 @@ def conv3d_relu(x, weight, bias, stride, padding):
     """max(0, convolution) of x [B, C, T, H, W]; stride and padding: three whole numbers each."""
     if _has_both(x, weight):
         return torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, list(padding), list(stride), [1, 1, 1], 1, "relu", [], "")
+            x, weight, bias, list(padding), list(stride), [1, 1, 1], 1, "relu", [], ""
+        )
     return F.conv3d(x, weight, bias, tuple(stride), tuple(padding)).relu_()
 
 
 def _has_both(x, weight):
     """Whether oneDNN is there and takes these; it knows no gradients."""
-    return (_together and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-            and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-            and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise"))
+    return (
+        _together
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )

@@ -79,9 +79,10 @@ def _download(url, part, source, opener, quiet):
             start = 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else source.bytes
-        with open(part, "ab" if start else "wb") as file, progress(
-            total=total, unit="B", description=source.file, quiet=quiet, initial=start
-        ) as bar:
+        with (
+            open(part, "ab" if start else "wb") as file,
+            progress(total=total, unit="B", description=source.file, quiet=quiet, initial=start) as bar,
+        ):
             bar.unit_scale = True
             while block := response.read(BLOCK):
                 file.write(block)

@@ -268,8 +268,11 @@ def load_state(network, state, file):
     found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
     problems = [f"{name} is missing" for name in wanted if name not in found and "num_batches" not in name]
     problems += [f"{name} is not part of it" for name in found if name not in wanted]
-    problems += [f"{name} has shape {found[name]} instead of {shape}" for name, shape in wanted.items()
-                 if name in found and found[name] != shape]
+    problems += [
+        f"{name} has shape {found[name]} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(f"{file}: not an Inception-I3D for Kinetics-400: {'; '.join(problems[:3])}{more}")

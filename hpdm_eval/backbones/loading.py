@@ -47,8 +47,18 @@ def backbone_name(name):
     return full
 
 
-def load_backbone(name, *, weights=None, unverified=False, device="cpu", precision="fp32", bn_epsilon=None,
-                  resize_rule="bilinear", c3d_mean=None, optimize=True):
+def load_backbone(
+    name,
+    *,
+    weights=None,
+    unverified=False,
+    device="cpu",
+    precision="fp32",
+    bn_epsilon=None,
+    resize_rule="bilinear",
+    c3d_mean=None,
+    optimize=True,
+):
     """Load a network for evaluation; returns a Backbone. Raises InputError for files and settings that do not fit.
 
     name: "i3d", "shapes3d", "c3d", "inception", or "videomae:WHERE" and "vjepa:WHERE" with a folder or an id on the
@@ -93,8 +103,10 @@ def _load_i3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
     info = find(I3D, weights=weights, unverified=unverified, accept=accept)
     if is_torchscript(info.path):
         if not own_epsilon:
-            raise InputError(f"{info.path}: a TorchScript file brings its own BatchNorm epsilon (1e-3); "
-                             f"for {epsilon:g} use {state_dict}")
+            raise InputError(
+                f"{info.path}: a TorchScript file brings its own BatchNorm epsilon (1e-3); "
+                f"for {epsilon:g} use {state_dict}"
+            )
         if dtype != torch.float32 or not optimize:
             raise InputError(f"{info.path}: a TorchScript file runs as it is, in fp32; use {state_dict}")
         network = None if info.verified else _i3d_of_script(info.path, epsilon)
@@ -123,10 +135,12 @@ def _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
     if weights is None:
         path = Path(str(resources.files("hpdm_eval.backbones") / "weights" / "shapes3d.safetensors"))
         if not path.is_file():
-            raise InputError(f"{path} is missing; make it with "
-                             f"`python -m hpdm_eval.backbones.train_shapes3d --out {path}`")
-        info = WeightsInfo(name=path.name, path=path, sha256=fingerprint(path).sha256, trust="package",
-                           source="package")
+            raise InputError(
+                f"{path} is missing; make it with `python -m hpdm_eval.backbones.train_shapes3d --out {path}`"
+            )
+        info = WeightsInfo(
+            name=path.name, path=path, sha256=fingerprint(path).sha256, trust="package", source="package"
+        )
     else:
         info = find(SHAPES3D, weights=weights, unverified=unverified)
     state, metadata = _read_safetensors(info.path)
@@ -154,8 +168,9 @@ def _load_c3d(weights, unverified, mean, settings):
     if is_torchscript(info.path):
         if mean is not None:
             raise InputError(f"{info.path}: a TorchScript file brings its own mean video; leave out --c3d-mean")
-        return ScriptedC3DBackbone(load_torchscript(info.path), info, epsilon=None,
-                                   **{**settings, "resize_rule": "own"})
+        return ScriptedC3DBackbone(
+            load_torchscript(info.path), info, epsilon=None, **{**settings, "resize_rule": "own"}
+        )
     if mean is not None:
         c3d.read_mean(mean)  # before anything is pinned
     try:
@@ -166,8 +181,13 @@ def _load_c3d(weights, unverified, mean, settings):
     state = read_npz(info.path) if info.path.suffix == ".npz" else read_tensors(info.path)
     network = c3d.build(state, c3d.read_mean(mean_info.path), info.path)
     info = replace(info, trust=max(info.trust, mean_info.trust, key=TRUSTS.index))
-    return C3DBackbone(network, info, mean_sha256=mean_info.sha256, epsilon=None,
-                       **{**settings, "resize_rule": "bilinear-align-corners"})
+    return C3DBackbone(
+        network,
+        info,
+        mean_sha256=mean_info.sha256,
+        epsilon=None,
+        **{**settings, "resize_rule": "bilinear-align-corners"},
+    )
 
 
 def _load_inception(weights, unverified, settings):
@@ -181,8 +201,9 @@ def _load_inception(weights, unverified, settings):
         network = FeatureExtractorInceptionV3(INCEPTION, ["2048", "logits"], str(info.path))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{info.path}: not torch-fidelity's Inception-v3 ({_first_line(error)})") from error
-    return InceptionBackbone(network, info, epsilon=network.Conv2d_1a_3x3.bn.eps,
-                             **{**settings, "resize_rule": "tf1-bilinear"})
+    return InceptionBackbone(
+        network, info, epsilon=network.Conv2d_1a_3x3.bn.eps, **{**settings, "resize_rule": "tf1-bilinear"}
+    )
 
 
 def load_torchscript(path):

@@ -46,7 +46,7 @@ def _short_side(images, size):
     else:
         inner = -(-height * size[1] // width), size[1]
     top, left = (inner[0] - size[0]) // 2, (inner[1] - size[1]) // 2
-    return _bilinear(images, inner)[..., top:top + size[0], left:left + size[1]]
+    return _bilinear(images, inner)[..., top : top + size[0], left : left + size[1]]
 
 
 def _tf1_bilinear(images, size):

@@ -11,11 +11,21 @@ import torch
 
 from hpdm.support.errors import InputError
 
-STORAGES = {f"{name}Storage": dtype for name, dtype in (
-    ("Float", torch.float32), ("Double", torch.float64), ("Half", torch.float16), ("BFloat16", torch.bfloat16),
-    ("Long", torch.int64), ("Int", torch.int32), ("Short", torch.int16), ("Char", torch.int8), ("Byte", torch.uint8),
-    ("Bool", torch.bool),
-)}
+STORAGES = {
+    f"{name}Storage": dtype
+    for name, dtype in (
+        ("Float", torch.float32),
+        ("Double", torch.float64),
+        ("Half", torch.float16),
+        ("BFloat16", torch.bfloat16),
+        ("Long", torch.int64),
+        ("Int", torch.int32),
+        ("Short", torch.int16),
+        ("Char", torch.int8),
+        ("Byte", torch.uint8),
+        ("Bool", torch.bool),
+    )
+}
 MOST_BYTES = 4 << 30
 DEEPEST = 50
 

@@ -44,8 +44,12 @@ from hpdm_eval.backbones.preprocess import resize, to_unit_range
 from hpdm_eval.backbones.shapes3d import FEATURE_DIM, RESOLUTION, Shapes3D
 
 LENGTHS, LENGTH_SHARES = (8, 16, 32), (0.25, 0.65, 0.10)
-ATTRIBUTES = {"colour": tuple(COLOURS), "texture": TEXTURES,
-              "background": tuple(BACKGROUNDS), "background_texture": TEXTURES}
+ATTRIBUTES = {
+    "colour": tuple(COLOURS),
+    "texture": TEXTURES,
+    "background": tuple(BACKGROUNDS),
+    "background_texture": TEXTURES,
+}
 ATTRIBUTE_WEIGHT = 0.5
 HELD_OUT = ((16, 64), (16, 32), (32, 64), (8, 32))  # frames and source size of the reported accuracies
 HELD_OUT_SEED_OFFSET = 1_000_003
@@ -79,10 +83,10 @@ def draw_clip(seed, index, frames, random):
     rendered = 2 * frames if frames <= 16 and random.random() < 0.5 else frames
     video = render_scene(scene, rendered, size, size)
     if rendered > frames and random.random() < 0.5:
-        video = video[random.integers(2)::2]
+        video = video[random.integers(2) :: 2]
     else:
         start = random.integers(rendered - frames + 1)
-        video = video[start:start + frames]
+        video = video[start : start + frames]
     video = to_unit_range(torch.from_numpy(video)[None])
     if random.random() < 0.15:
         video = resize(video, (size // 2, size // 2), "bilinear-antialias")
@@ -151,12 +155,15 @@ def confusion(network, seed, clips, frames, size, batch=24):
 def model_card(facts, table):
     """The markdown text beside the weights; `facts` as made by main, `table` the confusion counts [12, 12]."""
     lines = [
-        "# shapes3d: the classifier that ships with hpdm_eval", "",
+        "# shapes3d: the classifier that ships with hpdm_eval",
+        "",
         f"A 3-D CNN of {facts['parameters']:,} parameters that tells the {len(CLASS_NAMES)} classes",
         "(shape x motion) of the procedural videos apart. Its penultimate layer (128 numbers per clip) is the feature",
         "of `fvd[shapes3d]`; while it was trained, that layer had to name colours and textures too. It knows nothing",
-        "of real video: use it for procedural data and for models trained on it, and I3D for everything else.", "",
-        "| | |", "|---|---|",
+        "of real video: use it for procedural data and for models trained on it, and I3D for everything else.",
+        "",
+        "| | |",
+        "|---|---|",
         "| input | at least 4 frames, any size, resized to 64x64, RGB in [-1, 1] |",
         f"| command | `{facts['command']}` |",
         f"| seed | {facts['seed']} |",
@@ -164,30 +171,49 @@ def model_card(facts, table):
         f"| hardware | {facts['hardware']} |",
         f"| torch | {facts['torch']} |",
         f"| training loss | {facts['loss']:.3f} (last tenth) |",
-        *(f"| training accuracy, {name} | {value:.3f} (last tenth, degraded clips) |"
-          for name, value in facts["training_accuracy"].items()), "",
-        "Accuracy on clips of another seed, not degraded (chance is 0.083):", "",
-        "| frames x source size | clips | accuracy |", "|---|---|---|",
+        *(
+            f"| training accuracy, {name} | {value:.3f} (last tenth, degraded clips) |"
+            for name, value in facts["training_accuracy"].items()
+        ),
+        "",
+        "Accuracy on clips of another seed, not degraded (chance is 0.083):",
+        "",
+        "| frames x source size | clips | accuracy |",
+        "|---|---|---|",
     ]
     for row in facts["held_out"]:
         lines.append(f"| {row['frames']}x{row['size']}x{row['size']} | {row['clips']} | {row['accuracy']:.4f} |")
     frames, size = HELD_OUT[0]
     short = [f"{index}" for index in range(len(CLASS_NAMES))]
-    lines += ["", f"Confusion at {frames}x{size}x{size} (rows true, columns predicted):", "",
-              "| | " + " | ".join(short) + " |", "|---" * (len(short) + 1) + "|"]
+    lines += [
+        "",
+        f"Confusion at {frames}x{size}x{size} (rows true, columns predicted):",
+        "",
+        "| | " + " | ".join(short) + " |",
+        "|---" * (len(short) + 1) + "|",
+    ]
     for index, (name, row) in enumerate(zip(CLASS_NAMES, table.tolist())):
         lines.append(f"| {index} {name} | " + " | ".join(map(str, row)) + " |")
     return "\n".join(lines) + "\n"
 
 
 @click.command(cls=Command)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
-              help="Weights to write (.safetensors); the model card goes beside them with the ending .md.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Weights to write (.safetensors); the model card goes beside them with the ending .md.",
+)
 @click.option("--steps", type=click.IntRange(min=10), default=1000, show_default=True)
 @click.option("--batch", type=click.IntRange(min=2), default=32, show_default=True, help="Clips per step.")
 @click.option("--learning-rate", type=float, default=3e-3, show_default=True, help="Peak of the one-cycle schedule.")
-@click.option("--held-out", type=click.IntRange(min=12), default=1200, show_default=True,
-              help="Clips per reported accuracy, drawn from another seed.")
+@click.option(
+    "--held-out",
+    type=click.IntRange(min=12),
+    default=1200,
+    show_default=True,
+    help="Clips per reported accuracy, drawn from another seed.",
+)
 @click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that draw clips.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -203,21 +229,31 @@ def main(out, steps, batch, learning_rate, held_out, workers, seed, quiet):
     for frames, size in HELD_OUT:
         table = confusion(network, seed + HELD_OUT_SEED_OFFSET, held_out, frames, size)
         first_table = table if first_table is None else first_table
-        accuracies.append({"frames": frames, "size": size, "clips": held_out,
-                           "accuracy": table.trace().item() / table.sum().item()})
+        accuracies.append(
+            {"frames": frames, "size": size, "clips": held_out, "accuracy": table.trace().item() / table.sum().item()}
+        )
         note(f"held out at {frames}x{size}x{size}: accuracy {accuracies[-1]['accuracy']:.4f}", quiet)
     facts = {
         "command": "python -m hpdm_eval.backbones.train_shapes3d " + shlex.join(sys.argv[1:]),
-        "seed": seed, "steps": steps, "batch": batch, "learning_rate": learning_rate, "minutes": round(minutes, 2),
+        "seed": seed,
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "minutes": round(minutes, 2),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "loss": round(float(loss), 4),
-        "training_accuracy": {name: round(float(value), 4)
-                              for name, value in zip(("class", *ATTRIBUTES), training_accuracy)},
+        "training_accuracy": {
+            name: round(float(value), 4) for name, value in zip(("class", *ATTRIBUTES), training_accuracy)
+        },
         "held_out": accuracies,
-        "hardware": hardware(), "torch": torch.__version__,
+        "hardware": hardware(),
+        "torch": torch.__version__,
     }
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()
-             if not name.endswith("num_batches_tracked")}
+    state = {
+        name: tensor.contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
     metadata = {"format": "shapes3d", "classes": json.dumps(CLASS_NAMES), "training": json.dumps(facts)}
     with atomic_file(out) as file:
         file.write(save(state, metadata))

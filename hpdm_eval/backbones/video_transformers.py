@@ -121,15 +121,17 @@ def load_transformers(name, *, dtype, **settings):
     """
     family, _, where = name.partition(":")
     if not where:
-        raise InputError(f"backbone {family} needs a folder or an id on the hub, as {family}:FOLDER or "
-                         f"{family}:OWNER/NAME")
+        raise InputError(
+            f"backbone {family} needs a folder or an id on the hub, as {family}:FOLDER or {family}:OWNER/NAME"
+        )
     library = need_transformers(f"backbone {name}", "video")
     folder = pretrained_folder(where)
     config = read_json(folder / "config.json")
     prefix, kind = FAMILIES[family]
     if config.get("model_type") != prefix.lower():
-        raise InputError(f"{where}: config.json is of {config.get('model_type')!r}, a {family} backbone needs "
-                         f"{prefix.lower()!r}")
+        raise InputError(
+            f"{where}: config.json is of {config.get('model_type')!r}, a {family} backbone needs {prefix.lower()!r}"
+        )
     network = _load_model(library, prefix, folder, config)
     preprocessor = next((name for name in PREPROCESSORS if (folder / name).is_file()), None)
     normalisation = _normalisation(folder / preprocessor) if preprocessor else (IMAGENET_MEAN, IMAGENET_STD)

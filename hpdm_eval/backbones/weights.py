@@ -93,8 +93,9 @@ def user_cache():
 def sources():
     """All known files: {name: Source}, in order of preference within a backbone."""
     entries = yaml.safe_load((resources.files("hpdm_eval.backbones") / "sources.yaml").read_text(encoding="utf-8"))
-    return {file: Source(**{"file": file, **entry, "urls": tuple(entry.get("urls", ()))})
-            for file, entry in entries.items()}
+    return {
+        file: Source(**{"file": file, **entry, "urls": tuple(entry.get("urls", ()))}) for file, entry in entries.items()
+    }
 
 
 def fingerprint(path):
@@ -147,14 +148,21 @@ def admit(source, path, found, folder, origin, unverified=False):
             expected = f"SHA-256 {source.sha256}" if source.sha256 else f"git blob {source.git_blob}"
             if not source.hash_known:
                 expected = f"SHA-256 {pin['sha256']}, seen first on {pin['date']}"
-            raise InputError(f"{origin}: not the known {source.file}: SHA-256 {found.sha256}, "
-                             f"git blob {found.git_blob}, {found.bytes} bytes; expected {expected}. Get it again, "
-                             "or pass --unverified to use it and have every record say so")
+            raise InputError(
+                f"{origin}: not the known {source.file}: SHA-256 {found.sha256}, "
+                f"git blob {found.git_blob}, {found.bytes} bytes; expected {expected}. Get it again, "
+                "or pass --unverified to use it and have every record say so"
+            )
         trust = "unverified"
     else:
         trust = pin["trust"] if pin else _first_trust(source, path, origin, unverified)
-    pins[source.file] = {"sha256": found.sha256, "bytes": found.bytes, "trust": trust, "origin": str(origin),
-                         "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    pins[source.file] = {
+        "sha256": found.sha256,
+        "bytes": found.bytes,
+        "trust": trust,
+        "origin": str(origin),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
     write_json(folder / PINS, pins)
     return trust
 
@@ -188,8 +196,11 @@ def read_pins(folder):
 
 
 def _is_pin(entry):
-    return (isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("sha256", "date"))
-            and entry.get("trust") in PINNED)
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(key), str) for key in ("sha256", "date"))
+        and entry.get("trust") in PINNED
+    )
 
 
 def add(path, *, name=None, unverified=False, folder=None):
@@ -206,8 +217,10 @@ def add(path, *, name=None, unverified=False, folder=None):
         source = sources().get(name or path.name)
         if source is None:
             usable = ", ".join(file for file, known in sources().items() if known.backbone)
-            raise InputError(f"{path}: SHA-256 {found.sha256} is not a known file's; say with --as which one it stands "
-                             f"for ({usable}) and accept it with --unverified")
+            raise InputError(
+                f"{path}: SHA-256 {found.sha256} is not a known file's; say with --as which one it stands "
+                f"for ({usable}) and accept it with --unverified"
+            )
     if source.backbone is None:
         raise InputError(f"{path}: this is {source.file}, {source.title}")
     trust = admit(source, path, found, folder, path, unverified)
@@ -227,8 +240,10 @@ def check_cached(source, folder=None):
     found = fingerprint(path)
     trust = trust_of(source, found, folder)
     if trust is None:
-        raise InputError(f"{path}: damaged or exchanged (SHA-256 {found.sha256}); delete it and run "
-                         f"`hpdm-eval weights fetch {source.file}`")
+        raise InputError(
+            f"{path}: damaged or exchanged (SHA-256 {found.sha256}); delete it and run "
+            f"`hpdm-eval weights fetch {source.file}`"
+        )
     origin = source.urls[0] if trust == "hash" and source.urls else str(path)
     return WeightsInfo(name=source.file, path=path, sha256=found.sha256, trust=trust, source=origin)
 
@@ -249,15 +264,18 @@ def find(backbone, *, weights=None, unverified=False, accept=None, first_use=Non
     for source in wanted:
         if info := check_cached(source, folder):
             return info
-    raise InputError(f"no weights for {backbone}: run `hpdm-eval weights fetch {wanted[0].file}`. "
-                     + how_to_bring(wanted[0], folder))
+    raise InputError(
+        f"no weights for {backbone}: run `hpdm-eval weights fetch {wanted[0].file}`. " + how_to_bring(wanted[0], folder)
+    )
 
 
 def how_to_bring(source, folder):
     """A sentence that tells a person how a file gets into the cache of a machine without network."""
     place = source.page or (source.urls[0] if source.urls else "its authors")
-    return (f"Without a network here, get {source.file} from {place} on another machine and run "
-            f"`hpdm-eval weights add {source.file}` (it goes to {folder})")
+    return (
+        f"Without a network here, get {source.file} from {place} on another machine and run "
+        f"`hpdm-eval weights add {source.file}` (it goes to {folder})"
+    )
 
 
 def _given(path, backbone, unverified, first_use, folder):
@@ -268,8 +286,14 @@ def _given(path, backbone, unverified, first_use, folder):
             raise InputError(f"{path}: this is {source.file} ({source.title}), not weights of {backbone}")
         return WeightsInfo(name=source.file, path=path, sha256=found.sha256, trust="hash", source=str(path))
     mine = [source.file for source in sources().values() if source.backbone == backbone]
-    pin = next((pin for file, pin in read_pins(folder).items()
-                if pin["sha256"] == found.sha256 and file in mine and (folder / file).is_file()), None)
+    pin = next(
+        (
+            pin
+            for file, pin in read_pins(folder).items()
+            if pin["sha256"] == found.sha256 and file in mine and (folder / file).is_file()
+        ),
+        None,
+    )
     if pin is None:
         kind = "unverified weights, a program that is executed," if is_torchscript(path) else "unverified weights"
         need_trust(kind, path, found.sha256)
@@ -277,7 +301,10 @@ def _given(path, backbone, unverified, first_use, folder):
     if pin is None and not unverified:
         if first_use is not None:
             return add(path, name=first_use, folder=folder)
-        raise InputError(f"{path}: SHA-256 {found.sha256} is not a known file of {backbone}; "
-                         "pass --unverified to use it and have every record say so")
-    return WeightsInfo(name=path.name, path=path, sha256=found.sha256, trust=pin["trust"] if pin else "unverified",
-                       source=str(path))
+        raise InputError(
+            f"{path}: SHA-256 {found.sha256} is not a known file of {backbone}; "
+            "pass --unverified to use it and have every record say so"
+        )
+    return WeightsInfo(
+        name=path.name, path=path, sha256=found.sha256, trust=pin["trust"] if pin else "unverified", source=str(path)
+    )

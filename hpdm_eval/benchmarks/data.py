@@ -11,8 +11,9 @@ QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--rows", type=click.IntRange(1000, 10**8), default=1_000_000, show_default=True,
-              help="Files of the data.")
+@click.option(
+    "--rows", type=click.IntRange(1000, 10**8), default=1_000_000, show_default=True, help="Files of the data."
+)
 @QUIET
 @result_options
 def index(rows, quiet, as_json, record):
@@ -31,8 +32,13 @@ def index(rows, quiet, as_json, record):
 
 @click.command(cls=RecordedCommand)
 @click.option("--videos", type=click.IntRange(16, 10**6), default=2000, show_default=True, help="Files of the data.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
-              help="Each source is timed so often, in turn; the median counts.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Each source is timed so often, in turn; the median counts.",
+)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Decoding processes.")
 @QUIET
 @result_options
@@ -47,8 +53,12 @@ def shards(videos, rounds, workers, quiet, as_json, record):
     need_decoder()
     from hpdm_eval.benchmarks.shard_speed import measure
 
-    result = {"bench": "shards", "videos": videos, "workers": workers,
-              **measure(videos, rounds=rounds, workers=workers, quiet=quiet)}
+    result = {
+        "bench": "shards",
+        "videos": videos,
+        "workers": workers,
+        **measure(videos, rounds=rounds, workers=workers, quiet=quiet),
+    }
     unlike = [name for name, equal in result["as they are"]["equal"].items() if not equal]
     note(f"other clips than from the folder: {', '.join(unlike)}", not unlike)
     finish(result, _shard_lines(result), device=torch.device("cpu"), as_json=as_json, record=record)
@@ -56,15 +66,22 @@ def shards(videos, rounds, workers, quiet, as_json, record):
 
 def _index_lines(result):
     size = result["bytes"]["index"] / 2**20
-    lines = [f"{result['rows']:,} files in 1,000 classes, a caption each; index {size:.0f} MiB",
-             "", f"{'start':<24}{'seconds':>10}{'fingerprint s':>15}{'peak MiB':>10}{'own MiB':>10}"]
+    lines = [
+        f"{result['rows']:,} files in 1,000 classes, a caption each; index {size:.0f} MiB",
+        "",
+        f"{'start':<24}{'seconds':>10}{'fingerprint s':>15}{'peak MiB':>10}{'own MiB':>10}",
+    ]
     for name, row in result["starts"].items():
-        lines.append(f"{name:<24}{row['seconds']:>10.2f}{row['fingerprint_seconds']:>15.2f}{row['mib']:>10.0f}"
-                     f"{row['own_mib']:>10.0f}")
+        lines.append(
+            f"{name:<24}{row['seconds']:>10.2f}{row['fingerprint_seconds']:>15.2f}{row['mib']:>10.0f}"
+            f"{row['own_mib']:>10.0f}"
+        )
     starts = result["starts"]
     if "every file" in starts:
-        ratios = {name: starts[f"every file{name[5:]}"]["seconds"] / starts[name]["seconds"]
-                  for name in ("index", "index, captions")}
+        ratios = {
+            name: starts[f"every file{name[5:]}"]["seconds"] / starts[name]["seconds"]
+            for name in ("index", "index, captions")
+        }
         lines += ["", *(f"{name}: {ratio:.0f} times as fast" for name, ratio in ratios.items())]
     return lines + ["", "memory is beyond what imports take; own: not shared between the processes of a machine"]
 

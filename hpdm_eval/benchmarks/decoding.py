@@ -10,9 +10,15 @@ from hpdm_eval.commands.recorded import RecordedCommand
 
 @click.command(cls=RecordedCommand)
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False))
-@click.option("--generated/--no-generated", default=True, show_default=True,
-              help="Also write and read the matrix of files whose frames carry their numbers.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes the frames that are read.")
+@click.option(
+    "--generated/--no-generated",
+    default=True,
+    show_default=True,
+    help="Also write and read the matrix of files whose frames carry their numbers.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes the frames that are read."
+)
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @result_options
 def decoding_command(folders, generated, seed, quiet, as_json, record):
@@ -40,9 +46,11 @@ def decoding_command(folders, generated, seed, quiet, as_json, record):
     finish(result, _lines(result), device=torch.device("cpu"), as_json=as_json, record=record)
 
 
-TITLES = {"generated": "Generated files, frames identified by their numbers",
-          "files": "Files at hand, frames compared with decoding from the beginning",
-          "timed": "Time of a 64-frame clip from the middle of 250 frames of 240x320 px"}
+TITLES = {
+    "generated": "Generated files, frames identified by their numbers",
+    "files": "Files at hand, frames compared with decoding from the beginning",
+    "timed": "Time of a 64-frame clip from the middle of 250 frames of 240x320 px",
+}
 
 
 def _lines(result):
@@ -64,11 +72,18 @@ def _table(rows, readers, timed):
                 total[key][reader] = total[key].get(reader, 0) + row[key].get(reader, 0)
     if total["seconds"].get("decord"):
         total["ratio"] = total["seconds"]["hpdm"] / total["seconds"]["decord"]
-    head = f"{'':<22}" + ("" if timed else f"{'files':>7}{'reads':>7}" + "".join(
-        f"{reader + ' wrong':>14}{'failed':>8}" for reader in readers))
+    head = f"{'':<22}" + (
+        ""
+        if timed
+        else f"{'files':>7}{'reads':>7}" + "".join(f"{reader + ' wrong':>14}{'failed':>8}" for reader in readers)
+    )
     lines = [head + f"{'time/decord':>13}"]
     for row in (*rows, total):
-        counts = "" if timed else f"{row['files']:>7}{row['readings']:>7}" + "".join(
-            f"{row['wrong'].get(reader, 0):>14}{row['failed'].get(reader, 0):>8}" for reader in readers)
+        counts = (
+            ""
+            if timed
+            else f"{row['files']:>7}{row['readings']:>7}"
+            + "".join(f"{row['wrong'].get(reader, 0):>14}{row['failed'].get(reader, 0):>8}" for reader in readers)
+        )
         lines.append(f"{row['kind']:<22}{counts}" + (f"{row['ratio']:>13.2f}" if row["ratio"] else f"{'-':>13}"))
     return lines

@@ -37,19 +37,34 @@ from hpdm_eval.support.timing import median_rates, peak_rss_mib
 @click.option("--frames", type=click.IntRange(min=9), default=16, show_default=True, help="Frames per clip.")
 @click.option("--size", type=click.IntRange(min=16), default=256, show_default=True, help="Height and width (even).")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Clips per forward pass.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
-              help="Every stage is timed so often, in turn; the median counts.")
-@click.option("--memory", default="50,500", show_default=True, metavar="N,N,...|none",
-              help="Peak memory of runs over so many clips, each in a process of its own.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Every stage is timed so often, in turn; the median counts.",
+)
+@click.option(
+    "--memory",
+    default="50,500",
+    show_default=True,
+    metavar="N,N,...|none",
+    help="Peak memory of runs over so many clips, each in a process of its own.",
+)
 @click.option("--bf16", is_flag=True, help="Also bfloat16: speed, error of the features, drift of the distance.")
-@click.option("--weights", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-              help="I3D state dict; random weights otherwise, which cost the same time.")
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="I3D state dict; random weights otherwise, which cost the same time.",
+)
 @click.option("--unverified", is_flag=True, help="Accept weights whose checksum is not known.")
 @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes.  [default: one per core]")
 @result_options
 @common_options
-def extract(clips, frames, size, batch, rounds, memory, bf16, weights, unverified, workers, as_json, record, device,
-            seed, quiet):
+def extract(
+    clips, frames, size, batch, rounds, memory, bf16, weights, unverified, workers, as_json, record, device, seed, quiet
+):
     """Feature extraction with I3D: decoding, resizing, network and all of it together, in clips per second.
 
     The yardstick is the network as public code runs it (float32, contiguous, BatchNorm unfolded, explicit padding),
@@ -85,8 +100,14 @@ def extract(clips, frames, size, batch, rounds, memory, bf16, weights, unverifie
             stages["whole, bf16"] = clips, lambda: extract_features(source, half, batch=batch, quiet=True)
         rates = median_rates(stages, rounds, quiet)
         result = {
-            "bench": "extract", "clips": clips, "frames": frames, "size": size, "batch": batch, "rounds": rounds,
-            "weights": fast.weights.name, "seed": seed,
+            "bench": "extract",
+            "clips": clips,
+            "frames": frames,
+            "size": size,
+            "batch": batch,
+            "rounds": rounds,
+            "weights": fast.weights.name,
+            "seed": seed,
             "clips_per_second": rates,
             "relative_to_plain": {name: rate / rates["plain network"] for name, rate in rates.items()},
             "gemm_gflops": _roof(device),
@@ -95,21 +116,24 @@ def extract(clips, frames, size, batch, rounds, memory, bf16, weights, unverifie
         }
         if half:
             result["bf16"] = _drift(source, fast, half, batch)
-        result["memory"] = [_memory(folder, count, weights, unverified, device, seed, batch, workers, quiet)
-                            for count in counts]
+        result["memory"] = [
+            _memory(folder, count, weights, unverified, device, seed, batch, workers, quiet) for count in counts
+        ]
     finish(result, _table(result), device=device, as_json=as_json, record=record)
 
 
 def _backbone(weights, unverified, device, seed, precision="fp32", optimize=True):
     if weights is not None:
-        return load_backbone("i3d", weights=weights, unverified=unverified, device=device, precision=precision,
-                             optimize=optimize)
+        return load_backbone(
+            "i3d", weights=weights, unverified=unverified, device=device, precision=precision, optimize=optimize
+        )
     network = random_network(seed)
     if optimize:
         network = FoldedI3D(network, torch.bfloat16 if precision == "bf16" else torch.float32)
     info = WeightsInfo(name=f"random (seed {seed})", path=None, sha256="", trust="unverified", source="random")
-    return I3DBackbone(network, info, epsilon=TENSORFLOW_EPSILON, precision=precision, device=device,
-                       resize_rule="bilinear")
+    return I3DBackbone(
+        network, info, epsilon=TENSORFLOW_EPSILON, precision=precision, device=device, resize_rule="bilinear"
+    )
 
 
 def _one_by_one(backbone, video, setting=nullcontext):
@@ -151,8 +175,16 @@ def _distance(x, y):
 def _memory(folder, clips, weights, unverified, device, seed, batch, workers, quiet):
     """Peak memory of a fresh process that extracts features of `clips` clips: {"clips", "peak_rss_mib"}."""
     note(f"memory of {clips} clips", quiet)
-    request = {"folder": str(folder), "clips": clips, "weights": weights, "unverified": unverified,
-               "device": str(device), "seed": seed, "batch": batch, "workers": workers}
+    request = {
+        "folder": str(folder),
+        "clips": clips,
+        "weights": weights,
+        "unverified": unverified,
+        "device": str(device),
+        "seed": seed,
+        "batch": batch,
+        "workers": workers,
+    }
     code = "import sys; from hpdm_eval.benchmarks.extraction import run_for_memory; run_for_memory(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, json.dumps(request)], capture_output=True, text=True)
     if done.returncode:
@@ -196,18 +228,27 @@ def _parse_counts(text):
 
 
 def _table(result):
-    lines = [f"{result['clips']} clips of {result['frames']}x{result['size']}x{result['size']}, "
-             f"batch {result['batch']}, weights {result['weights']}", "",
-             f"{'stage':<20}{'clips/s':>10}{'of plain':>10}", f"{'-' * 19:<20}{'-' * 7:>10}{'-' * 8:>10}"]
+    lines = [
+        f"{result['clips']} clips of {result['frames']}x{result['size']}x{result['size']}, "
+        f"batch {result['batch']}, weights {result['weights']}",
+        "",
+        f"{'stage':<20}{'clips/s':>10}{'of plain':>10}",
+        f"{'-' * 19:<20}{'-' * 7:>10}{'-' * 8:>10}",
+    ]
     for name, rate in result["clips_per_second"].items():
         lines.append(f"{name:<20}{rate:>10.2f}{result['relative_to_plain'][name]:>9.2f}x")
     rates, work, roof = result["clips_per_second"], result["gflop_per_clip"], result["gemm_gflops"]
-    lines += ["", f"of the float32 roof ({roof:.0f} GFLOP/s in matrix products, {work:.1f} GFLOP a clip): network "
-              f"{rates['network'] * work / roof:.0%}, whole {rates['whole'] * work / roof:.0%}"]
+    lines += [
+        "",
+        f"of the float32 roof ({roof:.0f} GFLOP/s in matrix products, {work:.1f} GFLOP a clip): network "
+        f"{rates['network'] * work / roof:.0%}, whole {rates['whole'] * work / roof:.0%}",
+    ]
     lines += ["", f"features differ from the plain network's by {result['feature_error']:.1e} (relative, L2)"]
     if "bf16" in result:
-        lines.append("bf16: features differ by {feature_error:.1e}; distance of two halves {distance_fp32:.4f} -> "
-                     "{distance_bf16:.4f} (drift {drift:+.4f}); same clips, both precisions: "
-                     "{distance_between_precisions:.4f}".format(**result["bf16"]))
+        lines.append(
+            "bf16: features differ by {feature_error:.1e}; distance of two halves {distance_fp32:.4f} -> "
+            "{distance_bf16:.4f} (drift {drift:+.4f}); same clips, both precisions: "
+            "{distance_between_precisions:.4f}".format(**result["bf16"])
+        )
     lines += [f"peak memory with {row['clips']} clips: {row['peak_rss_mib']:.0f} MiB" for row in result["memory"]]
     return lines

@@ -17,13 +17,24 @@ from hpdm_eval.records.record import command_line
 
 
 @click.command(cls=RememberingCommand)
-@click.option("--out", type=OutputFolder(path_type=Path), metavar="DIR",
-              help="New folder for records.jsonl, gpu.md and gpu.log. Needed but for --list.")
-@click.option("--minutes", type=click.FloatRange(min=0.05), default=8.0, show_default=True,
-              help="Time for everything; what does not fit is named and left out.")
+@click.option(
+    "--out",
+    type=OutputFolder(path_type=Path),
+    metavar="DIR",
+    help="New folder for records.jsonl, gpu.md and gpu.log. Needed but for --list.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.05),
+    default=8.0,
+    show_default=True,
+    help="Time for everything; what does not fit is named and left out.",
+)
 @click.option("--only", multiple=True, metavar="ITEM", help="Only this item or subject, see --list; repeatable.")
 @click.option("--rehearse", is_flag=True, help="The same code on tiny sizes; without --device on the processor.")
-@click.option("--commit", metavar="HASH", help="Commit for the records, where the source is a copy without its history.")
+@click.option(
+    "--commit", metavar="HASH", help="Commit for the records, where the source is a copy without its history."
+)
 @click.option("--list", "listed", is_flag=True, help="Print the items in their order and what each may cost.")
 @common_options
 def gpu(out, minutes, only, rehearse, commit, listed, device, seed, quiet):

@@ -56,8 +56,13 @@ def start(root, settings):
     print_of_data = fingerprint_of(clips)
     ended = time.perf_counter()
     memory = {"mib": (memory_of_process()["peak"] - before) / 2**20, "own_mib": (_own() - own) / 2**20}
-    return {"seconds": opened - began, "fingerprint_seconds": ended - opened, "fingerprint": print_of_data,
-            "videos": len(clips.source), **memory}
+    return {
+        "seconds": opened - began,
+        "fingerprint_seconds": ended - opened,
+        "fingerprint": print_of_data,
+        "videos": len(clips.source),
+        **memory,
+    }
 
 
 def _start(root, settings):
@@ -80,16 +85,29 @@ def _make(root, rows, files, quiet):
     """Write empty files, the JSON index of earlier versions with made-up entries, captions, and the index from it."""
     root.mkdir(parents=True)
     entries, began = [], time.perf_counter()
-    with progress(total=rows, unit="file", description="making files", quiet=quiet) as bar, open(
-            root / "captions.jsonl", "w", encoding="utf-8") as captions:
+    with (
+        progress(total=rows, unit="file", description="making files", quiet=quiet) as bar,
+        open(root / "captions.jsonl", "w", encoding="utf-8") as captions,
+    ):
         for number in range(rows):
             path = f"class{number % CLASSES:04d}/video_{number:08d}.mp4"
             if number < CLASSES:
                 (root / path).parent.mkdir()
             os.close(os.open(root / path, os.O_CREAT | os.O_WRONLY))
             frames = 60 + number % 500
-            entries.append({"path": path, "size": 0, "mtime": (root / path).stat().st_mtime_ns, "frames": frames,
-                            "fps": 25.0, "seconds": (frames - 0.5) / 25, "even": True, "height": 240, "width": 320})
+            entries.append(
+                {
+                    "path": path,
+                    "size": 0,
+                    "mtime": (root / path).stat().st_mtime_ns,
+                    "frames": frames,
+                    "fps": 25.0,
+                    "seconds": (frames - 0.5) / 25,
+                    "even": True,
+                    "height": 240,
+                    "width": 320,
+                }
+            )
             captions.write(json.dumps({"path": path, "caption": f"video {number}: {WORDS}"}) + "\n")
             bar.update()
     write_json(root / OLD_NAME, {"version": OLD_VERSION, "videos": entries, "broken": []})

@@ -32,8 +32,9 @@ def interval(clips, features, rounds, as_json, record, device, seed, quiet):
     rng = np.random.default_rng(seed)
     scale = 1 / np.sqrt(np.arange(1, features + 1))
     x, y = (rng.normal(size=(clips, features)) * scale * width for width in (1.1, 1.0))
-    samples, reference = (SimpleNamespace(features=side, distribution=side, moments=Moments.of(side), count=clips)
-                          for side in (x, y))
+    samples, reference = (
+        SimpleNamespace(features=side, distribution=side, moments=Moments.of(side), count=clips) for side in (x, y)
+    )
     protocol = load_protocol("native")
 
     def whole():
@@ -49,11 +50,18 @@ def interval(clips, features, rounds, as_json, record, device, seed, quiet):
     rates = rates_by_round(stages, rounds, quiet)
     seconds = {name: [1 / rate for rate in own] for name, own in rates.items()}
     first, second = (stages[name][1]() for name in (DIRECT, SUMS))
-    result = {"bench": "interval", "clips": clips, "features": features, "rounds": rounds, "seed": seed,
-              "seconds": seconds,
-              "ratio": statistics.median(old / new for old, new in zip(seconds[DIRECT], seconds[SUMS])),
-              "differences": {name: abs(getattr(second, name) / getattr(first, name) - 1)
-                              for name in ("value", "standard_error", "bias")}}
+    result = {
+        "bench": "interval",
+        "clips": clips,
+        "features": features,
+        "rounds": rounds,
+        "seed": seed,
+        "seconds": seconds,
+        "ratio": statistics.median(old / new for old, new in zip(seconds[DIRECT], seconds[SUMS])),
+        "differences": {
+            name: abs(getattr(second, name) / getattr(first, name) - 1) for name in ("value", "standard_error", "bias")
+        },
+    }
     finish(result, _lines(result), device=torch.device("cpu"), as_json=as_json, record=record)
 
 
@@ -62,7 +70,7 @@ def direct_jackknife(samples, reference, *, seed=0):
     """`grouped_jackknife` by moments of all groups but one, joined, and a distance from their covariance."""
     target, parts = Target(reference), [Moments.of(samples[rows]) for rows in deal(len(samples), seed=seed)]
     value = target.distance(_join(parts))
-    without = np.array([target.distance(_join(parts[:out] + parts[out + 1:])) for out in range(len(parts))])
+    without = np.array([target.distance(_join(parts[:out] + parts[out + 1 :])) for out in range(len(parts))])
     share = len(samples) / np.array([part.n for part in parts])
     pseudo = share * value - (share - 1) * without
     corrected = len(parts) * value - ((1 - 1 / share) * without).sum()
@@ -79,7 +87,9 @@ def _join(parts):
 
 def _lines(result):
     lines = [f"{result['clips']:,} clips of {result['features']} features on each side, {GROUPS} groups", ""]
-    lines += [f"{name:<28}{statistics.median(own):>8.3f} s   ({min(own):.3f} to {max(own):.3f})"
-              for name, own in result["seconds"].items()]
+    lines += [
+        f"{name:<28}{statistics.median(own):>8.3f} s   ({min(own):.3f} to {max(own):.3f})"
+        for name, own in result["seconds"].items()
+    ]
     differences = ", ".join(f"{name.replace('_', ' ')} {value:.1e}" for name, value in result["differences"].items())
     return lines + ["", f"one side: {result['ratio']:.2f} times as fast; relative differences: {differences}"]

@@ -123,8 +123,11 @@ def _h264():
     for suffix in ("mp4", "mkv", "avi", "ts", "flv"):
         for gop, b_frames, is_open in ((12, 0, False), (12, 3, False), (12, 3, True), (250, 2, False)):
             parameters = f"keyint={gop}:min-keyint={min(gop, 12)}:bframes={b_frames}:open-gop={int(is_open)}:scenecut=0"
-            yield Case(name=f"h264-g{gop}-b{b_frames}{'-open' * is_open}.{suffix}", codec="libx264",
-                       options={"preset": "veryfast", "x264-params": parameters + ":b-adapt=0"})
+            yield Case(
+                name=f"h264-g{gop}-b{b_frames}{'-open' * is_open}.{suffix}",
+                codec="libx264",
+                options={"preset": "veryfast", "x264-params": parameters + ":b-adapt=0"},
+            )
     refresh = {"preset": "veryfast", "x264-params": "keyint=20:intra-refresh=1:bframes=0"}
     yield Case(name="h264-intra-refresh.mp4", codec="libx264", options=refresh)
     yield Case(name="h264-intra-refresh.mkv", codec="libx264", options=refresh)
@@ -138,21 +141,37 @@ def _other_codecs():
     for suffix in ("mp4", "mkv", "ts"):
         for is_open in (0, 1):
             parameters = f"keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop={is_open}:scenecut=0:log-level=none"
-            yield Case(name=f"hevc{'-open' * is_open}.{suffix}", codec="libx265",
-                       options={"preset": "ultrafast", "x265-params": parameters + ":pools=none:frame-threads=1"})
+            yield Case(
+                name=f"hevc{'-open' * is_open}.{suffix}",
+                codec="libx265",
+                options={"preset": "ultrafast", "x265-params": parameters + ":pools=none:frame-threads=1"},
+            )
     for suffix in ("mp4", "avi", "mkv"):
         for b_frames in (0, 2):
             yield Case(name=f"mpeg4-b{b_frames}.{suffix}", codec="mpeg4", gop=12, b_frames=b_frames)
     for suffix in ("mpg", "ts", "vob", "mkv", "avi"):
         yield Case(name=f"mpeg2.{suffix}", codec="mpeg2video", gop=12, b_frames=2)
     yield Case(name="mpeg1.mpg", codec="mpeg1video", gop=10, b_frames=1)
-    yield Case(name="vp8.webm", codec="libvpx", gop=20,
-               options={"deadline": "realtime", "auto-alt-ref": "1", "lag-in-frames": "16"})
+    yield Case(
+        name="vp8.webm",
+        codec="libvpx",
+        gop=20,
+        options={"deadline": "realtime", "auto-alt-ref": "1", "lag-in-frames": "16"},
+    )
     for suffix in ("webm", "mp4", "ivf"):
-        yield Case(name=f"vp9.{suffix}", codec="libvpx-vp9", gop=20,
-                   options={"deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "16"})
+        yield Case(
+            name=f"vp9.{suffix}",
+            codec="libvpx-vp9",
+            gop=20,
+            options={"deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "16"},
+        )
     for suffix in ("mp4", "mkv", "webm"):
-        yield Case(name=f"av1.{suffix}", codec="libsvtav1", gop=16, options={"preset": "8", "crf": "10", "svtav1-params": "lp=1"})
+        yield Case(
+            name=f"av1.{suffix}",
+            codec="libsvtav1",
+            gop=16,
+            options={"preset": "8", "crf": "10", "svtav1-params": "lp=1"},
+        )
     for suffix in ("avi", "mov", "mkv"):
         yield Case(name=f"mjpeg.{suffix}", codec="mjpeg", pixels="yuvj420p")
     yield Case(name="ffv1.mkv", codec="ffv1", gop=10)
@@ -175,7 +194,8 @@ def _other_codecs():
 def _times_and_shapes():
     jumps = np.cumsum([0, *(0.02 if number < 30 else 0.08 for number in range(59))])
     for name, codec, more in (
-        ("variable.mp4", "libx264", {"b_frames": 2}), ("variable.mkv", "libx264", {}),
+        ("variable.mp4", "libx264", {"b_frames": 2}),
+        ("variable.mkv", "libx264", {}),
         ("variable.webm", "libvpx-vp9", {"options": {"deadline": "realtime", "cpu-used": "8"}}),
         ("variable.gif", "gif", {"pixels": "rgb8"}),
     ):
@@ -191,10 +211,18 @@ def _times_and_shapes():
     yield Case(name="odd.mp4", codec="libx264", pixels="yuv444p", b_frames=2, **odd)
     yield Case(name="odd.gif", codec="gif", pixels="rgb8", **odd)
     yield Case(name="deep-h264.mp4", codec="libx264", pixels="yuv420p10le", b_frames=2)
-    yield Case(name="deep-hevc.mkv", codec="libx265", pixels="yuv420p10le",
-               options={"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"})
-    yield Case(name="deep-av1.webm", codec="libsvtav1", pixels="yuv420p10le",
-               options={"preset": "8", "crf": "10", "svtav1-params": "lp=1"})
+    yield Case(
+        name="deep-hevc.mkv",
+        codec="libx265",
+        pixels="yuv420p10le",
+        options={"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"},
+    )
+    yield Case(
+        name="deep-av1.webm",
+        codec="libsvtav1",
+        pixels="yuv420p10le",
+        options={"preset": "8", "crf": "10", "svtav1-params": "lp=1"},
+    )
     yield Case(name="deep-grey.mkv", codec="ffv1", pixels="gray16le")
     yield Case(name="deep-rgb.mkv", codec="ffv1", pixels="gbrp16le")
     yield Case(name="grey.mp4", codec="libx264", pixels="gray")
@@ -211,8 +239,10 @@ def _edits():
     yield Case(name="late.mp4", codec="libx264", edit="late", b_frames=2)
     yield Case(name="divx-packed.avi", codec="mpeg4", gop=12, b_frames=1, edit="packed")
     yield Case(name="announced.avi", codec="mpeg4", gop=12, b_frames=0, edit="announced")
-    open_gop = {"preset": "veryfast",
-                "x264-params": "keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0"}
+    open_gop = {
+        "preset": "veryfast",
+        "x264-params": "keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0",
+    }
     yield Case(name="leading.ts", codec="libx264", options=open_gop, edit="leading")
     yield Case(name="leading.mkv", codec="libx264", options=open_gop, edit="leading")
     yield Case(name="leading-mpeg2.ts", codec="mpeg2video", gop=12, b_frames=2, edit="leading")
@@ -222,6 +252,7 @@ def _edits():
 
 def _cut(case, path):
     """From a key packet on, with an edit list that hides what comes before frame 40: `ffmpeg -ss -c copy`."""
+
     def change(packets, stream):
         first = sorted(packet.pts for packet in packets)[40]
         start = max(i for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts <= first)
@@ -233,8 +264,7 @@ def _cut(case, path):
 
 def _late(case, path):
     """The first frame is shown at 0.4 s: an edit list that begins with nothing."""
-    _copy(case, path, lambda packets, stream: [
-        _moved(packet, round(0.4 / stream.time_base)) for packet in packets])
+    _copy(case, path, lambda packets, stream: [_moved(packet, round(0.4 / stream.time_base)) for packet in packets])
     return list(range(case.frames))
 
 
@@ -254,6 +284,7 @@ def _leading(case, path):
 
 def _packed(case, path):
     """DivX's packed bitstream: a B frame travels in the packet of the frame before, a placeholder in its own."""
+
     def change(packets, _):
         result = []
         for packet in packets:
@@ -276,7 +307,7 @@ def _announced(case, path):
     _encode(case, path)
     data = bytearray(path.read_bytes())
     for place in (data.index(b"avih") + 8 + 16, data.index(b"strh") + 8 + 32):
-        data[place:place + 4] = (2 * case.frames).to_bytes(4, "little")
+        data[place : place + 4] = (2 * case.frames).to_bytes(4, "little")
     path.write_bytes(data)
     return list(range(case.frames))
 
@@ -285,7 +316,7 @@ def _broken_off(case, path):
     """An index at the beginning, and only seven tenths of the data."""
     _encode(case, path, options={"movflags": "faststart"})
     data = path.read_bytes()
-    path.write_bytes(data[:len(data) * 7 // 10])
+    path.write_bytes(data[: len(data) * 7 // 10])
     shown = []
     with av.open(str(path)) as file:
         try:
@@ -296,8 +327,14 @@ def _broken_off(case, path):
     return shown
 
 
-EDITS = {"cut": _cut, "late": _late, "leading": _leading, "packed": _packed, "announced": _announced,
-         "broken-off": _broken_off}
+EDITS = {
+    "cut": _cut,
+    "late": _late,
+    "leading": _leading,
+    "packed": _packed,
+    "announced": _announced,
+    "broken-off": _broken_off,
+}
 _PICTURE = b"\x00\x00\x01\xb6"
 
 

@@ -30,9 +30,23 @@ TIMED_SIZE = {"frames": 250, "height": 240, "width": 320}  # UCF-101's pictures,
 SECONDS = 60.0  # after which a reader is taken to hang
 # Cases of `numbered_videos` that are timed, with pictures that move instead of numbers.
 TIMED_CASES = (
-    "h264-g250-b2.mp4", "h264-g12-b3.mp4", "h264-g250-b2.mkv", "h264-g250-b2.avi", "h264-g250-b2.ts", "h264-g250-b2.flv",
-    "hevc-open.mp4", "mpeg4-b0.avi", "mpeg4-b2.avi", "mpeg4-b2.mp4", "mpeg2.mpg", "vp9.webm", "av1.mp4", "mjpeg.avi",
-    "ffv1.mkv", "wmv2.wmv", "even.gif",
+    "h264-g250-b2.mp4",
+    "h264-g12-b3.mp4",
+    "h264-g250-b2.mkv",
+    "h264-g250-b2.avi",
+    "h264-g250-b2.ts",
+    "h264-g250-b2.flv",
+    "hevc-open.mp4",
+    "mpeg4-b0.avi",
+    "mpeg4-b2.avi",
+    "mpeg4-b2.mp4",
+    "mpeg2.mpg",
+    "vp9.webm",
+    "av1.mp4",
+    "mjpeg.avi",
+    "ffv1.mkv",
+    "wmv2.wmv",
+    "even.gif",
 )
 
 
@@ -49,11 +63,20 @@ class Row:
 
     def ratio(self):
         """Time of this package's reader over decord's, None where either read nothing."""
-        return self.seconds["hpdm"] / self.seconds["decord"] if self.seconds["decord"] and self.seconds["hpdm"] else None
+        return (
+            self.seconds["hpdm"] / self.seconds["decord"] if self.seconds["decord"] and self.seconds["hpdm"] else None
+        )
 
     def as_dict(self):
-        return {"kind": self.kind, "files": self.files, "readings": self.readings, "wrong": dict(self.wrong),
-                "failed": dict(self.failed), "seconds": dict(self.seconds), "ratio": self.ratio()}
+        return {
+            "kind": self.kind,
+            "files": self.files,
+            "readings": self.readings,
+            "wrong": dict(self.wrong),
+            "failed": dict(self.failed),
+            "seconds": dict(self.seconds),
+            "ratio": self.ratio(),
+        }
 
 
 def readers():

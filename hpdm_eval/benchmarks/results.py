@@ -16,18 +16,25 @@ from hpdm.support.files import atomic_file, parse_json, write_json
 from hpdm_eval.records.record import command_line, utc_now
 
 ORDER = ("decoding", "extract", "interval", "scale", "fusion", "training", "sampling", "index", "shards")
-TITLES = {"decoding": "Reading videos", "extract": "Feature extraction with I3D",
-          "interval": "FVD with its interval", "scale": "Ten times the clips, and what the cache saves",
-          "fusion": "Resampling in context fusion",
-          "training": "Training step", "sampling": "Sampling", "index": "Starting on a million files",
-          "shards": "Reading from shards"}
+TITLES = {
+    "decoding": "Reading videos",
+    "extract": "Feature extraction with I3D",
+    "interval": "FVD with its interval",
+    "scale": "Ten times the clips, and what the cache saves",
+    "fusion": "Resampling in context fusion",
+    "training": "Training step",
+    "sampling": "Sampling",
+    "index": "Starting on a million files",
+    "shards": "Reading from shards",
+}
 
 
 def result_options(function):
     """Add `--json` and `--record`, for `finish`."""
     for option in (
-        click.option("--record", type=OutputFolder(path_type=Path), metavar="DIR",
-                     help="Also save the result in this folder."),
+        click.option(
+            "--record", type=OutputFolder(path_type=Path), metavar="DIR", help="Also save the result in this folder."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the table."),
     ):
         function = option(function)
@@ -36,15 +43,27 @@ def result_options(function):
 
 def bench_options(function):
     """`--rounds`, the options of the result and the common ones."""
-    rounds = click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
-                          help="Each alternative is timed so often, in turn; the median counts.")
+    rounds = click.option(
+        "--rounds",
+        type=click.IntRange(min=1),
+        default=3,
+        show_default=True,
+        help="Each alternative is timed so often, in turn; the median counts.",
+    )
     return rounds(result_options(common_options(function)))
 
 
 def finish(result, lines, *, device, as_json, record):
     """Complete a result with its origin, print it, and save it if `record` names a folder."""
-    result = {**result, "text": "\n".join(lines), "command": command_line(), "hardware": hardware(device),
-              "versions": package_versions(), "git": git_revision(), "created": utc_now()}
+    result = {
+        **result,
+        "text": "\n".join(lines),
+        "command": command_line(),
+        "hardware": hardware(device),
+        "versions": package_versions(),
+        "git": git_revision(),
+        "created": utc_now(),
+    }
     click.echo(json.dumps(result) if as_json else result["text"])
     if record:
         name = "-".join(str(result[key]) for key in ("bench", "size", "precision") if key in result)
@@ -63,13 +82,27 @@ def write_page(folder, out):
     results = [result for result in results if isinstance(result, dict) and result.get("bench") in ORDER]
     if not results:
         raise InputError(f"{folder} holds no result of hpdm-eval bench; make one with --record {folder}")
-    lines = ["# Benchmarks", "", "Ratios compare alternatives within one run on one machine; absolute figures of machines "
-             "that others may have used at the same time are worth less."]
+    lines = [
+        "# Benchmarks",
+        "",
+        "Ratios compare alternatives within one run on one machine; absolute figures of machines "
+        "that others may have used at the same time are worth less.",
+    ]
     for result in sorted(results, key=lambda result: ORDER.index(result["bench"])):
-        versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("hpdm", "torch") if name in result["versions"])
-        lines += ["", f"## {TITLES[result['bench']]}", "", f"`{result['command']}`  ",
-                  f"{result['hardware']}; {versions}; commit {(result['git'] or 'unknown')[:12]}; {result['created'][:10]}",
-                  "", "```", result["text"], "```"]
+        versions = ", ".join(
+            f"{name} {result['versions'][name]}" for name in ("hpdm", "torch") if name in result["versions"]
+        )
+        lines += [
+            "",
+            f"## {TITLES[result['bench']]}",
+            "",
+            f"`{result['command']}`  ",
+            f"{result['hardware']}; {versions}; commit {(result['git'] or 'unknown')[:12]}; {result['created'][:10]}",
+            "",
+            "```",
+            result["text"],
+            "```",
+        ]
     written = Path(out).read_text(encoding="utf-8") if Path(out).exists() else ""
     if NOTES in written:
         lines += ["", NOTES + written.partition(NOTES)[2].rstrip("\n")]

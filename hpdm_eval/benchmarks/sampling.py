@@ -44,18 +44,30 @@ def sampling(checkpoint, videos, steps, overlaps, cached_only, rounds, as_json, 
                 network, chosen, device=device, at_least=reference_size(math.prod(network.token_grid)), **plan
             )
             sampler = loaded.method.sampler(
-                network, config.diffusion, chosen, device=device, use_cache=cached,
+                network,
+                config.diffusion,
+                chosen,
+                device=device,
+                use_cache=cached,
                 call_sizes=find_call_sizes(network, tile_batch, device),
             )
             name = f"{overlap}, {'cached' if cached else 'uncached'}"
-            rows.append((name, overlap, cached, sampler, estimate_memory(network, chosen, tile_batch=tile_batch, **plan)))
-            stages[name] = videos, lambda sampler=sampler: sampler.sample(
-                range(videos), [index % config.network.num_classes for index in range(videos)], seed)
+            rows.append(
+                (name, overlap, cached, sampler, estimate_memory(network, chosen, tile_batch=tile_batch, **plan))
+            )
+            stages[name] = (
+                videos,
+                lambda sampler=sampler: sampler.sample(
+                    range(videos), [index % config.network.num_classes for index in range(videos)], seed
+                ),
+            )
     rates = median_rates(stages, rounds, quiet, device)
     runs = rounds + 1  # the first warms up
     figures = [
         {
-            "overlap": overlap, "cached": cached, "seconds_per_video": 1 / rates[name],
+            "overlap": overlap,
+            "cached": cached,
+            "seconds_per_video": 1 / rates[name],
             "block_evaluations_per_video": sampler.evaluator.block_evaluations / (runs * videos),
             "estimated_memory_gib": memory.needed / GIB,
         }
@@ -63,8 +75,14 @@ def sampling(checkpoint, videos, steps, overlaps, cached_only, rounds, as_json, 
     ]
     on_gpu = device.type == "cuda"
     result = {
-        "bench": "sampling", "size": config.size, "checkpoint": loaded.describe(), "steps": list(settings.steps),
-        "videos": videos, "rounds": rounds, "seed": seed, "figures": figures,
+        "bench": "sampling",
+        "size": config.size,
+        "checkpoint": loaded.describe(),
+        "steps": list(settings.steps),
+        "videos": videos,
+        "rounds": rounds,
+        "seed": seed,
+        "figures": figures,
         "peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else peak_rss_mib(),
     }
     lines = [
@@ -76,8 +94,10 @@ def sampling(checkpoint, videos, steps, overlaps, cached_only, rounds, as_json, 
     for row in figures:
         other = [r["seconds_per_video"] for r in figures if r["overlap"] == row["overlap"] and not r["cached"]]
         saved = f"{other[0] / row['seconds_per_video']:>11.2f}x" if other and row["cached"] else ""
-        lines.append(f"{row['overlap']:<9}{'yes' if row['cached'] else 'no':<7}{row['seconds_per_video']:>10.4g}"
-                     f"{row['block_evaluations_per_video']:>14,.0f}{row['estimated_memory_gib']:>15.2f}{saved}")
+        lines.append(
+            f"{row['overlap']:<9}{'yes' if row['cached'] else 'no':<7}{row['seconds_per_video']:>10.4g}"
+            f"{row['block_evaluations_per_video']:>14,.0f}{row['estimated_memory_gib']:>15.2f}{saved}"
+        )
     lines.append(f"peak memory of all these runs: {result['peak_memory_mib']:.0f} MiB")
     finish(result, lines, device=device, as_json=as_json, record=record)
 

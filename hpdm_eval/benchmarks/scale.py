@@ -23,8 +23,14 @@ ROW = "{:<12}{:<24}{:>9}{:>11}{:>11}{:>14}{:>12}"
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--clips", "counts", default="1000,10000", show_default=True, metavar="N,N,...",
-              help="Samples to judge, each number in turn.")
+@click.option(
+    "--clips",
+    "counts",
+    default="1000,10000",
+    show_default=True,
+    metavar="N,N,...",
+    help="Samples to judge, each number in turn.",
+)
 @click.option("--reference", type=click.IntRange(min=40), default=1000, show_default=True, help="Real clips.")
 @click.option("--frames", type=click.IntRange(min=1), default=64, show_default=True, help="Frames per clip.")
 @click.option("--size", type=click.IntRange(min=16), default=32, show_default=True, help="Height and width (even).")
@@ -55,13 +61,34 @@ def scale(counts, reference, frames, size, commands, backbone, folder, seed, qui
             for count in counts:
                 cache = Path(temporary) / f"cache-{command}-{count}"
                 for state, more in OPTIONS.items():
-                    words = [command, "--samples", folder / "samples", "--num-samples", count, "--reference",
-                             folder / "reference", "--protocol", "native", "--backbone", backbone, "--device", "cpu",
-                             "--quiet", "--json", *more]
+                    words = [
+                        command,
+                        "--samples",
+                        folder / "samples",
+                        "--num-samples",
+                        count,
+                        "--reference",
+                        folder / "reference",
+                        "--protocol",
+                        "native",
+                        "--backbone",
+                        backbone,
+                        "--device",
+                        "cpu",
+                        "--quiet",
+                        "--json",
+                        *more,
+                    ]
                     rows.append({"command": command, "clips": count, "cache": state, **_run(words, cache)})
                     note("{command}, {clips} clips, {cache}: {seconds:.1f} s, {mib:.0f} MiB".format(**rows[-1]), quiet)
-    result = {"bench": "scale", "reference": reference, "frames": frames, "size": [size, size], "backbone": backbone,
-              "rows": rows}
+    result = {
+        "bench": "scale",
+        "reference": reference,
+        "frames": frames,
+        "size": [size, size],
+        "backbone": backbone,
+        "rows": rows,
+    }
     finish({**result, "size": f"{size}px"}, _lines(result), device=torch.device("cpu"), as_json=as_json, record=record)
 
 
@@ -71,31 +98,52 @@ def _run(words, cache):
     environment = {**os.environ, "HPDM_EVAL_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(search)}
     with tempfile.TemporaryFile() as said:
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "hpdm_eval", *map(str, words)], env=environment,
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hpdm_eval", *map(str, words)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
         _, status, used = os.wait4(process.pid, 0)
         seconds, process.returncode = time.perf_counter() - started, os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            raise InputError(f"hpdm-eval {words[0]} ended with {process.returncode}: "
-                             f"{said.read().decode(errors='replace').strip()[-300:]}")
+            raise InputError(
+                f"hpdm-eval {words[0]} ended with {process.returncode}: "
+                f"{said.read().decode(errors='replace').strip()[-300:]}"
+            )
     per_unit = 2**20 if sys.platform == "darwin" else 2**10
     return {"seconds": seconds, "processor_seconds": used.ru_utime + used.ru_stime, "mib": used.ru_maxrss / per_unit}
 
 
 def _lines(result):
-    lines = [f"{result['frames']} frames of {result['size'][0]}x{result['size'][1]} px, {result['backbone']}, against "
-             f"{result['reference']:,} reference clips", "",
-             ROW.format("command", "cache", "clips", "seconds", "CPU s", "CPU s/1,000", "peak MiB")]
+    lines = [
+        f"{result['frames']} frames of {result['size'][0]}x{result['size'][1]} px, {result['backbone']}, against "
+        f"{result['reference']:,} reference clips",
+        "",
+        ROW.format("command", "cache", "clips", "seconds", "CPU s", "CPU s/1,000", "peak MiB"),
+    ]
     for row in result["rows"]:
         used = row["processor_seconds"]
         each = 1000 * used / (row["clips"] + result["reference"])
-        lines.append(ROW.format(row["command"], row["cache"], f"{row['clips']:,}", f"{row['seconds']:.1f}", f"{used:.1f}",
-                                f"{each:.1f}", f"{row['mib']:.0f}"))
+        lines.append(
+            ROW.format(
+                row["command"],
+                row["cache"],
+                f"{row['clips']:,}",
+                f"{row['seconds']:.1f}",
+                f"{used:.1f}",
+                f"{each:.1f}",
+                f"{row['mib']:.0f}",
+            )
+        )
     known = {(row["command"], row["clips"], row["cache"]): row for row in result["rows"]}
     lines.append("")
     for command, clips in dict.fromkeys((row["command"], row["clips"]) for row in result["rows"]):
         cold, decoded, warm = (known[command, clips, state]["processor_seconds"] for state in (COLD, DECODED, WARM))
-        lines.append(f"{command}, {clips:,} clips: a full cache takes {warm / decoded:.2f} of the processor time of "
-                     f"one that decodes, and {warm / cold:.2f} of an empty one's")
+        lines.append(
+            f"{command}, {clips:,} clips: a full cache takes {warm / decoded:.2f} of the processor time of "
+            f"one that decodes, and {warm / cold:.2f} of an empty one's"
+        )
     return lines + ["", "CPU s/1,000: per thousand clips on both sides, start included"]

@@ -33,10 +33,18 @@ def measure(videos, *, frames=64, size=64, clip=16, rounds=3, workers=1, quiet=F
         pack(root, shards, shard_bytes=8 << 20, quiet=True)
         pack(root, low, shard_bytes=8 << 20, smaller=Smaller(shrink=(8, 8, 8)), workers=workers, quiet=True)
         note("videos are written and packed", quiet)
-        figures = _compare({"folder": str(root), "shards": str(shards), "shards in memory": _in_memory(shards)},
-                           (1, 1, 1), clip, size, rounds, workers, quiet)
-        averaged = _compare({"folder": str(root), "packed smaller": str(low)}, (8, 8, 8), frames // 8, size // 8,
-                            rounds, workers, quiet)
+        figures = _compare(
+            {"folder": str(root), "shards": str(shards), "shards in memory": _in_memory(shards)},
+            (1, 1, 1),
+            clip,
+            size,
+            rounds,
+            workers,
+            quiet,
+        )
+        averaged = _compare(
+            {"folder": str(root), "packed smaller": str(low)}, (8, 8, 8), frames // 8, size // 8, rounds, workers, quiet
+        )
     return {"as they are": figures, "averaged 8x8x8": averaged}
 
 
@@ -45,8 +53,9 @@ def _compare(places, shrink, clip, size, rounds, workers, quiet):
     for name, path in places.items():
         config = DataConfig(path=path, shrink=shrink, steps_ahead=2)
         clips = open_clips(config, frames=clip, height=size, width=size, seed=0, quiet=True)
-        loader = make_loader(config, frames=clip, height=size, width=size, batch=batch, seed=0, clips=clips,
-                             num_workers=workers)
+        loader = make_loader(
+            config, frames=clip, height=size, width=size, batch=batch, seed=0, clips=clips, num_workers=workers
+        )
         first[name] = next(loader)[0]
         loaders.append(loader)
         stages[name] = batch * deliveries, lambda loader=loader: [next(loader) for _ in range(deliveries)]

@@ -133,7 +133,10 @@ def _sampling(config, videos, device):
         network, config.sampling, device=device, at_least=reference_size(math.prod(network.token_grid)), **plan
     )
     sampler = method.sampler(
-        network, config.diffusion, config.sampling, device=device,
+        network,
+        config.diffusion,
+        config.sampling,
+        device=device,
         call_sizes=find_call_sizes(network, tile_batch, device),
     )
     labels = [index % config.network.num_classes for index in range(videos)]

@@ -39,15 +39,17 @@ def fusion(width, tokens, batch, rounds, as_json, record, device, seed, quiet):
         places.append((start + (torch.arange(n) + 0.5) / (2 * n)).to(device))
 
     def by_matrices():
-        return resample(source, [
-            interpolation_matrix(u, n, band_width(n, n, 1)) for u, n in zip(places, grid, strict=True)
-        ])
+        return resample(
+            source, [interpolation_matrix(u, n, band_width(n, n, 1)) for u, n in zip(places, grid, strict=True)]
+        )
 
     def by_grid_sample():
         f, h, w = (2 * u - 1 for u in places)
         shape = (batch, *grid)
-        where = torch.stack([w[:, None, None].expand(shape), h[:, None, :, None].expand(shape),
-                             f[:, :, None, None].expand(shape)], dim=-1)
+        where = torch.stack(
+            [w[:, None, None].expand(shape), h[:, None, :, None].expand(shape), f[:, :, None, None].expand(shape)],
+            dim=-1,
+        )
         sampled = F.grid_sample(source.movedim(-1, 1), where, align_corners=False, padding_mode="border")
         return sampled.movedim(1, -1)
 
@@ -60,9 +62,15 @@ def fusion(width, tokens, batch, rounds, as_json, record, device, seed, quiet):
     stages = {"grid_sample": with_backward(by_grid_sample), "matrices": with_backward(by_matrices)}
     rates = median_rates(stages, rounds, quiet, device)
     result = {
-        "bench": "fusion", "width": width, "tokens": list(grid), "batch": batch, "rounds": rounds, "seed": seed,
+        "bench": "fusion",
+        "width": width,
+        "tokens": list(grid),
+        "batch": batch,
+        "rounds": rounds,
+        "seed": seed,
         "milliseconds": {name: 1e3 * batch / rate for name, rate in rates.items()},
-        "ratio": rates["matrices"] / rates["grid_sample"], "largest_difference": error,
+        "ratio": rates["matrices"] / rates["grid_sample"],
+        "largest_difference": error,
     }
     lines = [f"{batch}x{width}x{tokens}, forward and backward"]
     lines += [f"{name:<14}{ms:>10.2f} ms" for name, ms in result["milliseconds"].items()]
@@ -83,8 +91,16 @@ def training(size, overrides, batch, rounds, as_json, record, device, seed, quie
     out: its first pass would blur what is compared.
     """
     device = choose_device(device)
-    config = load_config(size, [*overrides, "training.self_conditioning_rate=0", f"training.batch={batch}",
-                                f"training.seed={seed}", "training.micro_batch=null"])
+    config = load_config(
+        size,
+        [
+            *overrides,
+            "training.self_conditioning_rate=0",
+            f"training.batch={batch}",
+            f"training.seed={seed}",
+            "training.micro_batch=null",
+        ],
+    )
     full = replace(config.network, levels_per_block=(config.pyramid.levels,) * len(config.network.levels_per_block))
     variants = {"adaptive": config, "not adaptive": replace(config, network=full)}
     stages, flops = {}, {}
@@ -98,21 +114,34 @@ def training(size, overrides, batch, rounds, as_json, record, device, seed, quie
     rates = median_rates(stages, rounds, quiet, device)
     gemm = rates.pop("matrix products")  # GFLOP/s
     result = {
-        "bench": "training", "size": config.size, "batch": batch, "rounds": rounds, "seed": seed,
-        "overrides": list(overrides), "precision": config.training.precision,
+        "bench": "training",
+        "size": config.size,
+        "batch": batch,
+        "rounds": rounds,
+        "seed": seed,
+        "overrides": list(overrides),
+        "precision": config.training.precision,
         "activation_checkpointing": config.training.activation_checkpointing,
-        "samples_per_second": rates, "adaptive_speedup": rates["adaptive"] / rates["not adaptive"],
-        "gflop_per_sample": {name: value / 1e9 for name, value in flops.items()}, "gemm_gflop_per_second": gemm,
+        "samples_per_second": rates,
+        "adaptive_speedup": rates["adaptive"] / rates["not adaptive"],
+        "gflop_per_sample": {name: value / 1e9 for name, value in flops.items()},
+        "gemm_gflop_per_second": gemm,
         "time_over_matrix_products": {name: gemm / (rates[name] * flops[name] / 1e9) for name in rates},
         "peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_rss_mib(),
     }
-    lines = [f"{config.size}, batch {batch}, forward and backward, {result['precision']}",
-             f"{'':<16}{'samples/s':>12}{'s/sample':>10}{'GFLOP':>10}{'of GEMM time':>14}"]
+    lines = [
+        f"{config.size}, batch {batch}, forward and backward, {result['precision']}",
+        f"{'':<16}{'samples/s':>12}{'s/sample':>10}{'GFLOP':>10}{'of GEMM time':>14}",
+    ]
     for name, rate in rates.items():
-        lines.append(f"{name:<16}{rate:>12.4g}{1 / rate:>10.4g}{flops[name] / 1e9:>10.4g}"
-                     f"{result['time_over_matrix_products'][name]:>13.2f}x")
-    lines += [f"adaptive computation: {result['adaptive_speedup']:.2f}x; matrix products of {side}: {gemm:.0f} GFLOP/s; "
-              f"peak memory {result['peak_memory_mib']:.0f} MiB"]
+        lines.append(
+            f"{name:<16}{rate:>12.4g}{1 / rate:>10.4g}{flops[name] / 1e9:>10.4g}"
+            f"{result['time_over_matrix_products'][name]:>13.2f}x"
+        )
+    lines += [
+        f"adaptive computation: {result['adaptive_speedup']:.2f}x; matrix products of {side}: {gemm:.0f} GFLOP/s; "
+        f"peak memory {result['peak_memory_mib']:.0f} MiB"
+    ]
     finish(result, lines, device=device, as_json=as_json, record=record)
 
 

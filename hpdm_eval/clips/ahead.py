@@ -23,7 +23,7 @@ def decode_ahead(jobs, settings, count, quiet=False):
     next always is. A clip's size is first known when it is read, so each job has an allowance: the size of the largest
     clip so far. One that needs more says so, and is read again when its turn comes.
     """
-    pool = (Workers(DECODE, settings, count, limit=lambda job: seconds_for(job.path)) if count else _Inline(settings))
+    pool = Workers(DECODE, settings, count, limit=lambda job: seconds_for(job.path)) if count else _Inline(settings)
     queue = _Queue(jobs, pool, max(2 * count, 1), _known_size(settings), quiet)
     with pool:
         while queue.fill():
@@ -87,8 +87,11 @@ class _Queue:
         if not self._noted:
             self._noted = True
             ahead = max(self._budget // self._share, 1)
-            note(f"clips of {in_words(self._allowance)}: {ahead} decoded at a time, within {in_words(self._budget)} "
-                 "for all that are not yet used (HPDM_EVAL_AHEAD)", self._quiet)
+            note(
+                f"clips of {in_words(self._allowance)}: {ahead} decoded at a time, within {in_words(self._budget)} "
+                "for all that are not yet used (HPDM_EVAL_AHEAD)",
+                self._quiet,
+            )
 
 
 def _known_size(settings):

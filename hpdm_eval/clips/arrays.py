@@ -1,6 +1,6 @@
 """Videos kept as arrays: axis order and value range, told apart and checked.
 
-    N clips, T frames, H and W rows and columns, C = 1 or 3 channels
+N clips, T frames, H and W rows and columns, C = 1 or 3 channels
 """
 
 import os
@@ -66,9 +66,11 @@ def array_layout(shape, dtype, grey=True):
         rest = [axis for axis in range(len(shape)) if axis != channels_first[0]]
         axes = (*rest, channels_first[0])
     elif channels_first:
-        raise Rejected(f"{text}: the second and third axis could both be channels; save it with channels last"
-                       if many else
-                       f"{text}: the first and second axis could both be channels; save it with channels last")
+        raise Rejected(
+            f"{text}: the second and third axis could both be channels; save it with channels last"
+            if many
+            else f"{text}: the first and second axis could both be channels; save it with channels last"
+        )
     elif grey and not many and min(shape[2:]) >= LEAST_SIDE:
         return _grey_layout(shape, text)
     else:
@@ -79,8 +81,10 @@ def array_layout(shape, dtype, grey=True):
 def _grey_layout(shape, text):
     clips, frames = shape[:2]
     if frames > clips and frames >= MANY_FRAMES:
-        raise Rejected(f"{text}: {clips} grey clips of {frames} frames, or {frames} of {clips}? save it as "
-                       "[N,T,H,W,1]: array.swapaxes(0, 1)[..., None] where frames come first, as in Moving MNIST")
+        raise Rejected(
+            f"{text}: {clips} grey clips of {frames} frames, or {frames} of {clips}? save it as "
+            "[N,T,H,W,1]: array.swapaxes(0, 1)[..., None] where frames come first, as in Moving MNIST"
+        )
     return ArrayLayout(axes=(0, 1, 2, 3), clips=clips, grey=True)
 
 
@@ -92,8 +96,9 @@ def open_npy(path):
         raise Rejected(f"not a readable .npy array ({type(error).__name__}: {error})"[:200]) from error
     more = os.path.getsize(path) - array.offset - array.nbytes
     if more:
-        raise Rejected(f"damaged: it holds {more} bytes more than its {array.dtype} array of shape "
-                       f"{list(array.shape)} takes")
+        raise Rejected(
+            f"damaged: it holds {more} bytes more than its {array.dtype} array of shape {list(array.shape)} takes"
+        )
     return array
 
 
@@ -114,11 +119,18 @@ class Scan:
         name = value_range(self.low, self.high, self.dtype, declared)
         if declared != "auto" or self.dtype.kind in "ui":
             return name
-        few = (self.above_one if name == "0..255" and self.above_one < self.nonzero / 2 else
-               self.negative if name == "-1..1" and self.negative < FEW * self.values else None)
+        few = (
+            self.above_one
+            if name == "0..255" and self.above_one < self.nonzero / 2
+            else self.negative
+            if name == "-1..1" and self.negative < FEW * self.values
+            else None
+        )
         if few is not None:
-            raise Rejected(f"range is ambiguous: only {few} of {self.values} values speak for {name} (from "
-                           f"{self.low:.4g} to {self.high:.4g}); if the file is not damaged, say with --range")
+            raise Rejected(
+                f"range is ambiguous: only {few} of {self.values} values speak for {name} (from "
+                f"{self.low:.4g} to {self.high:.4g}); if the file is not damaged, say with --range"
+            )
         return name
 
 
@@ -169,8 +181,9 @@ def value_range(low, high, dtype, declared="auto"):
         return "-1..1"
     if low >= -TOLERANCE and LARGE_ENOUGH < high <= 255 + TOLERANCE:
         return "0..255"
-    raise Rejected(f"range is ambiguous: {span} are neither 0..1 nor -1..1 nor 0..255 for certain; "
-                   "say which with --range")
+    raise Rejected(
+        f"range is ambiguous: {span} are neither 0..1 nor -1..1 nor 0..255 for certain; say which with --range"
+    )
 
 
 def to_uint8(values, name):

@@ -47,15 +47,21 @@ def read_coding(file):
 
         with open_container(file) as container:
             stream = container.streams.video[0]
-            packets = [(packet.dts if packet.pts is None else packet.pts, packet.is_keyframe, packet.size)
-                       for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            packets = [
+                (packet.dts if packet.pts is None else packet.pts, packet.is_keyframe, packet.size)
+                for packet in container.demux(stream)
+                if packet.size and not packet.is_discard
+            ]
             codec = stream.codec_context.name
     except Exception:  # damaged files raise nearly anything, and are rejected with a reason where they are decoded
         return None
     if all(packet[0] is not None for packet in packets):
         packets.sort(key=lambda packet: packet[0])
-    return Coding(codec=_DECODERS.get(codec, codec), sizes=tuple(size for _, _, size in packets),
-                  key_frames=tuple(number for number, (_, key, _) in enumerate(packets) if key))
+    return Coding(
+        codec=_DECODERS.get(codec, codec),
+        sizes=tuple(size for _, _, size in packets),
+        key_frames=tuple(number for number, (_, key, _) in enumerate(packets) if key),
+    )
 
 
 _DECODERS = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx-vp9": "vp9", "libsvtav1": "av1"}  # decoders by format

@@ -43,14 +43,16 @@ class Grid:
         """(height, width) of one clip on a sheet of that size; raises Rejected where it does not divide."""
         found = [layouts(size, count, self.padding) for size, count in ((height, self.rows), (width, self.columns))]
         if not all(found):
-            raise Rejected(f"{height}x{width} px do not divide into a grid of {self}; give --grid rows x columns + "
-                           "padding, as in 1x8+2, or pick the sheets with --match")
+            raise Rejected(
+                f"{height}x{width} px do not divide into a grid of {self}; give --grid rows x columns + "
+                "padding, as in 1x8+2, or pick the sheets with --match"
+            )
         return tuple(axis[0].cell for axis in found)
 
     def cut(self, sheet, cell):
         """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C]; raises Rejected as `locate`."""
         top, left, height, width = self.locate(sheet)[cell]
-        return sheet[:, top:top + height, left:left + width]
+        return sheet[:, top : top + height, left : left + width]
 
     def locate(self, sheet):
         """(top, left, height, width) in pixels of each clip on `sheet` [T,H,W,C], row by row.
@@ -70,11 +72,16 @@ class Grid:
             raise Rejected(f"the sheet shows borders that a grid of {self} does not have; --grid {right} fits")
         found = find_layout(sheet, self.rows, self.columns, self.padding)
         if found is None:
-            raise Rejected(f"{sheet.shape[1]}x{sheet.shape[2]} px do not divide into a grid of {self}, and no padding "
-                           "is seen where scaling would have put it")
+            raise Rejected(
+                f"{sheet.shape[1]}x{sheet.shape[2]} px do not divide into a grid of {self}, and no padding "
+                "is seen where scaling would have put it"
+            )
         down, across = found
-        return [(down.start(row), across.start(column), down.cell, across.cell)
-                for row in range(self.rows) for column in range(self.columns)]
+        return [
+            (down.start(row), across.start(column), down.cell, across.cell)
+            for row in range(self.rows)
+            for column in range(self.columns)
+        ]
 
 
 def parse_grid(text):
@@ -115,20 +122,22 @@ class FrameRule:
             raise Rejected("no frames")
         numbers = timeline.resampled(self.fps) if self.fps else np.arange(timeline.frames, dtype=np.int64)
         if self.frames is None:
-            return numbers[::self.stride]
+            return numbers[:: self.stride]
         stride = max(len(numbers) // self.frames, 1) if self.start == "subsampled" else self.stride
         steps = np.arange(self.frames, dtype=np.int64) * stride
         spare = len(numbers) - (int(steps[-1]) + 1)
         if spare < 0:
             if self.short != "loop":
                 rate = f" at {self.fps:g} fps" if self.fps and timeline.rate else ""
-                raise Rejected(f"too short: {len(numbers)} frames{rate}, {int(steps[-1]) + 1} needed; "
-                               "--short loop repeats it")
+                raise Rejected(
+                    f"too short: {len(numbers)} frames{rate}, {int(steps[-1]) + 1} needed; --short loop repeats it"
+                )
             if number == 0:
                 return numbers[steps % len(numbers)]
         if number > max(spare, 0):
-            raise Rejected(f"too short for {self.clips} different clips: it holds {max(spare, 0) + 1}; "
-                           "set clips_per_video")
+            raise Rejected(
+                f"too short for {self.clips} different clips: it holds {max(spare, 0) + 1}; set clips_per_video"
+            )
         return numbers[steps + self._offset(spare, seed, name, number)]
 
     def _offset(self, spare, seed, name, number):

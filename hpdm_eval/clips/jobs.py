@@ -134,8 +134,9 @@ def _cut_parts(reader, job, settings):
         if part.cell is not None and _is_blank(video):
             results.append(Decoded(reason=EMPTY_CELL))
         else:
-            results.append(Decoded(video=video, digest=clip_digest(video),
-                                   value_range=getattr(reader, "value_range", None)))
+            results.append(
+                Decoded(video=video, digest=clip_digest(video), value_range=getattr(reader, "value_range", None))
+            )
     return results
 
 
@@ -161,7 +162,7 @@ class _Cutter:
 
     def take(self, block):
         """The next frames uint8 [k,H,W,3] of those chosen; returns [k, 0], since nothing is to be kept of them."""
-        numbers = self._wanted[self._read:self._read + len(block)]
+        numbers = self._wanted[self._read : self._read + len(block)]
         self._read += len(block)
         self._size = self._size or block.shape[1:3]
         if block.shape[1:3] != self._size:
@@ -177,7 +178,7 @@ class _Cutter:
             if self._videos[index] is None:
                 self._check(frames[0].nbytes)
                 self._videos[index] = np.empty((len(self._unique[index]), *frames.shape[1:]), np.uint8)
-            self._videos[index][self._filled[index]:self._filled[index] + len(frames)] = frames
+            self._videos[index][self._filled[index] : self._filled[index] + len(frames)] = frames
             self._filled[index] += len(frames)
         return np.empty((len(block), 0), np.uint8)
 
@@ -190,8 +191,10 @@ class _Cutter:
     def _check(self, frame_bytes):
         sizes = [frame_bytes * len(inverse) for inverse in self._inverse]
         if max(sizes) > (most := limit("HPDM_EVAL_MAX_CLIP")):
-            raise Rejected(f"{len(self._inverse[0])} frames of this size take {in_words(max(sizes))}, more than "
-                           f"{in_words(most)}; set --frames or --resolution, or HPDM_EVAL_MAX_CLIP")
+            raise Rejected(
+                f"{len(self._inverse[0])} frames of this size take {in_words(max(sizes))}, more than "
+                f"{in_words(most)}; set --frames or --resolution, or HPDM_EVAL_MAX_CLIP"
+            )
         if self._job.allowance is not None and sum(sizes) > self._job.allowance:
             raise _AboveAllowance(sum(sizes))
 
@@ -199,17 +202,17 @@ class _Cutter:
 def _is_blank(video):
     """Whether a cell was left empty; codecs carry a little of its neighbours across its borders, not to its middle."""
     top, left = video.shape[1] // 4, video.shape[2] // 4
-    middle = video[:, top:video.shape[1] - top, left:video.shape[2] - left]
+    middle = video[:, top : video.shape[1] - top, left : video.shape[2] - left]
     return int(middle.max()) - int(middle.min()) <= BLANK
 
 
 def _transform(frames, window, settings):
     if window is not None:
         top, left, height, width = window
-        frames = frames[:, top:top + height, left:left + width]
+        frames = frames[:, top : top + height, left : left + width]
     if settings.crop == "center":
         top, left, height, width = resize.center_window(*frames.shape[1:3], settings.resolution)
-        frames = frames[:, top:top + height, left:left + width]
+        frames = frames[:, top : top + height, left : left + width]
     if settings.resolution is not None:
         return resize.resize(frames, settings.resolution, settings.resize, settings.antialias)
     return frames
@@ -243,7 +246,7 @@ class _ArrayReader:
         numbers = choose(Timeline.even(len(self._clip), None))
         step = max(BLOCK_BYTES // (8 * self._clip[0].size), 1)  # pixels become float64 at most on their way
         for start in range(0, len(numbers), step):
-            transform(arrays.to_uint8(self._clip[numbers[start:start + step]], self.value_range))
+            transform(arrays.to_uint8(self._clip[numbers[start : start + step]], self.value_range))
 
 
 class _FolderReader:
@@ -259,6 +262,9 @@ class _FolderReader:
             frame = read_picture(self._files[number])
             size = size or frame.shape[:2]
             if frame.shape[:2] != size:
-                raise Rejected("{} is {}x{} px, earlier frames are {}x{} px".format(
-                    self._files[number].name, *frame.shape[:2], *size))
+                raise Rejected(
+                    "{} is {}x{} px, earlier frames are {}x{} px".format(
+                        self._files[number].name, *frame.shape[:2], *size
+                    )
+                )
             transform(frame[None])

@@ -73,8 +73,10 @@ class Listing:
         elif root.name.lower().endswith(SUFFIXES):
             self._file(root, root.name, None, "" if is_archive(root.name) else None)
         elif suffix(root.name) in PICKLES:
-            raise InputError(f"{root} is a pickle: reading it would run what is in it. Write videos as .npy, statistics "
-                             "by numpy.savez(FILE, mu=mean, sigma=covariance, n=number_of_clips)")
+            raise InputError(
+                f"{root} is a pickle: reading it would run what is in it. Write videos as .npy, statistics "
+                "by numpy.savez(FILE, mu=mean, sigma=covariance, n=number_of_clips)"
+            )
         else:
             raise InputError(f"{root} is not a folder, nor one of {' '.join(SUFFIXES)}, nor a list of files (.txt)")
         self.candidates.sort(key=lambda candidate: natural_key(candidate.name))
@@ -93,8 +95,9 @@ class Listing:
         for folder in reversed(folders):  # inner ones first: a folder of folders of frames is no clip
             pictures = [file for file in folder.files if is_image(file)]
             if pictures and folder.name not in filled:
-                self._add(prefix + folder.name if folder.name else name, label or _first(folder.name), folder.path,
-                          "frames")
+                self._add(
+                    prefix + folder.name if folder.name else name, label or _first(folder.name), folder.path, "frames"
+                )
                 filled |= {"", folder.name, *(str(parent) for parent in PurePosixPath(folder.name).parents)}
             else:
                 self.passed_over.update(map(_kind, pictures))
@@ -240,8 +243,14 @@ class Listing:
             for repeat in range(self._clips):
                 number = ((index or 0) * cells + cell) * self._clips + repeat
                 only = index is None and self._grid is None and self._clips == 1
-                self.candidates.append(replace(candidate, number=None if only else number, repeat=repeat,
-                                               cell=None if self._grid is None else cell))
+                self.candidates.append(
+                    replace(
+                        candidate,
+                        number=None if only else number,
+                        repeat=repeat,
+                        cell=None if self._grid is None else cell,
+                    )
+                )
 
     def _reject(self, name, reason):
         self.rejected.append({"path": name, "reason": str(reason)})

@@ -24,13 +24,17 @@ def take_part(candidates, path, role, all_parts=False, quiet=False):
         return [_below(candidate) for candidate in candidates], None
     if len(folders) > 1 and not (role == "reference" and "train" in parts):
         first = min(folders)
-        raise InputError(f"{path} holds {', '.join(sorted(folders))} above the classes: name the one that is meant, "
-                         f"such as {path}/{first}" + f", or --match '{first}/*'" * (role == "samples"))
+        raise InputError(
+            f"{path} holds {', '.join(sorted(folders))} above the classes: name the one that is meant, "
+            f"such as {path}/{first}" + f", or --match '{first}/*'" * (role == "samples")
+        )
     chosen = next(iter(folders)) if len(folders) == 1 else parts["train"]
     taken = [_below(candidate) for candidate in candidates if candidate.file.split("/")[0] == chosen]
     left = len(candidates) - len(taken)
-    note(f"{path}: the {chosen} part is used, {len(taken)} clips" + (f"; {left} of the others are not" if left else ""),
-         quiet)
+    note(
+        f"{path}: the {chosen} part is used, {len(taken)} clips" + (f"; {left} of the others are not" if left else ""),
+        quiet,
+    )
     return taken, chosen
 
 

@@ -22,8 +22,10 @@ def rejection_lines(rejected, most=MOST_REASONS):
     if len(rejected) <= FEW:
         return ["rejected {path}: {reason}".format(**entry) for entry in rejected]
     groups = list(_by_reason(rejected).values())
-    lines = [f"{len(group)} rejected: {_merged([entry['reason'] for entry in group])}; the first is {group[0]['path']}"
-             for group in groups[:most]]
+    lines = [
+        f"{len(group)} rejected: {_merged([entry['reason'] for entry in group])}; the first is {group[0]['path']}"
+        for group in groups[:most]
+    ]
     if len(groups) > most:
         rest = groups[most:]
         lines.append(f"{sum(map(len, rest))} rejected for {len(rest)} other reasons, see the record")
@@ -62,6 +64,10 @@ def _merged(reasons):
     columns = list(zip(*(_NUMBER.findall(reason) for reason in reasons)))
     if len({_NUMBER.sub("0", reason) for reason in reasons}) > 1:  # they name the clip
         return reasons[0]
-    ranges = iter([column[0] if len(set(column)) == 1 else
-                   f"{min(column, key=float)} to {max(column, key=float)}" for column in columns])
+    ranges = iter(
+        [
+            column[0] if len(set(column)) == 1 else f"{min(column, key=float)} to {max(column, key=float)}"
+            for column in columns
+        ]
+    )
     return _NUMBER.sub(lambda match: next(ranges), reasons[0])

@@ -70,8 +70,12 @@ class Remembered:
         """Keep what was decoded, unless any of it could not be read for a reason that may pass."""
         if key is None or any(answer.reason not in (None, EMPTY_CELL) for answer in answers):
             return
-        found = [None if answer.reason else {"digest": answer.digest, "length": len(answer.video),
-                                             "value_range": answer.value_range} for answer in answers]
+        found = [
+            None
+            if answer.reason
+            else {"digest": answer.digest, "length": len(answer.video), "value_range": answer.value_range}
+            for answer in answers
+        ]
         before = self._cache.recall(key)
         self.compared += before is not None
         self.changed += before is not None and before != found
@@ -81,8 +85,11 @@ class Remembered:
     def settle(self, quiet=False):
         """After a run: say what a comparison has shown."""
         if self.changed:
-            note(f"cache: {self.changed} of {self.compared} files hold other clips than when they were read last, at "
-                 "the same size and time; they count as they are now", quiet)
+            note(
+                f"cache: {self.changed} of {self.compared} files hold other clips than when they were read last, at "
+                "the same size and time; they count as they are now",
+                quiet,
+            )
         elif self._cache.verify:
             note(f"cache: {self.compared} files hold the clips that are remembered of them", quiet)
 

@@ -34,8 +34,9 @@ def matching(candidates, pattern, where):
     part = str if "/" in pattern else lambda file: PurePosixPath(file).name
     chosen = [candidate for candidate in candidates if fnmatchcase(part(candidate.file), pattern)]
     if not chosen:
-        raise InputError(f"--match {pattern}: none of the {len(candidates)} clips in {where} fits, "
-                         f"the first is {candidates[0].name}")
+        raise InputError(
+            f"--match {pattern}: none of the {len(candidates)} clips in {where} fits, the first is {candidates[0].name}"
+        )
     return chosen
 
 
@@ -58,8 +59,11 @@ def order(candidates, rule, seed, wanted=None):
     for candidate in shuffled:
         classes[class_of(candidate)].append(candidate)
     # Which classes get one more where `wanted` is no multiple of their number is drawn too, else the first always do.
-    ranked = [(turn, seeded_key(seed, f"class\0{label}"), candidate)
-              for label, members in classes.items() for turn, candidate in enumerate(members)]
+    ranked = [
+        (turn, seeded_key(seed, f"class\0{label}"), candidate)
+        for label, members in classes.items()
+        for turn, candidate in enumerate(members)
+    ]
     drawn = [candidate for *_, candidate in sorted(ranked, key=lambda entry: entry[:2])]
     places = {id(candidate): place for place, candidate in enumerate(candidates)}
     return sorted(drawn[:wanted], key=lambda candidate: places[id(candidate)]) + drawn[wanted:]
@@ -131,8 +135,14 @@ def subset_entry(candidates, rejected, accepted):
         return {}
     known = {class_of(candidate) for candidate in usable}
     taken = {class_of(candidate) for candidate in usable[:accepted]}
-    return {"classes": {"available": len(usable), "of": len(known), "taken": len(taken),
-                        "lost": sorted(known - taken, key=natural_key)}}
+    return {
+        "classes": {
+            "available": len(usable),
+            "of": len(known),
+            "taken": len(taken),
+            "lost": sorted(known - taken, key=natural_key),
+        }
+    }
 
 
 def find_split_lists(root, lists):

@@ -94,8 +94,11 @@ def better_padding(sheet, rows, columns, padding):
         others = [(other, False) for other in range(MOST_PADDING, 0, -1)]
         others += [(other, True) for other in range(1, MOST_PADDING + 1)]
     for other, scaled in others:
-        pairs = [pair for pair in _pairs(sheet, rows, columns, other)
-                 if min(axis.cell for axis in pair) >= SMALLEST and _is_scaled(pair) == scaled and other != padding]
+        pairs = [
+            pair
+            for pair in _pairs(sheet, rows, columns, other)
+            if min(axis.cell for axis in pair) >= SMALLEST and _is_scaled(pair) == scaled and other != padding
+        ]
         if any(_shows_padding(sheet, pair) for pair in pairs):
             return other
     return None
@@ -186,4 +189,4 @@ def _of_lines(distances, lines, blurred):
     means = distances.mean(axis=1)
     if not blurred:
         return [means[line] for line in lines]
-    return [means[max(line - 1, 0):line + 2].min() for line in lines]
+    return [means[max(line - 1, 0) : line + 2].min() for line in lines]

@@ -50,8 +50,21 @@ class Clip:
     owned: tuple = (0, None)  # from where to where positions are this process' alone; None: there is no other process
 
 
-def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=None, seed=0, strict=False, workers=None,
-               quiet=False, split_lists=None, choose=None):
+def open_clips(
+    path,
+    protocol,
+    *,
+    role="samples",
+    num=None,
+    grid=None,
+    match=None,
+    seed=0,
+    strict=False,
+    workers=None,
+    quiet=False,
+    split_lists=None,
+    choose=None,
+):
     """Open videos as a ClipSource, to be read as `protocol` says for its `role` ("samples" or "reference").
 
     path: a folder of videos, of folders of pictures or of arrays (npy npz pt), with or without class subfolders, an
@@ -78,8 +91,11 @@ def open_clips(path, protocol, *, role="samples", num=None, grid=None, match=Non
     if listing.passed_over:
         note(f"{path}: passed over: {in_a_line(listing.passed_over)}", quiet)
     if listing.repeated:
-        note(f"{path}: {len(listing.repeated)} links to folders that are read elsewhere, the first is "
-             f"{listing.repeated[0]}", quiet)
+        note(
+            f"{path}: {len(listing.repeated)} links to folders that are read elsewhere, the first is "
+            f"{listing.repeated[0]}",
+            quiet,
+        )
     candidates, split = selection.matching(listing.candidates, match, path), None
     listed = reference and protocol.split and selection.find_split_lists(path, split_lists)
     candidates, part = take_part(candidates, path, role, bool(listed), quiet)
@@ -125,8 +141,9 @@ class ClipSource:
     clips; counts, lists and the entry after an iteration are those of all, and the same as of one process alone.
     """
 
-    def __init__(self, *, path, candidates, rejected, settings, num, strict, workers, quiet, split, scratch,
-                 about=None):
+    def __init__(
+        self, *, path, candidates, rejected, settings, num, strict, workers, quiet, split, scratch, about=None
+    ):
         self.path, self.settings, self.rejected, self.accepted = str(path), settings, list(rejected), 0
         self._candidates, self._listed, self._num = candidates, rejected, num
         self._strict, self._workers, self._quiet = strict, workers, quiet
@@ -192,9 +209,15 @@ class ClipSource:
         digests = self.digests
         digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(digests)).encode())
         about = {**self._about, "duplicates": len(digests) - len(set(digests))}
-        return {"path": self.path, "sha256": digest.hexdigest(), "clips": self.accepted, "rejected": self.rejected,
-                "split": self._split, **selection.subset_entry(self._candidates, self.rejected, self.accepted),
-                **{key: value for key, value in about.items() if value}}
+        return {
+            "path": self.path,
+            "sha256": digest.hexdigest(),
+            "clips": self.accepted,
+            "rejected": self.rejected,
+            "split": self._split,
+            **selection.subset_entry(self._candidates, self.rejected, self.accepted),
+            **{key: value for key, value in about.items() if value},
+        }
 
     @property
     def digests(self):
@@ -215,17 +238,28 @@ class ClipSource:
                 position = next(following)
                 reason = result.reason
                 if reason is None and result.frames < self.min_frames:
-                    reason = (f"{result.frames} frames, needs at least {self.min_frames}; --frames "
-                              f"{self.min_frames} --short loop repeats them")
+                    reason = (
+                        f"{result.frames} frames, needs at least {self.min_frames}; --frames "
+                        f"{self.min_frames} --short loop repeats them"
+                    )
                 if reason is not None:
                     self._reject(candidate.name, reason)
                     continue
                 self._check_range(ranges, candidate, result)
                 self._digests.append(result.digest)
                 self.accepted += 1
-                yield Clip(name=candidate.name, file=candidate.file, number=candidate.number, video=result.video,
-                           digest=result.digest, label=candidate.label, length=result.length, known=result.known,
-                           position=position, owned=owned)
+                yield Clip(
+                    name=candidate.name,
+                    file=candidate.file,
+                    number=candidate.number,
+                    video=result.video,
+                    digest=result.digest,
+                    label=candidate.label,
+                    length=result.length,
+                    known=result.known,
+                    position=position,
+                    owned=owned,
+                )
                 del result
                 if self.accepted == wanted:
                     return
@@ -285,11 +319,19 @@ class ClipSource:
 
 def _decode_settings(protocol, reference, grid, seed):
     if reference:
-        cut = {"start": protocol.start, "stride": protocol.stride, "fps": protocol.fps,
-               "clips": protocol.clips_per_video or 1}
+        cut = {
+            "start": protocol.start,
+            "stride": protocol.stride,
+            "fps": protocol.fps,
+            "clips": protocol.clips_per_video or 1,
+        }
     else:
-        cut = {"start": protocol.samples_frames, "stride": protocol.samples_stride, "fps": protocol.samples_fps,
-               "clips": protocol.samples_clips_per_video or 1}
+        cut = {
+            "start": protocol.samples_frames,
+            "stride": protocol.samples_stride,
+            "fps": protocol.samples_fps,
+            "clips": protocol.samples_clips_per_video or 1,
+        }
     return DecodeSettings(
         rule=FrameRule(frames=protocol.frames, short=protocol.short, **cut),
         crop=protocol.crop,
@@ -309,8 +351,10 @@ def _group_jobs(candidates):
         members = [candidate for _, candidate in group]
         first = members[0]
         parts = tuple(Part(name=member.name, cell=member.cell, repeat=member.repeat) for member in members)
-        yield members, Job(path=first.path, kind=first.kind, parts=parts, index=first.index,
-                           value_range=first.value_range)
+        yield (
+            members,
+            Job(path=first.path, kind=first.kind, parts=parts, index=first.index, value_range=first.value_range),
+        )
 
 
 def _sheet(candidate):
@@ -328,8 +372,10 @@ def _check_ranges(ranges):
     """Raise InputError where files were told to be of several ranges; ranges: {range: first file of it}."""
     if len(ranges) > 1:
         first, second = list(ranges.items())[:2]
-        raise InputError(f"{first[1]} holds values in {first[0]}, {second[1]} in {second[0]}: "
-                         "one of them is misread; say with --range which it is")
+        raise InputError(
+            f"{first[1]} holds values in {first[0]}, {second[1]} in {second[0]}: "
+            "one of them is misread; say with --range which it is"
+        )
 
 
 def _first_reason(rejected):

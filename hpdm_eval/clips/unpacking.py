@@ -122,8 +122,10 @@ def unpack_pt(path, folder):
         try:
             _write_npy(rows, files[name])
         except (TypeError, RuntimeError, NotImplementedError) as error:  # 8-bit floats, sparse, without data ...
-            raise Rejected(f"{name}: a tensor of {rows[0].dtype}, {rows[0].layout} on {rows[0].device} is no array "
-                           f"of videos ({type(error).__name__})") from error
+            raise Rejected(
+                f"{name}: a tensor of {rows[0].dtype}, {rows[0].layout} on {rows[0].device} is no array "
+                f"of videos ({type(error).__name__})"
+            ) from error
     return files
 
 
@@ -222,9 +224,11 @@ class _Bounded:
 
     def _check(self, position):
         if position > self._longest + HEADER_BYTES:
-            raise Rejected("its content takes more than "
-                           f"{in_words(self._longest)}: refused as a decompression bomb; HPDM_EVAL_MAX_UNPACKED "
-                           "raises the limit")
+            raise Rejected(
+                "its content takes more than "
+                f"{in_words(self._longest)}: refused as a decompression bomb; HPDM_EVAL_MAX_UNPACKED "
+                "raises the limit"
+            )
 
 
 def _chosen(name, wanted, done):
@@ -241,8 +245,14 @@ def _chosen(name, wanted, done):
 
 
 def _check_name(name):
-    if (not name or "\0" in name or name.startswith(("/", "\\")) or "\\" in name or ":" in name[:2]
-            or ".." in PurePosixPath(name).parts):
+    if (
+        not name
+        or "\0" in name
+        or name.startswith(("/", "\\"))
+        or "\\" in name
+        or ":" in name[:2]
+        or ".." in PurePosixPath(name).parts
+    ):
         raise Rejected(f"member {name!r} would be written outside the archive's own folder")
 
 
@@ -255,8 +265,10 @@ def _check_size(size, path, folder, more=None):
 def _check_space(size, folder):
     free = shutil.disk_usage(folder).free
     if size > MOST_FREE * free:
-        raise Rejected(f"unpacks to {in_words(size)}, the temporary folder has {in_words(free)} left; "
-                       "set TMPDIR to a larger one, or unpack it yourself")
+        raise Rejected(
+            f"unpacks to {in_words(size)}, the temporary folder has {in_words(free)} left; "
+            "set TMPDIR to a larger one, or unpack it yourself"
+        )
 
 
 def _write(packed, target):
@@ -319,8 +331,9 @@ def _write_npy(rows, path):
     shape = (sum(len(row) for row in rows), *rows[0].shape[1:])
     dtype = rows[0][:1].numpy().dtype
     with open(path, "wb") as file:  # not through a memory map: a full disk is then an error, not a signal
-        np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(dtype),
-                                                    "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        )
         for row in rows:
             for index in range(len(row)):
                 file.write(np.ascontiguousarray(row[index].numpy()))

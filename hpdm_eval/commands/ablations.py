@@ -38,20 +38,37 @@ SAY_SECONDS = 60.0  # between lines on how far several processes are
 
 
 @click.command(cls=RememberingCommand)
-@click.option("--tier", type=click.Choice(tier_names()), default="cpu", show_default=True, envvar="HPDM_TIER",
-              help="How large: smoke takes minutes, cpu about three hours on two cores, nano minutes on a "
-                   "GPU, gpu some hours; paper is the paper's own numbers.")
-@click.option("--out", type=OutputFolder(path_type=Path), required=True,
-              help="Folder for runs, samples, records and the log; the same command continues what is in it.")
+@click.option(
+    "--tier",
+    type=click.Choice(tier_names()),
+    default="cpu",
+    show_default=True,
+    envvar="HPDM_TIER",
+    help="How large: smoke takes minutes, cpu about three hours on two cores, nano minutes on a "
+    "GPU, gpu some hours; paper is the paper's own numbers.",
+)
+@click.option(
+    "--out",
+    type=OutputFolder(path_type=Path),
+    required=True,
+    help="Folder for runs, samples, records and the log; the same command continues what is in it.",
+)
 @click.option("--only", multiple=True, metavar="STUDY|STUDY.VARIANT", help="Only these; repeatable.")
-@click.option("--seeds", type=click.IntRange(min=1),
-              help="Trainings of each variant, with seeds from --seed on.  [the tier's]")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), help="Trainings of each variant, with seeds from --seed on.  [the tier's]"
+)
 @click.option("--size", help="Size of the network, or a file of settings, in place of the tier's.")
 @click.option("--data", metavar="DIR|procedural", help="Where clips come from, in place of the tier's.")
-@click.option("--jobs", type=click.IntRange(min=1),
-              help="Processes that work at once, with the cores shared out among them.  [the tier's; 1 on a GPU]")
-@click.option("--stop-after-minutes", type=click.FloatRange(min=0, min_open=True),
-              help="Save and end after so long; the same command continues.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Processes that work at once, with the cores shared out among them.  [the tier's; 1 on a GPU]",
+)
+@click.option(
+    "--stop-after-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Save and end after so long; the same command continues.",
+)
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would be done and its cost, and do nothing.")
 @click.option("--yes", is_flag=True, help="Begin a tier that takes weeks of a GPU.")
 @common_options
@@ -100,8 +117,16 @@ def ablations(tier, out, only, seeds, size, data, jobs, stop_after_minutes, plan
         progress.say(f"{tier}: {progress.line()}")
         if is_first():
             with hold(out, patience=PATIENCE):  # another call may be at its own
-                call(report, "--records", workshop.records.folder, "--out", out / "report", "--title",
-                     f"Ablations, {tier}", "--quiet")
+                call(
+                    report,
+                    "--records",
+                    workshop.records.folder,
+                    "--out",
+                    out / "report",
+                    "--title",
+                    f"Ablations, {tier}",
+                    "--quiet",
+                )
         made = len(list(workshop.records.folder.glob("*.json")))
         click.echo(f"{made} records are in {workshop.records.folder}, their tables and page in {out / 'report'}")
     return 0
@@ -184,8 +209,11 @@ def _check_settings(out, plan):
             before["tier"], before["config"]
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); name another folder") from error
-        changed = [f"{key}: {before['tier'].get(key)!r} -> {value!r}" for key, value in settings["tier"].items()
-                   if before["tier"].get(key) != value]
+        changed = [
+            f"{key}: {before['tier'].get(key)!r} -> {value!r}"
+            for key, value in settings["tier"].items()
+            if before["tier"].get(key) != value
+        ]
         # Fields that a later version has added take their defaults.
         if not changed and config_from_dict(before["config"], where=str(path)) != plan.base:
             changed = ["the configuration"]

@@ -40,11 +40,21 @@ class Names(click.ParamType):
 
 
 @click.command("all", cls=RecordedCommand)
-@click.option("--metrics", type=Names(), metavar="NAME,NAME,...",
-              help=f"Which of {', '.join(METRICS)}. [all that the clips and weights at hand allow]")
+@click.option(
+    "--metrics",
+    type=Names(),
+    metavar="NAME,NAME,...",
+    help=f"Which of {', '.join(METRICS)}. [all that the clips and weights at hand allow]",
+)
 @click.option("--splits", type=click.IntRange(min=1), default=SPLITS, show_default=True, help="Splits of is.")
-@click.option("--neighbours", "-k", type=click.IntRange(min=1), default=NEIGHBOURS, show_default=True,
-              help="Nearest neighbours of prdc.")
+@click.option(
+    "--neighbours",
+    "-k",
+    type=click.IntRange(min=1),
+    default=NEIGHBOURS,
+    show_default=True,
+    help="Nearest neighbours of prdc.",
+)
 @judging_options(shards=True)
 def all_metrics(metrics, splits, neighbours, **options):
     """Compute all metrics on features: one row, and one record, each.

@@ -22,10 +22,21 @@ WORST = 5
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--samples", required=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
-              help="Samples of a text-to-video model; samples.json in it names the prompts.")
-@click.option("--clip", "where", default=DEFAULT_CLIP, show_default=True, metavar="FOLDER|ID",
-              help="CLIP network, as transformers saves it or from the hub.")
+@click.option(
+    "--samples",
+    required=True,
+    type=click.Path(exists=True, file_okay=False),
+    metavar="DIR",
+    help="Samples of a text-to-video model; samples.json in it names the prompts.",
+)
+@click.option(
+    "--clip",
+    "where",
+    default=DEFAULT_CLIP,
+    show_default=True,
+    metavar="FOLDER|ID",
+    help="CLIP network, as transformers saves it or from the hub.",
+)
 @pixel_options
 def clipsim(samples, where, **options):
     """Mean cosine, times 100, of CLIP's embeddings of a video's frames and of its prompt: higher is better.
@@ -55,7 +66,9 @@ def clipsim(samples, where, **options):
     ]
     worst = sorted(per_prompt, key=lambda entry: entry["value"])[:WORST]
     record = pixel_record(
-        "clipsim", protocol, {"clip": network.about["name"]},
+        "clipsim",
+        protocol,
+        {"clip": network.about["name"]},
         started=started,
         seed=options["seed"],
         value=float(values.mean()),
@@ -66,8 +79,15 @@ def clipsim(samples, where, **options):
         backbone=network.about,
         details=tuple(per_prompt),
     )
-    return show_record(record, options, ["", "prompts with the least:", *aligned(
-        ("prompt", "similarity"), [(e["prompt"], f"{e['value']:.2f}") for e in worst])])
+    return show_record(
+        record,
+        options,
+        [
+            "",
+            "prompts with the least:",
+            *aligned(("prompt", "similarity"), [(e["prompt"], f"{e['value']:.2f}") for e in worst]),
+        ],
+    )
 
 
 def _prompts(folder):

@@ -33,21 +33,42 @@ MOST_BYTES = 16e6  # of the samples on the page
 
 
 @click.command("compare", cls=RecordedCommand)
-@click.option("--metrics", type=Names(ALL_METRICS), metavar="NAME,NAME,...",
-              help=f"Which of {', '.join(ALL_METRICS)}. [all that the clips and weights at hand allow]")
-@click.option("--sort", "sort_by", type=click.Choice(list(FIGURES)),
-              help="Figure to sort by, the best first. [the first]")
+@click.option(
+    "--metrics",
+    type=Names(ALL_METRICS),
+    metavar="NAME,NAME,...",
+    help=f"Which of {', '.join(ALL_METRICS)}. [all that the clips and weights at hand allow]",
+)
+@click.option(
+    "--sort", "sort_by", type=click.Choice(list(FIGURES)), help="Figure to sort by, the best first. [the first]"
+)
 @click.option("--splits", type=click.IntRange(min=1), default=SPLITS, show_default=True, help="Splits of is.")
-@click.option("--neighbours", "-k", type=click.IntRange(min=1), default=NEIGHBOURS, show_default=True,
-              help="Nearest neighbours of prdc.")
+@click.option(
+    "--neighbours",
+    "-k",
+    type=click.IntRange(min=1),
+    default=NEIGHBOURS,
+    show_default=True,
+    help="Nearest neighbours of prdc.",
+)
 @click.option("--patch", metavar="TxHxW", help="Size of the samplers' tiles, for seams. [from each samples.json]")
-@click.option("--token", default="1x4x4", show_default=True, metavar="TxHxW",
-              help="Samples of the video that one token makes, for dead-tokens.")
-@click.option("--grid-of", "grids", multiple=True, metavar="NAME=RxC[+PAD]",
-              help="As --grid, for one of the sets; repeatable.")
-@click.option("--report", type=OutputFolder(path_type=Path), metavar="DIR",
-              help="Also write a page with the tables and samples of every set, and the tables as markdown, LaTeX and "
-                   "CSV; an earlier report there is replaced.")
+@click.option(
+    "--token",
+    default="1x4x4",
+    show_default=True,
+    metavar="TxHxW",
+    help="Samples of the video that one token makes, for dead-tokens.",
+)
+@click.option(
+    "--grid-of", "grids", multiple=True, metavar="NAME=RxC[+PAD]", help="As --grid, for one of the sets; repeatable."
+)
+@click.option(
+    "--report",
+    type=OutputFolder(path_type=Path),
+    metavar="DIR",
+    help="Also write a page with the tables and samples of every set, and the tables as markdown, LaTeX and "
+    "CSV; an earlier report there is replaced.",
+)
 @judging_options(several=True)
 def compare_methods(metrics, sort_by, splits, neighbours, patch, token, grids, report, **options):
     """Compare several sets of samples: --samples NAME=DIR, once for each.
@@ -65,17 +86,25 @@ def compare_methods(metrics, sort_by, splits, neighbours, patch, token, grids, r
     if report is not None:
         check_folder(report, folders.values())
         own_folder(report)
-    settings = {"splits": splits, "neighbours": neighbours, "token": parse_patch(token),
-                "plans": lambda: tiling_plans(folders, patch)}
+    settings = {
+        "splits": splits,
+        "neighbours": neighbours,
+        "token": parse_patch(token),
+        "plans": lambda: tiling_plans(folders, patch),
+    }
     sources = _sources(folders, grids, options["grid"])
     references = {}
     comparisons = {name: {} for name in folders}
-    counts = {name: comparison_for("fvd", {**options, **source}, comparisons[name], references).samples.count
-              for name, source in sources.items()}
+    counts = {
+        name: comparison_for("fvd", {**options, **source}, comparisons[name], references).samples.count
+        for name, source in sources.items()
+    }
     if len(set(counts.values())) > 1:
         fewest = min(counts.values())
-        note(f"sets of {', '.join(f'{count} ({name})' for name, count in counts.items())}: all are cut to {fewest}",
-             options["quiet"])
+        note(
+            f"sets of {', '.join(f'{count} ({name})' for name, count in counts.items())}: all are cut to {fewest}",
+            options["quiet"],
+        )
         options["num_samples"] = fewest
         comparisons = {name: {} for name in folders}
     missing = {}
@@ -100,8 +129,9 @@ def compare_methods(metrics, sort_by, splits, neighbours, patch, token, grids, r
     if report is not None and rank_and_size()[0] == 0:
         found = found_records(methods)
         grid, left_out = choose_videos(folders, per_class=1, limit=MOST_BYTES)
-        page = write_report(report, [section, *make_sections(found)], title=TITLE, lead=origin(found), videos=grid,
-                            left_out=left_out)
+        page = write_report(
+            report, [section, *make_sections(found)], title=TITLE, lead=origin(found), videos=grid, left_out=left_out
+        )
         note(f"page: {page}", options["quiet"])
     return records
 
@@ -122,7 +152,11 @@ def _with_pairs(methods, pairs):
     records = []
     for method in methods:
         for metric, record in method.records.items():
-            tests = [{"figure": figure, **asdict(pair)} for figure in pairs for pair in pairs[figure]
-                     if FIGURES[figure].metric == metric and method.name in (pair.first, pair.second)]
+            tests = [
+                {"figure": figure, **asdict(pair)}
+                for figure in pairs
+                for pair in pairs[figure]
+                if FIGURES[figure].metric == metric and method.name in (pair.first, pair.second)
+            ]
             records.append(replace(record, extra={**record.extra, "name": method.name, "pairs": tests}))
     return records

@@ -26,10 +26,12 @@ NOT_SHOWN = ("numerics", "ddof", "root", "bn_epsilon", "num_samples", "num_refer
 
 @click.command(cls=RecordedCommand)
 @click.option("--protocols", metavar="NAME,NAME,...", help="Which, by name or as YAML files. [all that are named]")
-@click.option("--legacy/--no-legacy", default=True, show_default=True,
-              help="Each also with the rounding of its published code.")
-@click.option("--out", type=OutputFolder(path_type=Path), required=True,
-              help="Folder for protocols.md and protocols.png.")
+@click.option(
+    "--legacy/--no-legacy", default=True, show_default=True, help="Each also with the rounding of its published code."
+)
+@click.option(
+    "--out", type=OutputFolder(path_type=Path), required=True, help="Folder for protocols.md and protocols.png."
+)
 @judging_options()
 def compare_protocols(protocols, legacy, out, **options):
     """How much the protocol alone moves FVD: the same videos and network under one protocol after the other.
@@ -73,10 +75,12 @@ def compare_protocols(protocols, legacy, out, **options):
 
 def _bars(records):
     labels = {f"{record.protocol['name']}, {record.protocol['numerics']}": record for record in records}
-    return bar_figure({label: record.value for label, record in labels.items()},
-                      {label: record.ci95 for label, record in labels.items() if record.ci95},
-                      label=metric_label(records[0]),
-                      title=f"{Path(records[0].samples['path']).name}: one set of videos under each protocol")
+    return bar_figure(
+        {label: record.value for label, record in labels.items()},
+        {label: record.ci95 for label, record in labels.items() if record.ci95},
+        label=metric_label(records[0]),
+        title=f"{Path(records[0].samples['path']).name}: one set of videos under each protocol",
+    )
 
 
 def _measure_with_interval(seed):
@@ -91,16 +95,28 @@ def _rows(records):
         if record is not base and base.value > 0:
             change = f"{round(100 * (record.value / base.value - 1), 1) + 0.0:+.1f} %"  # + 0.0: not -0.0
         interval = " [{}, {}]".format(*map(format_value, record.ci95)) if record.ci95 else ""
-        rows.append([protocol_label(record), record.protocol["numerics"], format_value(record.value) + interval, change,
-                     str(record.num_samples), str(record.num_reference), _differences(base, record)])
+        rows.append(
+            [
+                protocol_label(record),
+                record.protocol["numerics"],
+                format_value(record.value) + interval,
+                change,
+                str(record.num_samples),
+                str(record.num_reference),
+                _differences(base, record),
+            ]
+        )
     return rows
 
 
 def _differences(base, record):
-    ours, theirs = (Protocol.from_dict({key: value for key, value in protocol.items() if key != "hash"})
-                    for protocol in (record.protocol, base.protocol))
-    return ", ".join(f"{key} {_short(mine)}" for key, (mine, _) in ours.differences(theirs).items()
-                     if key not in NOT_SHOWN)
+    ours, theirs = (
+        Protocol.from_dict({key: value for key, value in protocol.items() if key != "hash"})
+        for protocol in (record.protocol, base.protocol)
+    )
+    return ", ".join(
+        f"{key} {_short(mine)}" for key, (mine, _) in ours.differences(theirs).items() if key not in NOT_SHOWN
+    )
 
 
 def _short(value):
@@ -109,6 +125,8 @@ def _short(value):
 
 def _caption(records, failed):
     values = [record.value for record in records]
-    lines = [f"{metric_label(records[0])} of {records[0].samples['path']} from {records[0].reference['path']}: "
-             f"{format_value(min(values))} to {format_value(max(values))} by the protocol alone."]
+    lines = [
+        f"{metric_label(records[0])} of {records[0].samples['path']} from {records[0].reference['path']}: "
+        f"{format_value(min(values))} to {format_value(max(values))} by the protocol alone."
+    ]
     return lines + [f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in failed.items()]

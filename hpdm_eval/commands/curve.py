@@ -23,11 +23,16 @@ COLUMNS = ("set", "samples", "fvd", "spread", "fresh spread", "draws")
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--out", type=OutputFolder(path_type=Path), required=True,
-              help="Folder for curve.csv, curve.md and curve.png.")
-@click.option("--at", type=Sizes(), default=SIZES, metavar="N,N,...",
-              help="Numbers of samples; those above what there is are left out. "
-                   f"[default: {','.join(map(str, SIZES))}]")
+@click.option(
+    "--out", type=OutputFolder(path_type=Path), required=True, help="Folder for curve.csv, curve.md and curve.png."
+)
+@click.option(
+    "--at",
+    type=Sizes(),
+    default=SIZES,
+    metavar="N,N,...",
+    help=f"Numbers of samples; those above what there is are left out. [default: {','.join(map(str, SIZES))}]",
+)
 @judging_options(several=True)
 def curve(out, at, **options):
     """FVD over the number of samples: how much of a figure is sampling bias, and whether an order of models holds.
@@ -47,13 +52,16 @@ def curve(out, at, **options):
             points = [{"n": size, **subset_figure(samples, real, size, protocol, options["seed"])} for size in sizes]
             return {"value": points[-1]["value"], "details": tuple(points)}
 
-        records[name] = evaluate("fvd-curve", measure, {**options, "samples": path}, higher_is_better=False,
-                                 reference=reference)
+        records[name] = evaluate(
+            "fvd-curve", measure, {**options, "samples": path}, higher_is_better=False, reference=reference
+        )
         reference = seen[0]
         missing = [size for size in at if size > records[name].num_samples]
         if missing:
-            note(f"{name}: {records[name].num_samples} samples, none for {', '.join(map(str, missing))}",
-                 options["quiet"])
+            note(
+                f"{name}: {records[name].num_samples} samples, none for {', '.join(map(str, missing))}",
+                options["quiet"],
+            )
     if options["as_json"]:
         click.echo(json.dumps([record.to_dict() for record in records.values()], ensure_ascii=False))
     else:
@@ -84,15 +92,24 @@ def _write(out, records):
                 writer.writerow([name, *(point[key] for key in ("n", "value", "spread", "fresh_spread", "draws"))])
     with atomic_file(out / "curve.md", "w") as file:
         file.write(piped(COLUMNS, _cells(records), right=COLUMNS[1:]) + "\n" + _caption(records) + "\n")
-    points = {name: [(point["n"], point["value"], point["spread"]) for point in record.details]
-              for name, record in records.items()}
+    points = {
+        name: [(point["n"], point["value"], point["spread"]) for point in record.details]
+        for name, record in records.items()
+    }
     save_png(curve_figure(points, title=_caption(records)), out / "curve.png")
 
 
 def _cells(records):
-    return [[name, str(point["n"]), *("-" if point[key] is None else format_value(point[key])
-                                      for key in ("value", "spread", "fresh_spread")), str(point["draws"])]
-            for name, record in records.items() for point in record.details]
+    return [
+        [
+            name,
+            str(point["n"]),
+            *("-" if point[key] is None else format_value(point[key]) for key in ("value", "spread", "fresh_spread")),
+            str(point["draws"]),
+        ]
+        for name, record in records.items()
+        for point in record.details
+    ]
 
 
 def _caption(records):

@@ -31,10 +31,16 @@ MOST_POSITIONS = 100
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE",
-              help="Clips to judge: videos, folders of frames, arrays, or a zip of them.")
-@click.option("--token", default="1x4x4", show_default=True, metavar="TxHxW",
-              help="Samples of the video that one token makes.")
+@click.option(
+    "--samples",
+    required=True,
+    type=click.Path(),
+    metavar="DIR|FILE",
+    help="Clips to judge: videos, folders of frames, arrays, or a zip of them.",
+)
+@click.option(
+    "--token", default="1x4x4", show_default=True, metavar="TxHxW", help="Samples of the video that one token makes."
+)
 @click.option("--plots", type=OutputFolder(), metavar="DIR", help="Save a heat map, dead-tokens.png, here.")
 @pixel_options
 def dead_tokens(samples, token, plots, **options):
@@ -51,9 +57,15 @@ def dead_tokens(samples, token, plots, **options):
             _map(counted).savefig(file, dpi=120, format="png")
         note(f"plot: {path}", options["quiet"])
     (figures,) = counted.record.details
-    show_record(counted.record, options, [
-        "", *aligned(("figure", ""), [(key.replace("_", " "), _short(value)) for key, value in figures.items()]),
-        *_worst_lines(counted.record.extra["worst"])])
+    show_record(
+        counted.record,
+        options,
+        [
+            "",
+            *aligned(("figure", ""), [(key.replace("_", " "), _short(value)) for key, value in figures.items()]),
+            *_worst_lines(counted.record.extra["worst"]),
+        ],
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,10 +108,14 @@ def count_dead_tokens(samples, protocol, token, options) -> Counted:
         "expected_by_chance": FALSE_POSITIVES * sum(clip.tokens for clip in counted),
         "moved_lattice_per_million": MILLION * sum(e[1] for e in measured) / moved if moved else None,
     }
-    worst = [{"name": clip.name, "dead": len(clip.positions), "per_million": MILLION * clip.rate}
-             for clip in sorted(counted, key=lambda clip: -clip.rate) if len(clip.positions)][:WORST]
+    worst = [
+        {"name": clip.name, "dead": len(clip.positions), "per_million": MILLION * clip.rate}
+        for clip in sorted(counted, key=lambda clip: -clip.rate)
+        if len(clip.positions)
+    ][:WORST]
     record = pixel_record(
-        "dead-tokens", protocol,
+        "dead-tokens",
+        protocol,
         {"token": list(token), "thresholds": THRESHOLDS, "false_positives": FALSE_POSITIVES},
         started=started,
         seed=options["seed"],
@@ -117,17 +133,27 @@ def count_dead_tokens(samples, protocol, token, options) -> Counted:
 
 def _positions(found, size):
     """The strongest of all clips: {"name", "frame", "row", "column", "kind", "score"}, in frames and pixels."""
-    entries = [{"name": clip.name, **dict(zip(("frame", "row", "column"), (position * size).tolist())), "kind": kind,
-                "score": round(float(score), 3)}
-               for clip in found for position, kind, score in zip(clip.positions, clip.kinds, clip.scores)]
+    entries = [
+        {
+            "name": clip.name,
+            **dict(zip(("frame", "row", "column"), (position * size).tolist())),
+            "kind": kind,
+            "score": round(float(score), 3),
+        }
+        for clip in found
+        for position, kind, score in zip(clip.positions, clip.kinds, clip.scores)
+    ]
     return sorted(entries, key=lambda entry: -entry["score"])[:MOST_POSITIONS]
 
 
 def _worst_lines(worst):
     if not worst:
         return []
-    return ["", "clips with the most:", *aligned(("name", "dead", "per million"),
-                                                 [(e["name"], e["dead"], f"{e['per_million']:.1f}") for e in worst])]
+    return [
+        "",
+        "clips with the most:",
+        *aligned(("name", "dead", "per million"), [(e["name"], e["dead"], f"{e['per_million']:.1f}") for e in worst]),
+    ]
 
 
 def _short(value):

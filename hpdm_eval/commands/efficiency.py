@@ -20,10 +20,18 @@ UNITS = {"throughput": "videos/s", "memory": "GiB", "flops": "TFLOP"}
 @click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder of the records.")
 @click.option("--size", help="Size that is measured here, or a file of settings.  [nano, on a GPU S]")
 @click.option("--paper-size", default="S", show_default=True, help="Size that is counted at the paper's resolutions.")
-@click.option("--batch", type=click.IntRange(min=1),
-              help="Videos per step when speed is measured.  [on a GPU as many as fit, else 4]")
-@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True,
-              help="Each row is timed so often, in turn; the median counts.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Videos per step when speed is measured.  [on a GPU as many as fit, else 4]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=7,
+    show_default=True,
+    help="Each row is timed so often, in turn; the median counts.",
+)
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Time the rows on this device.")
 @common_options
 def efficiency(out, size, paper_size, batch, rounds, measure, device, seed, quiet):
@@ -45,8 +53,18 @@ def efficiency(out, size, paper_size, batch, rounds, measure, device, seed, quie
     made += computed(larger, describe_size(larger["full"]), records=records, quiet=quiet)
     if measure:
         base = load_config(base_name, overrides)
-        made = measured(alternatives(base), describe_size(base), batch=batch or (None if on_gpu else 4), rounds=rounds,
-                        device=device, records=records, quiet=quiet) + made
+        made = (
+            measured(
+                alternatives(base),
+                describe_size(base),
+                batch=batch or (None if on_gpu else 4),
+                rounds=rounds,
+                device=device,
+                records=records,
+                quiet=quiet,
+            )
+            + made
+        )
     sizes = {"measured": f"{base_name}, on {hardware(device)}", "computed": f"size {paper_size}, not run"}
     click.echo("\n\n".join(_tables(made, sizes)) + f"\n\nrecords are in {out / 'records'}")
 

@@ -16,8 +16,13 @@ from hpdm_eval.records.record import command_line, utc_now
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE",
-              help="Clips: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files.")
+@click.option(
+    "--samples",
+    required=True,
+    type=click.Path(),
+    metavar="DIR|FILE",
+    help="Clips: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files.",
+)
 @click.option("--out", required=True, type=OutputFile(), metavar="FEATS.npz", help="File to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @metric_options(default="native")
@@ -34,8 +39,9 @@ def features(samples, out, as_json, **options):
     source = open_clips(samples, protocol, role="samples", **take_reading(options, "samples"))
     backbone = open_backbone(protocol, options, device)
     source.min_frames, source.shared = backbone.min_frames, True
-    extracted = extract_features(source, backbone, batch=options["batch"], quiet=options["quiet"],
-                                 cache=open_cache(backbone, options))
+    extracted = extract_features(
+        source, backbone, batch=options["batch"], quiet=options["quiet"], cache=open_cache(backbone, options)
+    )
     manifest = {
         **extracted.manifest,
         "protocol": {**protocol.to_dict(), "hash": protocol.hash()},
@@ -47,13 +53,17 @@ def features(samples, out, as_json, **options):
         "git": git_revision(),
         "created": utc_now(),
     }
-    FeatureSet(features=extracted.features, names=extracted.names, probabilities=extracted.probabilities,
-               manifest=manifest).save(out)
+    FeatureSet(
+        features=extracted.features, names=extracted.names, probabilities=extracted.probabilities, manifest=manifest
+    ).save(out)
     count, dimension = extracted.features.shape
     trust = "" if backbone.weights.verified else f", weights {backbone.weights.trust}"
-    click.echo(json.dumps(manifest, ensure_ascii=False) if as_json else
-               f"{out}: {count} clips, {dimension} features of {backbone.name} ({backbone.weights.name}{trust}), "
-               f"{protocol.label}")
+    click.echo(
+        json.dumps(manifest, ensure_ascii=False)
+        if as_json
+        else f"{out}: {count} clips, {dimension} features of {backbone.name} ({backbone.weights.name}{trust}), "
+        f"{protocol.label}"
+    )
 
 
 # The only clips are --samples, read with --grid.

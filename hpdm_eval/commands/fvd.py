@@ -31,12 +31,27 @@ class Sizes(click.ParamType):
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--at", type=Sizes(), default=(), metavar="N,N,...",
-              help="Also the distance of random subsets of so many samples: mean and spread.")
-@click.option("--interval/--no-interval", default=True, show_default=True,
-              help="95 % interval and standard error by a grouped jackknife.")
-@click.option("--interval-over", "over", type=click.Choice(["samples", "both"]), default="samples", show_default=True,
-              help="Sets to resample: the samples against this reference, or both.")
+@click.option(
+    "--at",
+    type=Sizes(),
+    default=(),
+    metavar="N,N,...",
+    help="Also the distance of random subsets of so many samples: mean and spread.",
+)
+@click.option(
+    "--interval/--no-interval",
+    default=True,
+    show_default=True,
+    help="95 % interval and standard error by a grouped jackknife.",
+)
+@click.option(
+    "--interval-over",
+    "over",
+    type=click.Choice(["samples", "both"]),
+    default="samples",
+    show_default=True,
+    help="Sets to resample: the samples against this reference, or both.",
+)
 @click.option("--extrapolate", is_flag=True, help="Also FVD-infinity, the infinite-sample limit of both sides.")
 @judging_options(shards=True)
 def fvd(at, interval, over, extrapolate, **options):
@@ -50,9 +65,18 @@ def fvd(at, interval, over, extrapolate, **options):
     clips a feature and the reference's features are known, and says "against this reference" where only the samples'
     bias could be subtracted. What the intervals cover, and on which data they do not, is in reports/intervals.md.
     """
+
     def measure_all(samples, reference, protocol):
-        return measure(samples, reference, protocol, at=at, interval=interval, over=over, extrapolate=extrapolate,
-                       seed=options["seed"])
+        return measure(
+            samples,
+            reference,
+            protocol,
+            at=at,
+            interval=interval,
+            over=over,
+            extrapolate=extrapolate,
+            seed=options["seed"],
+        )
 
     record = judge("fvd", measure_all, options, higher_is_better=False)
     if record.details and not options["as_json"]:
@@ -85,8 +109,13 @@ def details_table(details):
     rows = []
     for entry in details:
         rest = {key: number for key, number in entry.items() if key not in ("figure", "value") and number is not None}
-        rows.append([entry["figure"], format_value(entry["value"]),
-                     ", ".join(f"{key.replace('_', ' ')} {_text(number)}" for key, number in rest.items())])
+        rows.append(
+            [
+                entry["figure"],
+                format_value(entry["value"]),
+                ", ".join(f"{key.replace('_', ' ')} {_text(number)}" for key, number in rest.items()),
+            ]
+        )
     return aligned(["figure", "value", ""], rows, right=("value",))
 
 
@@ -95,8 +124,9 @@ def subset_figure(samples, reference, size, protocol, seed=0):
     draws = uncertainty.DRAWS if size < samples.count else 1
     # single precision rounds moments and features differently
     other = reference.distribution if protocol.root in SVD_ROOTS else reference.moments
-    distances = uncertainty.subset_distances(samples.features, other, size, draws=draws, ddof=protocol.ddof,
-                                             root=protocol.root, seed=seed)
+    distances = uncertainty.subset_distances(
+        samples.features, other, size, draws=draws, ddof=protocol.ddof, root=protocol.root, seed=seed
+    )
     return {
         "figure": f"fvd@{size}",
         "value": float(distances.mean()),
@@ -113,19 +143,25 @@ def _interval(samples, reference, value, over, details, common):
     other = None
     if reference.features is not None:
         try:
-            other = uncertainty.grouped_jackknife(reference.features, samples.moments, sources=reference_sources,
-                                                  **{**common, "seed": common["seed"] + 1})
+            other = uncertainty.grouped_jackknife(
+                reference.features, samples.moments, sources=reference_sources, **{**common, "seed": common["seed"] + 1}
+            )
         except InputError:
             if over == "both":
                 raise
     if over == "both":
         if other is None:
-            raise InputError("an interval over samples and reference needs the reference's features; make its "
-                             "statistics with `hpdm-eval stats --keep-features`")
+            raise InputError(
+                "an interval over samples and reference needs the reference's features; make its "
+                "statistics with `hpdm-eval stats --keep-features`"
+            )
     figure = uncertainty.both_sides(own, other) if over == "both" else own
     entry = {"figure": "standard error", "value": figure.standard_error, "groups": figure.groups, "over": over}
-    counted = {name: len(set(known)) for name, known in (("sources", sources), ("reference_sources", reference_sources))
-               if known is not None and (name == "sources" or over == "both")}
+    counted = {
+        name: len(set(known))
+        for name, known in (("sources", sources), ("reference_sources", reference_sources))
+        if known is not None and (name == "sources" or over == "both")
+    }
     details.append(entry | counted)
     _corrected(samples, reference, value, own, other, details)
     half = figure.half_width()
@@ -138,14 +174,17 @@ def _corrected(samples, reference, value, own, other, details):
     dimension = samples.moments.dimension
     needed = uncertainty.fewest_for_correction(dimension)
     if samples.count < needed:
-        warnings.warn(f"no bias-corrected value: it needs {needed} clips for {dimension} features, there are "
-                      f"{samples.count}")
+        warnings.warn(
+            f"no bias-corrected value: it needs {needed} clips for {dimension} features, there are {samples.count}"
+        )
         return
     name, found = CORRECTED, own
     if other is None:
         name = AGAINST.format(CORRECTED)
-        warnings.warn(f"{name} keeps the bias of its {reference.count} clips: their features are not known; "
-                      "`hpdm-eval stats --keep-features` stores them")
+        warnings.warn(
+            f"{name} keeps the bias of its {reference.count} clips: their features are not known; "
+            "`hpdm-eval stats --keep-features` stores them"
+        )
     elif reference.count < needed:
         name = AGAINST.format(CORRECTED)
         warnings.warn(f"{name} keeps the bias of its {reference.count} clips: correcting that needs {needed}")
@@ -166,10 +205,20 @@ def _infinity(samples, reference, details, common):
     name, over, other = INFINITY, "both", reference.features
     if other is None or reference.count < uncertainty.fewest_for_extrapolation(samples.moments.dimension):
         name, over, other = AGAINST.format(INFINITY), "samples", reference.moments
-    line = uncertainty.extrapolate(samples.features, other, over=over, sources=sources,
-                                   reference_sources=reference_sources, **common)
-    details.append({"figure": name, "value": line.value, "r2": line.r2, "residual": line.residual,
-                    "curvature": line.curvature, "points": len(line.sizes), "smallest": line.sizes[0]})
+    line = uncertainty.extrapolate(
+        samples.features, other, over=over, sources=sources, reference_sources=reference_sources, **common
+    )
+    details.append(
+        {
+            "figure": name,
+            "value": line.value,
+            "r2": line.r2,
+            "residual": line.residual,
+            "curvature": line.curvature,
+            "points": len(line.sizes),
+            "smallest": line.sizes[0],
+        }
+    )
 
 
 def _attempt(what, function, *arguments):

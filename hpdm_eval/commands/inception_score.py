@@ -11,8 +11,11 @@ from hpdm_eval.metrics.inception_score import SPLITS, inception_score, looped_sc
 
 
 @click.command("is", cls=RecordedCommand)
-@click.option("--splits", type=click.IntRange(min=1),
-              help=f"Parts over which the score is averaged. [the protocol's, or {SPLITS}]")
+@click.option(
+    "--splits",
+    type=click.IntRange(min=1),
+    help=f"Parts over which the score is averaged. [the protocol's, or {SPLITS}]",
+)
 @judging_options(reference=False, backbone="c3d", shards=True)
 def inception_score_command(splits, **options):
     """Inception Score of samples: higher is better, at most the number of classes.
@@ -21,6 +24,7 @@ def inception_score_command(splits, **options):
     --protocol tgan2 (2,048 samples in one split, mean of ten sets), styleganv (2,048 in ten splits), hpdm (10,000 in
     ten splits, inferred). Fewer samples or more splits score lower, so n and splits are printed with the figure.
     """
+
     def measure_them(samples, reference, protocol):
         return measure(samples, protocol.is_splits or splits, options["seed"], protocol)
 
@@ -34,11 +38,18 @@ def measure(samples, splits=None, seed=0, protocol=None):
     """Figures of a `Side`; the clips are shuffled by `seed`. protocol: one that may ask for several sets."""
     splits, loops = splits or SPLITS, (protocol and protocol.is_loops) or 1
     if loops > 1:
-        score = looped_score(samples.probabilities, splits=splits, loops=loops,
-                             per_loop=(protocol.num_samples or samples.count) // loops, seed=seed)
+        score = looped_score(
+            samples.probabilities,
+            splits=splits,
+            loops=loops,
+            per_loop=(protocol.num_samples or samples.count) // loops,
+            seed=seed,
+        )
         if score.loops < loops:
-            warnings.warn(f"{score.loops} of the {loops} sets that {protocol.name} averages over: there are "
-                          f"{samples.count} samples and it takes {protocol.num_samples}")
+            warnings.warn(
+                f"{score.loops} of the {loops} sets that {protocol.name} averages over: there are "
+                f"{samples.count} samples and it takes {protocol.num_samples}"
+            )
     else:
         score = inception_score(samples.probabilities, splits, seed)
     detail = {"figure": "is", "value": score.mean, "std": score.std, "n": score.n, "splits": score.splits}

@@ -33,5 +33,8 @@ def merge(folder, quiet):
     command = getattr(importlib.import_module(f"hpdm_eval.commands.{module}"), attribute)
     join_caches(folder, quiet)
     with joined_cache(folder), merged_from(shards):
-        return command.main([*words, *["--quiet"] * (quiet and "--quiet" not in words)], prog_name=f"hpdm-eval {name}",
-                            standalone_mode=False)
+        return command.main(
+            [*words, *["--quiet"] * (quiet and "--quiet" not in words)],
+            prog_name=f"hpdm-eval {name}",
+            standalone_mode=False,
+        )

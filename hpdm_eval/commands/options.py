@@ -68,43 +68,72 @@ _OVERRIDES = (
     ("--resize", "resize", _choice("resize"), "Method of resizing."),
     ("--antialias", "antialias", None, "Whether shrinking widens the filter."),
     ("--range", "value_range", _choice("value_range"), "Range of float arrays."),
-    ("--selection", "selection", _choice("selection"),
-     "Which reference clips are taken where there are more: class-balanced or shuffled draw at random, sorted takes "
-     "the first by name."),
+    (
+        "--selection",
+        "selection",
+        _choice("selection"),
+        "Which reference clips are taken where there are more: class-balanced or shuffled draw at random, sorted takes "
+        "the first by name.",
+    ),
     ("--samples-selection", "samples_selection", _choice("samples_selection"), "The same for generated clips."),
     ("--split", "split", str, "Official list that the reference is, such as ucf101-train-01, or none."),
-    ("--numerics", "numerics", _choice("numerics"),
-     "legacy: the rounding of the published code; exact: double precision."),
+    (
+        "--numerics",
+        "numerics",
+        _choice("numerics"),
+        "legacy: the rounding of the published code; exact: double precision.",
+    ),
 )
 # overrides of both roles: field of the reference → field of the samples
-_BOTH = {"start": "samples_frames", "stride": "samples_stride", "fps": "samples_fps",
-         "clips_per_video": "samples_clips_per_video"}
+_BOTH = {
+    "start": "samples_frames",
+    "stride": "samples_stride",
+    "fps": "samples_fps",
+    "clips_per_video": "samples_clips_per_video",
+}
 
 
 def protocol_options(default=DEFAULT):
     """Add `--protocol` and an option for every setting that a command line may override."""
+
     def decorate(function):
         for flag, key, kind, text in reversed(_OVERRIDES):
             names = (f"{flag}/--no-{flag[2:]}",) if kind is None else (flag,)
             function = click.option(*names, key, type=kind, default=None, help=text + " [protocol's]")(function)
-        return click.option("--protocol", default=default, show_default=True, metavar="NAME|FILE.yaml",
-                            help="How clips are cut and compared; `hpdm-eval protocols` lists them.")(function)
+        return click.option(
+            "--protocol",
+            default=default,
+            show_default=True,
+            metavar="NAME|FILE.yaml",
+            help="How clips are cut and compared; `hpdm-eval protocols` lists them.",
+        )(function)
+
     return decorate
 
 
 def reading_options(function):
     """Add the options of `open_clips` that are no part of a protocol."""
     for option in (
-        click.option("--split-lists", type=click.Path(exists=True, file_okay=False), metavar="DIR",
-                     help="UCF-101's folder of official lists (ucfTrainTestlist)."),
+        click.option(
+            "--split-lists",
+            type=click.Path(exists=True, file_okay=False),
+            metavar="DIR",
+            help="UCF-101's folder of official lists (ucfTrainTestlist).",
+        ),
         click.option("--workers", type=click.IntRange(min=0), help="Decoding processes. [one per core]"),
         click.option("--strict", is_flag=True, help="Stop at the first unusable file instead of listing it."),
         click.option("--reference-grid", metavar="RxC[+PAD]", help="As --grid, for the reference."),
-        click.option("--match", metavar="PATTERN",
-                     help="Of the samples only files whose name fits, such as 'generated_*' or '*_noise.mp4'; with a / "
-                          "in the pattern, whose path below the folder does."),
-        click.option("--grid", metavar="RxC[+PAD]",
-                     help="Samples are contact sheets: rows x columns of clips, PAD pixels around and between."),
+        click.option(
+            "--match",
+            metavar="PATTERN",
+            help="Of the samples only files whose name fits, such as 'generated_*' or '*_noise.mp4'; with a / "
+            "in the pattern, whose path below the folder does.",
+        ),
+        click.option(
+            "--grid",
+            metavar="RxC[+PAD]",
+            help="Samples are contact sheets: rows x columns of clips, PAD pixels around and between.",
+        ),
     ):
         function = option(function)
     return function
@@ -116,34 +145,64 @@ def backbone_options(function, default=None):
     default: the backbone of a metric that has one of its own, in place of the protocol's.
     """
     for option in (
-        click.option("--verify-cache", is_flag=True,
-                     help="Decode all clips and compare them with what the cache remembers of their files, which it "
-                          "knows again by path, size and time."),
-        click.option("--cache/--no-cache", default=True, show_default=True,
-                     help="Keep features of clips, and use those of earlier runs, in the user's cache folder or "
-                          "$HPDM_EVAL_CACHE."),
-        click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True,
-                     help="Clips in memory at a time; on a GPU also per forward pass, which moves last digits."),
-        click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
-                     help="Arithmetic of the backbone."),
+        click.option(
+            "--verify-cache",
+            is_flag=True,
+            help="Decode all clips and compare them with what the cache remembers of their files, which it "
+            "knows again by path, size and time.",
+        ),
+        click.option(
+            "--cache/--no-cache",
+            default=True,
+            show_default=True,
+            help="Keep features of clips, and use those of earlier runs, in the user's cache folder or "
+            "$HPDM_EVAL_CACHE.",
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            default=8,
+            show_default=True,
+            help="Clips in memory at a time; on a GPU also per forward pass, which moves last digits.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "bf16"]),
+            default="fp32",
+            show_default=True,
+            help="Arithmetic of the backbone.",
+        ),
         click.option("--unverified", is_flag=True, help="Accept weights whose checksum is not known; records say so."),
-        click.option("--c3d-mean", type=click.Path(exists=True, dir_okay=False), metavar="FILE.npz",
-                     help="Mean video that c3d subtracts; kept and pinned in the cache at first use."),
-        click.option("--weights", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-                     help="Weights file, in place of the cached one."),
-        click.option("--backbone", metavar="NAME", default=default, show_default=default is not None,
-                     help=f"Network that sees the clips: {', '.join(KNOWN)}." + " [protocol's]" * (default is None)),
+        click.option(
+            "--c3d-mean",
+            type=click.Path(exists=True, dir_okay=False),
+            metavar="FILE.npz",
+            help="Mean video that c3d subtracts; kept and pinned in the cache at first use.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Path(exists=True, dir_okay=False),
+            metavar="FILE",
+            help="Weights file, in place of the cached one.",
+        ),
+        click.option(
+            "--backbone",
+            metavar="NAME",
+            default=default,
+            show_default=default is not None,
+            help=f"Network that sees the clips: {', '.join(KNOWN)}." + " [protocol's]" * (default is None),
+        ),
     ):
         function = option(function)
     return function
 
 
-
-
 def metric_options(default=DEFAULT, backbone=None):
     """All of the above."""
+
     def decorate(function):
         return protocol_options(default)(backbone_options(reading_options(function), backbone))
+
     return decorate
 
 

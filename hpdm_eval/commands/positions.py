@@ -37,11 +37,17 @@ TILES = 4  # of each position and clip
 
 @click.command(cls=RecordedCommand)
 @click.option("--patch", metavar="TxHxW", help="Size of the sampler's tiles. [from the samples' samples.json]")
-@click.option("--overlap", type=click.Choice(OVERLAPS),
-              help="Axes on which tiles overlap by half. [from samples.json, else none]")
+@click.option(
+    "--overlap", type=click.Choice(OVERLAPS), help="Axes on which tiles overlap by half. [from samples.json, else none]"
+)
 @click.option("--lossless", is_flag=True, help="The clips never went through a codec. [from samples.json]")
-@click.option("--tiles", type=click.IntRange(min=1), default=TILES, show_default=True,
-              help="Tiles that are drawn at random from each position of a clip for FVD.")
+@click.option(
+    "--tiles",
+    type=click.IntRange(min=1),
+    default=TILES,
+    show_default=True,
+    help="Tiles that are drawn at random from each position of a clip for FVD.",
+)
 @judging_options(protocol="native")
 def positions(patch, overlap, lossless, tiles, **options):
     """Are the corners of the samples as good as their inside?
@@ -65,8 +71,9 @@ def positions(patch, overlap, lossless, tiles, **options):
     sides = {}
     for role in ("samples", "reference"):
         tiled = TileSource(open_source(role, protocol, options), plan.patch, tiles, options["seed"], lattices)
-        extracted = extract_features(tiled, backbone, batch=options["batch"], quiet=options["quiet"],
-                                     cache=open_cache(backbone, options))
+        extracted = extract_features(
+            tiled, backbone, batch=options["batch"], quiet=options["quiet"], cache=open_cache(backbone, options)
+        )
         sides[role] = tiled, extracted.features, tiled.source.summary()
     with warnings.catch_warnings(record=True) as caught, one_thread():
         warnings.simplefilter("always")
@@ -128,15 +135,22 @@ class TileSource:
                     tile = cut_tile(clip.video, start, self._patch)
                     self.owners.append(len(self.names) - 1)
                     self.found.append(position)
-                    yield Clip(name=f"{clip.name}@{','.join(map(str, start))}", video=tile, digest=clip_digest(tile),
-                               label=clip.label, position=len(self.owners) - 1)
+                    yield Clip(
+                        name=f"{clip.name}@{','.join(map(str, start))}",
+                        video=tile,
+                        digest=clip_digest(tile),
+                        label=clip.label,
+                        position=len(self.owners) - 1,
+                    )
 
 
 def position_figures(samples, reference, protocol, options):
     """(details, value, ci95) of two pairs of (`TileSource`, features [N, D])."""
     seed, common = options["seed"], {"ddof": protocol.ddof, "root": protocol.root}
-    parts = [{name: features[np.array(source.found) == name] for name in POSITIONS if name in source.found}
-             for source, features in (samples, reference)]
+    parts = [
+        {name: features[np.array(source.found) == name] for name in POSITIONS if name in source.found}
+        for source, features in (samples, reference)
+    ]
     shared = [name for name in POSITIONS if name in parts[0] and name in parts[1]]
     clips = {name: np.array(samples[0].owners)[np.array(samples[0].found) == name] for name in shared}
     known = sources_of(samples[0].names, options.get("group_by", "auto"), 1)
@@ -144,25 +158,43 @@ def position_figures(samples, reference, protocol, options):
     enough = len(set(sources)) >= FEWEST_GROUPS and min(map(len, clips.values())) >= 2 * GROUPS
     details = []
     for name in shared:
-        entry = {"figure": "fvd", "position": name,
-                 "value": frechet_distance(parts[0][name], parts[1][name], **common), "ci95": None,
-                 "tiles": len(parts[0][name]), "reference_tiles": len(parts[1][name])}
+        entry = {
+            "figure": "fvd",
+            "position": name,
+            "value": frechet_distance(parts[0][name], parts[1][name], **common),
+            "ci95": None,
+            "tiles": len(parts[0][name]),
+            "reference_tiles": len(parts[1][name]),
+        }
         if enough:
-            jackknife = grouped_jackknife(parts[0][name], parts[1][name], ddof=protocol.ddof, seed=seed,
-                                          sources=sources[clips[name]].tolist())
+            jackknife = grouped_jackknife(
+                parts[0][name], parts[1][name], ddof=protocol.ddof, seed=seed, sources=sources[clips[name]].tolist()
+            )
             half = jackknife.half_width()
             entry["ci95"] = [max(entry["value"] - half, 0.0), entry["value"] + half]
         details.append(entry)
     value, ci95 = _corner_less_inside(parts, clips, sources, shared, common, seed, enough)
     for axis, statistic in dict.fromkeys(key for seams in samples[0].seams for key in seams):
         for name in POSITIONS:
-            own, real = (np.array([seams[axis, statistic][name] for seams in source.seams
-                                   if name in seams.get((axis, statistic), {})]) for source in (samples[0], reference[0]))
+            own, real = (
+                np.array(
+                    [seams[axis, statistic][name] for seams in source.seams if name in seams.get((axis, statistic), {})]
+                )
+                for source in (samples[0], reference[0])
+            )
             if len(own) and len(real):
                 interval = mean_t_interval(own - real.mean())
-                details.append({"figure": "seams", "position": name, "axis": axis, "statistic": statistic,
-                                "value": float(own.mean() - real.mean()), "ci95": interval and list(interval),
-                                "value_reference": float(real.mean())})
+                details.append(
+                    {
+                        "figure": "seams",
+                        "position": name,
+                        "axis": axis,
+                        "statistic": statistic,
+                        "value": float(own.mean() - real.mean()),
+                        "ci95": interval and list(interval),
+                        "value_reference": float(real.mean()),
+                    }
+                )
     return details, value, ci95
 
 
@@ -183,7 +215,9 @@ def _corner_less_inside(parts, clips, sources, shared, common, seed, enough):
     if not enough or len(sources) < 2 * GROUPS:
         return value, None
     groups = None if len(set(sources)) == len(sources) else sources.tolist()
-    error = float(jackknife_errors(lambda rows: np.array([difference(rows)]), len(sources), seed=seed, sources=groups)[0])
+    error = float(
+        jackknife_errors(lambda rows: np.array([difference(rows)]), len(sources), seed=seed, sources=groups)[0]
+    )
     half = float(stats.t.ppf(0.975, GROUPS - 1)) * error
     return value, (value - half, value + half)
 
@@ -193,8 +227,15 @@ def _table(details):
     for entry in details:
         ci95 = entry["ci95"]
         what = entry["figure"] if entry["figure"] == "fvd" else f"seams {entry['axis']} {entry['statistic']}"
-        rows.append((what, entry["position"], format_value(entry["value"]),
-                     "-" if ci95 is None else "[{}, {}]".format(*map(format_value, ci95)), entry.get("tiles", "")))
+        rows.append(
+            (
+                what,
+                entry["position"],
+                format_value(entry["value"]),
+                "-" if ci95 is None else "[{}, {}]".format(*map(format_value, ci95)),
+                entry.get("tiles", ""),
+            )
+        )
     return aligned(("figure", "position", "value", "95 %", "tiles"), rows)
 
 

@@ -12,8 +12,14 @@ FIGURES = ("precision", "recall", "density", "coverage")
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--neighbours", "-k", type=click.IntRange(min=1), default=NEIGHBOURS, show_default=True,
-              help="The neighbour that the ball of a clip reaches to.")
+@click.option(
+    "--neighbours",
+    "-k",
+    type=click.IntRange(min=1),
+    default=NEIGHBOURS,
+    show_default=True,
+    help="The neighbour that the ball of a clip reaches to.",
+)
 @judging_options(shards=True)
 def prdc(neighbours, **options):
     """Precision, recall, density and coverage of samples against real clips: higher is better.
@@ -21,6 +27,7 @@ def prdc(neighbours, **options):
     Precision and density say how real the samples look, recall and coverage how much of the real variety they have. The
     record's value is the coverage; all four depend on the number of clips on both sides.
     """
+
     def measure_them(samples, reference, protocol):
         return measure(samples, reference, neighbours)
 

@@ -51,8 +51,9 @@ def protocols(name, as_json, **options):
 def _table(rows):
     widths = {heading: max(len(heading), *(len(row[heading]) for row in rows)) for heading in rows[0]}
     lines = [dict(zip(widths, widths)), {heading: "-" * width for heading, width in widths.items()}, *rows]
-    return "\n".join("  ".join(line[heading].ljust(width) for heading, width in widths.items()).rstrip()
-                     for line in lines)
+    return "\n".join(
+        "  ".join(line[heading].ljust(width) for heading, width in widths.items()).rstrip() for line in lines
+    )
 
 
 def _details(protocol):

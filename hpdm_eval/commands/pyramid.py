@@ -21,8 +21,13 @@ WORST = 10
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--samples", required=True, type=click.Path(), metavar="DIR",
-              help="Folder with level0, level1, ... (coarse to fine), each holding the same names.")
+@click.option(
+    "--samples",
+    required=True,
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder with level0, level1, ... (coarse to fine), each holding the same names.",
+)
 @click.option("--levels", type=click.IntRange(min=2), default=3, show_default=True, help="Levels to compare.")
 @pixel_options
 def pyramid(samples, levels, **options):
@@ -54,7 +59,9 @@ def pyramid(samples, levels, **options):
         worst += [{"name": whose[k], "level": index + 1, "psnr": min(found[k].psnr, MOST_DB)} for k in order]
     least = min(details, key=lambda entry: entry["psnr"])
     record = pixel_record(
-        "pyramid", protocol, {"levels": levels},
+        "pyramid",
+        protocol,
+        {"levels": levels},
         started=started,
         seed=options["seed"],
         value=least["psnr"],
@@ -74,19 +81,25 @@ def level_folders(samples, levels):
     folders = [Path(samples) / f"level{level}" for level in range(levels)]
     missing = [folder.name for folder in folders if not folder.is_dir()]
     if missing:
-        raise InputError(f"{samples} lacks {', '.join(missing)}: it must hold one folder for each level, coarse to "
-                         "fine, with files of the same names")
+        raise InputError(
+            f"{samples} lacks {', '.join(missing)}: it must hold one folder for each level, coarse to "
+            "fine, with files of the same names"
+        )
     return folders
 
 
 def read_pairs(folders, protocol, options):
     """For each two neighbouring levels: iterator of (name, coarse, fine), and what then gives both their summaries."""
+
     def pair(coarse, fine):
         sources = [open_clips(folder, protocol, **take_reading(options, "samples")) for folder in (coarse, fine)]
 
         def unequal(where):
-            rejected = [f"; {folder.name}/{entry['path']} was rejected: {entry['reason']}"
-                        for folder, source in zip((coarse, fine), sources) for entry in source.rejected]
+            rejected = [
+                f"; {folder.name}/{entry['path']} was rejected: {entry['reason']}"
+                for folder, source in zip((coarse, fine), sources)
+                for entry in source.rejected
+            ]
             return InputError(f"{coarse} and {fine} do not hold the same clips: {where}{''.join(rejected[:1])}")
 
         def clips():
@@ -100,6 +113,7 @@ def read_pairs(folders, protocol, options):
                     bar.update()
                 if (extra := next(other, None)) is not None:
                     raise unequal(f"{extra.name} has no partner")
+
         return clips(), lambda: [source.summary() for source in sources]
 
     return [pair(*two) for two in zip(folders, folders[1:])]
@@ -108,8 +122,11 @@ def read_pairs(folders, protocol, options):
 def _of_all_levels(samples, summaries):
     """The record's entry for the samples: one digest of all levels, and what was rejected on any."""
     digests = "".join(summary["sha256"] for summary in summaries)
-    rejected = [{**entry, "path": f"level{level}/{entry['path']}"}
-                for level, summary in enumerate(summaries) for entry in summary["rejected"]]
+    rejected = [
+        {**entry, "path": f"level{level}/{entry['path']}"}
+        for level, summary in enumerate(summaries)
+        for entry in summary["rejected"]
+    ]
     return {**summaries[-1], "path": str(samples), "sha256": sha256(digests.encode()).hexdigest(), "rejected": rejected}
 
 
@@ -123,9 +140,15 @@ def _figures(index, errors, rng):
     interval = mean_interval(values, rng)
     error_power = np.mean([error.error_power for error in errors], axis=0)
     signal_power = np.mean([error.signal_power for error in errors], axis=0)
-    figures = {"level": index + 1, "coarse_level": index, "clips": len(errors), "psnr": float(values.mean()),
-               "ci95": interval and list(interval), "psnr_of_mean_error": min(psnr(error_power.sum()), MOST_DB),
-               "bias": float(np.mean([error.bias for error in errors]))}
+    figures = {
+        "level": index + 1,
+        "coarse_level": index,
+        "clips": len(errors),
+        "psnr": float(values.mean()),
+        "ci95": interval and list(interval),
+        "psnr_of_mean_error": min(psnr(error_power.sum()), MOST_DB),
+        "bias": float(np.mean([error.bias for error in errors])),
+    }
     for name, error, signal in zip(band_names(), error_power, signal_power):
         figures[f"rmse {name}"] = float(np.sqrt(error))
         figures[f"error/signal {name}"] = float(error / signal) if signal > 0 else None
@@ -134,6 +157,13 @@ def _figures(index, errors, rng):
 
 def _table(details):
     header = ["levels", "PSNR dB", "bias", *(f"rmse {name}" for name in band_names())]
-    rows = [[f"{entry['level']} to {entry['coarse_level']}", f"{entry['psnr']:.2f}", f"{entry['bias']:+.2f}",
-             *(f"{entry[f'rmse {name}']:.2f}" for name in band_names())] for entry in details]
+    rows = [
+        [
+            f"{entry['level']} to {entry['coarse_level']}",
+            f"{entry['psnr']:.2f}",
+            f"{entry['bias']:+.2f}",
+            *(f"{entry[f'rmse {name}']:.2f}" for name in band_names()),
+        ]
+        for entry in details
+    ]
     return aligned(header, rows)

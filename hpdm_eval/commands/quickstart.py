@@ -69,10 +69,20 @@ SETS = {
 
 
 @click.command(cls=Command)
-@click.option("--out", type=OutputFolder(path_type=Path), default="hpdm-quickstart", show_default=True,
-              help="Folder to fill; one that an earlier quickstart made is used again.")
-@click.option("--clips", type=click.IntRange(min=2), default=144, show_default=True,
-              help="Clips per set; under 129 the distance is mostly sampling bias.")
+@click.option(
+    "--out",
+    type=OutputFolder(path_type=Path),
+    default="hpdm-quickstart",
+    show_default=True,
+    help="Folder to fill; one that an earlier quickstart made is used again.",
+)
+@click.option(
+    "--clips",
+    type=click.IntRange(min=2),
+    default=144,
+    show_default=True,
+    help="Clips per set; under 129 the distance is mostly sampling bias.",
+)
 @common_options
 def quickstart(out, clips, device, seed, quiet):
     """Make videos, judge them, and write records, a table and a page: a first look that needs no data and no network.
@@ -112,8 +122,11 @@ def quickstart(out, clips, device, seed, quiet):
         file.write(markdown_table(values, names=list(records)))
     click.echo("\n" + text_table(values, names=list(records)))
     shown = [word for name in (*SETS, SAMPLES) for word in ("--videos", f"{name}={out / name}")]
-    _run(report, ["--records", out / "records", "--out", out / "report", "--title", "Quickstart", *shown, "--quiet"],
-         quiet)
+    _run(
+        report,
+        ["--records", out / "records", "--out", out / "report", "--title", "Quickstart", *shown, "--quiet"],
+        quiet,
+    )
     click.echo(f"videos, records and table.md are in {out}")
 
 
@@ -134,8 +147,13 @@ class _Samplers:
         environment["PYTHONPATH"] = os.pathsep.join(search)
         command = [sys.executable, "-m", "hpdm.sampling", "--", *words]
         self._processes = [
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
             for rank, file in enumerate(self._files)
         ]
 

@@ -41,5 +41,9 @@ class RecordedCommand(RememberingCommand):
                 number = None if error.filename or hasattr(error, "of_stdout") else no_room(error)
                 if number is None:
                     raise
-                raise WriteError(f"a temporary file in {tempfile.gettempdir()}", number, os.strerror(number),
-                                 "make room there, or set TMPDIR to another folder") from error
+                raise WriteError(
+                    f"a temporary file in {tempfile.gettempdir()}",
+                    number,
+                    os.strerror(number),
+                    "make room there, or set TMPDIR to another folder",
+                ) from error

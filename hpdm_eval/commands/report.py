@@ -16,19 +16,45 @@ MOST_NAMED = 10
 
 
 @click.command(cls=Command)
-@click.option("--records", required=True, multiple=True, type=click.Path(), metavar="DIR",
-              help="Folder of records, searched with all that lies below; repeatable.")
-@click.option("--out", required=True, type=OutputFolder(path_type=Path), metavar="DIR",
-              help="Folder to make; an earlier report in it is replaced.")
+@click.option(
+    "--records",
+    required=True,
+    multiple=True,
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder of records, searched with all that lies below; repeatable.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=OutputFolder(path_type=Path),
+    metavar="DIR",
+    help="Folder to make; an earlier report in it is replaced.",
+)
 @click.option("--title", default="Results", show_default=True, help="Heading of the page.")
-@click.option("--videos", multiple=True, metavar="NAME=DIR",
-              help="Samples to show on the page under a name, by class; repeatable.")
-@click.option("--per-class", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Samples of each class and name to show.")
-@click.option("--most-megabytes", type=click.FloatRange(min=0.1), default=16.0, show_default=True,
-              help="Limit for the samples on the page; what does not fit is left out.")
-@click.option("--published", multiple=True, metavar="NAME",
-              help="Also this published table, such as table2; repeatable.")
+@click.option(
+    "--videos",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="Samples to show on the page under a name, by class; repeatable.",
+)
+@click.option(
+    "--per-class",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Samples of each class and name to show.",
+)
+@click.option(
+    "--most-megabytes",
+    type=click.FloatRange(min=0.1),
+    default=16.0,
+    show_default=True,
+    help="Limit for the samples on the page; what does not fit is left out.",
+)
+@click.option(
+    "--published", multiple=True, metavar="NAME", help="Also this published table, such as table2; repeatable."
+)
 @common_options
 def report(records, out, title, videos, per_class, most_megabytes, published, quiet, **options):
     """Make tables (markdown, LaTeX, CSV), figures (SVG, PDF) and one HTML page of records.
@@ -51,7 +77,6 @@ def report(records, out, title, videos, per_class, most_megabytes, published, qu
         note(f"{name} has no place in its study's table", quiet)
     if len(missing) > MOST_NAMED:
         note(f"... and {len(missing) - MOST_NAMED} more", quiet)
-    page = write_report(out, sections, title=title, lead=origin(found), videos=grid,
-                        left_out=left_out)
+    page = write_report(out, sections, title=title, lead=origin(found), videos=grid, left_out=left_out)
     note(f"{len(found)} records; tables and figures are in {out}", quiet)
     click.echo(page)

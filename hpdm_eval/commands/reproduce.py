@@ -18,15 +18,27 @@ MOST_SHOWN = 10
 
 @click.command(cls=Command)
 @click.argument("record", type=click.Path(exists=True, dir_okay=False), metavar="RECORD.json")
-@click.option("--folder", type=click.Path(exists=True, file_okay=False),
-              help="Where the command's relative paths start. [here, or the record's folder or one above it]")
-@click.option("--tolerance", type=click.FloatRange(min=0), default=RELATIVE, show_default=True,
-              help="Relative difference up to which figures count as equal.")
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False),
+    help="Where the command's relative paths start. [here, or the record's folder or one above it]",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=RELATIVE,
+    show_default=True,
+    help="Relative difference up to which figures count as equal.",
+)
 @click.option("--device", type=Device(), help="In place of the command's own.")
 @click.option("--seed", type=click.IntRange(min=0), help="In place of the command's own.")
-@click.option("--allow", multiple=True, metavar="FILE|SHA-256|OWNER/NAME",
-              help="Unverified weights, or a network on the hub, that the record may use; repeatable. A TorchScript "
-                   "file is a program: it is executed.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="FILE|SHA-256|OWNER/NAME",
+    help="Unverified weights, or a network on the hub, that the record may use; repeatable. A TorchScript "
+    "file is a program: it is executed.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
 @click.pass_context
@@ -42,19 +54,44 @@ def reproduce(context, record, folder, tolerance, device, seed, allow, quiet, as
     A record's own --unverified counts for nothing: --allow names each file or network that you trust.
     """
     recorded = load_record(record)
-    result = run_again(recorded, folder=folder, near=Path(record).parent, relative=tolerance, device=device, seed=seed,
-                       quiet=quiet, allow=allow)
+    result = run_again(
+        recorded,
+        folder=folder,
+        near=Path(record).parent,
+        relative=tolerance,
+        device=device,
+        seed=seed,
+        quiet=quiet,
+        allow=allow,
+    )
     if as_json:
-        click.echo(json.dumps({
-            "equal": result.equal, "tolerance": {"relative": tolerance, "absolute": ABSOLUTE},
-            "recorded": recorded.value, "now": result.now.value, "differences": list(result.differences),
-            "changes": {change.what: {"state": change.state, "detail": change.detail} for change in result.changes},
-            "record": result.now.to_dict()}, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                {
+                    "equal": result.equal,
+                    "tolerance": {"relative": tolerance, "absolute": ABSOLUTE},
+                    "recorded": recorded.value,
+                    "now": result.now.value,
+                    "differences": list(result.differences),
+                    "changes": {
+                        change.what: {"state": change.state, "detail": change.detail} for change in result.changes
+                    },
+                    "record": result.now.to_dict(),
+                },
+                ensure_ascii=False,
+            )
+        )
     else:
-        click.echo(f"{metric_label(recorded)}: {recorded.value:.8g} recorded, {result.now.value:.8g} now: "
-                   f"{'equal' if result.equal else 'DIFFERENT'} (relative {tolerance:g}, absolute {ABSOLUTE:g})\n")
-        click.echo(aligned(("what", "state", "then -> now"),
-                           [(change.what, change.state, change.detail) for change in result.changes]))
+        click.echo(
+            f"{metric_label(recorded)}: {recorded.value:.8g} recorded, {result.now.value:.8g} now: "
+            f"{'equal' if result.equal else 'DIFFERENT'} (relative {tolerance:g}, absolute {ABSOLUTE:g})\n"
+        )
+        click.echo(
+            aligned(
+                ("what", "state", "then -> now"),
+                [(change.what, change.state, change.detail) for change in result.changes],
+            )
+        )
         for line in _differences(result.differences):
             click.echo(line)
     if not result.equal:

@@ -43,24 +43,44 @@ class TilingPlan:
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE",
-              help="Clips to judge: videos, folders of frames, arrays, or a zip of them.")
-@click.option("--reference", type=click.Path(), metavar="DIR|FILE",
-              help="Real clips of the same size and encoding: seams are then counted in excess of theirs.")
+@click.option(
+    "--samples",
+    required=True,
+    type=click.Path(),
+    metavar="DIR|FILE",
+    help="Clips to judge: videos, folders of frames, arrays, or a zip of them.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(),
+    metavar="DIR|FILE",
+    help="Real clips of the same size and encoding: seams are then counted in excess of theirs.",
+)
 @click.option("--patch", metavar="TxHxW", help="Size of the sampler's tiles. [from the samples' samples.json]")
-@click.option("--overlap", type=click.Choice(OVERLAPS),
-              help="Axes on which tiles overlap by half. [from samples.json, else none]")
-@click.option("--levels", type=click.IntRange(min=1),
-              help="Levels of the sampler's pyramid; tiles of coarser levels are looked for too. "
-                   "[from samples.json, else 2: the finest tiles alone]")
-@click.option("--lossless", is_flag=True,
-              help="The clips never went through a codec or JPEG, so there are no blocks to mistake for seams. "
-                   "[from samples.json]")
-@click.option("--group-by", default="auto", show_default=True, metavar="auto|none|folder|REGEX",
-              help="Which clips come from one video, and are no independent draws in intervals and tests: auto knows "
-                   "UCF-101's groups, REGEX is searched in the names.")
-@click.option("--plots", type=OutputFolder(), metavar="DIR",
-              help="Write seams-profile.png and seams-map.png here.")
+@click.option(
+    "--overlap", type=click.Choice(OVERLAPS), help="Axes on which tiles overlap by half. [from samples.json, else none]"
+)
+@click.option(
+    "--levels",
+    type=click.IntRange(min=1),
+    help="Levels of the sampler's pyramid; tiles of coarser levels are looked for too. "
+    "[from samples.json, else 2: the finest tiles alone]",
+)
+@click.option(
+    "--lossless",
+    is_flag=True,
+    help="The clips never went through a codec or JPEG, so there are no blocks to mistake for seams. "
+    "[from samples.json]",
+)
+@click.option(
+    "--group-by",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|folder|REGEX",
+    help="Which clips come from one video, and are no independent draws in intervals and tests: auto knows "
+    "UCF-101's groups, REGEX is searched in the names.",
+)
+@click.option("--plots", type=OutputFolder(), metavar="DIR", help="Write seams-profile.png and seams-map.png here.")
 @pixel_options
 def seams(samples, reference, patch, overlap, levels, lossless, plots, **options):
     """Are there steps where the patches of a tiled sampler meet?
@@ -75,8 +95,10 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
     """
     protocol = take_protocol(options)
     plan = find_plan(samples, patch, overlap, levels, lossless)
-    note(f"patches of {_size(plan.patch)}, overlap {plan.overlap}, {plan.levels} levels ({plan.source})",
-         options["quiet"])
+    note(
+        f"patches of {_size(plan.patch)}, overlap {plan.overlap}, {plan.levels} levels ({plan.source})",
+        options["quiet"],
+    )
     judged = judge_tiling(samples, protocol, plan, options, reference)
     if plots:
         from hpdm_eval.report.seam_plots import write_seam_plots  # matplotlib takes a second to import
@@ -84,10 +106,20 @@ def seams(samples, reference, patch, overlap, levels, lossless, plots, **options
         for path in write_seam_plots(plots, judged.clips, judged.lattices, judged.figures, reference=judged.reference):
             note(f"plot: {path}", options["quiet"])
     worst = judged.record.extra["worst"]
-    return show_record(judged.record, options, [
-        "", *_table(judged.figures), "", "clips with the largest scores:",
-        *aligned(("name", "axis", "period", "statistic", "score"),
-                 [(*list(entry.values())[:-1], f"{entry['score']:.3f}") for entry in worst])])
+    return show_record(
+        judged.record,
+        options,
+        [
+            "",
+            *_table(judged.figures),
+            "",
+            "clips with the largest scores:",
+            *aligned(
+                ("name", "axis", "period", "statistic", "score"),
+                [(*list(entry.values())[:-1], f"{entry['score']:.3f}") for entry in worst],
+            ),
+        ],
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,14 +145,21 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
 
     def measured(path, role):
         codings = Codings(path)
-        clips, summary = measure_clips(path, protocol, options, role,
-                                       lambda clip: measure_clip(clip.video, lattices, clip.name, codings.of(clip.name)))
+        clips, summary = measure_clips(
+            path,
+            protocol,
+            options,
+            role,
+            lambda clip: measure_clip(clip.video, lattices, clip.name, codings.of(clip.name)),
+        )
         each = protocol.samples_clips_per_video if role == "samples" else protocol.clips_per_video
         sources = sources_of([clip.name for clip in clips], options.get("group_by", "auto"), each or 1)
         if sources is None:
             return clips, summary
         return [replace(clip, source=source) for clip, source in zip(clips, sources)], {
-            **summary, "sources": len(set(sources))}
+            **summary,
+            "sources": len(set(sources)),
+        }
 
     clips, summary = measured(samples, "samples")
     real, real_summary = (None, None)
@@ -137,9 +176,18 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
     unusual = {"split": plan.split} if plan.split != AXES else {}
     unusual |= {"canvas": list(plan.canvas)} if max(plan.canvas) > 1 else {}
     record = pixel_record(
-        "seams", protocol, {"patch": list(plan.patch), "overlap": plan.overlap, "levels": plan.levels,
-                            "lossless": plan.lossless, **unusual, "plan": plan.source, "level": LEVEL,
-                            "tolerance": TOLERANCE},
+        "seams",
+        protocol,
+        {
+            "patch": list(plan.patch),
+            "overlap": plan.overlap,
+            "levels": plan.levels,
+            "lossless": plan.lossless,
+            **unusual,
+            "plan": plan.source,
+            "level": LEVEL,
+            "tolerance": TOLERANCE,
+        },
         started=started,
         seed=options["seed"],
         value=pooled.value,
@@ -152,17 +200,24 @@ def judge_tiling(samples, protocol, plan, options, reference=None) -> JudgedTili
         reference=real_summary,
         details=tuple(figure.to_dict() for figure in figures),
         warnings=list(_warnings(figures, lattices, clips, reference)),
-        extra={"pooled_over": [{"axis": axis, "period": period} for axis, period in pooled.over],
-               "largest": {key: largest.to_dict()[key] for key in ("axis", "period", "statistic", "excess", "ci95")},
-               "worst": worst_clips(clips), "profiles": phase_profiles(clips, figures)},
+        extra={
+            "pooled_over": [{"axis": axis, "period": period} for axis, period in pooled.over],
+            "largest": {key: largest.to_dict()[key] for key in ("axis", "period", "statistic", "excess", "ci95")},
+            "worst": worst_clips(clips),
+            "profiles": phase_profiles(clips, figures),
+        },
     )
     return JudgedTiling(record=record, clips=clips, reference=real, lattices=lattices, figures=figures, pooled=pooled)
 
 
 def find_plan(samples, patch=None, overlap=None, levels=None, lossless=False):
     """The TilingPlan of a samples folder: its samples.json, with what is given here over it. Raises InputError."""
-    given = {"patch": parse_patch(patch) if patch else None, "overlap": overlap, "levels": levels,
-             "lossless": lossless or None}
+    given = {
+        "patch": parse_patch(patch) if patch else None,
+        "overlap": overlap,
+        "levels": levels,
+        "lossless": lossless or None,
+    }
     given = {key: value for key, value in given.items() if value is not None}
     path = Path(samples) / MANIFEST
     if path.is_file():
@@ -190,11 +245,23 @@ def _sampled_plan(manifest):
     settings = manifest["settings"]
     levels, canvas = operator.index(settings["levels"]), _three(settings.get("canvas") or (1, 1, 1))
     factors = _three(manifest.get("factors") or [1 << (levels - 1)] * 3)
-    patch = _three(manifest.get("patch") or [size // (times * factor) for size, times, factor
-                                             in zip(manifest["resolution"], canvas, factors, strict=True)])
+    patch = _three(
+        manifest.get("patch")
+        or [
+            size // (times * factor)
+            for size, times, factor in zip(manifest["resolution"], canvas, factors, strict=True)
+        ]
+    )
     split = "".join(axis for axis, factor in zip(AXES, factors) if factor > 1 or levels == 1)
-    return TilingPlan(patch=patch, overlap=settings["overlap"], levels=levels, split=split, canvas=canvas,
-                      lossless=settings["format"] == "npy", source=MANIFEST)
+    return TilingPlan(
+        patch=patch,
+        overlap=settings["overlap"],
+        levels=levels,
+        split=split,
+        canvas=canvas,
+        lossless=settings["format"] == "npy",
+        source=MANIFEST,
+    )
 
 
 def _three(numbers):
@@ -221,9 +288,16 @@ def phase_profiles(clips, figures):
     profiles = []
     for figure in figures:
         whole, half = mean_profile(clips, (figure.axis, figure.period, figure.statistic)), figure.period // 2
-        middle = whole[figure.period - 1 - half:figure.period + half]
-        profiles.append({"axis": figure.axis, "period": figure.period, "statistic": figure.statistic, "first": -half,
-                         "values": [round(float(value), 4) if math.isfinite(value) else None for value in middle]})
+        middle = whole[figure.period - 1 - half : figure.period + half]
+        profiles.append(
+            {
+                "axis": figure.axis,
+                "period": figure.period,
+                "statistic": figure.statistic,
+                "first": -half,
+                "values": [round(float(value), 4) if math.isfinite(value) else None for value in middle],
+            }
+        )
     return profiles
 
 
@@ -240,8 +314,10 @@ def worst_clips(clips, count=WORST):
 def _check_cut(protocol, plan):
     """Borders are counted from a sample's first frame and corner: refuse to look for them elsewhere."""
     if protocol.samples_frames != "first" or protocol.samples_stride != 1 or protocol.samples_fps is not None:
-        raise InputError("seams between frames are looked for from a clip's first frame on, in every frame: "
-                         "leave out --start, --samples-frames, --stride and --fps")
+        raise InputError(
+            "seams between frames are looked for from a clip's first frame on, in every frame: "
+            "leave out --start, --samples-frames, --stride and --fps"
+        )
     if plan.source.startswith(MANIFEST) and (protocol.crop != "none" or protocol.resolution is not None):
         raise InputError(f"{MANIFEST} gives the borders in the samples' own pixels: leave out --crop and --resolution")
 
@@ -264,11 +340,20 @@ def _warnings(figures, lattices, clips, reference):
 
 
 def _table(figures):
-    rows = [(figure.axis, figure.period, figure.statistic, f"{figure.excess:.3f}",
-             "-" if figure.ci95 is None else "[{:.3f}, {:.3f}]".format(*figure.ci95), f"{figure.p_value:.2g}",
-             "-" if figure.z is None else f"{figure.z:.1f}",
-             "-" if figure.rank is None else f"{figure.rank}/{figure.phases}",
-             figure.verdict) for figure in figures]
+    rows = [
+        (
+            figure.axis,
+            figure.period,
+            figure.statistic,
+            f"{figure.excess:.3f}",
+            "-" if figure.ci95 is None else "[{:.3f}, {:.3f}]".format(*figure.ci95),
+            f"{figure.p_value:.2g}",
+            "-" if figure.z is None else f"{figure.z:.1f}",
+            "-" if figure.rank is None else f"{figure.rank}/{figure.phases}",
+            figure.verdict,
+        )
+        for figure in figures
+    ]
     return aligned(("axis", "period", "statistic", "excess", "95 %", "p", "z", "rank", "seam"), rows)
 
 

@@ -29,13 +29,20 @@ from hpdm_eval.studies.validation.seam_power import (
 @click.command(cls=RecordedCommand)
 @click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE", help="Real clips.")
 @click.option("--patch", default="16x64x64", show_default=True, metavar="TxHxW", help="Tiles to put in and look for.")
-@click.option("--clips", "per_test", type=click.IntRange(min=4), default=16, show_default=True,
-              help="Videos in each test.")
-@click.option("--resamples", type=click.IntRange(min=10), default=200, show_default=True,
-              help="Random sets of that many clips.")
+@click.option(
+    "--clips", "per_test", type=click.IntRange(min=4), default=16, show_default=True, help="Videos in each test."
+)
+@click.option(
+    "--resamples", type=click.IntRange(min=10), default=200, show_default=True, help="Random sets of that many clips."
+)
 @click.option("--longest", type=click.IntRange(min=4), default=64, show_default=True, help="Frames used of each clip.")
-@click.option("--out", required=True, type=OutputFolder(), metavar="DIR",
-              help="Folder for seams-power.md, .csv and .png, and for the record in records/.")
+@click.option(
+    "--out",
+    required=True,
+    type=OutputFolder(),
+    metavar="DIR",
+    help="Folder for seams-power.md, .csv and .png, and for the record in records/.",
+)
 @pixel_options
 def seams_power(samples, patch, per_test, resamples, longest, out, **options):
     """Power and false positives of `hpdm-eval seams`, by putting seams of known size into real clips.
@@ -62,15 +69,18 @@ def seams_power(samples, patch, per_test, resamples, longest, out, **options):
     out = Path(out)
     coverage = coverage_rows(measured, lattices, options["seed"])
     page = power_report(rows, coverage, patch, per_test, resamples, summary, longest)
-    for name, content in (("seams-power.csv", table.getvalue().encode()),
-                          ("seams-power.png", power_plot(rows)),
-                          ("seams-power.md", page.encode())):
+    for name, content in (
+        ("seams-power.csv", table.getvalue().encode()),
+        ("seams-power.png", power_plot(rows)),
+        ("seams-power.md", page.encode()),
+    ):
         with atomic_file(out / name) as file:
             file.write(content)
         note(f"wrote {out / name}", options["quiet"])
     false = next(row for row in rows if row["kind"] == "none" and row["axis"] == "any")
     record = pixel_record(
-        "seams-false-positives", protocol,
+        "seams-false-positives",
+        protocol,
         {"patch": patch, "clips": per_test, "resamples": resamples, "longest": longest, "tolerance": TOLERANCE},
         started=started,
         seed=options["seed"],
@@ -81,8 +91,11 @@ def seams_power(samples, patch, per_test, resamples, longest, out, **options):
         details=tuple(rows),
         extra={"coverage": coverage},
     )
-    show_record(record, {**options, "folder": options["folder"] or str(out / "records")},
-                ["", *aligned(COLUMNS, [[_short(row[key]) for key in COLUMNS] for row in rows])])
+    show_record(
+        record,
+        {**options, "folder": options["folder"] or str(out / "records")},
+        ["", *aligned(COLUMNS, [[_short(row[key]) for key in COLUMNS] for row in rows])],
+    )
 
 
 def _short(value):

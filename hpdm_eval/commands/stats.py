@@ -20,12 +20,18 @@ from hpdm_eval.records.record import command_line, utc_now
 
 
 @click.command(cls=RecordedCommand)
-@click.option("--data", required=True, type=click.Path(), metavar="DIR|FILE",
-              help="Real clips: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files.")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(),
+    metavar="DIR|FILE",
+    help="Real clips: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files.",
+)
 @click.option("--out", required=True, type=OutputFile(), metavar="STATS.npz", help="File to write.")
 @click.option("--keep-features", is_flag=True, help="Store every clip's features too, for metrics that need them.")
-@click.option("--per-frame", is_flag=True,
-              help="Of single frames, for fid; through inception unless --backbone says otherwise.")
+@click.option(
+    "--per-frame", is_flag=True, help="Of single frames, for fid; through inception unless --backbone says otherwise."
+)
 @metric_options()
 @common_options
 def stats(data, out, keep_features, per_frame, **options):
@@ -42,8 +48,7 @@ def stats(data, out, keep_features, per_frame, **options):
     source = open_clips(data, protocol, role="reference", **take_reading(options, "samples"))
     backbone = open_backbone(protocol, options, choose_device(options["device"]), per_frame)
     source.min_frames, source.shared = backbone.min_frames, True
-    reading = {"batch": options["batch"], "quiet": options["quiet"],
-               "cache": open_cache(backbone, options)}
+    reading = {"batch": options["batch"], "quiet": options["quiet"], "cache": open_cache(backbone, options)}
     if keep_features:
         extracted = extract_features(source, backbone, **reading)
         features, sources = extracted.features, sources_of(extracted.names, clips=source.settings.rule.clips)
@@ -54,8 +59,11 @@ def stats(data, out, keep_features, per_frame, **options):
     if moments.n < 2:
         raise InputError(f"{data}: statistics need at least 2 {what}, got {moments.n}")
     if moments.n <= moments.dimension:
-        note(f"warning: {moments.n} {what} for {moments.dimension} features: a distance from these statistics "
-             "will be mostly sampling bias", options["quiet"])
+        note(
+            f"warning: {moments.n} {what} for {moments.dimension} features: a distance from these statistics "
+            "will be mostly sampling bias",
+            options["quiet"],
+        )
     statistics = Statistics(
         moments=moments,
         features=features,

@@ -35,9 +35,19 @@ def list_(as_json, device, seed, quiet):
     rows = []
     for source in sources().values():
         state, _ = _state(source)
-        rows.append({"file": source.file, "backbone": source.backbone, "title": source.title, "bytes": source.bytes,
-                     "sha256": source.sha256, "git_blob": source.git_blob, "urls": list(source.urls),
-                     "page": source.page, "state": state})
+        rows.append(
+            {
+                "file": source.file,
+                "backbone": source.backbone,
+                "title": source.title,
+                "bytes": source.bytes,
+                "sha256": source.sha256,
+                "git_blob": source.git_blob,
+                "urls": list(source.urls),
+                "page": source.page,
+                "state": state,
+            }
+        )
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -80,8 +90,9 @@ def add(file, name, unverified, device, seed, quiet):
 @common_options
 def verify(names, device, seed, quiet):
     """Check the files in the cache, all or those named, by their hashes. Exit code 2 if one is wrong or missing."""
-    chosen = [_source(name) for name in names] or [source for source in sources().values()
-                                                   if (cache_dir() / source.file).exists()]
+    chosen = [_source(name) for name in names] or [
+        source for source in sources().values() if (cache_dir() / source.file).exists()
+    ]
     bad = []
     for source in chosen:
         state, error = _state(source)

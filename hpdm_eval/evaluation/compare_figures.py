@@ -83,8 +83,12 @@ def measure_method(name, options, known, references, metrics, settings, missing)
                 record, found = _on_pixels(metric, name, options, comparison, settings)
             else:
                 comparison = comparison_for(metric, options, known, references)
-                record = comparison.record(metric, _measure(metric, options, settings),
-                                           higher_is_better=metric in HIGHER, unit=HIGHER.get(metric))
+                record = comparison.record(
+                    metric,
+                    _measure(metric, options, settings),
+                    higher_is_better=metric in HIGHER,
+                    unit=HIGHER.get(metric),
+                )
                 found = _on_features(name, record, comparison, options["seed"], settings)
         except InputError as error:
             if metrics or metric == "fvd":
@@ -115,8 +119,10 @@ def tiling_plans(folders, patch=None):
     if not plans:
         raise InputError(reasons[0])
     first = next(iter(plans))
-    return {name: plans.get(name) or replace(plans[first], lossless=stored_losslessly(folder), source=f"as {first}")
-            for name, folder in folders.items()}
+    return {
+        name: plans.get(name) or replace(plans[first], lossless=stored_losslessly(folder), source=f"as {first}")
+        for name, folder in folders.items()
+    }
 
 
 def _measure(metric, options, settings):
@@ -138,14 +144,18 @@ def _on_features(name, record, comparison, seed, settings):
         values = {entry["figure"]: entry["value"] for entry in record.details}
     statistics = {
         "kvd": lambda rows: [kernel_video_distance(own.features[rows], other.features)],
-        "prdc": lambda rows: [getattr(prdc_of(own.features[rows], other.features, settings["neighbours"]), key)
-                              for key in values],
+        "prdc": lambda rows: [
+            getattr(prdc_of(own.features[rows], other.features, settings["neighbours"]), key) for key in values
+        ],
         "is": lambda rows: [score_of(own.probabilities[rows], settings["splits"], seed).mean],
     }
     try:
         if metric == "fvd":
-            errors = [grouped_jackknife(own.features, other.moments, ddof=comparison.protocol.ddof, seed=seed,
-                                        sources=own.sources).standard_error]
+            errors = [
+                grouped_jackknife(
+                    own.features, other.moments, ddof=comparison.protocol.ddof, seed=seed, sources=own.sources
+                ).standard_error
+            ]
         elif metric in statistics:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once by the figure itself
@@ -171,8 +181,9 @@ def _on_pixels(metric, name, options, comparison, settings):
         record, clips, values = counted.record, counted.clips, counted.rates
     sources = sources_of([clip.name for clip in clips], options["group_by"])
     try:
-        errors = jackknife_errors(lambda rows: [values[rows].mean()], record.num_samples, seed=options["seed"],
-                                  sources=sources)
+        errors = jackknife_errors(
+            lambda rows: [values[rows].mean()], record.num_samples, seed=options["seed"], sources=sources
+        )
     except InputError:
         return record, {metric: record.value}
     groups = GROUPS if sources is None else min(GROUPS, len(set(sources)))

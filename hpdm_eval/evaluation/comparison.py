@@ -67,8 +67,10 @@ class Side:
     def need_features(self, metric):
         """Features [N, D]; InputError for statistics that were stored without."""
         if self.features is None:
-            raise InputError(f"{self.summary['statistics']} holds no features of single clips, and {metric} needs "
-                             "them; make it again with `hpdm-eval stats --keep-features`, or give the clips")
+            raise InputError(
+                f"{self.summary['statistics']} holds no features of single clips, and {metric} needs "
+                "them; make it again with `hpdm-eval stats --keep-features`, or give the clips"
+            )
         return self.features
 
 
@@ -117,28 +119,51 @@ def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=No
     several: --samples may be given more than once and comes as a tuple. backbone: default in place of the protocol's.
     shards: whether jobs can share the work.
     """
+
     def decorate(function):
         function = shard_options(function) if shards else function
         for option in (
-            click.option("--record", "folder", type=OutputFolder(), metavar="DIR",
-                         help="Also save the record in this folder."),
+            click.option(
+                "--record", "folder", type=OutputFolder(), metavar="DIR", help="Also save the record in this folder."
+            ),
             click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
-            click.option("--trained-with", multiple=True, metavar="NAME",
-                         help="A network, such as videomae, from whose features the samples' model learnt; also read "
-                              "from `trained_with` in their samples.json. Such a network is refused as their judge."),
+            click.option(
+                "--trained-with",
+                multiple=True,
+                metavar="NAME",
+                help="A network, such as videomae, from whose features the samples' model learnt; also read "
+                "from `trained_with` in their samples.json. Such a network is refused as their judge.",
+            ),
             click.option("--allow-trained-judge", is_flag=True, help="Use it nevertheless; the record is marked."),
-            click.option("--group-by", default="auto", show_default=True, metavar="auto|none|folder|REGEX",
-                         help="Which clips come from one video, and are no independent draws in intervals: auto knows "
-                              "UCF-101's groups, REGEX is searched in the names."),
+            click.option(
+                "--group-by",
+                default="auto",
+                show_default=True,
+                metavar="auto|none|folder|REGEX",
+                help="Which clips come from one video, and are no independent draws in intervals: auto knows "
+                "UCF-101's groups, REGEX is searched in the names.",
+            ),
         ):
             function = option(function)
         function = metric_options(protocol, backbone)(common_options(function))
         if reference:
-            function = click.option("--reference", required=True, type=click.Path(), metavar="DIR|STATS.npz",
-                                    help="Real clips, or their statistics from `hpdm-eval stats`.")(function)
+            function = click.option(
+                "--reference",
+                required=True,
+                type=click.Path(),
+                metavar="DIR|STATS.npz",
+                help="Real clips, or their statistics from `hpdm-eval stats`.",
+            )(function)
         text = "Clips to judge: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files."
-        return click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE", multiple=several,
-                            help=text + " Give it once per set." * several)(function)
+        return click.option(
+            "--samples",
+            required=True,
+            type=click.Path(),
+            metavar="DIR|FILE",
+            multiple=several,
+            help=text + " Give it once per set." * several,
+        )(function)
+
     return decorate
 
 
@@ -180,11 +205,19 @@ def compare(options, *, reference=None, per_frame=False):
     started = time.time()
     opened = open_comparison(options, reference, per_frame)
     sides = {role: read_side(source, opened.backbone, opened.options) for role, source in opened.sources.items()}
-    remarks = remarks_on_copies({role: source for role, source in opened.sources.items()
-                                 if isinstance(source, ClipSource)})
-    return Comparison(started=started, device=opened.device, protocol=opened.protocol, backbone=opened.backbone,
-                      samples=sides["samples"], reference=reference or sides.get("reference"), seed=options["seed"],
-                      remarks=(*opened.remarks, *remarks))
+    remarks = remarks_on_copies(
+        {role: source for role, source in opened.sources.items() if isinstance(source, ClipSource)}
+    )
+    return Comparison(
+        started=started,
+        device=opened.device,
+        protocol=opened.protocol,
+        backbone=opened.backbone,
+        samples=sides["samples"],
+        reference=reference or sides.get("reference"),
+        seed=options["seed"],
+        remarks=(*opened.remarks, *remarks),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -236,11 +269,16 @@ def open_comparison(options, reference=None, per_frame=False):
         check_dimension(stored, backbone, options["reference"])
         drawn = protocol.selection != "sorted" and protocol.num_reference is not None
         if stored.foreign:
-            note(f"{options['reference']}: statistics of another tool, of {stored.moments.n} clips; nothing in it says "
-                 "which clips, network and protocol they are of", options["quiet"])
+            note(
+                f"{options['reference']}: statistics of another tool, of {stored.moments.n} clips; nothing in it says "
+                "which clips, network and protocol they are of",
+                options["quiet"],
+            )
         elif stored.seed != options["seed"] and (protocol.start == "random" or drawn):
-            note(f"{options['reference']} was drawn with --seed {stored.seed}, the samples are with {options['seed']}",
-                 options["quiet"])
+            note(
+                f"{options['reference']} was drawn with --seed {stored.seed}, the samples are with {options['seed']}",
+                options["quiet"],
+            )
     return Opened(options=options, device=device, protocol=protocol, sources=sources, backbone=backbone, remarks=warn)
 
 
@@ -254,8 +292,10 @@ def judge_warnings(backbone, options):
         if _family(name) == _family(backbone):
             text = f"the samples' model was trained with features of {name} ({source}), and {backbone} is to judge them"
             if not options.get("allow_trained_judge"):
-                raise InputError(f"{text}: its figure would measure the training; --allow-trained-judge computes it "
-                                 "nevertheless and marks it")
+                raise InputError(
+                    f"{text}: its figure would measure the training; --allow-trained-judge computes it "
+                    "nevertheless and marks it"
+                )
             return (f"{text}: no measure of their quality",)
     return ()
 
@@ -284,8 +324,10 @@ def open_source(role, protocol, options):
 def check_dimension(stored, backbone, where):
     """Raise InputError where `Statistics` have another number of features than the network makes."""
     if stored.moments.dimension != backbone.feature_dim:
-        raise InputError(f"{where} is of {stored.moments.dimension} features, {backbone.name} makes "
-                         f"{backbone.feature_dim}: another network made it; --backbone says which")
+        raise InputError(
+            f"{where} is of {stored.moments.dimension} features, {backbone.name} makes "
+            f"{backbone.feature_dim}: another network made it; --backbone says which"
+        )
 
 
 def remarks_on_copies(sources):
@@ -329,21 +371,38 @@ def open_backbone(protocol, options, device, per_frame=False):
 def read_side(source, backbone, options):
     """Run the network over a ClipSource, or take what the `Statistics` hold."""
     if isinstance(source, Statistics):
-        stored = {"statistics": options["reference"], "statistics_sha256": sha256_file(options["reference"]),
-                  "seed": source.seed}
+        stored = {
+            "statistics": options["reference"],
+            "statistics_sha256": sha256_file(options["reference"]),
+            "seed": source.seed,
+        }
         sources = None if options.get("group_by", "auto") == "none" else source.sources
-        return Side(moments=source.moments, features=source.features, probabilities=None,
-                    summary={**source.source, **stored}, sources=sources)
+        return Side(
+            moments=source.moments,
+            features=source.features,
+            probabilities=None,
+            summary={**source.source, **stored},
+            sources=sources,
+        )
     source.min_frames, source.shared = backbone.min_frames, True
-    reading = {"batch": options["batch"], "quiet": options["quiet"],
-               "cache": open_cache(backbone, options)}
+    reading = {"batch": options["batch"], "quiet": options["quiet"], "cache": open_cache(backbone, options)}
     if _shards and reading["cache"].for_calls(call_size(backbone, options["batch"])).folder.name not in _caches:
-        raise InputError("the shards were made on another kind of processor, or with other libraries or weights than "
-                         "are here, and features differ by that: run hpdm-eval merge where they were made")
+        raise InputError(
+            "the shards were made on another kind of processor, or with other libraries or weights than "
+            "are here, and features differ by that: run hpdm-eval merge where they were made"
+        )
     if isinstance(backbone, PerFrame):
-        return Side(moments=extract_moments(source, backbone, **reading), features=None, probabilities=None,
-                    summary=source.summary())
+        return Side(
+            moments=extract_moments(source, backbone, **reading),
+            features=None,
+            probabilities=None,
+            summary=source.summary(),
+        )
     extracted = extract_features(source, backbone, **reading)
-    return Side(moments=Moments.of(extracted.features), features=extracted.features,
-                probabilities=extracted.probabilities, summary=source.summary(),
-                sources=sources_of(extracted.names, options.get("group_by", "auto"), source.settings.rule.clips))
+    return Side(
+        moments=Moments.of(extracted.features),
+        features=extracted.features,
+        probabilities=extracted.probabilities,
+        summary=source.summary(),
+        sources=sources_of(extracted.names, options.get("group_by", "auto"), source.settings.rule.clips),
+    )

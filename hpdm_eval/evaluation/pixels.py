@@ -16,8 +16,9 @@ from hpdm_eval.report.tables import text_table
 def pixel_options(function):
     """Add the protocol's options (default: clips as they are), those of reading, --json and --record."""
     for option in (
-        click.option("--record", "folder", type=OutputFolder(), metavar="DIR",
-                     help="Also save the record in this folder."),
+        click.option(
+            "--record", "folder", type=OutputFolder(), metavar="DIR", help="Also save the record in this folder."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
     ):
         function = option(function)
@@ -68,5 +69,10 @@ def aligned(header, rows):
     """Lines of a table: first column to the left, the others to the right."""
     rows = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(cell.ljust(width) if index == 0 else cell.rjust(width)
-                      for index, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    return [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]

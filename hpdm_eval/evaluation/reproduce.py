@@ -55,8 +55,18 @@ class Reproduction:
         return not self.differences
 
 
-def reproduce(record, *, folder=None, near=None, relative=RELATIVE, absolute=ABSOLUTE, device=None, seed=None,
-              quiet=True, allow=()):
+def reproduce(
+    record,
+    *,
+    folder=None,
+    near=None,
+    relative=RELATIVE,
+    absolute=ABSOLUTE,
+    device=None,
+    seed=None,
+    quiet=True,
+    allow=(),
+):
     """Run the command of a `Record` again and compare: a `Reproduction`.
 
     folder: where the command's relative paths start; without it, the working folder or, where the inputs are not there,
@@ -76,8 +86,12 @@ def reproduce(record, *, folder=None, near=None, relative=RELATIVE, absolute=ABS
         with contextlib.chdir(place), contextlib.redirect_stdout(printed), only_trusting(allow):
             _run(name, words, scratch)
     now = _matching(record, json.loads(printed.getvalue()))
-    return Reproduction(recorded=record, now=now, differences=tuple(_differences(record, now, relative, absolute)),
-                        changes=tuple(_changes(record, now)))
+    return Reproduction(
+        recorded=record,
+        now=now,
+        differences=tuple(_differences(record, now, relative, absolute)),
+        changes=tuple(_changes(record, now)),
+    )
 
 
 def rerun_words(command, scratch, device=None, seed=None, quiet=True, record=None):
@@ -97,8 +111,10 @@ def rerun_words(command, scratch, device=None, seed=None, quiet=True, record=Non
         words = _without(words, ("--protocols", "--out", "--numerics"))
         name, words = "fvd", [word for word in words if word not in ("--legacy", "--no-legacy")]
     if name not in MEASURES:
-        raise InputError(f"`{PROGRAM} {name}` is no single measurement: run it again and compare its records. It was "
-                         f"made by {command}")
+        raise InputError(
+            f"`{PROGRAM} {name}` is no single measurement: run it again and compare its records. It was "
+            f"made by {command}"
+        )
     words = _without(words, OUTPUTS)
     if record is not None:
         words = _only(name, words, record, scratch)
@@ -205,6 +221,7 @@ def _matching(record, printed):
 
 def _differences(record, now, relative, absolute):
     """What differs between the figures of two records, in words."""
+
     def close(first, second):
         return math.isclose(first, second, rel_tol=relative, abs_tol=absolute)
 
@@ -251,8 +268,11 @@ def _code(recorded, now):
 def _compared(what, recorded, now, absent=""):
     if not recorded and not now:
         return Change(what=what, state=UNCHANGED, detail=absent)
-    words = [f"{key}: {recorded.get(key, 'none')} -> {now.get(key, 'none')}"
-             for key in sorted(recorded.keys() | now.keys()) if recorded.get(key) != now.get(key)]
+    words = [
+        f"{key}: {recorded.get(key, 'none')} -> {now.get(key, 'none')}"
+        for key in sorted(recorded.keys() | now.keys())
+        if recorded.get(key) != now.get(key)
+    ]
     return Change(what=what, state=CHANGED if words else UNCHANGED, detail="; ".join(words))
 
 
@@ -265,19 +285,28 @@ def _inputs(record):
     for role in ("samples", "reference"):
         source = getattr(record, role)
         if source:
-            found |= {f"{role} SHA-256": source["sha256"][:16], f"{role} clips": source["clips"],
-                      f"{role} rejected": len(source["rejected"])}
+            found |= {
+                f"{role} SHA-256": source["sha256"][:16],
+                f"{role} clips": source["clips"],
+                f"{role} rejected": len(source["rejected"]),
+            }
     return found
 
 
 def _settings(record, other):
-    own = {key: value for key, value in record.protocol.items()  # later versions add settings that are null
-           if key not in (*DESCRIPTION[1:], "hash") and value is not None}
+    own = {
+        key: value
+        for key, value in record.protocol.items()  # later versions add settings that are null
+        if key not in (*DESCRIPTION[1:], "hash") and value is not None
+    }
     also = record.extra.get("settings") or {}
     if "settings" not in other.extra:  # earlier versions did not write them
         also = {}
-    own |= {f"backbone {key}": value for key, value in (record.backbone or {}).items()
-            if key in ("precision", "epsilon", "resize")}
+    own |= {
+        f"backbone {key}": value
+        for key, value in (record.backbone or {}).items()
+        if key in ("precision", "epsilon", "resize")
+    }
     return {key: json.dumps(value) for key, value in (own | also).items()}
 
 

@@ -32,8 +32,13 @@ from hpdm_eval.records.record import command_line
 FOLDER = "shards"  # where none is named
 FEATURES = "features"  # folder of the caches
 OWN = ("--shard", "--shards")  # options that are no part of the evaluation
-EQUAL = {"count": "the number of shards", "words": "the command", "sets": "the clips",
-         "caches": "the network, processor, libraries or code", "git": "the commit"}
+EQUAL = {
+    "count": "the number of shards",
+    "words": "the command",
+    "sets": "the clips",
+    "caches": "the network, processor, libraries or code",
+    "git": "the commit",
+}
 
 
 class Shard(click.ParamType):
@@ -46,18 +51,26 @@ class Shard(click.ParamType):
             return value
         found = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", value)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
-            self.fail(f"{value!r}: write the number of this job and how many there are, such as 1/8 ... 8/8",
-                      parameter, context)
+            self.fail(
+                f"{value!r}: write the number of this job and how many there are, such as 1/8 ... 8/8",
+                parameter,
+                context,
+            )
         return int(found[1]), int(found[2])
 
 
 def shard_options(function):
     """Add `--shard` and `--shards`."""
-    function = click.option("--shards", type=OutputFolder(), metavar="DIR",
-                            help=f"Folder of the shards, for --shard. [{FOLDER}]")(function)
-    return click.option("--shard", type=Shard(), metavar="I/N",
-                        help="Only extract the features of the I-th of N shares of the clips; `hpdm-eval merge` makes "
-                             "the record when all are there.")(function)
+    function = click.option(
+        "--shards", type=OutputFolder(), metavar="DIR", help=f"Folder of the shards, for --shard. [{FOLDER}]"
+    )(function)
+    return click.option(
+        "--shard",
+        type=Shard(),
+        metavar="I/N",
+        help="Only extract the features of the I-th of N shares of the clips; `hpdm-eval merge` makes "
+        "the record when all are there.",
+    )(function)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +89,9 @@ def extract_share(opened, options):
     """
     (number, count), folder = options["shard"], options["shards"] or FOLDER
     sources = {role: source for role, source in opened.sources.items() if isinstance(source, ClipSource)}
-    cache = FeatureCache(opened.backbone, Path(folder, FEATURES), part=f"{number}of{count}",
-                         verify=options.get("verify_cache", False))
+    cache = FeatureCache(
+        opened.backbone, Path(folder, FEATURES), part=f"{number}of{count}", verify=options.get("verify_cache", False)
+    )
     sets, clips = {}, 0
     for role, source in sources.items():
         source.min_frames, source.part = opened.backbone.min_frames, (number - 1, count)
@@ -91,12 +105,24 @@ def finish_shard(shares, options):
     """Write what a shard's command has done, once all of its comparisons are, and end the command."""
     (number, count), folder = options["shard"], options["shards"] or FOLDER
     words = shlex.split(command_line())[1:]
-    write_json(_path(folder, number, count), {
-        "number": number, "count": count, "words": _without_own(words), "sets": [share.sets for share in shares],
-        "caches": [share.cache for share in shares], "clips": sum(share.clips for share in shares),
-        "git": git_revision(), "versions": package_versions(), "hardware": hardware(choose_device(options["device"]))})
-    note(f"shard {number} of {count} is done in {folder}; `hpdm-eval merge {folder}` makes the record when all are",
-         options["quiet"])
+    write_json(
+        _path(folder, number, count),
+        {
+            "number": number,
+            "count": count,
+            "words": _without_own(words),
+            "sets": [share.sets for share in shares],
+            "caches": [share.cache for share in shares],
+            "clips": sum(share.clips for share in shares),
+            "git": git_revision(),
+            "versions": package_versions(),
+            "hardware": hardware(choose_device(options["device"])),
+        },
+    )
+    note(
+        f"shard {number} of {count} is done in {folder}; `hpdm-eval merge {folder}` makes the record when all are",
+        options["quiet"],
+    )
     raise click.exceptions.Exit(0)
 
 
@@ -119,14 +145,18 @@ def read_shards(folder):
             raise InputError(f"{path}: not the description of a shard; make it again with --shard")
         for key, what in EQUAL.items():
             if shard[key] != shards[0][key]:
-                raise InputError(f"{path} and {paths[0]} differ in {what}: shards of one evaluation are made by one "
-                                 "command on machines alike; make them again, or keep them in folders of their own")
+                raise InputError(
+                    f"{path} and {paths[0]} differ in {what}: shards of one evaluation are made by one "
+                    "command on machines alike; make them again, or keep them in folders of their own"
+                )
     missing = sorted(set(range(1, shards[0]["count"] + 1)) - {shard["number"] for shard in shards})
     if missing:
         words = shlex.join(shards[0]["words"])
-        raise InputError(f"{folder}: {len(missing)} of {shards[0]['count']} shards are missing: "
-                         f"{', '.join(map(str, missing[:20]))}{' ...' * (len(missing) > 20)}; for each run `hpdm-eval "
-                         f"{words} --shard {missing[0]}/{shards[0]['count']} --shards {folder}`")
+        raise InputError(
+            f"{folder}: {len(missing)} of {shards[0]['count']} shards are missing: "
+            f"{', '.join(map(str, missing[:20]))}{' ...' * (len(missing) > 20)}; for each run `hpdm-eval "
+            f"{words} --shard {missing[0]}/{shards[0]['count']} --shards {folder}`"
+        )
     return sorted(shards, key=lambda shard: shard["number"])
 
 

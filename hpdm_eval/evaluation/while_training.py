@@ -42,8 +42,11 @@ class Evaluator:
 
     def __init__(self, config, folder, *, device="cpu"):
         self.settings, self.folder, self.device = config.eval, Path(folder), device
-        self.data = {"data": dataclasses.asdict(config.data), "fingerprint": config.trained_on.fingerprint,
-                     "pyramid": dataclasses.asdict(config.pyramid)}
+        self.data = {
+            "data": dataclasses.asdict(config.data),
+            "fingerprint": config.trained_on.fingerprint,
+            "pyramid": dataclasses.asdict(config.pyramid),
+        }
         self.token = "x".join(map(str, config.network.token))
         if unknown := [name for name in self.settings.metrics if name not in METRICS]:
             raise InputError(f"eval.metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
@@ -63,8 +66,9 @@ class Evaluator:
 
     def _check_network(self, frames):
         if (self.protocol.frames or frames) > frames:
-            raise InputError(f"eval.protocol: {self.protocol.name} wants {self.protocol.frames} frames, the videos "
-                             f"have {frames}")
+            raise InputError(
+                f"eval.protocol: {self.protocol.name} wants {self.protocol.frames} frames, the videos have {frames}"
+            )
         network = load_backbone(backbone_name(self.backbone))  # on the processor: it is only looked at
         check_frames(network, frames, "eval.backbone")
         if self.settings.reference and not Path(self.settings.reference).exists():
@@ -81,8 +85,9 @@ class Evaluator:
 
         def compared(words, per_frame=False):
             reference = self._reference(draw_reference, stopped, per_frame)
-            return self._run([*words, *common, "--reference", str(reference), *self.options,
-                              *self.networks[per_frame]], stopped)
+            return self._run(
+                [*words, *common, "--reference", str(reference), *self.options, *self.networks[per_frame]], stopped
+            )
 
         on_features = tuple(name for name in ON_FEATURES if name in wanted)
         ways = {
@@ -114,9 +119,16 @@ class Evaluator:
         given = self.settings.reference
         if given and is_statistics(given):
             return Path(given)
-        what = {**self.data, "given": given and str(Path(given).resolve()), "protocol": self.protocol.hash(),
-                "backbone": self.backbone, "part": self.settings.part, "count": self.settings.num_reference,
-                "seed": self.settings.seed, "per_frame": per_frame}
+        what = {
+            **self.data,
+            "given": given and str(Path(given).resolve()),
+            "protocol": self.protocol.hash(),
+            "backbone": self.backbone,
+            "part": self.settings.part,
+            "count": self.settings.num_reference,
+            "seed": self.settings.seed,
+            "per_frame": per_frame,
+        }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
         path = self.folder / f"reference-{digest}.npz"
         if not path.exists():
@@ -126,19 +138,41 @@ class Evaluator:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     clips = stack.enter_context(tempfile.TemporaryDirectory(prefix=".reference-", dir=self.folder))
                     draw_reference(Path(clips))
-                self._run(["stats", "--data", str(clips), "--out", str(path), "--seed", str(self.settings.seed),
-                           "--quiet", "--per-frame" if per_frame else "--keep-features", *self.options,
-                           *self.networks[per_frame]], stopped)
+                self._run(
+                    [
+                        "stats",
+                        "--data",
+                        str(clips),
+                        "--out",
+                        str(path),
+                        "--seed",
+                        str(self.settings.seed),
+                        "--quiet",
+                        "--per-frame" if per_frame else "--keep-features",
+                        *self.options,
+                        *self.networks[per_frame],
+                    ],
+                    stopped,
+                )
         return path
 
     def _run(self, words, stopped):
         """What a command of hpdm-eval prints, as a list of records; of `stats` nothing."""
-        environment = {key: value for key, value in os.environ.items()
-                       if key not in OF_TORCHRUN and not key.startswith("TORCHELASTIC_")}
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in OF_TORCHRUN and not key.startswith("TORCHELASTIC_")
+        }
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             # A session of its own: Ctrl-C on the terminal is for the training, which ends this one.
-            process = subprocess.Popen([sys.executable, "-m", "hpdm_eval", *words], stdin=subprocess.DEVNULL,
-                                       stdout=output, stderr=errors, env=environment, start_new_session=True)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hpdm_eval", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,
+            )
             try:
                 while process.poll() is None:
                     if stopped():

@@ -38,8 +38,17 @@ SUFFIX = ".features"
 CLIP, FILE = 1, 2  # kinds of entries
 LAYOUT = 2  # the way clips go through a network, see `calls`; unchanged, since files of single clips are still read
 # modules of `backbones` that pixels go through or that decide how; the others say where files come from
-COMPUTES = ("backbone.py", "c3d.py", "convolution.py", "i3d.py", "loading.py", "preprocess.py", "scripted.py",
-            "shapes3d.py", "video_transformers.py")
+COMPUTES = (
+    "backbone.py",
+    "c3d.py",
+    "convolution.py",
+    "i3d.py",
+    "loading.py",
+    "preprocess.py",
+    "scripted.py",
+    "shapes3d.py",
+    "video_transformers.py",
+)
 LIBRARIES = ("torch", "transformers", "torch-fidelity")  # the last two bring networks of their own
 # entries of `Backbone.describe()` that say where weights came from, not what they compute
 OF_ORIGIN = ("file", "verified", "trust")
@@ -78,8 +87,14 @@ class FeatureCache:
         self._arguments, self.calls, self.verify = (backbone, folder), calls, verify
         self._set, self._part = path, part
         identity = {key: value for key, value in backbone.describe().items() if key not in OF_ORIGIN}
-        identity |= {"device": backbone.device.type, "processor": processor(backbone.device), "calls": calls,
-                     "layout": LAYOUT, "code": CODE, "libraries": package_versions(LIBRARIES)}
+        identity |= {
+            "device": backbone.device.type,
+            "processor": processor(backbone.device),
+            "calls": calls,
+            "layout": LAYOUT,
+            "code": CODE,
+            "libraries": package_versions(LIBRARIES),
+        }
         key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = (folder or cache_folder()) / f"{backbone.name}-{key}"
         self.file = self.folder / (_file_name(path) + f".part-{part}" * (part is not None) + SUFFIX)
@@ -149,8 +164,11 @@ class FeatureCache:
                 note(f"cache: {file.damaged} damaged entries of {file.path} were left out and made again", quiet)
                 file.damaged = 0
         if self._taken_over:
-            note(f"cache: {self._taken_over} clips were taken over into {self.file}; the folders of two letters beside "
-                 "it, of an earlier version, can be deleted", quiet)
+            note(
+                f"cache: {self._taken_over} clips were taken over into {self.file}; the folders of two letters beside "
+                "it, of an earlier version, can be deleted",
+                quiet,
+            )
             self._taken_over = 0
 
     def _append(self, kind, key, body):

@@ -36,7 +36,8 @@ def network_calls(backbone, batch):
         return
     with side_by_side() as run:
         yield lambda videos: _by_shape(
-            videos, batch, lambda group, size: run(lambda video: _padded(backbone, [video], 1)[0], group, size))
+            videos, batch, lambda group, size: run(lambda video: _padded(backbone, [video], 1)[0], group, size)
+        )
 
 
 def _by_shape(videos, batch, extract):

@@ -65,8 +65,8 @@ class EntryFile:
                 content = _read(handle, offset, HEAD.size + length)
         except OSError:
             content = b""
-        if _parse(content[:HEAD.size]) == (kind, length, key) and content == _entry(kind, key, content[HEAD.size:]):
-            return content[HEAD.size:]
+        if _parse(content[: HEAD.size]) == (kind, length, key) and content == _entry(kind, key, content[HEAD.size :]):
+            return content[HEAD.size :]
         self.damaged += 1
         del self._places[kind, key]
         return None
@@ -95,7 +95,7 @@ class EntryFile:
             with atomic_file(self.path) as file:
                 for (kind, key), (offset, length) in entries.items():
                     content = _read(handle, offset, HEAD.size + length)
-                    if content == _entry(kind, key, content[HEAD.size:]):
+                    if content == _entry(kind, key, content[HEAD.size :]):
                         file.write(content)
                         self._places[kind, key], end = (end, length), end + len(content)
         self._end, self._file = end, _identity(os.stat(self.path))
@@ -186,7 +186,7 @@ def _next_head(handle, offset, size):
         block = _read(handle, offset, SEARCHED + HEAD.size)
         place = -1
         while (place := block.find(MAGIC, place + 1)) >= 0 and place < SEARCHED:
-            if _parse(block[place:place + HEAD.size]) is not None:
+            if _parse(block[place : place + HEAD.size]) is not None:
                 return offset + place
         offset += SEARCHED
     return None

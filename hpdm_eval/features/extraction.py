@@ -36,8 +36,11 @@ class FeatureSet:
 
     def save(self, path):
         """Write an .npz with `features`, `names`, `manifest` (JSON text) and, if any, `probabilities`."""
-        arrays = {"features": self.features, "names": np.array(self.names, dtype=np.str_),
-                  "manifest": np.array(json.dumps(self.manifest))}
+        arrays = {
+            "features": self.features,
+            "names": np.array(self.names, dtype=np.str_),
+            "manifest": np.array(json.dumps(self.manifest)),
+        }
         if self.probabilities is not None:
             arrays["probabilities"] = self.probabilities
         with atomic_file(path) as file:
@@ -51,8 +54,9 @@ class FeatureSet:
             features, names = arrays["features"], arrays["names"].tolist()
             manifest = parse_json(str(arrays["manifest"]))
         except KeyError as error:
-            raise InputError(f"{path}: not a features file, it lacks {error}; "
-                             "`hpdm-eval features` makes one") from error
+            raise InputError(
+                f"{path}: not a features file, it lacks {error}; `hpdm-eval features` makes one"
+            ) from error
         except ValueError as error:
             raise InputError(f"{path}: not a readable features file ({error})") from error
         if features.ndim != 2 or len(features) != len(names):
@@ -87,8 +91,12 @@ def extract_features(source, backbone, *, batch=8, quiet=False, on_batch=None, c
         if _processes(source) > 1:
             rows = sorted((row for part in gather(rows) for row in part), key=lambda row: row[0])
     _, names, features, probabilities = zip(*rows)
-    return FeatureSet(features=np.stack(features), names=list(names), probabilities=np.stack(probabilities),
-                      manifest={"backbone": backbone.describe()})
+    return FeatureSet(
+        features=np.stack(features),
+        names=list(names),
+        probabilities=np.stack(probabilities),
+        manifest={"backbone": backbone.describe()},
+    )
 
 
 def extract_moments(source, backbone, *, batch=8, quiet=False, cache=None):
@@ -123,8 +131,11 @@ def _iterate(source, backbone, batch, quiet, cache):
     """(clips, [(features, probabilities) of each]) batch by batch."""
     total = -(-len(source) // _processes(source))
     cache = cache and cache.for_calls(call_size(backbone, batch)).for_set(getattr(source, "path", None))
-    with (_remembering(source, cache, quiet), network_calls(backbone, batch) as extract,
-          progress(total=total, unit="clip", description=backbone.name, quiet=quiet) as bar):
+    with (
+        _remembering(source, cache, quiet),
+        network_calls(backbone, batch) as extract,
+        progress(total=total, unit="clip", description=backbone.name, quiet=quiet) as bar,
+    ):
         heap = Heap()
         for clips in _batches(source, batch):
             for clip in clips:

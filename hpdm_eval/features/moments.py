@@ -50,8 +50,10 @@ class Moments:
         """Add features [B, D] of any float type, array or tensor; returns self."""
         features = as_features(features)
         if features.shape[1] != self.dimension:
-            raise InputError(f"features have {features.shape[1]} dimensions, the moments {self.dimension}; "
-                             "both must come from the same backbone")
+            raise InputError(
+                f"features have {features.shape[1]} dimensions, the moments {self.dimension}; "
+                "both must come from the same backbone"
+            )
         batch = Moments(self.dimension)
         batch.n = len(features)
         batch.mean = features.mean(axis=0)

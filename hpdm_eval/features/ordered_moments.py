@@ -70,8 +70,13 @@ class OrderedMoments:
         """Join all that is known to be complete when block `done` is."""
         start = self._owned[0]
         while True:
-            ready = [(level, index) for (level, index), value in self._parts.items() if isinstance(value, Moments)
-                     and (index // 2 << level + 1) * BLOCK >= start and (index // 2 + 1 << level + 1) <= done + 1]
+            ready = [
+                (level, index)
+                for (level, index), value in self._parts.items()
+                if isinstance(value, Moments)
+                and (index // 2 << level + 1) * BLOCK >= start
+                and (index // 2 + 1 << level + 1) <= done + 1
+            ]
             if not ready:
                 return
             _lift(self._parts, *min(ready))

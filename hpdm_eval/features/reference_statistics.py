@@ -40,8 +40,15 @@ class Statistics:
 
     def save(self, path):
         """Write the .npz atomically; the same statistics give the same bytes."""
-        manifest = {"schema": SCHEMA, "protocol": self.protocol, "backbone": self.backbone, "source": self.source,
-                    "seed": self.seed, "cov_ddof": 1, "made": self.made}
+        manifest = {
+            "schema": SCHEMA,
+            "protocol": self.protocol,
+            "backbone": self.backbone,
+            "source": self.source,
+            "seed": self.seed,
+            "cov_ddof": 1,
+            "made": self.made,
+        }
         arrays = self.moments.to_arrays()
         if self.features is not None:
             arrays["features"] = self.features.astype(np.float32)
@@ -66,8 +73,9 @@ class Statistics:
             return cls._of_another_tool(path, arrays, count)
         missing = [key for key in ("mean", "cov", "n", "manifest") if key not in arrays]
         if missing:
-            raise InputError(f"{path}: not reference statistics, it lacks {', '.join(missing)}; "
-                             "`hpdm-eval stats` makes such a file")
+            raise InputError(
+                f"{path}: not reference statistics, it lacks {', '.join(missing)}; `hpdm-eval stats` makes such a file"
+            )
         mean, cov, n = arrays["mean"], arrays["cov"], arrays["n"]
         features = arrays.get("features", mean)
         if not all(array.dtype.kind in "fiu" for array in (mean, cov, n, features)):
@@ -75,8 +83,10 @@ class Statistics:
         _check_moments(path, mean, cov, n)
         features = arrays.get("features")
         if features is not None and features.shape != (int(n), len(mean)):
-            raise InputError(f"{path}: damaged statistics, features are {list(features.shape)} for n = {n} and "
-                             f"{len(mean)} dimensions")
+            raise InputError(
+                f"{path}: damaged statistics, features are {list(features.shape)} for n = {n} and "
+                f"{len(mean)} dimensions"
+            )
         sources = arrays.get("sources")
         if sources is not None and (sources.dtype.kind != "U" or sources.shape != (int(n),)):
             raise InputError(f"{path}: damaged statistics, sources are {list(sources.shape)} for n = {n}")
@@ -91,8 +101,12 @@ class Statistics:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: the statistics' manifest is damaged ({error})") from error
-        return cls(moments=Moments.from_arrays(mean, cov, n), features=features,
-                   sources=None if sources is None else sources.tolist(), **parts)
+        return cls(
+            moments=Moments.from_arrays(mean, cov, n),
+            features=features,
+            sources=None if sources is None else sources.tolist(),
+            **parts,
+        )
 
     @classmethod
     def _of_another_tool(cls, path, arrays, count):
@@ -100,12 +114,20 @@ class Statistics:
         stated = next((arrays[key] for key in COUNTS if key in arrays), None)
         n = np.asarray(count if stated is None else stated)
         if n.dtype.kind not in "ui":
-            raise InputError(f"{path}: statistics of another tool that do not say how many clips they are of; "
-                             "--num-reference says it, or write it into the file: numpy.savez(FILE, mu=..., sigma=..., "
-                             "n=...)")
+            raise InputError(
+                f"{path}: statistics of another tool that do not say how many clips they are of; "
+                "--num-reference says it, or write it into the file: numpy.savez(FILE, mu=..., sigma=..., "
+                "n=...)"
+            )
         _check_moments(path, mean, cov, n)
-        source = {"path": str(path), "sha256": sha256_file(path), "clips": int(n), "rejected": [], "split": None,
-                  "made_by": "another tool"}
+        source = {
+            "path": str(path),
+            "sha256": sha256_file(path),
+            "clips": int(n),
+            "rejected": [],
+            "split": None,
+            "made_by": "another tool",
+        }
         return cls(moments=Moments.from_arrays(mean, cov, n), protocol={}, backbone={}, source=source, seed=0)
 
     def check_match(self, protocol, backbone, where):
@@ -117,20 +139,27 @@ class Statistics:
         if self.foreign:
             return
         made = Protocol.from_dict({key: value for key, value in self.protocol.items() if key != "hash"})
-        differences = [f"{key} is {theirs} there and {mine} here"
-                       for key, (theirs, mine) in made.differences(protocol, role="reference").items()]
+        differences = [
+            f"{key} is {theirs} there and {mine} here"
+            for key, (theirs, mine) in made.differences(protocol, role="reference").items()
+        ]
         if self.backbone.get("per_frame") != backbone.get("per_frame"):
-            raise InputError(f"{where} holds statistics of single frames; make those of clips with `hpdm-eval stats`"
-                             if self.backbone.get("per_frame") else
-                             f"{where} holds statistics of clips, and this metric compares single frames; make others "
-                             "with `hpdm-eval stats --per-frame`, or give the clips")
+            raise InputError(
+                f"{where} holds statistics of single frames; make those of clips with `hpdm-eval stats`"
+                if self.backbone.get("per_frame")
+                else f"{where} holds statistics of clips, and this metric compares single frames; make others "
+                "with `hpdm-eval stats --per-frame`, or give the clips"
+            )
         differences += [
             f"the backbone's {key} is {self.backbone.get(key)} there and {backbone.get(key)} here"
-            for key in OF_BACKBONE if self.backbone.get(key) != backbone.get(key)
+            for key in OF_BACKBONE
+            if self.backbone.get(key) != backbone.get(key)
         ]
         if differences:
-            raise InputError(f"{where} does not fit the samples: {'; '.join(differences)}. Make the statistics again "
-                             "with `hpdm-eval stats` and the same options, or give the options they were made with")
+            raise InputError(
+                f"{where} does not fit the samples: {'; '.join(differences)}. Make the statistics again "
+                "with `hpdm-eval stats` and the same options, or give the options they were made with"
+            )
 
 
 def _check_moments(path, mean, cov, n):

@@ -30,7 +30,9 @@ def class_accuracy(probabilities, labels) -> Accuracy:
     if len(labels) != count or count == 0:
         raise ValueError(f"{len(labels)} labels for {count} samples")
     if labels.min() < 0 or labels.max() >= classes:
-        raise InputError(f"labels reach from {labels.min()} to {labels.max()}, but the classifier knows {classes} classes")
+        raise InputError(
+            f"labels reach from {labels.min()} to {labels.max()}, but the classifier knows {classes} classes"
+        )
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, probabilities.argmax(1)), 1)
     totals, right = confusion.sum(1), confusion.diagonal()

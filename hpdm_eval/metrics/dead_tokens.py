@@ -63,11 +63,11 @@ def find_dead_tokens(video, token, name="", thresholds=None, moved=False):
     if shape[0] < 1 or min(shape[1:]) < 3:
         raise InputError(f"{name or 'a clip'} of {_size(video.shape[:3])} is too small for tokens of {_size(token)}")
     if moved:
-        video = video[:, height // 2:, width // 2:]
+        video = video[:, height // 2 :, width // 2 :]
         shape = tuple(size // step for size, step in zip(video.shape, token))
     positions, scores, kinds = [], [], []
     for index in range(shape[0] if min(shape[1:]) > 2 else 0):
-        plane = video[index * frames:(index + 1) * frames].mean(axis=0, dtype=np.float32)
+        plane = video[index * frames : (index + 1) * frames].mean(axis=0, dtype=np.float32)
         relative = {kind: score / thresholds[kind] for kind, score in token_scores(plane, height, width).items()}
         best = np.maximum(*(relative[kind] for kind in KINDS))
         for row, column in np.argwhere(best >= 1):
@@ -116,7 +116,7 @@ def cluster_rate(tokens):
 def token_scores(plane, height, width):
     """Scores of the inner tokens of one frame, float [H,W,3]: {kind: float32 [R-2, K-2]}."""
     rows, columns = plane.shape[0] // height, plane.shape[1] // width
-    plane = np.asarray(plane[:rows * height, :columns * width], dtype=np.float32)
+    plane = np.asarray(plane[: rows * height, : columns * width], dtype=np.float32)
     above = _border_steps(plane, height, width)
     left = _border_steps(plane.transpose(1, 0, 2), width, height).transpose(1, 0, 2)
     return {"tone": _tone(above, left), "texture": _texture(plane, height, width)}
@@ -160,7 +160,7 @@ def _texture(plane, height, width):
     right = np.abs(np.diff(tokens, n=2, axis=3)).mean(axis=(1, 3))
     size = np.minimum(down, right).max(axis=-1)
     rows, columns = size.shape[0] - 2, size.shape[1] - 2
-    around = [size[i:i + rows, j:j + columns] for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+    around = [size[i : i + rows, j : j + columns] for i in range(3) for j in range(3) if (i, j) != (1, 1)]
     return size[1:-1, 1:-1] / (BASE["texture"] + np.max(around, axis=0))
 
 

@@ -42,8 +42,6 @@ class FewSamplesWarning(UserWarning):
     """Fewer clips than feature dimensions: the covariance is singular and the distance mostly sampling bias."""
 
 
-
-
 def frechet_from_features(x, y, ddof=1):
     """Squared Fréchet distance of features x [N, D] and y [M, D], as a float >= 0.
 
@@ -68,13 +66,17 @@ def frechet_distance(x, y, *, ddof=1, root=ROOT):
     """
     x, y = (side if isinstance(side, Moments) else as_features(side) for side in (x, y))
     if _dimension(x) != _dimension(y):
-        raise InputError(f"the two sides have {_dimension(x)} and {_dimension(y)} features; "
-                         "both must come from the same backbone")
+        raise InputError(
+            f"the two sides have {_dimension(x)} and {_dimension(y)} features; both must come from the same backbone"
+        )
     few = [str(_count(side)) for side in (x, y) if _count(side) <= _dimension(side)]
     if few:
-        warnings.warn(f"{' and '.join(few)} clips for {_dimension(x)} features: the covariance is singular and the "
-                      "distance mostly sampling bias; compare it only with figures from equally many clips",
-                      FewSamplesWarning, stacklevel=3)
+        warnings.warn(
+            f"{' and '.join(few)} clips for {_dimension(x)} features: the covariance is singular and the "
+            "distance mostly sampling bias; compare it only with figures from equally many clips",
+            FewSamplesWarning,
+            stacklevel=3,
+        )
     if root in SVD_ROOTS:
         return frechet_by_svd_roots(x, y, ddof=ddof, dtype=SVD_ROOTS[root])
     if root not in (ROOT, "scipy-sqrtm"):
@@ -128,13 +130,9 @@ def _svd_root(matrix):
     return left @ torch.diag(values) @ right
 
 
-
-
 def _dimension(side):
     return side.dimension if isinstance(side, Moments) else side.shape[1]
 
 
 def _count(side):
     return side.n if isinstance(side, Moments) else len(side)
-
-

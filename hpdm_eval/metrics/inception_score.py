@@ -51,16 +51,22 @@ def inception_score(probabilities, splits=SPLITS, seed=0):
         raise InputError("an Inception Score needs a network that tells classes apart; this one gives features only")
     if not 1 <= splits <= n:
         raise InputError(f"{n} clips cannot be split into {splits} parts; give --splits between 1 and {n}")
-    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()
-            and np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)):
+    if not (
+        np.isfinite(probabilities).all()
+        and (probabilities >= 0).all()
+        and np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
+    ):
         raise InputError("class probabilities must be non-negative and sum to one for every clip")
     if n // splits < FEW_PER_CLASS * classes:
-        warnings.warn(f"{n} clips in {splits} splits are about {n // splits} a split for {classes} classes: the score "
-                      "is biased low; compare it only with figures of equal n and splits", FewPerSplitWarning,
-                      stacklevel=2)
+        warnings.warn(
+            f"{n} clips in {splits} splits are about {n // splits} a split for {classes} classes: the score "
+            "is biased low; compare it only with figures of equal n and splits",
+            FewPerSplitWarning,
+            stacklevel=2,
+        )
     if seed is not None:
         probabilities = probabilities[np.random.default_rng(seed).permutation(n)]
-    scores = [_score(probabilities[part * n // splits:(part + 1) * n // splits]) for part in range(splits)]
+    scores = [_score(probabilities[part * n // splits : (part + 1) * n // splits]) for part in range(splits)]
     return InceptionScore(mean=float(np.mean(scores)), std=float(np.std(scores)), n=n, splits=splits)
 
 
@@ -75,10 +81,11 @@ def looped_score(probabilities, *, splits, loops, per_loop, seed=0):
     loops = max(min(loops, n // per_loop), 1)
     if loops == 1:
         return inception_score(probabilities, splits, seed)
-    rows = np.random.default_rng(seed).permutation(n)[:loops * per_loop].reshape(loops, per_loop)
+    rows = np.random.default_rng(seed).permutation(n)[: loops * per_loop].reshape(loops, per_loop)
     scores = [inception_score(probabilities[own], splits, seed=None).mean for own in rows]
-    return InceptionScore(mean=float(np.mean(scores)), std=float(np.std(scores)), n=loops * per_loop, splits=splits,
-                          loops=loops)
+    return InceptionScore(
+        mean=float(np.mean(scores)), std=float(np.std(scores)), n=loops * per_loop, splits=splits, loops=loops
+    )
 
 
 def _score(part):

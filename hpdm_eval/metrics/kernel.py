@@ -69,28 +69,36 @@ def over_subsets(distance, x, y, *, subsets, subset_size, seed=0):
     """
     x, y = np.asarray(x), np.asarray(y)
     if min(len(x), len(y)) < subset_size:
-        raise InputError(f"subsets of {subset_size} clips cannot be drawn from {len(x)} and {len(y)}; "
-                         "give a smaller --subset-size")
+        raise InputError(
+            f"subsets of {subset_size} clips cannot be drawn from {len(x)} and {len(y)}; give a smaller --subset-size"
+        )
     random = np.random.default_rng(seed)
     values = [
-        distance(x[random.choice(len(x), subset_size, replace=False)],
-                 y[random.choice(len(y), subset_size, replace=False)])
+        distance(
+            x[random.choice(len(x), subset_size, replace=False)], y[random.choice(len(y), subset_size, replace=False)]
+        )
         for _ in range(subsets)
     ]
-    return SubsetDistance(mean=float(np.mean(values)), std=float(np.std(values)), subsets=subsets,
-                          subset_size=subset_size)
+    return SubsetDistance(
+        mean=float(np.mean(values)), std=float(np.std(values)), subsets=subsets, subset_size=subset_size
+    )
 
 
 def _total(kernel, a, b):
-    return sum(kernel(a[i:i + BLOCK], b[j:j + BLOCK]).sum()
-               for i in range(0, len(a), BLOCK) for j in range(0, len(b), BLOCK))
+    return sum(
+        kernel(a[i : i + BLOCK], b[j : j + BLOCK]).sum()
+        for i in range(0, len(a), BLOCK)
+        for j in range(0, len(b), BLOCK)
+    )
 
 
 def _checked(x, y):
     x, y = (np.asarray(side, np.float64) for side in (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise InputError(f"features of both sides must be [clips, dimensions] of one backbone, got {list(x.shape)} "
-                         f"and {list(y.shape)}")
+        raise InputError(
+            f"features of both sides must be [clips, dimensions] of one backbone, got {list(x.shape)} "
+            f"and {list(y.shape)}"
+        )
     if min(len(x), len(y)) < 2:
         raise InputError(f"a kernel distance needs at least 2 clips on each side, got {len(x)} and {len(y)}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):

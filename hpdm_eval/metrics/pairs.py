@@ -64,8 +64,15 @@ def compare_pairs(estimates: Sequence[Estimate], level=LEVEL) -> list[Pair]:
         drafts.append((first.name, second.name, float(difference), (difference - half, difference + half), p_value))
     adjusted = holm([draft[-1] for draft in drafts])
     return [
-        Pair(first=first, second=second, difference=difference, ci95=ci95, p_value=p_value, adjusted=corrected,
-             significant=corrected <= level)
+        Pair(
+            first=first,
+            second=second,
+            difference=difference,
+            ci95=ci95,
+            p_value=p_value,
+            adjusted=corrected,
+            significant=corrected <= level,
+        )
         for (first, second, difference, ci95, p_value), corrected in zip(drafts, adjusted, strict=True)
     ]
 

@@ -52,8 +52,10 @@ def draw_tiles(shape, patch, count, name, seed=0):
 
     They depend on `seed` and the clip's `name` alone, so that no clip depends on which others are there.
     """
-    return {position: sorted(sorted(tiles, key=lambda start: seeded_key(seed, f"{name}\0{start}"))[:count])
-            for position, tiles in tiles_by_position(shape, patch).items()}
+    return {
+        position: sorted(sorted(tiles, key=lambda start: seeded_key(seed, f"{name}\0{start}"))[:count])
+        for position, tiles in tiles_by_position(shape, patch).items()
+    }
 
 
 def cut_tile(video, start, patch):
@@ -104,14 +106,15 @@ def seams_by_position(video, lattices):
 def _contrasts_by_cell(video, axis, finest):
     """({statistic: float64 [n + 1, *cells]}, cells): contrasts of each border position and tile across the axis."""
     rest = [other for other in AXES if other != axis]
-    counts = tuple(-(-video.shape[AXES.index(other)] // finest.get(other, video.shape[AXES.index(other)]))
-                   for other in rest)
+    counts = tuple(
+        -(-video.shape[AXES.index(other)] // finest.get(other, video.shape[AXES.index(other)])) for other in rest
+    )
     if axis == "f":
         parts = [axis_contrasts(video, axis, finest)]
     else:  # frames are the first of the other axes; a tile in time is measured by itself
         length = finest.get("f", len(video))
         spatial = {key: period for key, period in finest.items() if key != "f"}
-        parts = [axis_contrasts(video[start:start + length], axis, spatial) for start in range(0, len(video), length)]
+        parts = [axis_contrasts(video[start : start + length], axis, spatial) for start in range(0, len(video), length)]
     joined = {statistic: np.concatenate([part[statistic] for part in parts], axis=1) for statistic in STATISTICS}
     return {name: values.reshape(len(values), *counts) for name, values in joined.items()}, counts
 

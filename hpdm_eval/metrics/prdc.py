@@ -43,11 +43,15 @@ def prdc(samples, reference, k=NEIGHBOURS, *, block=None):
     """
     samples, reference = (np.asarray(side, np.float64) for side in (samples, reference))
     if samples.ndim != 2 or reference.ndim != 2 or samples.shape[1] != reference.shape[1]:
-        raise InputError(f"features of both sides must be [clips, dimensions] of one backbone, got "
-                         f"{list(samples.shape)} and {list(reference.shape)}")
+        raise InputError(
+            f"features of both sides must be [clips, dimensions] of one backbone, got "
+            f"{list(samples.shape)} and {list(reference.shape)}"
+        )
     if k < 1 or min(len(samples), len(reference)) <= k:
-        raise InputError(f"{k} nearest neighbours need more than {k} clips on each side, got {len(samples)} samples "
-                         f"and {len(reference)} of the reference; give more clips or a smaller -k")
+        raise InputError(
+            f"{k} nearest neighbours need more than {k} clips on each side, got {len(samples)} samples "
+            f"and {len(reference)} of the reference; give more clips or a smaller -k"
+        )
     if not (np.isfinite(samples).all() and np.isfinite(reference).all()):
         raise InputError("features are not finite; check the backbone's weights and precision")
     # distances by |a|² + |b|² - 2ab lose digits far from the origin
@@ -64,8 +68,13 @@ def prdc(samples, reference, k=NEIGHBOURS, *, block=None):
         inside_real += inside.sum(axis=0)
         covered[rows] = inside.any(axis=1)
         recalled[rows] = (squares < fake_radius).any(axis=1)
-    return Prdc(precision=float((inside_real > 0).mean()), recall=float(recalled.mean()),
-                density=float(inside_real.mean() / k), coverage=float(covered.mean()), k=k)
+    return Prdc(
+        precision=float((inside_real > 0).mean()),
+        recall=float(recalled.mean()),
+        density=float(inside_real.mean() / k),
+        coverage=float(covered.mean()),
+        k=k,
+    )
 
 
 def _radii(features, k, block):

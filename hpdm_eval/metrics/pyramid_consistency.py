@@ -56,13 +56,19 @@ def compare_levels(coarse, fine):
     """
     factors = tuple(2 if larger > size else 1 for larger, size in zip(fine.shape[:3], coarse.shape[:3]))
     if max(factors) == 1 or fine.shape[:3] != tuple(n * size for n, size in zip(factors, coarse.shape[:3])):
-        raise InputError(f"levels of {_size(coarse)} and {_size(fine)}: the finer must be twice as large on every axis "
-                         "that the pyramid splits, and as large on the others")
+        raise InputError(
+            f"levels of {_size(coarse)} and {_size(fine)}: the finer must be twice as large on every axis "
+            "that the pyramid splits, and as large on the others"
+        )
     coarse = coarse.astype(np.float64)
     error = shrink(fine, factors) - coarse
     centred = coarse - coarse.mean(axis=(1, 2), keepdims=True)
-    return LevelError(mse=float((error**2).mean()), bias=float(error.mean()), error_power=band_powers(error),
-                      signal_power=band_powers(centred))
+    return LevelError(
+        mse=float((error**2).mean()),
+        bias=float(error.mean()),
+        error_power=band_powers(error),
+        signal_power=band_powers(centred),
+    )
 
 
 def band_powers(video):

@@ -1,6 +1,6 @@
 """Means of scores of clips: intervals, tests against a tolerance and between two sets, and clips of one source.
 
-    n clips, B draws
+n clips, B draws
 """
 
 import numpy as np
@@ -45,7 +45,7 @@ def difference_t_interval(scores, real):
     errors = np.array([scores.var(ddof=1) / len(scores), real.var(ddof=1) / len(real)])
     if not errors.any():
         return (float(scores.mean() - real.mean()),) * 2
-    freedom = errors.sum()**2 / (errors**2 / (np.array([len(scores), len(real)]) - 1)).sum()
+    freedom = errors.sum() ** 2 / (errors**2 / (np.array([len(scores), len(real)]) - 1)).sum()
     reach = special.stdtrit(freedom, 0.975) * np.sqrt(errors.sum())
     difference = scores.mean() - real.mean()
     return float(difference - reach), float(difference + reach)
@@ -119,5 +119,5 @@ def benjamini_hochberg(p_values, level=LEVEL):
     passed = np.flatnonzero(p_values[order] <= level * np.arange(1, len(p_values) + 1) / len(p_values))
     rejected = np.zeros(len(p_values), dtype=bool)
     if len(passed):
-        rejected[order[:passed[-1] + 1]] = True
+        rejected[order[: passed[-1] + 1]] = True
     return rejected

@@ -145,7 +145,7 @@ def _mean_values(clips, key):
     length = max(map(len, rows))
     values = np.full((len(rows), length), np.nan)
     for row, own in zip(values, rows):
-        row[:len(own)] = np.clip(own, -CLIP_VALUE, CLIP_VALUE)
+        row[: len(own)] = np.clip(own, -CLIP_VALUE, CLIP_VALUE)
     count = np.isfinite(values).sum(0)
     mean = np.divide(np.nansum(values, 0), count, out=np.full(length, np.nan), where=count > 0)
     mean[count < (len(rows) + 1) // 2] = np.nan
@@ -185,7 +185,7 @@ def _strongest(positions, values, axis, size, periods):
     """The Blocks of that of `periods` with the most evidence; None where there is not enough."""
     if not len(periods):
         return None
-    folded = [fold(positions, values, periods[k:k + AT_ONCE]) for k in range(0, len(periods), AT_ONCE)]
+    folded = [fold(positions, values, periods[k : k + AT_ONCE]) for k in range(0, len(periods), AT_ONCE)]
     evidence, amplitude = (np.concatenate(part) for part in zip(*folded))
     best = int(evidence.argmax())
     if evidence[best] < EVIDENCE or amplitude[best] < AMPLITUDE:
@@ -249,7 +249,7 @@ def _refined(positions, values, period, size):
 def _power(positions, values, periods):
     total = np.zeros(len(periods))
     for harmonic in range(1, max(1, int(periods.mean() / 2)) + 1):
-        total += np.abs(np.exp(2j * np.pi * harmonic * positions / periods[:, None]) @ values)**2
+        total += np.abs(np.exp(2j * np.pi * harmonic * positions / periods[:, None]) @ values) ** 2
     return total
 
 

@@ -60,9 +60,12 @@ def contrasts_with_step(video, axis, finest, levels=None):
     result = {}
     for statistic in STATISTICS:
         # a mismatch has no sign to lose over time; a tone step may change with every tile
-        both = [sum(part[kind][statistic] for part in parts) / area if statistic == "step" else
-                np.abs(np.concatenate([part[kind][statistic] / part["pixels"] for part in parts], axis=1))
-                for kind in ("plain", "stepped")]
+        both = [
+            sum(part[kind][statistic] for part in parts) / area
+            if statistic == "step"
+            else np.abs(np.concatenate([part[kind][statistic] / part["pixels"] for part in parts], axis=1))
+            for kind in ("plain", "stepped")
+        ]
         result[statistic] = tuple(_against_neighbours(np.log(values + FLOOR[statistic]), size) for values in both)
     return result
 
@@ -116,8 +119,10 @@ def _sums_in_space(video, axis, finest, levels=None):
     starts = cuts(video.shape, 3 - number, finest)
 
     def summed(s):
-        return {statistic: np.add.reduceat(values.sum(axis=1, dtype=np.float64), starts, axis=1)
-                for statistic, values in _clipped(s).items()}
+        return {
+            statistic: np.add.reduceat(values.sum(axis=1, dtype=np.float64), starts, axis=1)
+            for statistic, values in _clipped(s).items()
+        }
 
     plain = summed(s)
     stepped = {statistic: sums.copy() for statistic, sums in plain.items()}
@@ -157,8 +162,10 @@ def _sums_in_time(video, finest, levels=None):
         else:
             for statistic in STATISTICS:
                 sums["stepped"][statistic].append(sums["plain"][statistic][-1])
-    return {**{kind: {statistic: np.array(values) for statistic, values in own.items()} for kind, own in sums.items()},
-            "pixels": pixels.ravel()}
+    return {
+        **{kind: {statistic: np.array(values) for statistic, values in own.items()} for kind, own in sums.items()},
+        "pixels": pixels.ravel(),
+    }
 
 
 def _clipped(s):
@@ -169,9 +176,9 @@ def _clipped(s):
 def _against_neighbours(logs, size):
     """Each position's value less the median of its neighbours: [n-3, k] → [n, k] with NaN where there is none."""
     full = np.full((size + 1, logs.shape[1]), np.nan)
-    full[2:size - 1] = logs
+    full[2 : size - 1] = logs
     padded = np.pad(full, ((6, 6), (0, 0)), constant_values=np.nan)
-    around = np.stack([padded[6 + offset:6 + offset + size + 1] for offset in NEIGHBOURS])
+    around = np.stack([padded[6 + offset : 6 + offset + size + 1] for offset in NEIGHBOURS])
     result = np.full_like(full, np.nan)
     inner = slice(MARGIN, size - MARGIN + 1)
     result[inner] = full[inner] - np.nanmedian(around[:, inner], axis=0)

@@ -104,7 +104,9 @@ def _settle(clips, lattice, found, resized):
         if alike is not None:
             moves = usable[np.isin(usable, alike)]
             if len(moves) < 2:
-                return replace(lattice, reason="no other frames of the files are coded as the first ones of the tiles are")
+                return replace(
+                    lattice, reason="no other frames of the files are coded as the first ones of the tiles are"
+                )
             if not found:
                 return replace(lattice, moves=tuple(map(int, moves)), weights=(1 / len(moves),) * len(moves))
             usable = moves
@@ -116,15 +118,21 @@ def _settle(clips, lattice, found, resized):
     comparison = match_moves(lattice, found, usable)
     if comparison.reason is not None:  # a reference may still answer, with the moves that hold for any clips
         return replace(given, blocks=comparison.blocks, reason=comparison.reason)
-    return replace(lattice, moves=tuple(map(int, comparison.moves)), weights=tuple(comparison.weights),
-                   blocks=comparison.blocks, reason=comparison.reason)
+    return replace(
+        lattice,
+        moves=tuple(map(int, comparison.moves)),
+        weights=tuple(comparison.weights),
+        blocks=comparison.blocks,
+        reason=comparison.reason,
+    )
 
 
 def _usable_moves(clips, lattice):
     """Moves that keep off the tiles' borders and that at least half of the clips have."""
     moves = all_moves(lattice)
-    profiles = [profile for clip in clips for key, profile in clip.profiles.items()
-                if key[:2] == (lattice.axis, lattice.period)]
+    profiles = [
+        profile for clip in clips for key, profile in clip.profiles.items() if key[:2] == (lattice.axis, lattice.period)
+    ]
     return moves[np.mean([np.isfinite(profile) for profile in profiles], axis=0)[lattice.period - 1 + moves] >= 0.5]
 
 
@@ -147,7 +155,7 @@ def _coded_alike(clips, lattice):
     length = max(map(len, sizes))
     table = np.full((len(sizes), length), np.nan)
     for row, own in zip(table, sizes):
-        row[:len(own)] = own
+        row[: len(own)] = own
     count = np.isfinite(table).sum(axis=0)
     mean = np.where(count >= (len(sizes) + 1) // 2, np.nansum(table, axis=0) / np.maximum(count, 1), np.nan)
     keyed = _often_keyed(clips, length)
@@ -197,8 +205,10 @@ def _growth(clips, lattice):
     growth = np.array(growth)
     error = growth.std(ddof=1) / np.sqrt(len(growth))
     if growth.mean() > GROWTH and growth.mean() > 2 * error:
-        return (f"blocks of {2 * lattice.block} leave more than those of {lattice.block} in these clips, so that "
-                "larger ones of a codec are to be expected where the tiles end")
+        return (
+            f"blocks of {2 * lattice.block} leave more than those of {lattice.block} in these clips, so that "
+            "larger ones of a codec are to be expected where the tiles end"
+        )
     return None
 
 

@@ -70,14 +70,18 @@ class SeamFigure:
 
     def to_dict(self):
         """Flat JSON-able dict."""
-        values = {key: value for key, value in vars(self).items()
-                  if not (key.startswith("excess_") and value is None) and not (key == "blocks" and not value)}
+        values = {
+            key: value
+            for key, value in vars(self).items()
+            if not (key.startswith("excess_") and value is None) and not (key == "blocks" and not value)
+        }
         values |= {"blocks": ", ".join(f"{period:.4g}" for period in self.blocks)} if self.blocks else {}
         return {**values, "ci95": self.ci95 and list(self.ci95)}
 
 
-def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, tolerance=TOLERANCE, draws=DRAWS,
-                resized=False):
+def judge_seams(
+    samples, lattices, *, reference=None, seed=0, level=LEVEL, tolerance=TOLERANCE, draws=DRAWS, resized=False
+):
     """Figures of all lattices for which there are clips: list of SeamFigure, in the order of `lattices`.
 
     samples, reference: iterables of ClipSeams measured on `lattices`, which are first settled: moved for comparison as
@@ -103,8 +107,12 @@ def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, toler
     samples = [rescore(clip, lattices) for clip in samples]
     reference = reference and [rescore(clip, lattices) for clip in reference]
     rng = np.random.default_rng(seed)
-    drafts = [draft for lattice in lattices for statistic in STATISTICS[::-1]
-              if (draft := _draft(samples, reference, lattice, statistic, tolerance, draws, rng))]
+    drafts = [
+        draft
+        for lattice in lattices
+        for statistic in STATISTICS[::-1]
+        if (draft := _draft(samples, reference, lattice, statistic, tolerance, draws, rng))
+    ]
     testable = np.array([draft["reason"] is None for draft in drafts], dtype=bool)
     rejected = np.zeros(len(drafts), dtype=bool)
     if testable.any():
@@ -118,8 +126,10 @@ def judge_seams(samples, lattices, *, reference=None, seed=0, level=LEVEL, toler
             if not found[draft["axis"], draft["period"]]:
                 draws = len(_scores(_unkeyed(samples, key := _key(draft)), key))
                 draft["reason"] = WEAK.format(draft["clips"]) if draws >= FEWEST_CLIPS else FEW
-    return [SeamFigure(**draft, significant=bool(hit) if draft["reason"] is None else None)
-            for draft, hit in zip(drafts, rejected)]
+    return [
+        SeamFigure(**draft, significant=bool(hit) if draft["reason"] is None else None)
+        for draft, hit in zip(drafts, rejected)
+    ]
 
 
 def _key(draft):
@@ -136,19 +146,36 @@ def _draft(samples, reference, lattice, statistic, tolerance, draws, rng):
     z, rank, phases, z_value = standing(mean_profile(scored, key), lattice)
     reason = lattice.reason
     if reference is None:
-        figures = {"excess": scores.mean(), "ci95": mean_interval(scores, rng, draws),
-                   "p_value": max(mean_above(scores, tolerance), z_value)}
+        figures = {
+            "excess": scores.mean(),
+            "ci95": mean_interval(scores, rng, draws),
+            "p_value": max(mean_above(scores, tolerance), z_value),
+        }
     else:
         reason, real = None, _scores(_unkeyed(reference, key), key)
         if not len(real):
             return None
-        figures = {"excess": scores.mean() - real.mean(), "ci95": difference_interval(scores, real, rng, draws),
-                   "p_value": permuted_above(scores, real, tolerance, rng),
-                   "excess_samples": float(scores.mean()), "excess_reference": float(real.mean())}
-    return {"axis": lattice.axis, "period": lattice.period, "statistic": statistic, **figures,
-            "excess": float(figures["excess"]), "clips": sum(key in clip.scores for clip in scored),
-            "codec_matched": lattice.reason is None, "z": z,
-            "rank": rank, "phases": phases, "reason": reason, "blocks": lattice.blocks}
+        figures = {
+            "excess": scores.mean() - real.mean(),
+            "ci95": difference_interval(scores, real, rng, draws),
+            "p_value": permuted_above(scores, real, tolerance, rng),
+            "excess_samples": float(scores.mean()),
+            "excess_reference": float(real.mean()),
+        }
+    return {
+        "axis": lattice.axis,
+        "period": lattice.period,
+        "statistic": statistic,
+        **figures,
+        "excess": float(figures["excess"]),
+        "clips": sum(key in clip.scores for clip in scored),
+        "codec_matched": lattice.reason is None,
+        "z": z,
+        "rank": rank,
+        "phases": phases,
+        "reason": reason,
+        "blocks": lattice.blocks,
+    }
 
 
 def _unkeyed(clips, key):
@@ -247,8 +274,9 @@ def _parts(clips, over):
             key = (axis, period, statistic)
             scored = {id(clip) for clip in _unkeyed(clips, key) if key in clip.scores}
             if scored:
-                parts.append([clip.scores[key] * len(clips) / len(scored) if id(clip) in scored else 0.0
-                              for clip in clips])
+                parts.append(
+                    [clip.scores[key] * len(clips) / len(scored) if id(clip) in scored else 0.0 for clip in clips]
+                )
     return np.mean(parts, axis=0) if parts else np.zeros(len(clips))
 
 
@@ -265,8 +293,9 @@ def mean_profile(clips, key):
     """Mean over clips of the value at each move of the lattice, 1-period..period-1; NaN where no clip has it."""
     profiles = np.array([clip.profiles[key] for clip in clips if key in clip.profiles], dtype=np.float64)
     found = np.isfinite(profiles)
-    return np.divide(np.where(found, profiles, 0).sum(0), found.sum(0), out=np.full(profiles.shape[1], np.nan),
-                     where=found.any(0))
+    return np.divide(
+        np.where(found, profiles, 0).sum(0), found.sum(0), out=np.full(profiles.shape[1], np.nan), where=found.any(0)
+    )
 
 
 def standing(profile, lattice):
@@ -283,8 +312,15 @@ def standing(profile, lattice):
     compared, _, step = lattice_moves(lattice)
     weights = np.full(len(compared), 1 / len(compared)) if lattice.weights is None else np.array(lattice.weights)
     against = profile[lattice.period - 1 + compared]
-    against = float(np.average(against[np.isfinite(against)], weights=weights[np.isfinite(against)]
-                               if np.ptp(weights) == 0 else None)) if np.isfinite(against).any() else np.nan
+    against = (
+        float(
+            np.average(
+                against[np.isfinite(against)], weights=weights[np.isfinite(against)] if np.ptp(weights) == 0 else None
+            )
+        )
+        if np.isfinite(against).any()
+        else np.nan
+    )
     if np.ptp(weights) > 0:
         against = float(profile[lattice.period - 1 + compared] @ weights)
     rest, used = _within_phases(moves, values, lattice.blocks[0] if lattice.blocks else step)

@@ -77,8 +77,11 @@ def seam_lattices(patch, overlap="none", levels=1, lossless=False, split=AXES, c
                 raise InputError(f"patches of {size} samples cannot overlap by half along axis {axis}")
             periods |= {period // 2 for period in periods}
         block = 1 if lossless else CODEC[axis]
-        lattices += [Lattice(axis=axis, period=period, finest=min(periods), block=block)
-                     for period in sorted(periods) if period >= SHORTEST_PERIOD]
+        lattices += [
+            Lattice(axis=axis, period=period, finest=min(periods), block=block)
+            for period in sorted(periods)
+            if period >= SHORTEST_PERIOD
+        ]
     return tuple(lattices)
 
 
@@ -155,9 +158,18 @@ def measure_clip(video, lattices, name="", coding=None):
         for statistic in STATISTICS:
             if ("f", statistic) in values:
                 values["f", statistic][near] = np.nan
-    clip = ClipSeams(name=name, shape=video.shape[:3], scores={}, profiles={}, edges={}, values=values,
-                     contrasts=contrasts, stepped=stepped, block=coding.block if coding else None,
-                     sizes=tuple(np.log(np.maximum(coding.sizes[:len(video)], 1))) if coding and not coding.intra else ())
+    clip = ClipSeams(
+        name=name,
+        shape=video.shape[:3],
+        scores={},
+        profiles={},
+        edges={},
+        values=values,
+        contrasts=contrasts,
+        stepped=stepped,
+        block=coding.block if coding else None,
+        sizes=tuple(np.log(np.maximum(coding.sizes[: len(video)], 1))) if coding and not coding.intra else (),
+    )
     return rescore(clip, lattices)
 
 

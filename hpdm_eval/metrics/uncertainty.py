@@ -124,8 +124,9 @@ class Jackknife:
 
 
 @one_thread()
-def grouped_jackknife(samples, reference, *, over="samples", groups=GROUPS, seed=0, ddof=1, sources=None,
-                      reference_sources=None):
+def grouped_jackknife(
+    samples, reference, *, over="samples", groups=GROUPS, seed=0, ddof=1, sources=None, reference_sources=None
+):
     """Jackknife over random groups of the samples [N, D], or of samples and reference.
 
     over: "samples" takes the reference (features [M, D] or `Moments`) as given: the error is that of drawing other
@@ -140,17 +141,23 @@ def grouped_jackknife(samples, reference, *, over="samples", groups=GROUPS, seed
     if over != "both":
         raise InputError(f"an interval is over 'samples' or 'both', not {over!r}")
     if isinstance(reference, Moments):
-        raise InputError("an interval over samples and reference needs the reference's features; make its "
-                         "statistics with `hpdm-eval stats --keep-features`")
-    return both_sides(first, _leave_out(np.asarray(reference), Target(samples, ddof), groups, seed + 1,
-                                        reference_sources))
+        raise InputError(
+            "an interval over samples and reference needs the reference's features; make its "
+            "statistics with `hpdm-eval stats --keep-features`"
+        )
+    return both_sides(
+        first, _leave_out(np.asarray(reference), Target(samples, ddof), groups, seed + 1, reference_sources)
+    )
 
 
 def both_sides(samples, reference):
     """One `Jackknife` of two that each varied a side: independent sides, so variances and biases add up."""
-    return Jackknife(value=samples.value, bias=samples.bias + reference.bias,
-                     standard_error=float(np.hypot(samples.standard_error, reference.standard_error)),
-                     groups=min(samples.groups, reference.groups))
+    return Jackknife(
+        value=samples.value,
+        bias=samples.bias + reference.bias,
+        standard_error=float(np.hypot(samples.standard_error, reference.standard_error)),
+        groups=min(samples.groups, reference.groups),
+    )
 
 
 def jackknife_errors(statistic, count, *, groups=GROUPS, seed=0, sources=None):
@@ -159,9 +166,9 @@ def jackknife_errors(statistic, count, *, groups=GROUPS, seed=0, sources=None):
     rows: int64 indices of the samples that are left. Raises InputError for fewer than two samples a group.
     """
     dealt = deal(count, groups, seed, sources)
-    without = np.array([
-        statistic(np.sort(np.concatenate(dealt[:out] + dealt[out + 1:]))) for out in range(len(dealt))
-    ])
+    without = np.array(
+        [statistic(np.sort(np.concatenate(dealt[:out] + dealt[out + 1 :]))) for out in range(len(dealt))]
+    )
     return np.sqrt((len(dealt) - 1) * np.square(without - without.mean(0)).mean(0))
 
 
@@ -173,8 +180,9 @@ def deal(count, groups=GROUPS, seed=0, sources=None):
     clips a group and for fewer than `FEWEST_GROUPS` sources.
     """
     if count < 2 * groups:
-        raise InputError(f"a jackknife over {groups} groups needs at least {2 * groups} clips on each side it varies, "
-                         f"got {count}")
+        raise InputError(
+            f"a jackknife over {groups} groups needs at least {2 * groups} clips on each side it varies, got {count}"
+        )
     order = np.random.default_rng(seed).permutation(count)
     if sources is None:
         return np.array_split(order, groups)
@@ -183,8 +191,10 @@ def deal(count, groups=GROUPS, seed=0, sources=None):
     for clip in order:
         members[numbers[clip]].append(clip)
     if len(members) < FEWEST_GROUPS:
-        raise InputError(f"a jackknife over source videos needs at least {FEWEST_GROUPS}, the clips come from "
-                         f"{len(members)}; --group-by none takes every clip for a draw of its own")
+        raise InputError(
+            f"a jackknife over source videos needs at least {FEWEST_GROUPS}, the clips come from "
+            f"{len(members)}; --group-by none takes every clip for a draw of its own"
+        )
     first = {number: place for place, number in reversed(list(enumerate(numbers[order])))}
     dealt = [[] for _ in range(min(groups, len(members)))]
     for number in sorted(first, key=lambda number: (-len(members[number]), first[number])):
@@ -215,8 +225,18 @@ def fewest_for_correction(dimension):
     return CORRECTED_FROM * dimension
 
 
-def extrapolate(samples, reference, *, over="samples", points=POINTS, draws=DRAWS_PER_POINT, seed=0, ddof=1,
-                sources=None, reference_sources=None):
+def extrapolate(
+    samples,
+    reference,
+    *,
+    over="samples",
+    points=POINTS,
+    draws=DRAWS_PER_POINT,
+    seed=0,
+    ddof=1,
+    sources=None,
+    reference_sources=None,
+):
     """FVD-infinity of samples [N, D]: least squares over `points` sizes from 2.5 D up, evenly spaced in 1/size.
 
     over: "samples" leaves the reference as it is; the line ends at the distance from this reference. "both" takes the
@@ -233,31 +253,40 @@ def extrapolate(samples, reference, *, over="samples", points=POINTS, draws=DRAW
     if over == "both" and len(reference) < needed:
         raise InputError(f"{needed} reference clips are needed for {dimension} features, there are {len(reference)}")
     if total < needed:
-        raise InputError(f"{needed} samples are needed for {dimension} features, there are {total}; with fewer "
-                         "the distance is not yet on a line in 1/N")
+        raise InputError(
+            f"{needed} samples are needed for {dimension} features, there are {total}; with fewer "
+            "the distance is not yet on a line in 1/N"
+        )
     smaller = total if over == "samples" else min(total, len(reference))
     least = FROM * dimension
     for known in (sources, reference_sources if over == "both" else None):
         if known is not None:
             least = max(least, smaller / REACH)
             if len(set(known)) < FEWEST_SOURCES:
-                raise InputError(f"{FEWEST_SOURCES} source videos are needed on a side, the clips come from "
-                                 f"{len(set(known))}; --group-by none takes every clip for a draw of its own")
+                raise InputError(
+                    f"{FEWEST_SOURCES} source videos are needed on a side, the clips come from "
+                    f"{len(set(known))}; --group-by none takes every clip for a draw of its own"
+                )
     inverse = np.linspace(1 / least, 1 / smaller, points)
     shares = [min(round(1 / value), smaller) / smaller for value in inverse]
     sizes = [round(share * total) for share in shares]
     if over == "samples" and sources is None:
         target = _target(reference, ddof)
-        means = np.array([subset_distances(samples, target, size, draws=draws if size < total else 1, seed=seed).mean()
-                          for size in sizes])
+        means = np.array(
+            [
+                subset_distances(samples, target, size, draws=draws if size < total else 1, seed=seed).mean()
+                for size in sizes
+            ]
+        )
     else:
         sides, target = [(samples, sources)], None
         if over == "both":
             sides.append((np.asarray(reference), reference_sources))
         else:
             target = _target(reference, ddof)
-        means = np.array([_mean_of_shares(sides, target, share, draws if share < 1 else 1, seed, ddof)
-                          for share in shares])
+        means = np.array(
+            [_mean_of_shares(sides, target, share, draws if share < 1 else 1, seed, ddof) for share in shares]
+        )
     inverse = 1 / np.array(sizes)
     slope, value = np.polyfit(inverse, means, 1)
     residuals = means - (value + slope * inverse)
@@ -282,8 +311,10 @@ def _mean_of_shares(sides, target, share, draws, seed, ddof):
     rng = np.random.default_rng([seed, *counts])
     distances = []
     for _ in range(draws):
-        own = [Moments.of(features[_subset(rng, len(features), count, sources)])
-               for (features, sources), count in zip(sides, counts)]
+        own = [
+            Moments.of(features[_subset(rng, len(features), count, sources)])
+            for (features, sources), count in zip(sides, counts)
+        ]
         distances.append((target or Target(own[1], ddof)).distance(own[0]))
     return np.mean(distances)
 

@@ -24,9 +24,22 @@ MOST = 10**9  # of any count
 DESCRIPTION = ("name", "title", "citation", "notes", "overrides")
 # Fields that may differ where statistics of a reference are used again: those of the samples or of a metric's last
 # step, the range of float arrays, which each side has its own, and the network's, which is compared as it was loaded.
-NOT_OF_REFERENCE = ("num_samples", "samples_selection", "samples_frames", "samples_stride", "samples_fps",
-                    "samples_clips_per_video", "numerics", "ddof", "root", "value_range", "backbone", "bn_epsilon",
-                    "is_splits", "is_loops")
+NOT_OF_REFERENCE = (
+    "num_samples",
+    "samples_selection",
+    "samples_frames",
+    "samples_stride",
+    "samples_fps",
+    "samples_clips_per_video",
+    "numerics",
+    "ddof",
+    "root",
+    "value_range",
+    "backbone",
+    "bn_epsilon",
+    "is_splits",
+    "is_loops",
+)
 
 CHOICES = {
     "start": ("first", "random", "center"),
@@ -68,12 +81,18 @@ class Protocol:
     antialias: bool = _setting("whether shrinking widens the filter", False)
     value_range: str = _setting("range of float arrays: auto, 0..1, -1..1 or 0..255", "auto")
 
-    selection: str = _setting("which reference clips are taken where there are more: class-balanced or shuffled draw "
-                              "at random, sorted takes the first by name", "class-balanced")
+    selection: str = _setting(
+        "which reference clips are taken where there are more: class-balanced or shuffled draw "
+        "at random, sorted takes the first by name",
+        "class-balanced",
+    )
     split: str | None = _setting("official list that picks the reference, such as ucf101-train-01", None)
     num_reference: int | None = _setting("reference clips; null is all", None)
-    clips_per_video: int | None = _setting("clips of one reference video: spread evenly, or one random start in each "
-                                           "of as many equal parts where start is random; null is one", None)
+    clips_per_video: int | None = _setting(
+        "clips of one reference video: spread evenly, or one random start in each "
+        "of as many equal parts where start is random; null is one",
+        None,
+    )
     num_samples: int | None = _setting("generated clips; null is all", None)
     samples_selection: str = _setting("the same for generated clips", "class-balanced")
     samples_frames: str = _setting("which frames of a generated clip: first, random, center or subsampled", "first")
@@ -82,8 +101,11 @@ class Protocol:
     samples_clips_per_video: int | None = _setting("clips of one generated video; null is one", None)
 
     backbone: str = _setting("network whose features are compared", "i3d")
-    backbone_resize: str = _setting("how a clip reaches the network's size: bilinear, bilinear-antialias or "
-                                    "tf1-bilinear of the whole frame, or short-side and centre crop", "bilinear")
+    backbone_resize: str = _setting(
+        "how a clip reaches the network's size: bilinear, bilinear-antialias or "
+        "tf1-bilinear of the whole frame, or short-side and centre crop",
+        "bilinear",
+    )
     bn_epsilon: float | None = _setting("BatchNorm epsilon of the network; null is the network's own", None)
     numerics: str = _setting("legacy: the rounding of the published code; exact: double precision", "exact")
     ddof: int = _setting("covariances divide by N - ddof", 1)
@@ -110,21 +132,31 @@ class Protocol:
         if self.resize == "lanczos" and not self.antialias:
             raise InputError(f"protocol {self.name}: resize lanczos needs antialias true; it has no other form")
         if self.samples_frames == "subsampled" and (self.frames is None or self.samples_stride != 1):
-            raise InputError(f"protocol {self.name}: samples_frames subsampled needs a number of frames and "
-                             "samples_stride 1; it spreads the frames over the whole clip by itself")
+            raise InputError(
+                f"protocol {self.name}: samples_frames subsampled needs a number of frames and "
+                "samples_stride 1; it spreads the frames over the whole clip by itself"
+            )
         self._check_clips()
 
     def _check_clips(self):
         for key, start in (("clips_per_video", "start"), ("samples_clips_per_video", "samples_frames")):
             if getattr(self, key) and (self.frames is None or getattr(self, start) == "subsampled"):
-                raise InputError(f"protocol {self.name}: {key} above 1 needs a number of frames, and another {start} "
-                                 "than subsampled, which uses up the whole video")
+                raise InputError(
+                    f"protocol {self.name}: {key} above 1 needs a number of frames, and another {start} "
+                    "than subsampled, which uses up the whole video"
+                )
 
     @property
     def label(self):
         """Name for tables: with its overrides, its hash and what `remark` says."""
-        return " ".join([self.name, *(f"+{override}" for override in self.overrides), f"[{self.hash()}]",
-                         *([f"({self.remark})"] if self.remark else [])])
+        return " ".join(
+            [
+                self.name,
+                *(f"+{override}" for override in self.overrides),
+                f"[{self.hash()}]",
+                *([f"({self.remark})"] if self.remark else []),
+            ]
+        )
 
     @property
     def remark(self):
@@ -159,8 +191,11 @@ class Protocol:
         ignored = NOT_OF_REFERENCE if role == "reference" else ()
         if role == "reference" and self.num_reference is other.num_reference is None:
             ignored += ("selection",)  # all are taken
-        return {key: (mine, theirs[key]) for key, mine in self.settings().items()
-                if mine != theirs[key] and key not in ignored}
+        return {
+            key: (mine, theirs[key])
+            for key, mine in self.settings().items()
+            if mine != theirs[key] and key not in ignored
+        }
 
 
 def load_protocol(name_or_path, **overrides):

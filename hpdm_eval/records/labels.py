@@ -28,8 +28,10 @@ def label_remarks(protocol, reference):
 
 def subset_remarks(protocol):
     """Words on each side of which a protocol, as a dict, takes a prefix: "reference: the first 2048 by name"."""
-    for name, rule, count in (("reference", "selection", "num_reference"),
-                              ("samples", "samples_selection", "num_samples")):
+    for name, rule, count in (
+        ("reference", "selection", "num_reference"),
+        ("samples", "samples_selection", "num_samples"),
+    ):
         if protocol.get(rule) == "sorted" and protocol.get(count):
             yield f"{name}: the first {protocol[count]} by name"
 

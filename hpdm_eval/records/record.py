@@ -94,12 +94,10 @@ def make_record(*, started, device="cpu", command=None, **values):
 
 def _split_warnings(record):
     if split_is_missing(record.protocol, record.reference):
-        yield (f"split not applied: {record.reference['path']} was read as it is, and {record.protocol['name']} wants "
-               f"{record.protocol['split']}; --split-lists DIR picks it, --split none says that there is none")
-
-
-
-
+        yield (
+            f"split not applied: {record.reference['path']} was read as it is, and {record.protocol['name']} wants "
+            f"{record.protocol['split']}; --split-lists DIR picks it, --split none says that there is none"
+        )
 
 
 _running: ContextVar[str | None] = ContextVar("running command", default=None)
@@ -150,13 +148,16 @@ def parse_record(values, path):
     """The `Record` of what `to_dict` made; raises InputError that names `path` and the key where it is not one."""
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         found = values.get("schema") if isinstance(values, dict) else None
-        raise InputError(f"{path}: not a record of schema {SCHEMA} (\"schema\" is {found!r})")
+        raise InputError(f'{path}: not a record of schema {SCHEMA} ("schema" is {found!r})')
     known = {f.name for f in fields(Record)} - {"extra"}
     missing = [key for key in REQUIRED if key not in values]
     if missing:
         raise InputError(f"{path}: the record lacks {', '.join(missing)}")
-    values = {key: tuple(v) if key in ("ci95", "details", "warnings") and isinstance(v, list) else v
-              for key, v in values.items() if key != "schema"}
+    values = {
+        key: tuple(v) if key in ("ci95", "details", "warnings") and isinstance(v, list) else v
+        for key, v in values.items()
+        if key != "schema"
+    }
     extra = {key: values.pop(key) for key in list(values) if key not in known}
     return check_record(Record(**values, extra=extra), path)
 
@@ -184,10 +185,18 @@ def _detail(entry):
     if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
         return False
     interval = entry.get("ci95")
-    return ("figure" not in entry or isinstance(entry["figure"], str)) and all(
-        entry.get(key) is None or _number(entry[key]) for key in ("value", "excess")
-    ) and (interval is None or (isinstance(interval, list | tuple) and len(interval) == 2
-                                and all(end is None or _number(end) for end in interval)))
+    return (
+        ("figure" not in entry or isinstance(entry["figure"], str))
+        and all(entry.get(key) is None or _number(entry[key]) for key in ("value", "excess"))
+        and (
+            interval is None
+            or (
+                isinstance(interval, list | tuple)
+                and len(interval) == 2
+                and all(end is None or _number(end) for end in interval)
+            )
+        )
+    )
 
 
 def _count(value):
@@ -195,9 +204,14 @@ def _count(value):
 
 
 def _source(value):
-    return (isinstance(value, dict) and {"path", "sha256", "clips", "rejected"} <= set(value)
-            and isinstance(value["path"], str) and isinstance(value["sha256"], str) and _count(value["clips"])
-            and isinstance(value["rejected"], list))
+    return (
+        isinstance(value, dict)
+        and {"path", "sha256", "clips", "rejected"} <= set(value)
+        and isinstance(value["path"], str)
+        and isinstance(value["sha256"], str)
+        and _count(value["clips"])
+        and isinstance(value["rejected"], list)
+    )
 
 
 def _optional(test):
@@ -215,11 +229,15 @@ CHECKS = {
     "num_reference": (_optional(_count), "a count or null"),
     "samples": (_source, "an object with path, sha256, clips and rejected"),
     "reference": (_optional(_source), "an object with path, sha256, clips and rejected, or null"),
-    "backbone": (_optional(lambda v: isinstance(v, dict) and _text(v.get("name")) and isinstance(v.get("sha256"), str)),
-                 "an object with name and sha256, or null"),
+    "backbone": (
+        _optional(lambda v: isinstance(v, dict) and _text(v.get("name")) and isinstance(v.get("sha256"), str)),
+        "an object with name and sha256, or null",
+    ),
     "seed": (_count, "a whole number of at least 0"),
-    "details": (lambda v: isinstance(v, tuple) and all(map(_detail, v)),
-                "a list of flat objects whose figures are numbers"),
+    "details": (
+        lambda v: isinstance(v, tuple) and all(map(_detail, v)),
+        "a list of flat objects whose figures are numbers",
+    ),
     "warnings": (lambda v: isinstance(v, tuple) and all(map(_text, v)), "a list of texts"),
     "command": (_text, "a command line"),
     "versions": (lambda v: isinstance(v, dict), "an object"),

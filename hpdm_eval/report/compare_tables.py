@@ -28,42 +28,64 @@ def pair_tests(methods, figure):
 def comparison_section(methods, pairs) -> Section:
     """The Section of a page. methods: sorted `Method`s; pairs: {figure: its tests}, of all figures that all have."""
     found = found_records(methods)
-    tables = [Table(
-        name="comparison",
-        title=TITLE,
-        heads=("",),
-        columns=tuple(_heading(methods[0], figure) for figure in pairs),
-        rows=tuple(Row(heads=(method.name,), cells=tuple(_cell(method, methods, figure, pairs[figure])
-                                                         for figure in pairs)) for method in methods),
-        remarks=tuple(_remarks(methods, pairs)),
-        origin=origin(found),
-        sources=tuple(found),
-    )]
-    if any(pairs.values()):
-        tables.append(Table(
-            name="comparison-pairs",
-            title="Pairs",
-            heads=("figure", "pair"),
-            columns=("difference, 95 %", "p", "p (Holm)", "better"),
-            rows=tuple(Row(heads=(figure, f"{pair.first} - {pair.second}"), cells=_test(pair, figure))
-                       for figure in pairs for pair in pairs[figure]),
+    tables = [
+        Table(
+            name="comparison",
+            title=TITLE,
+            heads=("",),
+            columns=tuple(_heading(methods[0], figure) for figure in pairs),
+            rows=tuple(
+                Row(
+                    heads=(method.name,), cells=tuple(_cell(method, methods, figure, pairs[figure]) for figure in pairs)
+                )
+                for method in methods
+            ),
+            remarks=tuple(_remarks(methods, pairs)),
             origin=origin(found),
-        ))
+            sources=tuple(found),
+        )
+    ]
+    if any(pairs.values()):
+        tables.append(
+            Table(
+                name="comparison-pairs",
+                title="Pairs",
+                heads=("figure", "pair"),
+                columns=("difference, 95 %", "p", "p (Holm)", "better"),
+                rows=tuple(
+                    Row(heads=(figure, f"{pair.first} - {pair.second}"), cells=_test(pair, figure))
+                    for figure in pairs
+                    for pair in pairs[figure]
+                ),
+                origin=origin(found),
+            )
+        )
     return Section(name="comparison", title=TITLE, tables=tuple(tables))
 
 
 def terminal_text(section):
     """The tables, then what is to be said of them."""
-    parts = [aligned([*table.heads, *table.columns],
-                     [[*row.heads, *(" ".join(filter(None, (cell.text, cell.interval))) for cell in row.cells)]
-                      for row in table.rows], table.columns) for table in section.tables]
+    parts = [
+        aligned(
+            [*table.heads, *table.columns],
+            [
+                [*row.heads, *(" ".join(filter(None, (cell.text, cell.interval))) for cell in row.cells)]
+                for row in table.rows
+            ],
+            table.columns,
+        )
+        for table in section.tables
+    ]
     return "\n\n".join([*parts, "\n".join(section.tables[0].remarks)])
 
 
 def found_records(methods):
     """All records of the methods as the report takes them."""
-    return [Found(name=f"{method.name}/{metric}", record=record)
-            for method in methods for metric, record in method.records.items()]
+    return [
+        Found(name=f"{method.name}/{metric}", record=record)
+        for method in methods
+        for metric, record in method.records.items()
+    ]
 
 
 def _heading(method, figure):
@@ -76,10 +98,18 @@ def _cell(method, methods, figure, pairs):
     told_apart = {frozenset((pair.first, pair.second)) for pair in pairs if pair.significant}
     mark = " *" if pairs and frozenset((method.name, best)) not in told_apart else ""
     metric, interval = FIGURES[figure].metric, method.interval(figure)
-    own = Figure(value=method.value(figure), spread=None, interval=interval, exact=False,
-                 found=(Found(name=f"{method.name}/{metric}", record=method.records[metric]),))
-    return Cell(text=format_value(own.value) + mark, figure=own,
-                interval=interval and "[{}, {}]".format(*map(format_value, interval)))
+    own = Figure(
+        value=method.value(figure),
+        spread=None,
+        interval=interval,
+        exact=False,
+        found=(Found(name=f"{method.name}/{metric}", record=method.records[metric]),),
+    )
+    return Cell(
+        text=format_value(own.value) + mark,
+        figure=own,
+        interval=interval and "[{}, {}]".format(*map(format_value, interval)),
+    )
 
 
 def _test(pair, figure):
@@ -87,8 +117,12 @@ def _test(pair, figure):
         verdict = pair.first if (pair.difference > 0) == FIGURES[figure].higher else pair.second
     else:
         verdict = "open"
-    return (Cell(text=format_value(pair.difference), interval="[{}, {}]".format(*map(format_value, pair.ci95))),
-            Cell(text=f"{pair.p_value:.2g}"), Cell(text=f"{pair.adjusted:.2g}"), Cell(text=verdict))
+    return (
+        Cell(text=format_value(pair.difference), interval="[{}, {}]".format(*map(format_value, pair.ci95))),
+        Cell(text=f"{pair.p_value:.2g}"),
+        Cell(text=f"{pair.adjusted:.2g}"),
+        Cell(text=verdict),
+    )
 
 
 def _remarks(methods, pairs):
@@ -100,11 +134,17 @@ def _remarks(methods, pairs):
     if bare := [figure for figure in pairs if not pairs[figure]]:
         yield f"No tests of {', '.join(bare)}: there is no standard error, for lack of clips or of clips' own features."
     if "seams" in pairs:
-        yield "Seams are the mean excess over axes, on the borders of the finest tiles: " + "; ".join(map(_tiling, methods)) + "."
+        yield (
+            "Seams are the mean excess over axes, on the borders of the finest tiles: "
+            + "; ".join(map(_tiling, methods))
+            + "."
+        )
     yield from dict.fromkeys(text for record in records for _, text in remarks(record))
 
 
 def _tiling(method):
     settings = method.records["seams"].extra["settings"]
-    return (f"{method.name}: patches of {'x'.join(map(str, settings['patch']))}, overlap {settings['overlap']} "
-            f"({settings['plan']})")
+    return (
+        f"{method.name}: patches of {'x'.join(map(str, settings['patch']))}, overlap {settings['overlap']} "
+        f"({settings['plan']})"
+    )

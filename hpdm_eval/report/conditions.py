@@ -21,8 +21,9 @@ def conditions(found):
     record = found.record
     known = {}
     if record.num_samples:
-        settings = {key: value for key, value in record.protocol.items()
-                    if key not in (*DESCRIPTION, *OF_COUNTS, "hash")}
+        settings = {
+            key: value for key, value in record.protocol.items() if key not in (*DESCRIPTION, *OF_COUNTS, "hash")
+        }
         known |= {f"protocol: {key}": _plain(value) for key, value in settings.items()}
         known |= {"samples": record.num_samples, "reference clips": record.num_reference}
         known["reference"] = record.reference and record.reference["sha256"][:12]
@@ -44,15 +45,21 @@ def differences(own, usual):
             continue  # earlier versions did not write it
         if mine != theirs:
             name = key.removeprefix("protocol: ").removeprefix(SETTING)
-            words.append("another set of reference clips" if key == "reference" else
-                         f"{name} {_word(mine)} where others have {_word(theirs)}")
+            words.append(
+                "another set of reference clips"
+                if key == "reference"
+                else f"{name} {_word(mine)} where others have {_word(theirs)}"
+            )
     return "; ".join(sorted(words))
 
 
 def usual(figures):
     """The conditions that most of the `Figure`s were made under; the first of equally frequent ones."""
-    counted = Counter(tuple(sorted(conditions(item).items(), key=lambda entry: entry[0]))
-                      for figure in figures for item in figure.found)
+    counted = Counter(
+        tuple(sorted(conditions(item).items(), key=lambda entry: entry[0]))
+        for figure in figures
+        for item in figure.found
+    )
     return dict(counted.most_common(1)[0][0]) if counted else {}
 
 
@@ -69,13 +76,22 @@ def describe(figures):
 
 def question(record):
     """What a record outside of studies is about: records share a table where this is equal."""
-    settings = {key: value for key, value in record.protocol.items()  # later versions add settings that are null
-                if key not in (*DESCRIPTION, *OF_COUNTS, "hash") and value is not None}
+    settings = {
+        key: value
+        for key, value in record.protocol.items()  # later versions add settings that are null
+        if key not in (*DESCRIPTION, *OF_COUNTS, "hash") and value is not None
+    }
     backbone = tuple(str((record.backbone or {}).get(key, "")) for key in ("name", "sha256", *OF_NETWORK))
     reference = record.reference["sha256"] if record.reference else ""
     own = {key: value for key, value in _own_settings(record).items() if record.backbone and key != "interval_over"}
-    return (record.metric, backbone, protocol_label(record).split("@")[0], repr(sorted(settings.items())),
-            repr(sorted(own.items())), reference)
+    return (
+        record.metric,
+        backbone,
+        protocol_label(record).split("@")[0],
+        repr(sorted(settings.items())),
+        repr(sorted(own.items())),
+        reference,
+    )
 
 
 def _own_settings(record):

@@ -17,12 +17,28 @@ from hpdm_eval.metrics.score_tests import TOLERANCE
 from hpdm_eval.report.model import PREFIXES
 from hpdm_eval.report.plots import COLOURS, DASHES, MARKERS
 
-STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8,
-         "legend.fontsize": 7.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.grid": True,
-         "grid.linewidth": 0.4, "grid.color": "0.85", "axes.axisbelow": True,
-         "lines.linewidth": 1.3, "lines.markersize": 4, "legend.frameon": False, "svg.fonttype": "path",
-         "svg.hashsalt": "hpdm", "pdf.fonttype": 42}
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "grid.linewidth": 0.4,
+    "grid.color": "0.85",
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "hpdm",
+    "pdf.fonttype": 42,
+}
 WIDTH = 7.0  # inches: the text of a page
 MOST_BARS_ACROSS = 3
 PANEL = 2.4  # inches, height of a panel of curves
@@ -39,8 +55,10 @@ def render(draw):
             if "$" in text.get_text() and r"\mathdefault" not in text.get_text():
                 text.set_parse_math(False)  # names of others are no formulas
         files = {}
-        for kind, metadata in (("svg", {"Date": None, "Creator": None}),
-                               ("pdf", {"CreationDate": None, "Creator": None, "Producer": None})):
+        for kind, metadata in (
+            ("svg", {"Date": None, "Creator": None}),
+            ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
+        ):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata=metadata)
             files[kind] = buffer.getvalue()
@@ -64,8 +82,14 @@ def bars(labels, panels):
         heading, rows = panels[number]
         for label, value, interval in rows:
             place = labels.index(label)
-            panel.barh(place, value, height=0.62, color=COLOURS[0] if place == 0 else "#9CC3DE", edgecolor="black",
-                       linewidth=0.5)
+            panel.barh(
+                place,
+                value,
+                height=0.62,
+                color=COLOURS[0] if place == 0 else "#9CC3DE",
+                edgecolor="black",
+                linewidth=0.5,
+            )
             if interval:
                 low, high = interval
                 panel.plot([low, high], [place, place], color="black", linewidth=1.2)
@@ -95,8 +119,11 @@ def curves(panels, *, across, ylabel, log=False):
             continue
         title, lines = panels[number]
         for index, (label, points) in enumerate(lines.items()):
-            look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)],
-                    "linestyle": DASHES[index % len(DASHES)]}
+            look = {
+                "color": COLOURS[index % len(COLOURS)],
+                "marker": MARKERS[index % len(MARKERS)],
+                "linestyle": DASHES[index % len(DASHES)],
+            }
             panel.plot([x for x, *_ in points], [value for _, value, _ in points], label=label, **look)
             for x, _, interval in points:
                 if interval:

@@ -1,12 +1,12 @@
 """Which rows and columns the table of a study has: one YAML file per study in `layouts/`.
 
-    title: Training ablations
-    published: table3                  # optional: the published table that is shown apart
-    rows: {deep: deep fusion, ...}     # variant → label, in this order
-    columns:                           # metric, heading, and further keys that a record must have
-      - {metric: fvd, level: 0, heading: FVD level 0}
-      - {metric: fvd, level: 2, each: [step], heading: "step {step}"}     # a column for every value
-    notes: [...]
+title: Training ablations
+published: table3                  # optional: the published table that is shown apart
+rows: {deep: deep fusion, ...}     # variant → label, in this order
+columns:                           # metric, heading, and further keys that a record must have
+  - {metric: fvd, level: 0, heading: FVD level 0}
+  - {metric: fvd, level: 2, each: [step], heading: "step {step}"}     # a column for every value
+notes: [...]
 """
 
 import re
@@ -52,8 +52,11 @@ def load_layout(study, found):
         return parse_layout(study, path.read_text(encoding="utf-8"))
     rows = {str(item.get("variant")): str(item.get("variant")) for item in found}
     metrics = sorted({item.record.metric for item in found})
-    return Layout(title=study, rows=tuple(sorted(rows.items())),
-                  columns=tuple(Column(metric=metric, heading=_literal(metric)) for metric in metrics))
+    return Layout(
+        title=study,
+        rows=tuple(sorted(rows.items())),
+        columns=tuple(Column(metric=metric, heading=_literal(metric)) for metric in metrics),
+    )
 
 
 def _literal(text):
@@ -67,16 +70,21 @@ def parse_layout(study, text):
     _check_keys(study, values, needed=("title", "rows", "columns"), known=("published", "notes"))
     columns = []
     for entry in values["columns"]:
-        _check_keys(f"{study}, column {entry.get('heading')}", entry, needed=("metric", "heading"),
-                    known=("each", *PLACES))
+        _check_keys(
+            f"{study}, column {entry.get('heading')}", entry, needed=("metric", "heading"), known=("each", *PLACES)
+        )
         where = tuple((key, entry[key]) for key in PLACES if key in entry)
         each = tuple(entry.get("each", ()))
         if bad := [key for key in each if key not in PLACES]:
             raise InputError(f"layout {study}: each: {bad[0]!r} is none of {', '.join(PLACES)}")
         columns.append(Column(metric=entry["metric"], heading=entry["heading"], where=where, each=each))
-    return Layout(title=values["title"], published=values.get("published"), columns=tuple(columns),
-                  rows=tuple((str(key), str(label)) for key, label in values["rows"].items()),
-                  notes=tuple(values.get("notes", ())))
+    return Layout(
+        title=values["title"],
+        published=values.get("published"),
+        columns=tuple(columns),
+        rows=tuple((str(key), str(label)) for key, label in values["rows"].items()),
+        notes=tuple(values.get("notes", ())),
+    )
 
 
 def expand(columns, found):
@@ -100,13 +108,18 @@ def _resolve(column, found):
     if not column.each:
         return [column]
     taken = [item for item in found if column.takes(item)]
-    places = sorted({tuple(item.get(key) for key in column.each) for item in taken},
-                    key=lambda place: [(value is not None, str(type(value)), _in_order(value)) for value in place])
+    places = sorted(
+        {tuple(item.get(key) for key in column.each) for item in taken},
+        key=lambda place: [(value is not None, str(type(value)), _in_order(value)) for value in place],
+    )
     resolved = []
     for place in places:
         values = dict(zip(column.each, place))
-        resolved.append(Column(metric=column.metric, heading=column.heading.format_map(values),
-                               where=(*column.where, *values.items())))
+        resolved.append(
+            Column(
+                metric=column.metric, heading=column.heading.format_map(values), where=(*column.where, *values.items())
+            )
+        )
     return resolved
 
 

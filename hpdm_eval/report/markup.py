@@ -6,16 +6,50 @@ import re
 
 from hpdm_eval.support.text_tables import piped
 
-_LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-          "|": r"\textbar{}", '"': "''", "–": "--", "±": r"$\pm$", "×": r"$\times$", "…": r"\ldots{}", "²": r"$^2$",
-          "[": "{[}", "]": "{]}", "`": r"\textasciigrave{}"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "–": "--",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "…": r"\ldots{}",
+    "²": r"$^2$",
+    "[": "{[}",
+    "]": "{]}",
+    "`": r"\textasciigrave{}",
+}
 _LONG = 20  # characters of a word that LaTeX may not find a place to break
 _MOST_CHARACTERS = 72  # across; a wider LaTeX table is scaled to the line
 _MOST_OF_WORDS = 36  # characters of a column of words; longer ones are broken
 _FORMULA = tuple("=+-@|%") + ("\uff1d", "\uff0b", "\uff0d", "\uff20")  # those of full width count too
-CSV_COLUMNS = ("table", "row", "column", "text", "value", "spread", "low", "high", "trainings", "metric", "unit",
-               "samples", "reference", "notes")
+CSV_COLUMNS = (
+    "table",
+    "row",
+    "column",
+    "text",
+    "value",
+    "spread",
+    "low",
+    "high",
+    "trainings",
+    "metric",
+    "unit",
+    "samples",
+    "reference",
+    "notes",
+)
 
 
 def markdown(table, heading=True):
@@ -24,8 +58,14 @@ def markdown(table, heading=True):
     rows = [[*row.heads, *(_markdown_cell(cell) for cell in row.cells)] for row in table.rows]
     text = f"### {_plain(table.title)}\n\n" if heading else ""
     if rows:
-        text += piped([_plain(name) for name in header], [[_plain(cell) for cell in row] for row in rows],
-                      right=tuple(map(_plain, table.columns))) + "\n"
+        text += (
+            piped(
+                [_plain(name) for name in header],
+                [[_plain(cell) for cell in row] for row in rows],
+                right=tuple(map(_plain, table.columns)),
+            )
+            + "\n"
+        )
     lines = [f"[{number}] {_plain(note)}" for number, note in enumerate(table.notes, 1)]
     return text + "  \n".join([*lines, *map(_plain, table.remarks), f"*{_plain(table.origin)}*"]) + "\n"
 
@@ -33,23 +73,39 @@ def markdown(table, heading=True):
 def latex(table):
     """A table as LaTeX with booktabs; what the preamble needs is said in the first line."""
     wide = sum(2 + min(length, _MOST_OF_WORDS) for length in _lengths(table)) > _MOST_CHARACTERS
-    columns = "".join("l" if length <= _MOST_OF_WORDS else "p{15em}" for length in _lengths(table)[:len(table.heads)])
+    columns = "".join("l" if length <= _MOST_OF_WORDS else "p{15em}" for length in _lengths(table)[: len(table.heads)])
     columns += "r" * len(table.columns)
     label = re.sub(r"[^A-Za-z0-9.-]+", "-", table.name)
-    lines = [f"% needs \\usepackage{{booktabs}}{' and graphicx' if wide else ''}", r"\begin{table}[t]", r"\centering",
-             rf"\caption{{{escape_latex(table.title)}}}", rf"\label{{tab:{label}}}", r"\small"]
+    lines = [
+        f"% needs \\usepackage{{booktabs}}{' and graphicx' if wide else ''}",
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{escape_latex(table.title)}}}",
+        rf"\label{{tab:{label}}}",
+        r"\small",
+    ]
     if table.rows:
         if wide:
             lines.append(r"\resizebox{\linewidth}{!}{%")
-        lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
-                  " & ".join(_latex_heading(name) for name in (*table.heads, *table.columns)) + r" \\", r"\midrule"]
-        lines += [" & ".join([*map(escape_latex, row.heads), *map(_latex_cell, row.cells)]) + r" \\"
-                  for row in table.rows]
+        lines += [
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(_latex_heading(name) for name in (*table.heads, *table.columns)) + r" \\",
+            r"\midrule",
+        ]
+        lines += [
+            " & ".join([*map(escape_latex, row.heads), *map(_latex_cell, row.cells)]) + r" \\" for row in table.rows
+        ]
         lines += [r"\bottomrule", r"\end{tabular}" + "}" * wide]
     below = [rf"$^{{{number}}}$ {escape_latex(note)}" for number, note in enumerate(table.notes, 1)]
     below += [escape_latex(text) for text in (*table.remarks, table.origin)]
-    lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
-              "\n\\par ".join(below), r"\end{minipage}", r"\end{table}"]
+    lines += [
+        r"\par\smallskip",
+        r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
+        "\n\\par ".join(below),
+        r"\end{minipage}",
+        r"\end{table}",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -65,10 +121,17 @@ def csv_text(table):
             record = figure.record if figure else None
             values = [table.name, _inert(" / ".join(row.heads)), _inert(column), cell.text]
             values += [figure.value, figure.spread, low, high, figure.trainings] if figure else [None] * 5
-            values += ([_inert(record.metric), record.unit and _inert(record.unit), record.num_samples,
-                        record.num_reference] if record else [None] * 4)
-            writer.writerow([*("" if value is None else value for value in values),
-                             _inert(" ".join(table.notes[mark - 1] for mark in cell.marks))])
+            values += (
+                [_inert(record.metric), record.unit and _inert(record.unit), record.num_samples, record.num_reference]
+                if record
+                else [None] * 4
+            )
+            writer.writerow(
+                [
+                    *("" if value is None else value for value in values),
+                    _inert(" ".join(table.notes[mark - 1] for mark in cell.marks)),
+                ]
+            )
     return buffer.getvalue()
 
 
@@ -97,8 +160,7 @@ def _letter(character):
 def _breakable(word):
     escaped = [_letter(character) for character in word]
     if len(word) > _LONG:
-        escaped = [out + r"\allowbreak{}" if character in "/-_.@,=:" else out
-                   for character, out in zip(word, escaped)]
+        escaped = [out + r"\allowbreak{}" if character in "/-_.@,=:" else out for character, out in zip(word, escaped)]
         run = 0
         for index, character in enumerate(word):  # a hash has none of those
             run = 0 if character in "/-_.@,=:" else run + 1
@@ -111,8 +173,10 @@ def _breakable(word):
 def _lengths(table):
     """About how many characters wide each column is."""
     columns = [[*name.split(", "), *(row.heads[index] for row in table.rows)] for index, name in enumerate(table.heads)]
-    columns += [[*name.split(", "), *(row.cells[index].text + "," * len(row.cells[index].marks) for row in table.rows)]
-                for index, name in enumerate(table.columns)]
+    columns += [
+        [*name.split(", "), *(row.cells[index].text + "," * len(row.cells[index].marks) for row in table.rows)]
+        for index, name in enumerate(table.columns)
+    ]
     return [max(map(len, column)) for column in columns]
 
 

@@ -98,8 +98,9 @@ def _cell(cell):
 
 
 def _sources(found):
-    rows = "".join(f"<li><code>{escape(item.name)}</code> <code>{escape(item.record.command)}</code></li>\n"
-                   for item in found)
+    rows = "".join(
+        f"<li><code>{escape(item.name)}</code> <code>{escape(item.record.command)}</code></li>\n" for item in found
+    )
     return f"<details><summary>Records and commands ({len(found)})</summary><ul>\n{rows}</ul></details>\n"
 
 
@@ -109,9 +110,11 @@ def _videos(grid, left_out):
         clips = "".join(_video(video, variant) for variant, own in row.items() for video in own)
         cards.append(f'<div class="card"><h3>{escape(label)}</h3><div class="clips">{clips}</div></div>\n')
     note = f" {left_out} more did not fit into the page's limit of size." if left_out else ""
-    return ('<section id="videos">\n<h2>Samples</h2>\n<p>The first clips of every class by name, not chosen by hand; '
-            f'encoded again for this page.{note} <button type="button" id="pause" hidden>Pause all</button></p>\n'
-            f'<div class="cards">\n{"".join(cards)}</div>\n</section>\n')
+    return (
+        '<section id="videos">\n<h2>Samples</h2>\n<p>The first clips of every class by name, not chosen by hand; '
+        f'encoded again for this page.{note} <button type="button" id="pause" hidden>Pause all</button></p>\n'
+        f'<div class="cards">\n{"".join(cards)}</div>\n</section>\n'
+    )
 
 
 def _video(video, variant):
@@ -119,15 +122,20 @@ def _video(video, variant):
     scale = max(1, round(PIXELS / height)) if height < LARGEST else LARGEST / height
     data = base64.b64encode(video.data).decode("ascii")
     name = f"{escape(variant)}, {escape(video.name)}"
-    return (f'<figure class="clip"><video src="data:video/mp4;base64,{data}" width="{round(width * scale)}" '
-            f'height="{round(height * scale)}" muted loop autoplay playsinline title="{name}" '
-            f'aria-label="{name}, {frames} frames"></video><figcaption>{escape(variant)}</figcaption></figure>')
+    return (
+        f'<figure class="clip"><video src="data:video/mp4;base64,{data}" width="{round(width * scale)}" '
+        f'height="{round(height * scale)}" muted loop autoplay playsinline title="{name}" '
+        f'aria-label="{name}, {frames} frames"></video><figcaption>{escape(variant)}</figcaption></figure>'
+    )
 
 
 def _image(svg, caption):
     """The figure in a size at which its text is as large as the tables'."""
-    width, height = (float(re.search(rb'<svg[^>]* %s="([\d.]+)pt"' % side, svg)[1]) * SCALE
-                     for side in (b"width", b"height"))
+    width, height = (
+        float(re.search(rb'<svg[^>]* %s="([\d.]+)pt"' % side, svg)[1]) * SCALE for side in (b"width", b"height")
+    )
     data = base64.b64encode(svg).decode("ascii")
-    return (f'<figure><img src="data:image/svg+xml;base64,{data}" width="{width:.0f}" height="{height:.0f}" '
-            f'alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n')
+    return (
+        f'<figure><img src="data:image/svg+xml;base64,{data}" width="{width:.0f}" height="{height:.0f}" '
+        f'alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>\n'
+    )

@@ -14,13 +14,21 @@ def study_pictures(study):
     """Pictures of a `Study`: curves where its columns are of sample counts or steps, bars of the others, seams."""
     pictures = [*_study_curves(study), *_study_bars(study)]
     by_seed = sorted(study.found, key=lambda item: item.get("repeat") or 0)
-    seams = [(label, item) for variant, label in study.lines for item in by_seed
-             if item.record.metric == "seams" and str(item.get("variant")) == variant]
+    seams = [
+        (label, item)
+        for variant, label in study.lines
+        for item in by_seed
+        if item.record.metric == "seams" and str(item.get("variant")) == variant
+    ]
     first = {label: item for label, item in reversed(seams)}
-    several = (" These are single trainings, not the means of the table. Of several trainings the first."
-               if len({item.get("repeat") for _, item in seams}) > 1 else "")
+    several = (
+        " These are single trainings, not the means of the table. Of several trainings the first."
+        if len({item.get("repeat") for _, item in seams}) > 1
+        else ""
+    )
     return pictures + seam_pictures(
-        study.name, {label: first[label] for label in dict.fromkeys(l for l, _ in seams)}, several)
+        study.name, {label: first[label] for label in dict.fromkeys(l for l, _ in seams)}, several
+    )
 
 
 def single_pictures(found, table):
@@ -40,8 +48,13 @@ def single_pictures(found, table):
         return []
     title = f"{metric_label(found[0].record)}, {protocol_label(found[0].record)}"
     caption = f"{title}, over the number of samples. A bar through a point is twice the spread over random subsets."
-    return [Picture(name=f"{table.name}-counts", caption=caption,
-                    draw=partial(figures.curves, [(title, lines)], across="samples", ylabel="distance", log=True))]
+    return [
+        Picture(
+            name=f"{table.name}-counts",
+            caption=caption,
+            draw=partial(figures.curves, [(title, lines)], across="samples", ylabel="distance", log=True),
+        )
+    ]
 
 
 def seam_pictures(name, found, remark=""):
@@ -56,22 +69,31 @@ def seam_pictures(name, found, remark=""):
             if {"axis", "period", "statistic", "excess"} <= set(entry):
                 interval = tuple(entry["ci95"]) if entry.get("ci95") else None
                 panels.setdefault((entry["axis"], entry["period"], entry["statistic"]), []).append(
-                    (label, entry["excess"], interval, bool(entry.get("significant"))))
+                    (label, entry["excess"], interval, bool(entry.get("significant")))
+                )
         for entry in item.get("profiles") or ():
             moves = range(entry["first"], entry["first"] + len(entry["values"]))
             values = [float("nan") if value is None else value for value in entry["values"]]
             profiles.setdefault((entry["axis"], entry["period"], entry["statistic"]), {})[label] = (moves, values)
     if panels:
-        pictures.append(Picture(
-            name=f"{name}-seams", draw=partial(figures.excesses, list(found), sorted(panels.items(), key=_seam_order)),
-            caption="Contrast at the borders of patches in excess of comparable positions, with 95 % intervals "
-                    "over clips. Dotted: what is not called a seam. A diamond is a lattice that the test calls one."
-                    f"{remark}"))
+        pictures.append(
+            Picture(
+                name=f"{name}-seams",
+                draw=partial(figures.excesses, list(found), sorted(panels.items(), key=_seam_order)),
+                caption="Contrast at the borders of patches in excess of comparable positions, with 95 % intervals "
+                "over clips. Dotted: what is not called a seam. A diamond is a lattice that the test calls one."
+                f"{remark}",
+            )
+        )
     if profiles:
-        pictures.append(Picture(
-            name=f"{name}-phases", draw=partial(figures.profiles, sorted(profiles.items(), key=_seam_order)),
-            caption="Contrast with the lattice of borders moved aside. A seam is a peak at 0, where the marker is; "
-                    f"peaks elsewhere are of the codec or the content.{remark}"))
+        pictures.append(
+            Picture(
+                name=f"{name}-phases",
+                draw=partial(figures.profiles, sorted(profiles.items(), key=_seam_order)),
+                caption="Contrast with the lattice of borders moved aside. A seam is a peak at 0, where the marker is; "
+                f"peaks elsewhere are of the codec or the content.{remark}",
+            )
+        )
     return pictures
 
 
@@ -94,17 +116,28 @@ def _study_curves(study):
             for place, column in columns:
                 figure = study.figure(variant, column)
                 if figure:
-                    others = [f"{value:,} samples" if key == "num_samples" else f"step {value:,}"
-                              for key, value in place.items() if key != across]
+                    others = [
+                        f"{value:,} samples" if key == "num_samples" else f"step {value:,}"
+                        for key, value in place.items()
+                        if key != across
+                    ]
                     name = ", ".join(([label] if len(study.lines) > 1 or not others else []) + others)
                     lines.setdefault(name, []).append((place[across], figure.value, figure.interval))
         if any(len(points) > 1 for points in lines.values()):
             title = " ".join([metric, *(f"{key} {value}" for key, value in where)])
-            pictures.append(Picture(
-                name=f"{study.name}-{metric}-curve",
-                caption=f"{study.title}: {title} over the {axes[across]}. {SINGLE_DOT}",
-                draw=partial(figures.curves, [("", {name: sorted(points) for name, points in lines.items()})],
-                             across=axes[across], ylabel=title, log=across == "num_samples")))
+            pictures.append(
+                Picture(
+                    name=f"{study.name}-{metric}-curve",
+                    caption=f"{study.title}: {title} over the {axes[across]}. {SINGLE_DOT}",
+                    draw=partial(
+                        figures.curves,
+                        [("", {name: sorted(points) for name, points in lines.items()})],
+                        across=axes[across],
+                        ylabel=title,
+                        log=across == "num_samples",
+                    ),
+                )
+            )
     return pictures
 
 
@@ -116,14 +149,23 @@ def _study_bars(study):
             continue
         rows = [(label, figure) for variant, label in study.lines if (figure := study.figure(variant, column))]
         if len(rows) > 1:
-            panels.append((column.heading, [(label, figure.value, None if figure.exact else figure.interval)
-                                            for label, figure in rows]))
+            panels.append(
+                (
+                    column.heading,
+                    [(label, figure.value, None if figure.exact else figure.interval) for label, figure in rows],
+                )
+            )
     if not panels:
         return []
     labels = [label for _, label in study.lines if any(label == own for _, rows in panels for own, *_ in rows)]
-    return [Picture(name=f"{study.name}-bars", draw=partial(figures.bars, labels, panels),
-                    caption=f"{study.title}. The dark bar is the row that others are compared with; black lines are "
-                            "95 % intervals, where there are any.")]
+    return [
+        Picture(
+            name=f"{study.name}-bars",
+            draw=partial(figures.bars, labels, panels),
+            caption=f"{study.title}. The dark bar is the row that others are compared with; black lines are "
+            "95 % intervals, where there are any.",
+        )
+    ]
 
 
 def _sample_counts(item):

@@ -17,8 +17,11 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0,
 
 def line_style(number):
     """Colour, marker and dashes of the line of that number, as keywords of matplotlib."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": DASHES[number % len(DASHES)]}
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": DASHES[number % len(DASHES)],
+    }
 
 
 def save_png(figure, path):
@@ -36,8 +39,9 @@ def curve_figure(curves, title=""):
     panels = figure.subplots(1, 2 if len(curves) > 1 else 1, squeeze=False)[0]
     for number, (name, points) in enumerate(curves.items()):
         sizes, means, spreads = zip(*points)
-        panels[0].errorbar(sizes, means, [spread or 0 for spread in spreads], capsize=3, label=name,
-                           **line_style(number))
+        panels[0].errorbar(
+            sizes, means, [spread or 0 for spread in spreads], capsize=3, label=name, **line_style(number)
+        )
     sizes = sorted({size for points in curves.values() for size, *_ in points})
     panels[0].set(xscale="log", xlabel="samples", ylabel="distance", xticks=sizes, xticklabels=sizes)
     panels[0].xaxis.set_minor_locator(NullLocator())
@@ -46,8 +50,14 @@ def curve_figure(curves, title=""):
         for number, size in enumerate(sizes):
             points = [(name, *rest) for name, points in curves.items() for count, *rest in points if count == size]
             names, means, spreads = zip(*points)
-            panels[1].errorbar(names, means, [spread or 0 for spread in spreads], capsize=3, label=f"{size} samples",
-                               **line_style(number))
+            panels[1].errorbar(
+                names,
+                means,
+                [spread or 0 for spread in spreads],
+                capsize=3,
+                label=f"{size} samples",
+                **line_style(number),
+            )
         panels[1].set(xlabel="set", ylabel="distance")
         panels[1].tick_params(axis="x", rotation=30)
         panels[1].legend()

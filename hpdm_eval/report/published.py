@@ -2,8 +2,13 @@
 
 from hpdm_eval.report.model import EMPTY, Cell, Notes, Row, Table
 
-HEADINGS = {"fvd": "FVD", "is": "IS", "memory": "memory, GB", "throughput": "videos/s",
-            "trained_with": "trained with features of"}
+HEADINGS = {
+    "fvd": "FVD",
+    "is": "IS",
+    "memory": "memory, GB",
+    "throughput": "videos/s",
+    "trained_with": "trained with features of",
+}
 
 
 def published_table(published, remarks=()):
@@ -11,8 +16,10 @@ def published_table(published, remarks=()):
     notes = Notes()
     rows = list(dict.fromkeys(_place(figure, published.rows) for figure in published.figures))
     columns = list(dict.fromkeys(_place(figure, published.columns) for figure in published.figures))
-    cells = {(_place(figure, published.rows), _place(figure, published.columns)): _cell(figure, notes)
-             for figure in published.figures}
+    cells = {
+        (_place(figure, published.rows), _place(figure, published.columns)): _cell(figure, notes)
+        for figure in published.figures
+    }
     return Table(
         name=f"published-{published.name}",
         title=f"Published: {published.title}",
@@ -36,5 +43,11 @@ def _cell(figure, notes):
 def _place(figure, keys):
     words = {None: "–", True: "yes", False: "no"}
     values = [getattr(figure, key) for key in keys]
-    return tuple(words[value] if value is None or isinstance(value, bool) else
-                 f"{value:,}" if isinstance(value, int) else str(value) for value in values)
+    return tuple(
+        words[value]
+        if value is None or isinstance(value, bool)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else str(value)
+        for value in values
+    )

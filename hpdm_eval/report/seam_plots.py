@@ -28,8 +28,10 @@ def write_seam_plots(folder, clips, lattices, figures, *, reference=None):
     lattices = [lattice for lattice in lattices if (lattice.axis, lattice.period) in shown]
     verdicts = {(figure.axis, figure.period, figure.statistic): figure for figure in figures}
     paths = []
-    for name, figure in (("seams-profile.png", _profiles(clips, reference, lattices, verdicts)),
-                         ("seams-map.png", _map(clips, finest))):
+    for name, figure in (
+        ("seams-profile.png", _profiles(clips, reference, lattices, verdicts)),
+        ("seams-map.png", _map(clips, finest)),
+    ):
         if figure is None:  # clips so small that only lattices of longer periods could be compared
             continue
         paths.append(Path(folder) / name)
@@ -73,8 +75,14 @@ def _map(clips, finest):
         return None
     shape, count = shapes.most_common(1)[0]
     clips = [clip for clip in clips if clip.shape[1:] == shape]
-    spatial = {statistic: [_segments(axis, *edge, shape, finest) for axis in "hw"
-                           if (edge := _mean_edges(clips, axis, statistic)) is not None] for statistic in STATISTICS}
+    spatial = {
+        statistic: [
+            _segments(axis, *edge, shape, finest)
+            for axis in "hw"
+            if (edge := _mean_edges(clips, axis, statistic)) is not None
+        ]
+        for statistic in STATISTICS
+    }
     in_time = {statistic: _mean_edges(clips, "f", statistic) for statistic in STATISTICS}
     values = [v for parts in spatial.values() for _, v in parts]
     values += [edge[1].ravel() for edge in in_time.values() if edge is not None]
@@ -110,8 +118,8 @@ def _mean_edges(clips, axis, statistic):
     lines = max((edge[0] for edge in edges), key=len)
     total, count = np.zeros((len(lines), edges[0][1].shape[1])), np.zeros((len(lines), 1))
     for own, excess in edges:
-        total[:len(own)] += excess
-        count[:len(own)] += 1
+        total[: len(own)] += excess
+        count[: len(own)] += 1
     return lines, total / count
 
 

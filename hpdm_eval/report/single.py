@@ -17,14 +17,15 @@ BIASED = ("fvd", "is", "kvd", "fid", "fvd-curve")
 
 def single_tables(found):
     """[(the group's `Found`, its Table)] of the records that belong to no study, by metric, network and protocol."""
-    loose = sorted((item for item in found if not item.get("study")),
-                   key=lambda item: (question(item.record), item.name))
+    loose = sorted(
+        (item for item in found if not item.get("study")), key=lambda item: (question(item.record), item.name)
+    )
     groups = [list(own) for _, own in groupby(loose, key=lambda item: question(item.record))]
     tables = [_table(own) for own in groups]
     names = [table.name for table in tables]
     for position, table in enumerate(tables):
         if names.count(table.name) > 1:
-            number = names[:position + 1].count(table.name)
+            number = names[: position + 1].count(table.name)
             tables[position] = replace(table, name=f"{table.name}-{number}", title=f"{table.title} ({number})")
     return list(zip(groups, tables))
 
@@ -54,29 +55,45 @@ def _table(found):
         own = item.record
         marks = [notes.mark(f"{text}.") for _, text in remarks(own)]
         if len(counts) > 1 and own.metric in BIASED:
-            marks.append(notes.mark("The rows differ in their number of samples, with which this metric changes: "
-                                    "compare those of equal numbers only."))
+            marks.append(
+                notes.mark(
+                    "The rows differ in their number of samples, with which this metric changes: "
+                    "compare those of equal numbers only."
+                )
+            )
         values = {entry["figure"]: entry for entry in own.details if _is_figure(entry)}
         cells = [figure_cell(aggregate([item]), marks)]
         cells += [_further_cell(values[key]) if key in values else EMPTY for key in further]
-        heads = [labels[item.name], *(_setting(item, key) for key in settings), f"{own.num_samples:,}",
-                 "–" if own.num_reference is None else f"{own.num_reference:,}", str(own.seed)]
+        heads = [
+            labels[item.name],
+            *(_setting(item, key) for key in settings),
+            f"{own.num_samples:,}",
+            "–" if own.num_reference is None else f"{own.num_reference:,}",
+            str(own.seed),
+        ]
         rows.append(Row(heads=tuple(heads), cells=tuple(cells)))
     unit = f", {record.unit}" if record.unit else ""
-    about = [f"{'Higher' if record.higher_is_better else 'Lower'} is better. In brackets the 95 % interval for a fresh "
-             "set of as many samples." if any(item.record.ci95 for item in found) else
-             f"{'Higher' if record.higher_is_better else 'Lower'} is better.",
-             f"Protocol {', '.join(sorted({protocol_label(item.record) for item in found}))}."]
+    about = [
+        f"{'Higher' if record.higher_is_better else 'Lower'} is better. In brackets the 95 % interval for a fresh "
+        "set of as many samples."
+        if any(item.record.ci95 for item in found)
+        else f"{'Higher' if record.higher_is_better else 'Lower'} is better.",
+        f"Protocol {', '.join(sorted({protocol_label(item.record) for item in found}))}.",
+    ]
     if record.reference:
         references = sorted({item.record.reference["path"] for item in found})
         about.append(f"Reference: {', '.join(references)}, SHA-256 {record.reference['sha256'][:12]}.")
     return Table(
         name=slug(record.metric, record.backbone and record.backbone["name"], record.protocol["name"]),
         title=f"{metric_label(record)} under {record.protocol['name']}"
-              + (f", against {PurePath(record.reference['path']).name}" if record.reference else ""),
+        + (f", against {PurePath(record.reference['path']).name}" if record.reference else ""),
         heads=("samples", *settings, "clips", "reference", "seed"),
         columns=(f"{metric_label(record)}{unit}", *further),
-        rows=tuple(rows), notes=notes.texts, remarks=tuple(about), origin=origin(found), sources=tuple(found),
+        rows=tuple(rows),
+        notes=notes.texts,
+        remarks=tuple(about),
+        origin=origin(found),
+        sources=tuple(found),
     )
 
 
@@ -90,15 +107,23 @@ def _is_figure(entry):
 
 def _further(found):
     """Names of the further figures of records, in the order in which they come; none where they are many."""
-    names = list(dict.fromkeys(entry["figure"] for item in found for entry in item.record.details
-                               if _is_figure(entry) and entry["value"] != item.record.value))
+    names = list(
+        dict.fromkeys(
+            entry["figure"]
+            for item in found
+            for entry in item.record.details
+            if _is_figure(entry) and entry["value"] != item.record.value
+        )
+    )
     return tuple(names) if len(names) <= MOST_FURTHER else ()
 
 
 def _further_cell(entry):
     interval = entry.get("ci95")
-    return Cell(text=format_value(entry["value"]),
-                interval="[{}, {}]".format(*map(format_value, interval)) if interval else None)
+    return Cell(
+        text=format_value(entry["value"]),
+        interval="[{}, {}]".format(*map(format_value, interval)) if interval else None,
+    )
 
 
 def _setting(item, key):

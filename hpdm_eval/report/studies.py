@@ -12,8 +12,10 @@ from hpdm_eval.report.published import published_table
 
 SMOKE = "Tier smoke trains for seconds: it shows that everything runs, and nothing about the variants."
 SPEEDS = ("throughput", "sampling")
-NOT_COMPARABLE = ("Published figures are of other data, model sizes, backbones, training and hardware: they are shown "
-                  "apart, and only their order can be compared with ours.")
+NOT_COMPARABLE = (
+    "Published figures are of other data, model sizes, backbones, training and hardware: they are shown "
+    "apart, and only their order can be compared with ours."
+)
 
 
 def study_groups(found):
@@ -22,21 +24,31 @@ def study_groups(found):
     Where machines have given different answers to one question, each machine has a group of its own, which also holds
     what only one of them was asked.
     """
+
     def group(item):
         return str(item.get("study")), str(item.get("tier") or "")
 
     groups = []
     for (study, tier), own in groupby(sorted((item for item in found if item.get("study")), key=group), key=group):
         own = sorted(own, key=lambda item: item.name)
-        machines = sorted({_machine(item) for items in _by_question(own).values() if _disagree(items)
-                           for item in items})
+        machines = sorted(
+            {_machine(item) for items in _by_question(own).values() if _disagree(items) for item in items}
+        )
         if len(machines) < 2:
             groups.append(((study, tier, None), own))
             continue
         for machine in machines:
-            groups.append(((study, tier, machine),
-                           [item for items in _by_question(own).values() for item in items
-                            if not _disagree(items) or _machine(item) == machine]))
+            groups.append(
+                (
+                    (study, tier, machine),
+                    [
+                        item
+                        for items in _by_question(own).values()
+                        for item in items
+                        if not _disagree(items) or _machine(item) == machine
+                    ],
+                )
+            )
     return groups
 
 
@@ -100,16 +112,27 @@ class Study:
         if any(item.record.num_samples for item in self.found):
             remarks.append(_about_intervals(self.found))
         if any(item.record.metric in SPEEDS and item.record.ci95 for item in self.found):
-            remarks.append("Speeds are medians over the rounds of one run; in brackets where the median lies, at 95 %, "
-                           "on this machine in that hour.")
+            remarks.append(
+                "Speeds are medians over the rounds of one run; in brackets where the median lies, at 95 %, "
+                "on this machine in that hour."
+            )
         remarks += [*self.layout.notes, *self.replaced]
         if self.tier == "smoke":
             remarks.insert(0, SMOKE)
-        rows = tuple(Row(heads=(label,), cells=tuple(body[row, column] for column in self.columns))
-                     for row, label in self.rows)
-        return Table(name=self.name, title=self.title, heads=("",), columns=tuple(c.heading for c in self.columns),
-                     rows=rows, notes=notes.texts, remarks=tuple(remarks), origin=origin(self.found),
-                     sources=tuple(self.found))
+        rows = tuple(
+            Row(heads=(label,), cells=tuple(body[row, column] for column in self.columns)) for row, label in self.rows
+        )
+        return Table(
+            name=self.name,
+            title=self.title,
+            heads=("",),
+            columns=tuple(c.heading for c in self.columns),
+            rows=rows,
+            notes=notes.texts,
+            remarks=tuple(remarks),
+            origin=origin(self.found),
+            sources=tuple(self.found),
+        )
 
     def _orders(self):
         """How rows stand to the first one, and whether a published order is found again; [] for a single row."""
@@ -128,17 +151,28 @@ class Study:
                 known = _published_order(published, column, row, first, levels)
                 cells.append(_standing(own, self.figure(first, column), known) if own else EMPTY)
             rows.append(Row(heads=(label,), cells=tuple(cells)))
-        remarks = ["An order is claimed only where the 95 % intervals do not overlap; open: they do, or one of the two "
-                   "has none."]
+        remarks = [
+            "An order is claimed only where the 95 % intervals do not overlap; open: they do, or one of the two "
+            "has none."
+        ]
         made = [self.figure(row, column) for row, _ in self.rows for column in columns]
         if any(figure.trainings == 1 and figure.interval and not figure.exact for figure in made if figure):
-            remarks.append("Where a figure is of a single training, the order is that of these trainings, not of the "
-                           "variants.")
+            remarks.append(
+                "Where a figure is of a single training, the order is that of these trainings, not of the variants."
+            )
         if any(cell.interval for row in rows for cell in row.cells):
             remarks.append(f"The second line compares with {published.table} of the paper.")
-        return [Table(name=f"{self.name}-orders", title=f"Against {first_label}", heads=("",),
-                      columns=tuple(column.heading for column in columns), rows=tuple(rows), remarks=tuple(remarks),
-                      origin=origin(self.found))]
+        return [
+            Table(
+                name=f"{self.name}-orders",
+                title=f"Against {first_label}",
+                heads=("",),
+                columns=tuple(column.heading for column in columns),
+                rows=tuple(rows),
+                remarks=tuple(remarks),
+                origin=origin(self.found),
+            )
+        ]
 
     def _differences(self):
         """What rows are above the first one within seeds; [] where no figure has three trainings."""
@@ -149,19 +183,32 @@ class Study:
                 pair = self.figure(row, column), self.figure(first, column)
                 body[row, column] = difference_within_seeds(*pair) if all(pair) else None
         columns = [column for column in self.columns if any(body[row, column] for row, _ in others)]
-        rows = tuple(Row(heads=(label,), cells=tuple(_difference(body[row, column]) for column in columns))
-                     for row, label in others if any(body[row, column] for column in columns))
+        rows = tuple(
+            Row(heads=(label,), cells=tuple(_difference(body[row, column]) for column in columns))
+            for row, label in others
+            if any(body[row, column] for column in columns)
+        )
         if not rows:
             return []
-        remarks = ("Mean over seeds of the row's figure less that of the first row with the same seed; in brackets its "
-                   "95 % interval, by Student's t, not corrected for the number of cells: of twenty one excludes 0 by "
-                   "chance.",
-                   "Rows of one seed are trained on the same clips in the same order, as far as they take as many "
-                   "steps, with the same noise where their patches are alike, and sampled from the same seeds; where "
-                   "only sampling differs, they share the network. The orders above make no use of this.")
-        return [Table(name=f"{self.name}-differences", title=f"Less {first_label}, within seeds", heads=("",),
-                      columns=tuple(column.heading for column in columns), rows=rows, remarks=remarks,
-                      origin=origin(self.found))]
+        remarks = (
+            "Mean over seeds of the row's figure less that of the first row with the same seed; in brackets its "
+            "95 % interval, by Student's t, not corrected for the number of cells: of twenty one excludes 0 by "
+            "chance.",
+            "Rows of one seed are trained on the same clips in the same order, as far as they take as many "
+            "steps, with the same noise where their patches are alike, and sampled from the same seeds; where "
+            "only sampling differs, they share the network. The orders above make no use of this.",
+        )
+        return [
+            Table(
+                name=f"{self.name}-differences",
+                title=f"Less {first_label}, within seeds",
+                heads=("",),
+                columns=tuple(column.heading for column in columns),
+                rows=rows,
+                remarks=remarks,
+                origin=origin(self.found),
+            )
+        ]
 
 
 def _distinct(found):
@@ -205,10 +252,14 @@ def _published_order(published, column, row, first, levels):
     known = {figure.level for figure in (published.figures if published else ())} - {None}
     if "level" in where and known and max(levels, default=None) != max(known):
         return None
-    figures = [figure for figure in (published.figures if published else ())
-               if figure.metric == column.metric and figure.value is not None
-               and ("level" not in where or figure.level == where["level"])
-               and ("target" not in where or figure.clip == where["target"])]
+    figures = [
+        figure
+        for figure in (published.figures if published else ())
+        if figure.metric == column.metric
+        and figure.value is not None
+        and ("level" not in where or figure.level == where["level"])
+        and ("target" not in where or figure.clip == where["target"])
+    ]
     values = {}
     for figure in figures:  # the first clip size of several: the paper's main one
         values.setdefault(figure.variant, figure.value)
@@ -232,13 +283,17 @@ def _marks(figure, common, notes):
 def _about_intervals(found):
     seeds = len({item.get("repeat") for item in found})
     if seeds >= 3:
-        return (f"Mean ± standard deviation over {seeds} trainings with different seeds; in brackets the 95 % interval "
-                "of the mean, by Student's t; of what was measured once, such as real clips, that for another set of as "
-                "many clips.")
+        return (
+            f"Mean ± standard deviation over {seeds} trainings with different seeds; in brackets the 95 % interval "
+            "of the mean, by Student's t; of what was measured once, such as real clips, that for another set of as "
+            "many clips."
+        )
     if seeds == 2:
         return "Mean ± standard deviation over two trainings with different seeds: too few for an interval."
-    return ("One training each. In brackets the 95 % interval of the figure of that training, for a fresh set of "
-            "samples: it says nothing about another training.")
+    return (
+        "One training each. In brackets the 95 % interval of the figure of that training, for a fresh set of "
+        "samples: it says nothing about another training."
+    )
 
 
 def _by_question(found):
@@ -263,6 +318,9 @@ def _newest(found):
     for items in _by_question(found).values():
         *older, newest = sorted(items, key=lambda item: (item.record.created, item.name))
         chosen.append(newest)
-        remarks += [f"{item.name} is passed over for the newer {newest.name}." for item in older
-                    if item.record.value != newest.record.value]
+        remarks += [
+            f"{item.name} is passed over for the newer {newest.name}."
+            for item in older
+            if item.record.value != newest.record.value
+        ]
     return sorted(chosen, key=lambda item: item.name), sorted(remarks)

@@ -13,18 +13,6 @@ FEW_NAMES = 5
 RIGHT_ALIGNED = ("value", "samples", "reference", "seed")
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 def text_table(records, names=None):
     """Table of the records for a terminal, with its notes, without a final newline.
 
@@ -34,8 +22,6 @@ def text_table(records, names=None):
     return "\n".join([aligned(header, rows, RIGHT_ALIGNED), *(f"{mark} {text}" for mark, text in notes)])
 
 
-
-
 def markdown_table(records, names=None):
     """The same as markdown, with a final newline; the notes are a paragraph below the table."""
     header, rows, notes = _cells(records, names)
@@ -43,8 +29,6 @@ def markdown_table(records, names=None):
     if notes:
         table += "\n" + "  \n".join(f"{mark} {text}" for mark, text in notes) + "\n"
     return table
-
-
 
 
 def _cells(records, names):
@@ -98,7 +82,12 @@ def remarks(record):
         if source and wanted and source["clips"] < wanted:
             yield column, f"the protocol wants {wanted}"
         if source and (classes := source.get("classes")) and classes["lost"]:
-            yield column, (f"{classes['taken']} of {classes['of']} classes are in these {column}, drawn from "
-                           f"{classes['available']} clips; not {_few(classes['lost'])}")
+            yield (
+                column,
+                (
+                    f"{classes['taken']} of {classes['of']} classes are in these {column}, drawn from "
+                    f"{classes['available']} clips; not {_few(classes['lost'])}"
+                ),
+            )
         if source and source["rejected"]:
             yield column, f"{len(source['rejected'])} of the {column} rejected: {reason_counts(source['rejected'])}"

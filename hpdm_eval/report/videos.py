@@ -67,10 +67,14 @@ def choose_videos(folders, *, per_class, limit):
 
 def _first_clips(folder, per_class):
     """{class: first clips} of a folder of videos or arrays; the others are not decoded."""
+
     def choose(candidates):
         counts = Counter()
-        return [candidate for candidate in candidates
-                if counts.update([label := _label(candidate)]) or counts[label] <= per_class]
+        return [
+            candidate
+            for candidate in candidates
+            if counts.update([label := _label(candidate)]) or counts[label] <= per_class
+        ]
 
     clips = {}
     for clip in open_clips(folder, load_protocol("native"), quiet=True, workers=0, choose=choose):
@@ -91,7 +95,7 @@ def _encode(clip):
     height, width = height // 2 * 2, width // 2 * 2
     if not height or not width:
         raise InputError(f"{clip.name}: {clip.video.shape[1]}x{clip.video.shape[2]} pixels are too few to show")
-    video = clip.video[:min(frames, MOST_FRAMES), :height, :width]
+    video = clip.video[: min(frames, MOST_FRAMES), :height, :width]
     return Video(name=clip.name, data=encode_video(video), size=video.shape[:3])
 
 

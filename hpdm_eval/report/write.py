@@ -34,8 +34,11 @@ def check_folder(out, inputs):
 
 def unshown(found):
     """Names of the records of studies that no column of their study's layout takes, sorted."""
-    return sorted(item.name for (study, tier, machine), own in study_groups(found)
-                  for item in Study(study, tier, machine, own).left_out)
+    return sorted(
+        item.name
+        for (study, tier, machine), own in study_groups(found)
+        for item in Study(study, tier, machine, own).left_out
+    )
 
 
 def make_sections(found, published=()):
@@ -48,15 +51,20 @@ def make_sections(found, published=()):
     for (study, tier, machine), own in study_groups(found):
         made = Study(study, tier, machine, own)
         if made.columns:
-            sections.append(Section(name=made.name, title=made.title, tables=tuple(made.tables()),
-                                    pictures=tuple(study_pictures(made))))
+            sections.append(
+                Section(
+                    name=made.name, title=made.title, tables=tuple(made.tables()), pictures=tuple(study_pictures(made))
+                )
+            )
     for own, table in single_tables(found):
-        sections.append(Section(name=table.name, title=table.title, tables=(table,),
-                                pictures=tuple(single_pictures(own, table))))
+        sections.append(
+            Section(name=table.name, title=table.title, tables=(table,), pictures=tuple(single_pictures(own, table)))
+        )
     names = list(published)
     shown = {table.name for section in sections for table in section.tables}
-    if any(item.record.backbone and item.record.backbone["name"] in LITERATURE and not item.get("study")
-           for item in found):
+    if any(
+        item.record.backbone and item.record.backbone["name"] in LITERATURE and not item.get("study") for item in found
+    ):
         names.append(USUAL_PUBLISHED)
     tables = [published_table(load_published(name)) for name in dict.fromkeys(names)]
     if USUAL_PUBLISHED in names:
@@ -85,8 +93,10 @@ def write_report(out, sections, *, title, lead, videos=None, left_out=0):
                 for kind, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", csv_text(table))):
                     _write(folder / "tables" / f"{table.name}.{kind}", text)
         _write(folder / "report.md", _markdown_page(title, lead, sections))
-        _write(folder / PAGE, page(title, lead, sections, {name: files["svg"] for name, files in pictures.items()},
-                                   videos, left_out))
+        _write(
+            folder / PAGE,
+            page(title, lead, sections, {name: files["svg"] for name, files in pictures.items()}, videos, left_out),
+        )
     return Path(out) / PAGE
 
 

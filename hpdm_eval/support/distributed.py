@@ -79,4 +79,4 @@ def failing_together():
 
 def share(items, rank, size):
     """This process' part of a list: neighbours stay together, so that the cells of a sheet are decoded once."""
-    return items[len(items) * rank // size:len(items) * (rank + 1) // size]
+    return items[len(items) * rank // size : len(items) * (rank + 1) // size]

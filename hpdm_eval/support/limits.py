@@ -34,8 +34,10 @@ def check_growth(declared, stored):
     """What is wrong with a file of `stored` bytes whose content says that it takes `declared`, or None."""
     if declared <= limit("HPDM_EVAL_MAX_UNPACKED") or declared <= GROWTH * stored:
         return None
-    return (f"its content takes {in_words(declared)}, {declared // max(stored, 1)} times the file: refused as a "
-            "decompression bomb; HPDM_EVAL_MAX_UNPACKED raises the limit")
+    return (
+        f"its content takes {in_words(declared)}, {declared // max(stored, 1)} times the file: refused as a "
+        "decompression bomb; HPDM_EVAL_MAX_UNPACKED raises the limit"
+    )
 
 
 def in_words(size):

@@ -37,5 +37,7 @@ def _check_size(path, size):
     if reason := check_growth(size, os.path.getsize(path)):
         raise InputError(f"{path}: {reason}")
     if size > (most := limit("HPDM_EVAL_MAX_STATISTICS")):
-        raise InputError(f"{path} takes {in_words(size)} of memory, more than {in_words(most)}; "
-                         "HPDM_EVAL_MAX_STATISTICS raises the limit")
+        raise InputError(
+            f"{path} takes {in_words(size)} of memory, more than {in_words(most)}; "
+            "HPDM_EVAL_MAX_STATISTICS raises the limit"
+        )

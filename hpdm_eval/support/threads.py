@@ -80,7 +80,7 @@ def side_by_side():
                 torch.set_num_threads(count)
         results = []
         for start in range(0, len(items), most):
-            results += pool.map(function, items[start:start + most])
+            results += pool.map(function, items[start : start + most])
         return results
 
     try:

@@ -48,10 +48,25 @@ def runs(tmp_path_factory):
 
 
 def sample_small(checkpoint, out, *more):
-    return CliRunner().invoke(sample, [
-        "--checkpoint", str(checkpoint), "--num", "3", "--out", str(out), "--format", "npy", "--device", "cpu",
-        "--steps", "2,2", "--quiet", *more,
-    ])
+    return CliRunner().invoke(
+        sample,
+        [
+            "--checkpoint",
+            str(checkpoint),
+            "--num",
+            "3",
+            "--out",
+            str(out),
+            "--format",
+            "npy",
+            "--device",
+            "cpu",
+            "--steps",
+            "2,2",
+            "--quiet",
+            *more,
+        ],
+    )
 
 
 def arrays(folder):

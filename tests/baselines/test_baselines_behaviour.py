@@ -60,7 +60,9 @@ def test_one_level_learns_the_noise_levels_of_all():
     config = load_config("nano", method="full-resolution")
     assert (config.pyramid.levels, config.pyramid.patch) == (1, (16, 32, 32))
     assert config.diffusion.scale_in(0) == load_config("nano").diffusion.scale_in(2) == 8
-    draws = np.random.default_rng(0).normal(np.repeat([-0.56 - 1.5 * level * np.log(2) for level in range(3)], 200_000), 1.2)
+    draws = np.random.default_rng(0).normal(
+        np.repeat([-0.56 - 1.5 * level * np.log(2) for level in range(3)], 200_000), 1.2
+    )
     assert config.diffusion.p_mean == pytest.approx(draws.mean(), abs=0.01)
     assert config.diffusion.p_std == pytest.approx(draws.std(), abs=0.01)
     assert (config.diffusion.sigma_min, config.diffusion.sigma_max) == (pytest.approx(0.006 / 8), 20.0)
@@ -112,7 +114,9 @@ def test_patch_diffusion_shows_pixels_with_their_coordinates(share):
     size, starts = method.draw_windows(5, range(8))
     assert grad and inputs[0].shape == (8, 3, *size) and torch.equal(windows[:, 0], starts)
     assert (size == (4, 8, 8)) == (share == 1.0)
-    parts = [method.loss(network, video[i:i + 4], labels[i:i + 4], step=5, positions=range(i, i + 4)) for i in (0, 4)]
+    parts = [
+        method.loss(network, video[i : i + 4], labels[i : i + 4], step=5, positions=range(i, i + 4)) for i in (0, 4)
+    ]
     torch.testing.assert_close(torch.cat(parts), losses)
 
 
@@ -232,8 +236,9 @@ def test_cascade_training_and_sampling_agree():
 
 @pytest.mark.parametrize("downsampling", [(4, 4, 4), (1, 2, 4), (1, 1, 1)])
 def test_autoencoder_shapes(downsampling):
-    settings = AutoencoderConfig(name="autoencoder", video=(8, 16, 16), downsampling=downsampling, width=4,
-                                 latent_channels=5, crop=1)
+    settings = AutoencoderConfig(
+        name="autoencoder", video=(8, 16, 16), downsampling=downsampling, width=4, latent_channels=5, crop=1
+    )
     network = AutoencoderNetwork(settings)
     video = torch.rand(2, 3, 8, 16, 16) * 2 - 1
     mean, log_variance = network.encode(video)
@@ -259,7 +264,7 @@ def test_autoencoder_loss_is_the_formula():
     (frames, rows, columns), starts = method.draw_crops(3, range(4))
     assert (frames, rows, columns) == (2, 4, 4) and len({tuple(s) for s in starts.tolist()}) > 1
     for i, (f, h, w) in enumerate(starts.tolist()):
-        crop = video[i:i + 1, :, f:f + 2, h:h + 4, w:w + 4].float() / 127.5 - 1
+        crop = video[i : i + 1, :, f : f + 2, h : h + 4, w : w + 4].float() / 127.5 - 1
         mean, log_variance = network.encode(crop)
         posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
         divergence = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0, 1)).sum()

@@ -23,8 +23,9 @@ def runs(tmp_path_factory):
 
 
 def run(checkpoint, out, *options):
-    return CliRunner().invoke(reconstruct, ["--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu",
-                                            "--quiet", *options])
+    return CliRunner().invoke(
+        reconstruct, ["--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu", "--quiet", *options]
+    )
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "latent"])
@@ -38,8 +39,9 @@ def test_writes_clips_and_reconstructions_with_their_psnr(runs, name, tmp_path):
     values = []
     for index in range(5):
         clip, label = procedural_clip(1, index, 4, 8, 8)  # training draws from set 0
-        real, ours = (np.load(tmp_path / "out" / folder / f"{index:05d}_c{label:03d}.npy")
-                      for folder in ("real", "reconstructed"))
+        real, ours = (
+            np.load(tmp_path / "out" / folder / f"{index:05d}_c{label:03d}.npy") for folder in ("real", "reconstructed")
+        )
         assert np.array_equal(real, clip)
         x = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         with torch.no_grad():

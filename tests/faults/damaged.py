@@ -43,19 +43,43 @@ def damaged_runs(effort, seed, folder):
     run = small_run(folder / "run", 2)
     step = run / "step-00000002"
     original = checkpoints.read_weights(step / "ema.safetensors")
-    tallies = [damage("weights file alone", step / "ema.safetensors",
-                      lambda: checkpoints.read_weights(step / "ema.safetensors"), effort, seed,
-                      lambda value: weights_equal(value, original))]
+    tallies = [
+        damage(
+            "weights file alone",
+            step / "ema.safetensors",
+            lambda: checkpoints.read_weights(step / "ema.safetensors"),
+            effort,
+            seed,
+            lambda value: weights_equal(value, original),
+        )
+    ]
     for file in (*checkpoints.FILES, checkpoints.MANIFEST_FILE):
         content = {name: (step / name).read_bytes() for name in checkpoints.FILES}
-        tallies.append(damage(
-            f"checkpoint: {file}", step / file, lambda: newest_whole(run, say=lambda text: None), effort, seed,
-            lambda _, content=content: all((step / name).read_bytes() == data for name, data in content.items())))
+        tallies.append(
+            damage(
+                f"checkpoint: {file}",
+                step / file,
+                lambda: newest_whole(run, say=lambda text: None),
+                effort,
+                seed,
+                lambda _, content=content: all((step / name).read_bytes() == data for name, data in content.items()),
+            )
+        )
     tallies += [
-        damage("configuration of a run", run / "config.yaml", lambda: checkpoints.read_config(run / "config.yaml"),
-               effort, seed),
-        damage("training state alone", step / "training.pt", lambda: checkpoints.read_state(step / "training.pt"),
-               effort, seed),
+        damage(
+            "configuration of a run",
+            run / "config.yaml",
+            lambda: checkpoints.read_config(run / "config.yaml"),
+            effort,
+            seed,
+        ),
+        damage(
+            "training state alone",
+            step / "training.pt",
+            lambda: checkpoints.read_state(step / "training.pt"),
+            effort,
+            seed,
+        ),
         damage("log", run / "log.jsonl", lambda: RunLog(run, 2, quiet=True).close(), effort, seed),
         damage("provenance", run / "provenance.jsonl", lambda: read_provenance(run), effort, seed),
     ]
@@ -65,8 +89,10 @@ def damaged_runs(effort, seed, folder):
 def damaged_texts(effort, seed, folder):
     """Files that people write: configurations, protocols, prompts; and manifests of samples and weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    sources = {"size.yaml": ROOT / "hpdm" / "configs" / "nano.yaml",
-               "prompts.yaml": ROOT / "hpdm" / "prompts" / "ucf101.yaml"}
+    sources = {
+        "size.yaml": ROOT / "hpdm" / "configs" / "nano.yaml",
+        "prompts.yaml": ROOT / "hpdm" / "prompts" / "ucf101.yaml",
+    }
     for name, source in sources.items():
         shutil.copy(source, folder / name)
     shutil.copy(next((ROOT / "hpdm_eval" / "protocols").glob("*.yaml")), folder / "protocol.yaml")
@@ -76,11 +102,17 @@ def damaged_texts(effort, seed, folder):
     write_json(folder / "pins.json", {"net.pt": pin})
     return [
         damage("configuration", folder / "size.yaml", lambda: load_config(folder / "size.yaml"), effort, seed),
-        damage("protocol", folder / "protocol.yaml", lambda: load_protocol(folder / "protocol.yaml").hash(), effort,
-               seed),
+        damage(
+            "protocol", folder / "protocol.yaml", lambda: load_protocol(folder / "protocol.yaml").hash(), effort, seed
+        ),
         damage("prompts", folder / "prompts.yaml", lambda: read_prompts(folder / "prompts.yaml"), effort, seed),
-        damage("manifest of samples", folder / "samples" / "samples.json",
-               lambda: SamplesFolder(folder / "samples", settings, {}), effort, seed),
+        damage(
+            "manifest of samples",
+            folder / "samples" / "samples.json",
+            lambda: SamplesFolder(folder / "samples", settings, {}),
+            effort,
+            seed,
+        ),
         damage("pinned weights", folder / "pins.json", lambda: read_pins(folder), effort, seed),
     ]
 
@@ -100,12 +132,17 @@ def damaged_results(effort, seed, folder):
     rng = np.random.default_rng(0)
     backbone = load_backbone("shapes3d")
     features = rng.normal(size=(8, backbone.feature_dim)).astype(np.float32)
-    FeatureSet(features=features, names=[str(n) for n in range(8)], probabilities=features[:, :12],
-               manifest={"backbone": backbone.describe()}).save(folder / "features.npz")
+    FeatureSet(
+        features=features,
+        names=[str(n) for n in range(8)],
+        probabilities=features[:, :12],
+        manifest={"backbone": backbone.describe()},
+    ).save(folder / "features.npz")
     protocol = load_protocol("native", backbone="shapes3d")
     summary = {"path": "clips", "sha256": "0" * 64, "clips": 8, "rejected": []}
-    Statistics(moments=Moments.of(features), protocol=protocol.to_dict(), backbone=backbone.describe(), source=summary,
-               seed=0).save(folder / "stats.npz")
+    Statistics(
+        moments=Moments.of(features), protocol=protocol.to_dict(), backbone=backbone.describe(), source=summary, seed=0
+    ).save(folder / "stats.npz")
     moments = Statistics.load(folder / "stats.npz").moments
 
     def statistics():
@@ -120,17 +157,40 @@ def damaged_results(effort, seed, folder):
     return [
         damage("record", record, lambda: load_record(record), effort, seed),
         damage("report of a record", record, report, effort, seed),
-        damage("statistics", folder / "stats.npz", statistics, effort, seed,
-               lambda value: np.array_equal(value.moments.mean, moments.mean)
-               and np.array_equal(value.moments.cov(), moments.cov())),
-        damage("features", folder / "features.npz", lambda: FeatureSet.load(folder / "features.npz"), effort, seed,
-               lambda value: np.array_equal(value.features, features)),
-        damage("cached features", cache.file, lambda: cache.get("ab" * 32), effort, seed,
-               lambda value: value is None or np.array_equal(value[0], features[0])),
+        damage(
+            "statistics",
+            folder / "stats.npz",
+            statistics,
+            effort,
+            seed,
+            lambda value: (
+                np.array_equal(value.moments.mean, moments.mean) and np.array_equal(value.moments.cov(), moments.cov())
+            ),
+        ),
+        damage(
+            "features",
+            folder / "features.npz",
+            lambda: FeatureSet.load(folder / "features.npz"),
+            effort,
+            seed,
+            lambda value: np.array_equal(value.features, features),
+        ),
+        damage(
+            "cached features",
+            cache.file,
+            lambda: cache.get("ab" * 32),
+            effort,
+            seed,
+            lambda value: value is None or np.array_equal(value[0], features[0]),
+        ),
         damage("state dict", folder / "net.pt", lambda: read_tensors(folder / "net.pt"), effort, seed),
-        damage("weights of shapes3d", Path(shipped),
-               lambda: load_backbone("shapes3d", weights=shipped, unverified=True, optimize=False),
-               max(1, effort // 10), seed),
+        damage(
+            "weights of shapes3d",
+            Path(shipped),
+            lambda: load_backbone("shapes3d", weights=shipped, unverified=True, optimize=False),
+            max(1, effort // 10),
+            seed,
+        ),
     ]
 
 
@@ -157,6 +217,14 @@ def damaged_clips(effort, seed, folder):
         source.close()
         return count + len(source.rejected)
 
-    return [damage(f"clips: {name}", places[name] / file,
-                   lambda place=places[name] / (file if name == "zip" else ""): read(place), effort, seed,
-                   lambda accounted: accounted >= 1) for name, file in targets.items()]
+    return [
+        damage(
+            f"clips: {name}",
+            places[name] / file,
+            lambda place=places[name] / (file if name == "zip" else ""): read(place),
+            effort,
+            seed,
+            lambda accounted: accounted >= 1,
+        )
+        for name, file in targets.items()
+    ]

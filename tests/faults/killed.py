@@ -56,6 +56,7 @@ def dying_at(count, calls):
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **options)
+
         return call
 
     before = [(owner, name, getattr(owner, name)) for owner, name in calls]
@@ -68,8 +69,22 @@ def dying_at(count, calls):
             setattr(owner, name, function)
 
 
-CALLS = [(os, name) for name in ("fsync", "replace", "unlink", "open", "mkdir", "rmdir", "chmod", "symlink", "rename",
-                                 "ftruncate", "close")]
+CALLS = [
+    (os, name)
+    for name in (
+        "fsync",
+        "replace",
+        "unlink",
+        "open",
+        "mkdir",
+        "rmdir",
+        "chmod",
+        "symlink",
+        "rename",
+        "ftruncate",
+        "close",
+    )
+]
 
 
 def killed_training(effort, seed, folder):
@@ -93,6 +108,7 @@ def killed_training(effort, seed, folder):
         def work():
             with dying_at(1 + number * stride, CALLS):
                 train(config, run, device="cpu", quiet=True)
+
         fate(in_child(work))
 
     with dying_at(-1, CALLS) as left:
@@ -122,8 +138,26 @@ def killed_sampling(effort, seed, folder):
     run = small_run(folder / "run", 2)
 
     def make(out):
-        sample.main(["--checkpoint", str(run), "--num", "12", "--out", str(out), "--device", "cpu", "--quiet",
-                     "--format", "npy", "--steps", "2,1", "--batch", "2"], standalone_mode=False)
+        sample.main(
+            [
+                "--checkpoint",
+                str(run),
+                "--num",
+                "12",
+                "--out",
+                str(out),
+                "--device",
+                "cpu",
+                "--quiet",
+                "--format",
+                "npy",
+                "--steps",
+                "2,1",
+                "--batch",
+                "2",
+            ],
+            standalone_mode=False,
+        )
 
     def content(out):
         return {path.name: path.read_bytes() for path in out.iterdir() if path.suffix == ".npy"}
@@ -156,9 +190,27 @@ def killed_evaluation(effort, seed, folder):
 
     def make(out):
         os.environ["HPDM_EVAL_CACHE"] = str(out / "cache")
-        main.main(["fvd", "--samples", str(clips), "--reference", str(clips), "--backbone", "shapes3d", "--protocol",
-                   "native", "--device", "cpu", "--workers", "0", "--quiet", "--record", str(out / "records")],
-                  standalone_mode=False)
+        main.main(
+            [
+                "fvd",
+                "--samples",
+                str(clips),
+                "--reference",
+                str(clips),
+                "--backbone",
+                "shapes3d",
+                "--protocol",
+                "native",
+                "--device",
+                "cpu",
+                "--workers",
+                "0",
+                "--quiet",
+                "--record",
+                str(out / "records"),
+            ],
+            standalone_mode=False,
+        )
 
     def value(out):
         (path,) = (out / "records").glob("*.json")
@@ -187,8 +239,23 @@ RANKS = 3
 
 def torchrun(module, *words):
     """A started `torchrun` of RANKS processes of a module."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--master-port", "0",
-               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", module, "--", *map(str, words)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(RANKS),
+        "--master-port",
+        "0",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        "-m",
+        module,
+        "--",
+        *map(str, words),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -230,8 +297,20 @@ def killed_rank(effort, seed, folder):
     folder.mkdir(parents=True)
     chance, size = random.Random(seed), folder / "size.yaml"
     write_small(size)
-    training = ["--size", size, "--device", "cpu", "--set", "training.steps=30", "--set", "training.batch=6", "--set",
-                "checkpoint_every=3", "--set", "log_every=1"]
+    training = [
+        "--size",
+        size,
+        "--device",
+        "cpu",
+        "--set",
+        "training.steps=30",
+        "--set",
+        "training.batch=6",
+        "--set",
+        "checkpoint_every=3",
+        "--set",
+        "log_every=1",
+    ]
     torchrun("hpdm.training", *training, "--out", folder / "whole").wait(timeout=600)
     expected = weights_of(folder / "whole")
     tallies = [Tally("training, one of three processes"), Tally("sampling, one of three processes")]
@@ -248,8 +327,21 @@ def killed_rank(effort, seed, folder):
         code = torchrun("hpdm.training", *training, "--out", run).wait(timeout=600)
         good = code == 0 and weights_of(run) == expected
         tallies[0].add("survived" if good else "traceback" if code else "lost", f"case {number}: code {code}")
-    sampling = ["--checkpoint", folder / "whole", "--num", "60", "--format", "npy", "--steps", "2,1", "--device", "cpu",
-                "--batch", "2", "--quiet"]
+    sampling = [
+        "--checkpoint",
+        folder / "whole",
+        "--num",
+        "60",
+        "--format",
+        "npy",
+        "--steps",
+        "2,1",
+        "--device",
+        "cpu",
+        "--batch",
+        "2",
+        "--quiet",
+    ]
 
     def content(out):
         return {path.name: path.read_bytes() for path in out.glob("*.npy")}
@@ -265,8 +357,23 @@ def killed_rank(effort, seed, folder):
     clips.mkdir()
     for index in range(48):
         np.save(clips / f"{index:02d}.npy", np.random.default_rng(index).integers(0, 255, (16, 64, 64, 3), np.uint8))
-    judging = ["fvd", "--samples", clips, "--reference", clips, "--backbone", "shapes3d", "--protocol", "native",
-               "--device", "cpu", "--workers", "0", "--quiet", "--record"]
+    judging = [
+        "fvd",
+        "--samples",
+        clips,
+        "--reference",
+        clips,
+        "--backbone",
+        "shapes3d",
+        "--protocol",
+        "native",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--quiet",
+        "--record",
+    ]
     cache = folder / "cache"
 
     def judged(name, killed):
@@ -282,6 +389,8 @@ def killed_rank(effort, seed, folder):
     for number in range(effort):
         shutil.rmtree(cache, ignore_errors=True)
         found = judged(f"record{number}", True)
-        tallies[2].add("survived" if found == expected else "traceback" if found[0] else "lost",
-                       f"case {number}: {found}, {expected}")
+        tallies[2].add(
+            "survived" if found == expected else "traceback" if found[0] else "lost",
+            f"case {number}: {found}, {expected}",
+        )
     return [*tallies, ended]

@@ -49,8 +49,11 @@ def run(out, effort, seed, jobs, only, parts, minutes):
     if parts is not None and commit.endswith("-dirty"):
         raise InputError("what is kept is of a commit, and the files differ from theirs; commit first")
     words = f"--effort {effort:g} --seed {seed}" + "".join(f" --only {name!r}" for name in only)
-    pieces = [(name, number, tries) for name in only or CAMPAIGNS
-              for number, tries in enumerate(split(max(1, round(CAMPAIGNS[name][2] * effort)), name))]
+    pieces = [
+        (name, number, tries)
+        for name in only or CAMPAIGNS
+        for number, tries in enumerate(split(max(1, round(CAMPAIGNS[name][2] * effort)), name))
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         kept = (parts or Path(scratch)) / f"{commit[:12]}-{seed}-{effort:g}"
         kept.mkdir(parents=True, exist_ok=True)
@@ -69,8 +72,11 @@ def run(out, effort, seed, jobs, only, parts, minutes):
     if out:
         with atomic_file(out, "w") as file:
             file.write(text)
-    return 1 if any(sum(tally["counts"].get(key, 0) for key in BAD) for _, piece in done
-                    for tally in piece["tallies"]) else 0
+    return (
+        1
+        if any(sum(tally["counts"].get(key, 0) for key in BAD) for _, piece in done for tally in piece["tallies"])
+        else 0
+    )
 
 
 UNFINISHED = 3
@@ -96,9 +102,13 @@ def run_piece(piece, seed, kept, until):
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         tallies = CAMPAIGNS[name][0](tries, f"{seed}.{number}", Path(folder) / "faults")
-    result = {"seconds": time.monotonic() - began, "hardware": hardware(),
-              "tallies": [{"name": tally.name, "counts": dict(tally.counts), "examples": tally.examples}
-                          for tally in tallies]}
+    result = {
+        "seconds": time.monotonic() - began,
+        "hardware": hardware(),
+        "tallies": [
+            {"name": tally.name, "counts": dict(tally.counts), "examples": tally.examples} for tally in tallies
+        ],
+    }
     write_json(kept / file_of(piece), result)
     return "\n".join(f"{tally.name}: {dict(tally.counts)}" for tally in tallies)
 
@@ -117,12 +127,16 @@ def page(names, done, words, commit):
         counts.update(sum(rows.values(), Counter()))
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
     bad = sum(counts[key] for key in BAD)
-    return "\n".join([
-        f"# Reliability\n\n{INTRODUCTION}\n", f"**{sum(counts.values()):,} faults tried, {bad} ended badly.**\n",
-        *sections, *examples,
-        f"Made by `python tests/faults/run.py {words}` in {seconds / 60:.0f} minutes of campaigns on "
-        f"{done[0][1]['hardware']}; commit {commit[:12]}; {versions}.\n",
-    ])
+    return "\n".join(
+        [
+            f"# Reliability\n\n{INTRODUCTION}\n",
+            f"**{sum(counts.values()):,} faults tried, {bad} ended badly.**\n",
+            *sections,
+            *examples,
+            f"Made by `python tests/faults/run.py {words}` in {seconds / 60:.0f} minutes of campaigns on "
+            f"{done[0][1]['hardware']}; commit {commit[:12]}; {versions}.\n",
+        ]
+    )
 
 
 INTRODUCTION = """What happens to runs, samples and results when something fails. `survived`: the work went on and \

@@ -55,6 +55,7 @@ class Disk:
                 if self.open_names and not hidden and not (folder / Path(path).name).is_symlink():
                     self.faults.append(f"{path} was deleted before what took its place was on the disk")
                 function(path, dir_fd=dir_fd)
+
             return call
 
         os.fsync, os.replace = watched_fsync, watched_replace
@@ -191,8 +192,26 @@ def stale_views(effort, seed, folder):
     expected, tallies = weights_of(whole), [Tally("old listing of a run"), Tally("old listing of samples")]
 
     def make(out, number):
-        sample.main(["--checkpoint", str(whole), "--num", str(number), "--out", str(out), "--device", "cpu", "--quiet",
-                     "--format", "npy", "--steps", "2,1", "--batch", "2"], standalone_mode=False)
+        sample.main(
+            [
+                "--checkpoint",
+                str(whole),
+                "--num",
+                str(number),
+                "--out",
+                str(out),
+                "--device",
+                "cpu",
+                "--quiet",
+                "--format",
+                "npy",
+                "--steps",
+                "2,1",
+                "--batch",
+                "2",
+            ],
+            standalone_mode=False,
+        )
         return {path.name: path.read_bytes() for path in out.glob("*.npy")}
 
     videos = make(folder / "videos", 6)
@@ -208,8 +227,10 @@ def stale_views(effort, seed, folder):
                 said = str(error)
         if said:
             train(config, run, device="cpu", quiet=True)
-        tallies[0].add(("said" if said else "survived") if weights_of(run) == expected else "lost",
-                       f"case {number}: without {sorted(hidden)}: {said}")
+        tallies[0].add(
+            ("said" if said else "survived") if weights_of(run) == expected else "lost",
+            f"case {number}: without {sorted(hidden)}: {said}",
+        )
         names = sorted(make(out, 4))
         with stale_listings(out, set(chance.sample(names, chance.randrange(len(names) + 1))), set()):
             make(out, 6)
@@ -226,7 +247,7 @@ def clock_going_back(effort, seed, folder):
     tally = Tally("clock set between two starts")
     for number in range(effort):
         run = small_run(folder / "run", 2)
-        shift = (-1) ** number * random.Random(f"{seed} {number}").choice([1, 3600, 10 ** 8])
+        shift = (-1) ** number * random.Random(f"{seed} {number}").choice([1, 3600, 10**8])
         for path in [run, *run.rglob("*")]:
             about = path.lstat()
             os.utime(path, (about.st_atime + shift, about.st_mtime + shift), follow_symlinks=False)

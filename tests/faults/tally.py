@@ -47,7 +47,7 @@ def mutate(content, chance):
     end = min(size, start + chance.choice([1, 4, 64, 1024]))
     kind = chance.randrange(9)
     if kind == 0:
-        return content[:start] + bytes([content[start] ^ (1 << chance.randrange(8))]) + content[start + 1:]
+        return content[:start] + bytes([content[start] ^ (1 << chance.randrange(8))]) + content[start + 1 :]
     if kind == 1:
         return content[:start]
     if kind == 2:
@@ -63,19 +63,41 @@ def mutate(content, chance):
     if kind == 7:
         return b""
     # a value exchanged for one that nobody expects
-    places = [index for index in range(size) if content[index:index + 1] in (b":", b"=", b",", b"[")]
+    places = [index for index in range(size) if content[index : index + 1] in (b":", b"=", b",", b"[")]
     if not places:
         return content[:start] + b"\xff\xfe" + content[start:]
     place = chance.choice(places) + 1
     stop = place
-    while stop < size and content[stop:stop + 1] not in (b",", b"\n", b"}", b"]"):
+    while stop < size and content[stop : stop + 1] not in (b",", b"\n", b"}", b"]"):
         stop += 1
     return content[:place] + b" " + chance.choice(HOSTILE) + content[stop:]
 
 
-HOSTILE = [b"NaN", b".nan", b"Infinity", b"-1", b"1e999", b"9" * 5000, b"[" * 3000, b"{}", b"[]", b"null", b"true",
-           b'"\\ud800"', b'"' + b"x" * 3000 + b'"', b"2024-13-45", b"&a [*a]", b"!!python/name:os.system", b'"=1+1"',
-           b"'$\\frac'", b'"{0.__class__}"', b'"../../x"', b"0x41", b"1:30", b"\xff"]
+HOSTILE = [
+    b"NaN",
+    b".nan",
+    b"Infinity",
+    b"-1",
+    b"1e999",
+    b"9" * 5000,
+    b"[" * 3000,
+    b"{}",
+    b"[]",
+    b"null",
+    b"true",
+    b'"\\ud800"',
+    b'"' + b"x" * 3000 + b'"',
+    b"2024-13-45",
+    b"&a [*a]",
+    b"!!python/name:os.system",
+    b'"=1+1"',
+    b"'$\\frac'",
+    b'"{0.__class__}"',
+    b'"../../x"',
+    b"0x41",
+    b"1:30",
+    b"\xff",
+]
 
 
 def damage(name, path, read, effort, seed, same=None):

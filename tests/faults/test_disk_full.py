@@ -100,8 +100,10 @@ def test_what_fits_has_the_bytes_that_a_plain_file_gets(tmp_path, kind):
 
 
 def test_folders_name_themselves_not_their_temporary_place(tmp_path):
-    for write in (lambda folder: (folder / "a").write_bytes(b"x" * 90_000),
-                  lambda folder: write_json(folder / "b", "x" * 90_000)):
+    for write in (
+        lambda folder: (folder / "a").write_bytes(b"x" * 90_000),
+        lambda folder: write_json(folder / "b", "x" * 90_000),
+    ):
         with largest_file(50_000), pytest.raises(WriteError, match=r"/run could not be written: File too large"):
             with atomic_folder(tmp_path / "run") as folder:
                 write(folder)
@@ -159,8 +161,22 @@ def test_training_on_a_disk_that_fills_up(half, small_disk, tmp_path):
 def test_sampling_keeps_what_is_there(half, small_disk, words, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/tmp")
     disk = small_disk(40)
-    command = ["--checkpoint", str(half), "--num", "400", "--out", str(disk / "out"), "--device", "cpu", "--quiet",
-               "--batch", "16", "--steps", "1,1", *words]
+    command = [
+        "--checkpoint",
+        str(half),
+        "--num",
+        "400",
+        "--out",
+        str(disk / "out"),
+        "--device",
+        "cpu",
+        "--quiet",
+        "--batch",
+        "16",
+        "--steps",
+        "1,1",
+        *words,
+    ]
     result = CliRunner().invoke(sample, command)
     line = only_line(result.stderr)
     assert result.exit_code == 2 and "No space left" in line and "videos are kept; make room" in line, result.stderr
@@ -174,9 +190,11 @@ def test_evaluation_says_what_it_could_not_write(tmp_path):
     for index in range(4):
         np.save(clips / f"{index}.npy", np.random.default_rng(index).integers(0, 255, (16, 32, 32, 3), np.uint8))
     common = ["--backbone", "shapes3d", "--protocol", "native", "--workers", "0", "--device", "cpu", "--quiet"]
-    for words in (["stats", "--data", clips, "--out", tmp_path / "stats.npz"],
-                  ["features", "--samples", clips, "--out", tmp_path / "features.npz"],
-                  ["fvd", "--samples", clips, "--reference", clips, "--record", tmp_path / "records"]):
+    for words in (
+        ["stats", "--data", clips, "--out", tmp_path / "stats.npz"],
+        ["features", "--samples", clips, "--out", tmp_path / "features.npz"],
+        ["fvd", "--samples", clips, "--reference", clips, "--record", tmp_path / "records"],
+    ):
         with largest_file(600):
             result = CliRunner().invoke(main, [*map(str, words), *common])
         line = only_line(result.stderr)
@@ -189,10 +207,30 @@ def test_a_full_temporary_folder(small_disk, tmp_path):
         with archive.open("clip.npy", "w") as file:
             np.save(file, np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3), np.uint8))
     disk = small_disk(64)
-    words = [sys.executable, "-m", "hpdm_eval", "features", "--samples", tmp_path / "clips.zip", "--out",
-             tmp_path / "f.npz", "--backbone", "shapes3d", "--device", "cpu", "--workers", "0", "--quiet"]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(disk)})
+    words = [
+        sys.executable,
+        "-m",
+        "hpdm_eval",
+        "features",
+        "--samples",
+        tmp_path / "clips.zip",
+        "--out",
+        tmp_path / "f.npz",
+        "--backbone",
+        "shapes3d",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--quiet",
+    ]
+    done = subprocess.run(
+        list(map(str, words)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(disk)},
+    )
     assert done.returncode == 2 and "TMPDIR" in only_line(done.stderr), done.stderr
     assert not (tmp_path / "f.npz").exists() and list(disk.iterdir()) == []
 
@@ -209,8 +247,14 @@ def test_stdout_on_a_full_disk(words):
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([sys.executable, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300,
-                              env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            [sys.executable, *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
     assert done.returncode == 2 and done.stderr == "error: the output could not be written: No space left on device\n"
 
 
@@ -220,6 +264,10 @@ def test_a_stderr_that_cannot_be_written_ends_no_work(half, tmp_path):
     run, size_file = shutil.copytree(half, tmp_path / "run", symlinks=True), write_small(tmp_path / "small.yaml")
     words = ["--size", size_file, "--out", run, *(w for text in CONFIG for w in ("--set", text)), "--device", "cpu"]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([sys.executable, "-m", "hpdm.training", *map(str, words)], stderr=full, timeout=300,
-                              env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            [sys.executable, "-m", "hpdm.training", *map(str, words)],
+            stderr=full,
+            timeout=300,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
     assert done.returncode == 0 and latest_checkpoint(run).name == "step-00000004"

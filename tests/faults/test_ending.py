@@ -46,8 +46,14 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def python(code, **options):
-    return subprocess.Popen([sys.executable, "-c", code], env=options.pop("env", ENVIRONMENT), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=options.pop("env", ENVIRONMENT),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 WORKING = """
@@ -83,10 +89,25 @@ def test_what_an_evaluation_has_unpacked_goes_with_sigterm(tmp_path):
                 np.save(file, clip)
     place = tmp_path / "tmp"
     place.mkdir()
-    words = ["features", "--samples", tmp_path / "clips.zip", "--out", tmp_path / "f.npz", "--backbone", "shapes3d",
-             "--device", "cpu", "--batch", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "hpdm_eval", *map(str, words)], text=True, stderr=subprocess.PIPE,
-                               env=ENVIRONMENT | {"TMPDIR": str(place), "HPDM_EVAL_CACHE": str(tmp_path / "cache")})
+    words = [
+        "features",
+        "--samples",
+        tmp_path / "clips.zip",
+        "--out",
+        tmp_path / "f.npz",
+        "--backbone",
+        "shapes3d",
+        "--device",
+        "cpu",
+        "--batch",
+        "1",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpdm_eval", *map(str, words)],
+        text=True,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT | {"TMPDIR": str(place), "HPDM_EVAL_CACHE": str(tmp_path / "cache")},
+    )
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not list(place.rglob("*.npy")):
         time.sleep(0.01)
@@ -129,8 +150,10 @@ def test_downloads_that_go_on_later_are_not_leftovers(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_while_a_program_starts(number, delay):
     """From the first import of ours on; the interpreter's own start belongs to nobody."""
-    process = python("from hpdm.support.interrupts import ends_at_once\nwith ends_at_once():\n    print(flush=True)\n"
-                     "    from hpdm_eval.commands.entry import main\nmain(['weights', 'list'])")
+    process = python(
+        "from hpdm.support.interrupts import ends_at_once\nwith ends_at_once():\n    print(flush=True)\n"
+        "    from hpdm_eval.commands.entry import main\nmain(['weights', 'list'])"
+    )
     process.stdout.readline()
     time.sleep(delay)
     process.send_signal(number)
@@ -215,8 +238,10 @@ def test_a_second_owner_is_refused_by_the_first_ones_name(tmp_path):
 
 
 def test_the_lock_of_a_killed_owner_is_nobodys(tmp_path):
-    process = python(f"import time\nfrom hpdm.support.lock import hold\nwith hold({str(tmp_path)!r}):\n print(1, flush=True)\n "
-                     "time.sleep(60)")
+    process = python(
+        f"import time\nfrom hpdm.support.lock import hold\nwith hold({str(tmp_path)!r}):\n print(1, flush=True)\n "
+        "time.sleep(60)"
+    )
     process.stdout.readline()
     with pytest.raises(InputError, match=f"process {process.pid}"), hold(tmp_path):
         pass
@@ -252,8 +277,19 @@ def test_two_trainers_on_one_run(tmp_path):
         assert [line["step"] for line in read_log(run)] == [1]
     assert CliRunner().invoke(train, words).exit_code == 0
     assert [line["step"] for line in read_log(run)] == [1, 2]
-    options = ["--checkpoint", str(run), "--num", "2", "--out", str(tmp_path / "out"), "--device", "cpu", "--quiet",
-               "--steps", "1,1"]
+    options = [
+        "--checkpoint",
+        str(run),
+        "--num",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+        "--quiet",
+        "--steps",
+        "1,1",
+    ]
     with hold(tmp_path / "out"):
         result = CliRunner().invoke(sample, options)
         assert result.exit_code == 2 and "is in use by process" in result.stderr
@@ -297,21 +333,26 @@ def test_a_cache_in_the_temporary_folder_is_ours_alone(nobody, monkeypatch, tmp_
     assert user_cache("x") == planted and planted.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("values, message", [
-    ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and RANK is not set"),
-    ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 of a WORLD_SIZE of 2"),
-    ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE in the environment is 'two'"),
-    ({"WORLD_SIZE": "0", "RANK": "0"}, "WORLD_SIZE is 0"),
-    ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK in the environment is '-1'"),
-    ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT"),
-])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and RANK is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 of a WORLD_SIZE of 2"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE in the environment is 'two'"),
+        ({"WORLD_SIZE": "0", "RANK": "0"}, "WORLD_SIZE is 0"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK in the environment is '-1'"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT"),
+    ],
+)
 def test_half_an_environment_of_torchrun(monkeypatch, tmp_path, values, message):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    commands = [(train, ["--size", "nano", "--out", tmp_path / "run", "--device", "cpu"]),
-                (main, ["fvd", "--samples", tmp_path, "--reference", tmp_path, "--device", "cpu"])]
+    commands = [
+        (train, ["--size", "nano", "--out", tmp_path / "run", "--device", "cpu"]),
+        (main, ["fvd", "--samples", tmp_path, "--reference", tmp_path, "--device", "cpu"]),
+    ]
     if "MASTER" not in message:  # sampling's processes never meet
         commands.append((sample, ["--checkpoint", "nano", "--num", "1", "--out", tmp_path / "out", "--device", "cpu"]))
     for command, words in commands:
@@ -333,9 +374,11 @@ def test_a_device_that_is_not_here(name, tmp_path):
     with pytest.raises(InputError) as error:
         choose_device(name)
     assert f"--device {name}" in str(error.value) and len(str(error.value)) < 300
-    for command, words in ((sample, ["--checkpoint", "nano", "--num", "1", "--out", tmp_path / "o"]),
-                           (train, ["--size", "nano", "--out", tmp_path / "r"]),
-                           (main, ["fvd", "--samples", tmp_path, "--reference", tmp_path])):
+    for command, words in (
+        (sample, ["--checkpoint", "nano", "--num", "1", "--out", tmp_path / "o"]),
+        (train, ["--size", "nano", "--out", tmp_path / "r"]),
+        (main, ["fvd", "--samples", tmp_path, "--reference", tmp_path]),
+    ):
         result = CliRunner().invoke(command, [*map(str, words), "--device", name])
         assert result.exit_code == 2 and "Traceback" not in result.stderr and f"--device {name}" in result.stderr
 
@@ -370,10 +413,14 @@ def test_devices_that_are_here(monkeypatch):
 # Launchers
 
 
-@pytest.mark.parametrize("module, words", [
-    ("hpdm.sampling", ["--num", "12"]), ("hpdm.training", ["--size", "S", "--batch", "8"]),
-    ("hpdm_eval", ["fvd", "--num-samples", "8"]),
-])
+@pytest.mark.parametrize(
+    "module, words",
+    [
+        ("hpdm.sampling", ["--num", "12"]),
+        ("hpdm.training", ["--size", "S", "--batch", "8"]),
+        ("hpdm_eval", ["fvd", "--num-samples", "8"]),
+    ],
+)
 def test_torchrun_leaves_the_options_of_the_documented_launchers_alone(module, words):
     from torch.distributed.run import get_args_parser
 
@@ -385,6 +432,11 @@ def test_torchrun_leaves_the_options_of_the_documented_launchers_alone(module, w
 @pytest.mark.parametrize("separator", [[], ["--"]])
 @pytest.mark.parametrize("module, program", [("hpdm.sampling", "hpdm-sample"), ("hpdm_eval", "hpdm-eval")])
 def test_modules_are_the_commands(module, program, separator):
-    done = subprocess.run([sys.executable, "-m", module, *separator, "--help"], env=ENVIRONMENT, capture_output=True,
-                          text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *separator, "--help"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0 and done.stdout.startswith(f"Usage: {program} "), done.stderr

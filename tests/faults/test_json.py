@@ -25,9 +25,13 @@ from hpdm_eval.studies.ablations.tasks import _read_count
 from tests.support.paths import ROOT
 
 HOSTILE = {
-    "nested 100,000 deep": "[" * 100_000, "closed again": "[" * 100_000 + "]" * 100_000,
-    "nested 300 deep": '{"a":' * 300 + "1" + "}" * 300, "digits": "9" * 5000, "a few more digits": "9" * 25,
-    "as a value": '{"clips": ' + "9" * 400 + "}", "deep as a value": '{"videos": ' + "[" * 500 + "]" * 500 + "}",
+    "nested 100,000 deep": "[" * 100_000,
+    "closed again": "[" * 100_000 + "]" * 100_000,
+    "nested 300 deep": '{"a":' * 300 + "1" + "}" * 300,
+    "digits": "9" * 5000,
+    "a few more digits": "9" * 25,
+    "as a value": '{"clips": ' + "9" * 400 + "}",
+    "deep as a value": '{"videos": ' + "[" * 500 + "]" * 500 + "}",
 }
 
 
@@ -84,10 +88,23 @@ def test_readers_of_arrays(text, tmp_path):
 
 def test_no_reader_of_files_parses_json_on_its_own():
     """Whatever reads a file goes by `hpdm.support.files`; what is left parses what this program has just made."""
-    own = {"hpdm/support/files.py", "hpdm/support/environment.py", "hpdm/sampling/writer.py", "hpdm_eval/records/record.py",
-           "hpdm_eval/evaluation/reproduce.py", "hpdm_eval/benchmarks/extraction.py", "hpdm_eval/commands/ablations.py",
-           "hpdm_eval/studies/shipped/nano.py", "hpdm_eval/studies/recipe_check/gradients.py",
-               "hpdm/data/pack.py", "hpdm_eval/benchmarks/index_cost.py"}
-    found = {str(path.relative_to(ROOT)) for package in ("hpdm", "hpdm_eval", "baselines")
-             for path in (ROOT / package).rglob("*.py") if "json.load" in path.read_text(encoding="utf-8")}
+    own = {
+        "hpdm/support/files.py",
+        "hpdm/support/environment.py",
+        "hpdm/sampling/writer.py",
+        "hpdm_eval/records/record.py",
+        "hpdm_eval/evaluation/reproduce.py",
+        "hpdm_eval/benchmarks/extraction.py",
+        "hpdm_eval/commands/ablations.py",
+        "hpdm_eval/studies/shipped/nano.py",
+        "hpdm_eval/studies/recipe_check/gradients.py",
+        "hpdm/data/pack.py",
+        "hpdm_eval/benchmarks/index_cost.py",
+    }
+    found = {
+        str(path.relative_to(ROOT))
+        for package in ("hpdm", "hpdm_eval", "baselines")
+        for path in (ROOT / package).rglob("*.py")
+        if "json.load" in path.read_text(encoding="utf-8")
+    }
     assert found - own == {path for path in found if path.startswith("hpdm_eval/benchmarks/gpu/")}

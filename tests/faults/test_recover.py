@@ -183,11 +183,11 @@ def test_every_flip_in_a_lone_weights_file_is_found(run, tmp_path):
     header = int.from_bytes(whole[:8], "little")
     read_weights(file)
     for place in range(8 + header, len(whole), max(1, (len(whole) - header) // 40)):
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1:])
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         with pytest.raises(Damaged, match="differ from the checksum"):
             read_weights(file)
     for place in range(0, 8 + header, max(1, header // 200)):  # silent only where the header says the same
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         try:
             read_weights(file)
         except InputError as error:

@@ -55,8 +55,15 @@ def again(folder, command, *words):
 FVD = "hpdm-eval fvd --samples clips --reference clips --device cpu --workers 0 --protocol native"
 
 
-@pytest.mark.parametrize("way", ["--weights evil.pt --unverified", "--weights=evil.pt --unverified",
-                                 "--unverified --weights ./evil.pt", "--weights evil.pt"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "--weights evil.pt --unverified",
+        "--weights=evil.pt --unverified",
+        "--unverified --weights ./evil.pt",
+        "--weights evil.pt",
+    ],
+)
 def test_weights_that_a_record_names_are_not_run(place, monkeypatch, way):
     monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("the program was loaded"))
     result = again(place, f"{FVD} --backbone i3d {way}")
@@ -75,18 +82,24 @@ def test_what_the_user_allows_by_name_is_run(place, monkeypatch, by):
     assert "unverified weights" in other.stderr and len(loaded) == 1
 
 
-@pytest.mark.parametrize("command", [
-    f"{FVD} --backbone videomae:somebody/network",
-    f"{FVD} --backbone vjepa:somebody/network",
-    "hpdm-eval clipsim --samples clips --clip somebody/network --device cpu",
-])
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"{FVD} --backbone videomae:somebody/network",
+        f"{FVD} --backbone vjepa:somebody/network",
+        "hpdm-eval clipsim --samples clips --clip somebody/network --device cpu",
+    ],
+)
 def test_the_hub_is_not_asked(place, monkeypatch, command):
     import huggingface_hub
 
     pytest.importorskip("transformers", reason="these networks need the extra `video`")
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download",
-                        lambda where, **k: asked.append(where) or (_ for _ in ()).throw(OSError("offline")))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda where, **k: asked.append(where) or (_ for _ in ()).throw(OSError("offline")),
+    )
     write_json(place / "clips" / "samples.json", {"settings": {"prompts": ["a"]}})
     refused = again(place, command)
     assert refused.exit_code == 2 and "from the hub" in refused.stderr and not asked
@@ -169,7 +182,7 @@ def test_tensors_are_read_without_running_the_program(tmp_path, monkeypatch):
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
     whole = (tmp_path / "net.pt").read_bytes()
     for place in range(0, len(whole), 37):
-        (tmp_path / "net.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 65]) + whole[place + 1:])
+        (tmp_path / "net.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 65]) + whole[place + 1 :])
         try:
             read_scripted(tmp_path / "net.pt")
         except InputError as error:

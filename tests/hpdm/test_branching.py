@@ -54,12 +54,20 @@ def chain_law(r, levels):
 def test_the_chain_from_coarse_to_fine_has_the_law_of_the_one_from_fine_to_coarse(r, levels):
     law = chain_law(r, levels)
     assert sum(law.values()) == 1
-    tables = [None] + [torch.diff(_cumulated(r, levels, level), prepend=torch.zeros(1, dtype=torch.float64).expand(
-        len(_cumulated(r, levels, level)), 1)) for level in range(1, levels)]
+    tables = [None] + [
+        torch.diff(
+            _cumulated(r, levels, level),
+            prepend=torch.zeros(1, dtype=torch.float64).expand(len(_cumulated(r, levels, level)), 1),
+        )
+        for level in range(1, levels)
+    ]
     found = {(0,): 1.0}
     for level in range(1, levels):
-        found = {(*chain, 2 * chain[-1] + j): likely * tables[level][chain[-1], j].item()
-                 for chain, likely in found.items() for j in range(r + 1)}
+        found = {
+            (*chain, 2 * chain[-1] + j): likely * tables[level][chain[-1], j].item()
+            for chain, likely in found.items()
+            for j in range(r + 1)
+        }
     found = {chain: likely for chain, likely in found.items() if likely > 0}
     assert found.keys() == law.keys()
     for chain, likely in law.items():
@@ -132,7 +140,8 @@ def test_a_tree_gives_what_its_paths_give_alone_gradients_too(fusion, branching)
     chains = 0.0
     for path in paths(branching):
         alone, left_alone = network(
-            [patches[i] for i in path], c_noise[:, path], windows[:, path], labels, [latents[i] for i in path])
+            [patches[i] for i in path], c_noise[:, path], windows[:, path], labels, [latents[i] for i in path]
+        )
         for i, output, state in zip(path, alone, left_alone, strict=True):
             torch.testing.assert_close(outputs[i], output, atol=1e-10, rtol=1e-10)
             torch.testing.assert_close(left[i], state, atol=1e-10, rtol=1e-10)
@@ -161,8 +170,9 @@ def test_latents_alone_are_those_of_a_whole_pass():
 
 
 def test_the_training_loss_is_the_mean_over_paths():
-    config = small_config("training.branching=[1,3]", "label_dropout=0.5", "self_conditioning_rate=0.5",
-                          "network.dropout=0.0")
+    config = small_config(
+        "training.branching=[1,3]", "label_dropout=0.5", "self_conditioning_rate=0.5", "network.dropout=0.0"
+    )
     one = small_config("label_dropout=0.5", "self_conditioning_rate=0.5", "network.dropout=0.0")
     torch.manual_seed(0)
     network = make_method(config).make_network().train()
@@ -173,9 +183,18 @@ def test_the_training_loss_is_the_mean_over_paths():
     assert draws.eps.shape == (8, 4, 3, 2, 4, 4) and draws.sigma.shape == (8, 4)
     losses = joint_loss(network, video, labels, draws, config)
     assert losses.shape == (8, 2) and 0 < draws.self_condition.sum() < 8
-    each = [joint_loss(network, video, labels, dataclasses.replace(
-        draws, windows=draws.windows[:, path], sigma=draws.sigma[:, path], eps=draws.eps[:, path]), one)
-        for path in paths((1, 3))]
+    each = [
+        joint_loss(
+            network,
+            video,
+            labels,
+            dataclasses.replace(
+                draws, windows=draws.windows[:, path], sigma=draws.sigma[:, path], eps=draws.eps[:, path]
+            ),
+            one,
+        )
+        for path in paths((1, 3))
+    ]
     torch.testing.assert_close(losses, sum(each) / 3, atol=1e-6, rtol=1e-5)
 
 
@@ -191,16 +210,21 @@ def test_draws_of_a_tree_do_not_depend_on_how_the_batch_is_split(order):
 
 
 def test_one_window_per_level_draws_what_no_branching_draws():
-    named, silent = (draw(small_config(*own), step=1, positions=range(8))
-                     for own in (["training.branching=[1,1]"], []))
+    named, silent = (draw(small_config(*own), step=1, positions=range(8)) for own in (["training.branching=[1,1]"], []))
     assert all(torch.equal(getattr(named, f.name), getattr(silent, f.name)) for f in dataclasses.fields(named))
 
 
 def test_a_run_with_branches_in_any_passes_with_sheets_and_a_change_that_is_noted(tmp_path):
     settings = "training.branching=[1,2]", "network.dropout=0.3", "window_order=finest-first"
     run(tmp_path / "whole", *settings, "micro_batch=8", "training.steps=3")
-    run(tmp_path / "passes", *settings, "micro_batch=3", "training.steps=3", "sheet_every=3",
-        "activation_checkpointing=true")
+    run(
+        tmp_path / "passes",
+        *settings,
+        "micro_batch=3",
+        "training.steps=3",
+        "sheet_every=3",
+        "activation_checkpointing=true",
+    )
     whole, passes = ([line["loss_per_level"] for line in read_log(tmp_path / name)] for name in ("whole", "passes"))
     np.testing.assert_allclose(passes, whole, rtol=1e-6)
     assert len(whole[0]) == 2 and (tmp_path / "passes" / "sheets" / "step-00000003.png").exists()
@@ -222,11 +246,18 @@ def test_flops_and_memory_know_the_windows():
     assert recomputed.flops_per_training_sample > tree.flops_per_training_sample
 
 
-@pytest.mark.parametrize("branching, words", [
-    ("[1,2]", "one number of windows per level: 3, not 2"), ("[1,2,3]", "must divide the next"),
-    ("[2,1,1]", "must divide the next"), ("[0,0,0]", "at least 1"), ("[]", "per level"),
-    ("[1,1,1000000000]", "at most"), ("[1,2,x]", "must be"),
-])
+@pytest.mark.parametrize(
+    "branching, words",
+    [
+        ("[1,2]", "one number of windows per level: 3, not 2"),
+        ("[1,2,3]", "must divide the next"),
+        ("[2,1,1]", "must divide the next"),
+        ("[0,0,0]", "at least 1"),
+        ("[]", "per level"),
+        ("[1,1,1000000000]", "at most"),
+        ("[1,2,x]", "must be"),
+    ],
+)
 def test_impossible_branching_is_refused(branching, words):
     with pytest.raises(InputError, match=words):
         load_config("nano", [f"training.branching={branching}"])
@@ -239,8 +270,9 @@ def test_methods_with_a_loss_of_their_own_refuse_branches():
 
 
 def test_a_single_level_has_no_branches(tmp_path):
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SMALL_RUN | {
-        "training": SMALL_RUN["training"] | {"branching": [1, 2]}}))
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump(SMALL_RUN | {"training": SMALL_RUN["training"] | {"branching": [1, 2]}})
+    )
     for name in ("full-resolution", "patch-diffusion", "latent"):
         config = load_config(tmp_path / "mine.yaml", method=name)
         assert config.training.branching is None and make_method(config).losses == 1

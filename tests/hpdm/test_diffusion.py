@@ -97,7 +97,9 @@ def test_input_scales():
     assert [by_rule.scale_in(level) for level in range(3)] == pytest.approx([4, 4 * 2**1.5, 32])
     assert [DiffusionConfig(input_scale="double").scale_in(level) for level in range(3)] == [4, 8, 16]
     assert DiffusionConfig(input_scale="double", input_scale_base=1).scale_in(2) == 4
-    assert [DiffusionConfig(input_scale="constant", input_scale_base=3).scale_in(level) for level in range(3)] == [3] * 3
+    assert [DiffusionConfig(input_scale="constant", input_scale_base=3).scale_in(level) for level in range(3)] == [
+        3
+    ] * 3
     assert [DiffusionConfig(input_scale=[3, 5, 6]).scale_in(level) for level in range(3)] == [3, 5, 6]
     assert DiffusionConfig(input_scale=2.0).scale_in(2) == 2
 

@@ -95,10 +95,23 @@ def test_training_checkpoints_and_sampling_use_the_method(size, tmp_path):
 
     loaded = load_checkpoint(tmp_path / "scaled")
     assert isinstance(loaded.method, Scaled) and loaded.config.method.factor == 3.0
-    result = CliRunner().invoke(sample, [
-        "--checkpoint", str(tmp_path / "scaled"), "--num", "1", "--out", str(tmp_path / "out"), "--steps", "1,1",
-        "--format", "npy", "--device", "cpu",
-    ])
+    result = CliRunner().invoke(
+        sample,
+        [
+            "--checkpoint",
+            str(tmp_path / "scaled"),
+            "--num",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+            "--steps",
+            "1,1",
+            "--format",
+            "npy",
+            "--device",
+            "cpu",
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert np.unique(np.load(tmp_path / "out" / "00000_c000.npy")).tolist() == [153]
 
@@ -117,6 +130,7 @@ def test_info_knows_methods(size):
 
 def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
     """As where only PYTHONPATH leads to the program: no entry point is known."""
+
     def unknown(name):
         raise PackageNotFoundError(name)
 

@@ -202,11 +202,7 @@ def test_coordinates_agree_with_grid_sample_on_a_ramp(pyramid, seed, tokens, ord
         # What each of the parent's tokens holds: its own position in the video, one channel per axis.
         f, h, w = token_centres(windows[:, parent], parent, pyramid, tokens)
         ramp = torch.stack(
-            [
-                f[:, :, None, None].expand(shape),
-                h[:, None, :, None].expand(shape),
-                w[:, None, None, :].expand(shape),
-            ],
+            [f[:, :, None, None].expand(shape), h[:, None, :, None].expand(shape), w[:, None, None, :].expand(shape)],
             dim=1,
         )
         sampled = F.grid_sample(ramp, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -15,10 +15,15 @@ from hpdm.training.start import build_network
 from tests.support.small_text import SMALL_TEXT
 
 # Large enough that a whole copy of it shows in the memory of a process; no parameter has more than 3 % of it.
-LARGE = override_config(config_from_dict(SMALL_TEXT), [
-    "network.token_width=320", "network.latent_width=640", "network.levels_per_block=[1, 2, 2]",
-    "network.compute_layers=2",
-])
+LARGE = override_config(
+    config_from_dict(SMALL_TEXT),
+    [
+        "network.token_width=320",
+        "network.latent_width=640",
+        "network.levels_per_block=[1, 2, 2]",
+        "network.compute_layers=2",
+    ],
+)
 # run's folder → settings
 RUNS = {"ddp": [], "fsdp": ["parallel=fsdp"], "finetuned": ["parallel=fsdp", "init_from=coarse"]}
 

@@ -17,8 +17,13 @@ SCENARIOS = {
     "fsdp-then-one": (("parallel=fsdp",), 2),
     "fsdp-adamw": (("parallel=fsdp", "optimizer=adamw", "sheet_every=2"), None),
     # One sample a pass, of which half use the first pass: it is often made for one process alone.
-    "fsdp-branches": (("parallel=fsdp", *(BRANCHES := ("branching=[1,2]", "self_conditioning_rate=0.5", "micro_batch=1",
-                                                       "training.steps=3"))), None),
+    "fsdp-branches": (
+        (
+            "parallel=fsdp",
+            *(BRANCHES := ("branching=[1,2]", "self_conditioning_rate=0.5", "micro_batch=1", "training.steps=3")),
+        ),
+        None,
+    ),
     "ddp-branches": (("parallel=ddp", *BRANCHES), None),
 }
 

@@ -79,8 +79,14 @@ def _work(work, rank, size, port, log):
     try:
         with open(f"{log}-{rank}.txt", "a") as errors:
             os.dup2(errors.fileno(), 2)
-        os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank),
-                       "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {
+            "WORLD_SIZE": str(size),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
         outcome = work(rank)
         code = 130 if getattr(outcome, "interrupted", False) else 0
     except InputError as error:
@@ -161,16 +167,27 @@ def distance(run, other, kind) -> float:
 def campaign(out, parallel, *, kills, sizes, steps, seed, settings=()) -> dict:
     """Kill a run `kills` times on the way to its end and count; see the text at the top of this file."""
     chance = random.Random(seed)
-    configs = [small_config(f"training.steps={steps}", f"parallel={each}", "checkpoint_every=1", "keep=2",
-                            "optimizer=adamw", "micro_batch=null", "levels_per_block=[2]", *settings)
-               for each in parallel]
+    configs = [
+        small_config(
+            f"training.steps={steps}",
+            f"parallel={each}",
+            "checkpoint_every=1",
+            "keep=2",
+            "optimizer=adamw",
+            "micro_batch=null",
+            "levels_per_block=[2]",
+            *settings,
+        )
+        for each in parallel
+    ]
     seconds = undisturbed(configs[0], out / "whole", sizes[0])
     run, counts, lost, ways = out / "disturbed", {}, [], list(WAYS)
     tried = number = saving = late = 0
     while tried < kills and max(steps_saved(run), default=0) < steps:
         before = max(steps_saved(run), default=0)
-        seen = disturb(configs[number % len(configs)], run, sizes[number % len(sizes)], ways[number % len(ways)],
-                       seconds, chance)
+        seen = disturb(
+            configs[number % len(configs)], run, sizes[number % len(sizes)], ways[number % len(ways)], seconds, chance
+        )
         number += 1
         lost += faults(run, before)
         lost += [f"{seen['way']}: exit codes {seen['codes']}"] if 2 in seen["codes"].values() else []
@@ -180,8 +197,14 @@ def campaign(out, parallel, *, kills, sizes, steps, seed, settings=()) -> dict:
     if max(steps_saved(run), default=0) < steps:
         undisturbed(configs[number % len(configs)], run, sizes[number % len(sizes)])
     return {
-        "parallel": parallel, "sizes": sizes, "tried": tried, "lost": len(lost), "faults": lost, "ways": counts,
-        "while_saving": saving, "killed_after_grace": late,
+        "parallel": parallel,
+        "sizes": sizes,
+        "tried": tried,
+        "lost": len(lost),
+        "faults": lost,
+        "ways": counts,
+        "while_saving": saving,
+        "killed_after_grace": late,
         "distance": {kind: distance(run, out / "whole", kind) for kind in ("model", "ema")},
     }
 

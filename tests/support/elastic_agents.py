@@ -41,17 +41,45 @@ class Nodes:
 
     def join(self):
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:3", "--nproc-per-node", "1", "--max-restarts",
-            "1000", "--monitor-interval", "0.2", "--local-addr", "127.0.0.1", "--rdzv-id", "elastic", "--rdzv-backend",
-            "c10d", "--rdzv-endpoint", f"127.0.0.1:{self.port}", "--rdzv-conf",
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nnodes",
+            "1:3",
+            "--nproc-per-node",
+            "1",
+            "--max-restarts",
+            "1000",
+            "--monitor-interval",
+            "0.2",
+            "--local-addr",
+            "127.0.0.1",
+            "--rdzv-id",
+            "elastic",
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            f"127.0.0.1:{self.port}",
+            "--rdzv-conf",
             "last_call_timeout=3,is_host=" + ("0" if self.agents else "1"),
-            "-m", "hpdm.training", "--", *self.options, "--out", str(self.run),
+            "-m",
+            "hpdm.training",
+            "--",
+            *self.options,
+            "--out",
+            str(self.run),
         ]
         self.number += 1
         with open(f"{self.run}-node-{self.number}.txt", "w") as log:
-            self.agents.append(subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | SHARED_STORE_OFF | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}))
+            self.agents.append(
+                subprocess.Popen(
+                    command,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    env=os.environ | SHARED_STORE_OFF | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                )
+            )
 
     def lose(self, index):
         """Kill an agent and its worker, as a node that loses power."""
@@ -101,8 +129,15 @@ def campaign(out, parallel, *, rounds, steps, seed):
     """See the text at the top of this file."""
     out.mkdir(parents=True)
     chance, size = random.Random(seed), write_small(out / "small.yaml")
-    settings = {"training.steps": steps, "checkpoint_every": 1, "keep": 3, "optimizer": "adamw", "micro_batch": "null",
-                "levels_per_block": "[2]", "parallel": parallel}
+    settings = {
+        "training.steps": steps,
+        "checkpoint_every": 1,
+        "keep": 3,
+        "optimizer": "adamw",
+        "micro_batch": "null",
+        "levels_per_block": "[2]",
+        "parallel": parallel,
+    }
     options = ["--size", str(size), "--device", "cpu"]
     options += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     whole = [sys.executable, "-m", "hpdm.training", *options, "--out", str(out / "whole"), "--quiet"]
@@ -135,9 +170,16 @@ def campaign(out, parallel, *, rounds, steps, seed):
         for index in reversed(range(len(nodes.agents))):
             if nodes.agents[index].poll() is None:
                 nodes.lose(index)
-    return {"parallel": parallel, "tried": killed, "lost": len(lost), "faults": lost, "starts": _starts(nodes.run),
-            "steps": nodes.steps(), "codes": [agent.returncode for agent in nodes.agents],
-            "distance": {kind: distance(nodes.run, out / "whole", kind) for kind in ("model", "ema")}}
+    return {
+        "parallel": parallel,
+        "tried": killed,
+        "lost": len(lost),
+        "faults": lost,
+        "starts": _starts(nodes.run),
+        "steps": nodes.steps(),
+        "codes": [agent.returncode for agent in nodes.agents],
+        "distance": {kind: distance(nodes.run, out / "whole", kind) for kind in ("model", "ema")},
+    }
 
 
 def main():

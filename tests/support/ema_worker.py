@@ -44,8 +44,13 @@ def main(folder, rank, *scenarios):
         settings, os.environ["MASTER_PORT"] = SCENARIOS[name], port
         dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
         if name == "fsdp":  # evaluated from the second start on: step 2 before any forward pass
-            train(small_config(*SCENARIOS["fsdp-not-evaluated"]), Path(folder) / name, device="cpu", quiet=True,
-                  stop_after=2)
+            train(
+                small_config(*SCENARIOS["fsdp-not-evaluated"]),
+                Path(folder) / name,
+                device="cpu",
+                quiet=True,
+                stop_after=2,
+            )
         evaluator = Keeps(Path(folder) / f"{name}-samples", seconds=JUDGING if name == "fsdp" else 0)
         train(small_config(*settings), Path(folder) / name, device="cpu", quiet=True, evaluator=evaluator)
         dist.destroy_process_group()

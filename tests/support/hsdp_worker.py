@@ -14,8 +14,8 @@ from tests.support.elastic import Forks
 from tests.support.small_training import small_config
 
 COMBINATIONS = [
-    {**BASE, "processes": 4, "parallel": "hsdp", "precision": precision, **changed} for precision, changed in (
-        ("fp32", {}), ("bf16", {"reshard": False, "checkpointing": True}))
+    {**BASE, "processes": 4, "parallel": "hsdp", "precision": precision, **changed}
+    for precision, changed in (("fp32", {}), ("bf16", {"reshard": False, "checkpointing": True}))
 ]
 SETTINGS = ("parallel=hsdp", "shard_size=2", "training.steps=3", "levels_per_block=[2]", "optimizer=adamw")
 
@@ -32,12 +32,20 @@ def gradients_of_all(folder, rank, references):
 def main(folder):
     torch.set_num_threads(1)
     # Before any gradient is computed here: threads do not survive a fork.
-    attempt = Forks(4, lambda rank: train(small_config(*SETTINGS), folder / "hsdp", device="cpu", quiet=True,
-                                          stop_after=2), folder / "train")
+    attempt = Forks(
+        4,
+        lambda rank: train(small_config(*SETTINGS), folder / "hsdp", device="cpu", quiet=True, stop_after=2),
+        folder / "train",
+    )
     attempt.end(600)
     assert set(attempt.codes.values()) == {0}, attempt.codes
-    references = Forks(1, lambda rank: torch.save(
-        [reference_gradients(config_of(one)) for one in COMBINATIONS], folder / "references.pt"), folder / "references")
+    references = Forks(
+        1,
+        lambda rank: torch.save(
+            [reference_gradients(config_of(one)) for one in COMBINATIONS], folder / "references.pt"
+        ),
+        folder / "references",
+    )
     references.end(600)
     loaded = torch.load(folder / "references.pt", weights_only=True)
     attempt = Forks(4, lambda rank: gradients_of_all(folder, rank, loaded), folder / "gradients")

@@ -7,8 +7,14 @@ from hpdm_eval.clips.source import open_clips
 from hpdm_eval.protocols import load_protocol
 
 NATIVE = load_protocol("native")
-CODECS = {".mp4": {}, ".mov": {}, ".mkv": {}, ".avi": {"codec": "mpeg4"}, ".webm": {"codec": "libvpx"},
-          ".gif": {"codec": "gif", "pixel_format": "rgb8"}}
+CODECS = {
+    ".mp4": {},
+    ".mov": {},
+    ".mkv": {},
+    ".avi": {"codec": "mpeg4"},
+    ".webm": {"codec": "libvpx"},
+    ".gif": {"codec": "gif", "pixel_format": "rgb8"},
+}
 
 
 def read(path, protocol=NATIVE, **options):

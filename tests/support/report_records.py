@@ -40,14 +40,25 @@ def study_records(repeats=3, spread=2.0):
     for variant, means in MEANS.items():
         for repeat in range(repeats):
             for level, mean in enumerate(means):
-                records.append(study_record(variant, value=mean + spread * random.standard_normal(), repeat=repeat,
-                                            level=level))
+                records.append(
+                    study_record(variant, value=mean + spread * random.standard_normal(), repeat=repeat, level=level)
+                )
             counted = {"backbone": None, "reference": None, "num_reference": None, "num_samples": 0}
-            records.append(study_record(variant, "throughput", 40 + random.random(), repeat, unit="videos/s",
-                                        higher_is_better=True, **counted))
+            records.append(
+                study_record(
+                    variant,
+                    "throughput",
+                    40 + random.random(),
+                    repeat,
+                    unit="videos/s",
+                    higher_is_better=True,
+                    **counted,
+                )
+            )
             records.append(study_record(variant, "parameters", 402_412, repeat, **counted))
-            records.append(study_record(variant, "seams", 0.1, repeat, **seam_figures(random), **counted | {
-                "num_samples": 12}))
+            records.append(
+                study_record(variant, "seams", 0.1, repeat, **seam_figures(random), **counted | {"num_samples": 12})
+            )
     return records
 
 
@@ -56,8 +67,17 @@ def seam_figures(random):
     details, profiles = [], []
     for axis, statistic in (("w", "step"), ("w", "coherent-step"), ("f", "step")):
         excess = float(0.1 * random.random())
-        details.append({"axis": axis, "period": 8, "statistic": statistic, "excess": excess,
-                        "ci95": [excess - 0.05, excess + 0.05], "p_value": 0.2, "significant": excess > 0.05})
+        details.append(
+            {
+                "axis": axis,
+                "period": 8,
+                "statistic": statistic,
+                "excess": excess,
+                "ci95": [excess - 0.05, excess + 0.05],
+                "p_value": 0.2,
+                "significant": excess > 0.05,
+            }
+        )
         values = [round(float(value), 4) for value in 0.02 * random.standard_normal(9)]
         profiles.append({"axis": axis, "period": 8, "statistic": statistic, "first": -4, "values": values})
     return {"details": tuple(details), "profiles": profiles}

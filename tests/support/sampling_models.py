@@ -15,9 +15,19 @@ TINY = {
     "size": "tiny",
     "pyramid": {"levels": 3, "patch": [4, 8, 8]},
     "network": {
-        "token": [1, 2, 2], "token_width": 32, "latent_width": 32, "num_latents": 8, "levels_per_block": [1, 2, 3],
-        "compute_layers": 1, "io_heads": 2, "io_head_width": 16, "compute_heads": 2, "compute_head_width": 16,
-        "condition_width": 32, "noise_frequencies": 16, "num_classes": 4,
+        "token": [1, 2, 2],
+        "token_width": 32,
+        "latent_width": 32,
+        "num_latents": 8,
+        "levels_per_block": [1, 2, 3],
+        "compute_layers": 1,
+        "io_heads": 2,
+        "io_head_width": 16,
+        "compute_heads": 2,
+        "compute_head_width": 16,
+        "condition_width": 32,
+        "noise_frequencies": 16,
+        "num_classes": 4,
     },
     "diffusion": {"sigma_max": [20.0, 10.0, 5.0]},
     "sampling": {"steps": [3, 2, 2]},
@@ -58,8 +68,13 @@ class KnownVideos:
         self.videos, self.estimate = videos, estimate
         self.pyramid = Pyramid(levels=len(videos), patch=patch)
         self.config = NetworkConfig(
-            levels_per_block=(len(videos),), channels=videos[0].shape[1], num_classes=len(videos[0]), token=(1, 1, 1),
-            token_width=1, num_latents=1, latent_width=1,
+            levels_per_block=(len(videos),),
+            channels=videos[0].shape[1],
+            num_classes=len(videos[0]),
+            token=(1, 1, 1),
+            token_width=1,
+            num_latents=1,
+            latent_width=1,
         )
         self.token_grid = patch
         self.null_label = len(videos[0])
@@ -79,10 +94,12 @@ class KnownVideos:
         s_in = self.diffusion.scale_in(level)
         y = patch.double() * (1 / s_in**2 + sigma**2).sqrt()
         rf, rh, rw = self.pyramid.patch
-        truth = torch.stack([
-            self.estimate(self.videos[level][label][:, f:f + rf, h:h + rh, w:w + rw].double(), (f, h, w))
-            for label, (f, h, w) in zip(labels.tolist(), constants[0][:, 0].long().tolist(), strict=True)
-        ])
+        truth = torch.stack(
+            [
+                self.estimate(self.videos[level][label][:, f : f + rf, h : h + rh, w : w + rw].double(), (f, h, w))
+                for label, (f, h, w) in zip(labels.tolist(), constants[0][:, 0].long().tolist(), strict=True)
+            ]
+        )
         # F with c_skip * y + c_out * F = truth
         norm = s_in * sigma**2 + 1
         output = (truth - s_in / norm * y) / (-s_in * sigma * (sigma**2 + 1).sqrt() / norm)

@@ -14,9 +14,7 @@ from hpdm.training.sharded import ShardWriter
 from tests.support.elastic import Forks
 from tests.support.small_training import small_config
 
-SETTINGS = (
-    "parallel=fsdp", "micro_batch=null", "training.steps=4", "optimizer=adamw", "levels_per_block=[2]",
-)
+SETTINGS = ("parallel=fsdp", "micro_batch=null", "training.steps=4", "optimizer=adamw", "levels_per_block=[2]")
 
 
 def run(folder, name, *settings, **options):

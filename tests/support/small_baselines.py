@@ -26,6 +26,15 @@ def small_config_file(folder):
 
 def train_small(folder, run, baseline, *more, steps=4):
     """Invoke `hpdm-train` in `folder`/`run`; returns click's result."""
-    arguments = ["--size", str(small_config_file(folder)), "--out", str(folder / run), "--steps", str(steps),
-                 "--device", "cpu", "--quiet"]
+    arguments = [
+        "--size",
+        str(small_config_file(folder)),
+        "--out",
+        str(folder / run),
+        "--steps",
+        str(steps),
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
     return CliRunner().invoke(train, [*arguments, *options(baseline, folder), *more])

@@ -30,8 +30,9 @@ def packed(root, out, *words):
 def write_classes(root, videos=7, frames=20, suffixes=(".mp4",)):
     """Videos in the classes even and odd; video k starts at grey level 4 * 3k."""
     for k in range(videos):
-        write_video(root / ("even", "odd")[k % 2] / f"{k}{suffixes[k % len(suffixes)]}",
-                    grey_clip(frames, 24, 32, first=3 * k))
+        write_video(
+            root / ("even", "odd")[k % 2] / f"{k}{suffixes[k % len(suffixes)]}", grey_clip(frames, 24, 32, first=3 * k)
+        )
     return root
 
 
@@ -64,9 +65,26 @@ def steps_of(data, first, end, **options):
 def learn(folder, path, *words, run="run", steps=4):
     """A run of the small network, in `folder` / `run`."""
     size = write_small(folder / "small.yaml")
-    return CliRunner().invoke(train, ["--size", str(size), "--data", str(path), "--out", str(folder / run), "--steps",
-                                      str(steps), "--batch", "4", "--device", "cpu", "--set", "data.num_workers=1",
-                                      *map(str, words)])
+    return CliRunner().invoke(
+        train,
+        [
+            "--size",
+            str(size),
+            "--data",
+            str(path),
+            "--out",
+            str(folder / run),
+            "--steps",
+            str(steps),
+            "--batch",
+            "4",
+            "--device",
+            "cpu",
+            "--set",
+            "data.num_workers=1",
+            *map(str, words),
+        ],
+    )
 
 
 def write_tar(path, members):

@@ -14,9 +14,14 @@ from tests.support.small_training import small_config
 STEPS = "training.steps=4"
 # Eight samples fall to three processes as 2, 3 and 3, in two passes; in passes of one sample one of them is empty.
 RUNS = {
-    "ddp": ("parallel=ddp",), "fsdp": ("parallel=fsdp",), "empty passes": ("parallel=fsdp", "micro_batch=1"),
-    "stopped": ("parallel=fsdp",), "stopped again": ("parallel=fsdp",), "elsewhere": (),
-    "half": ("parallel=ddp",), "other half": ("parallel=ddp",),
+    "ddp": ("parallel=ddp",),
+    "fsdp": ("parallel=fsdp",),
+    "empty passes": ("parallel=fsdp", "micro_batch=1"),
+    "stopped": ("parallel=fsdp",),
+    "stopped again": ("parallel=fsdp",),
+    "elsewhere": (),
+    "half": ("parallel=ddp",),
+    "other half": ("parallel=ddp",),
 }
 FOLDERS = {"stopped again": "stopped", "other half": "half"}
 
@@ -32,8 +37,9 @@ def main(folder, rank, *ports):
         if name == "stopped" and rank == "1":
             stop_in_step(2)
         try:
-            outcome = train(small_config(STEPS, *settings), run, device="cpu", quiet=True,
-                            stop_after=2 if name == "half" else None)
+            outcome = train(
+                small_config(STEPS, *settings), run, device="cpu", quiet=True, stop_after=2 if name == "half" else None
+            )
             said = f"{outcome.step} {outcome.interrupted}"
         except InputError as error:
             said = str(error)

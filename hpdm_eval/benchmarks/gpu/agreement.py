@@ -42,12 +42,16 @@ def samples(bench):
         def measure(precision=precision):
             with bench.precision(precision, loaded.network):
                 got = _sample(loaded, bench.device, bench.seed, steps)
-            levels = [(to_uint8(a.float().cpu()).int() - to_uint8(b).int()).abs()
-                      for a, b in zip(got, wanted, strict=True)]
+            levels = [
+                (to_uint8(a.float().cpu()).int() - to_uint8(b).int()).abs() for a, b in zip(got, wanted, strict=True)
+            ]
             details = {f"mean, level {level}": of_level.double().mean().item() for level, of_level in enumerate(levels)}
-            details |= {"largest, last level": levels[-1].max().item(),
-                        "differing, last level": (levels[-1] > 0).double().mean().item(), "videos": VIDEOS,
-                        "steps": ", ".join(map(str, steps))}
+            details |= {
+                "largest, last level": levels[-1].max().item(),
+                "differing, last level": (levels[-1] > 0).double().mean().item(),
+                "videos": VIDEOS,
+                "steps": ", ".join(map(str, steps)),
+            }
             return levels[-1].double().mean().item(), "grey levels", details
 
         yield bench.attempt("samples of nano against the processor", {"precision": precision}, measure)
@@ -66,8 +70,10 @@ def _outputs(network, device):
     """Outputs of all levels of one input, drawn on the processor."""
     generator = torch.Generator().manual_seed(0)
     config, pyramid, batch = network.config, network.pyramid, 4
-    patches = [torch.randn(batch, config.channels, *pyramid.patch, generator=generator).to(device)
-               for _ in range(pyramid.levels)]
+    patches = [
+        torch.randn(batch, config.channels, *pyramid.patch, generator=generator).to(device)
+        for _ in range(pyramid.levels)
+    ]
     c_noise = torch.randn(batch, pyramid.levels, generator=generator).mul(0.5).to(device)
     windows = sample_windows(pyramid, batch, generator).to(device)
     labels = torch.arange(batch, device=device) % config.num_classes
@@ -76,6 +82,11 @@ def _outputs(network, device):
 
 def _sample(loaded, device, seed, steps):
     settings = dataclasses.replace(loaded.config.sampling, steps=steps)
-    sampler = loaded.method.sampler(loaded.network, loaded.config.diffusion, settings, device=device,
-                                    call_sizes=find_call_sizes(loaded.network, 64, device))
+    sampler = loaded.method.sampler(
+        loaded.network,
+        loaded.config.diffusion,
+        settings,
+        device=device,
+        call_sizes=find_call_sizes(loaded.network, 64, device),
+    )
     return sampler.sample(range(VIDEOS), list(range(VIDEOS)), seed, len(steps))

@@ -29,8 +29,11 @@ def clips_per_second(bench, *, network, batches):
     for precision in PRECISIONS:
         for batch in batches[:1] if bench.rehearse else batches:
             settings = {"network": network, "precision": precision, "batch": bench.few(batch)}
-            yield bench.attempt("clips through the network", settings, partial(
-                _rate, bench, network, precision, settings["batch"], probe, wanted))
+            yield bench.attempt(
+                "clips through the network",
+                settings,
+                partial(_rate, bench, network, precision, settings["batch"], probe, wanted),
+            )
     bench.release()
 
 
@@ -85,8 +88,9 @@ def from_files(bench, *, batch):
         yield bench.attempt("mp4 decoded", settings, partial(_decode, bench, source, files))
         for precision in ("fp32", "tf32", "bf16"):
             named = {**settings, "network": "i3d", "precision": precision, "batch": bench.few(batch)}
-            yield bench.attempt("mp4 to features", named, partial(
-                _extract, bench, source, files, precision, named["batch"]))
+            yield bench.attempt(
+                "mp4 to features", named, partial(_extract, bench, source, files, precision, named["batch"])
+            )
     bench.release()
 
 
@@ -100,8 +104,9 @@ def _extract(bench, source, files, precision, batch):
     info = WeightsInfo(name=f"random (seed {bench.seed})", path=None, sha256="", trust="unverified", source="random")
     kind = TF32I3D if precision == "tf32" else I3DBackbone
     network = _folded(bench, precision)
-    backbone = kind(network, info, epsilon=TENSORFLOW_EPSILON, precision=precision, device=bench.device,
-                    resize_rule="bilinear")
+    backbone = kind(
+        network, info, epsilon=TENSORFLOW_EPSILON, precision=precision, device=bench.device, resize_rule="bilinear"
+    )
     with bench.tf32(precision):
         raw = torch.zeros(batch, FRAMES, 256, 256, 3, dtype=torch.uint8)
         backbone.extract(raw)  # warm up

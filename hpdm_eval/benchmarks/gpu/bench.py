@@ -96,7 +96,8 @@ class Bench:
         if self.on_gpu:
             properties = torch.cuda.get_device_properties(self.device)
             device |= {
-                "name": properties.name, "memory_gib": round(properties.total_memory / GIB, 1),
+                "name": properties.name,
+                "memory_gib": round(properties.total_memory / GIB, 1),
                 "capability": f"{properties.major}.{properties.minor}",
                 "multiprocessors": properties.multi_processor_count,
             }
@@ -113,10 +114,16 @@ class Bench:
 
     def config(self, size: str, *overrides: str):
         """The configuration of `self.size(size)` with LAMB and without activation checkpointing."""
-        return load_config(self.size(size), [
-            "training.activation_checkpointing=false", "training.micro_batch=null", "training.optimizer=lamb",
-            f"training.seed={self.seed}", *overrides,
-        ])
+        return load_config(
+            self.size(size),
+            [
+                "training.activation_checkpointing=false",
+                "training.micro_batch=null",
+                "training.optimizer=lamb",
+                f"training.seed={self.seed}",
+                *overrides,
+            ],
+        )
 
     @contextmanager
     def tf32(self, precision: str):

@@ -11,8 +11,14 @@ from hpdm_eval.benchmarks.gpu.training import Trainer
 SHARE = 1e-6  # of the squared norm of the whole gradient: tensors with less are not named the worst
 # (precision, factor of the loss): half precision loses small gradients that a factor saves
 CASES = (
-    ("fp32", 1), ("tf32", 1), ("attention-bf16", 1), ("attention-fp16", 1), ("attention-fp16", 1024), ("bf16", 1),
-    ("fp16", 1), ("fp16", 1024),
+    ("fp32", 1),
+    ("tf32", 1),
+    ("attention-bf16", 1),
+    ("attention-fp16", 1),
+    ("attention-fp16", 1024),
+    ("bf16", 1),
+    ("fp16", 1),
+    ("fp16", 1024),
 )
 
 
@@ -34,10 +40,18 @@ def cosines(bench, *, size, batch):
     names = [name for name, _ in trainer.network.named_parameters()]
     reference = _gradient(bench, trainer, video, labels, "fp32", 1)
     for precision, factor in CASES:
-        settings = {"size": config.size, "precision": precision, "loss factor": factor, "micro_batch": batch,
-                    "weights": weights}
-        yield bench.attempt("gradient against fp32", settings, partial(
-            _compare, bench, trainer, video, labels, precision, factor, names, reference))
+        settings = {
+            "size": config.size,
+            "precision": precision,
+            "loss factor": factor,
+            "micro_batch": batch,
+            "weights": weights,
+        }
+        yield bench.attempt(
+            "gradient against fp32",
+            settings,
+            partial(_compare, bench, trainer, video, labels, precision, factor, names, reference),
+        )
 
 
 def _gradient(bench, trainer, video, labels, precision, factor):
@@ -56,8 +70,10 @@ def _gradient(bench, trainer, video, labels, precision, factor):
 
 def _compare(bench, trainer, video, labels, precision, factor, names, reference):
     found = _gradient(bench, trainer, video, labels, precision, factor)
-    products = [torch.stack([(a.double() * b).sum(), a.double().square().sum(), b.double().square().sum()])
-                for a, b in zip(found, reference, strict=True)]
+    products = [
+        torch.stack([(a.double() * b).sum(), a.double().square().sum(), b.double().square().sum()])
+        for a, b in zip(found, reference, strict=True)
+    ]
     products = torch.stack(products).cpu()
     dot, own, wanted = products.sum(0).tolist()
     finite = bool(products.isfinite().all())
@@ -65,7 +81,13 @@ def _compare(bench, trainer, video, labels, precision, factor, names, reference)
     each = products[:, 0] / (products[:, 1] * products[:, 2]).sqrt()
     worst = int(torch.where(counted, each.nan_to_num(nan=-1.0), 2.0).argmin())
     cosine = dot / (own * wanted) ** 0.5
-    details = {"1 - cosine": 1 - cosine, "worst tensor": each[worst].item() if finite else None,
-               "its name": names[worst], "finite": finite, "norm over fp32's": (own / wanted) ** 0.5,
-               "tensors": len(names), "tensors counted": int(counted.sum())}
+    details = {
+        "1 - cosine": 1 - cosine,
+        "worst tensor": each[worst].item() if finite else None,
+        "its name": names[worst],
+        "finite": finite,
+        "norm over fp32's": (own / wanted) ** 0.5,
+        "tensors": len(names),
+        "tensors counted": int(counted.sum()),
+    }
     return cosine, "cosine", details

@@ -12,42 +12,78 @@ from hpdm_eval.benchmarks.gpu.bench import Item, Settings
 
 # (precision, micro-batch, activation checkpointing)
 FIRST_S = (("tf32", 8, False), ("attention-bf16", 8, False), ("bf16", 8, False))
-MORE_S = (("fp32", 4, False), ("tf32", 4, False), ("attention-fp16", 8, False), ("bf16", 16, False), ("tf32", 8, True),
-          ("bf16", 32, True))
+MORE_S = (
+    ("fp32", 4, False),
+    ("tf32", 4, False),
+    ("attention-fp16", 8, False),
+    ("bf16", 16, False),
+    ("tf32", 8, True),
+    ("bf16", 32, True),
+)
 FIRST_L = (("tf32", 4, False), ("attention-bf16", 4, False), ("bf16", 4, False))
-MORE_L = (("bf16", 8, False), ("tf32", 8, True), ("attention-bf16", 8, True), ("bf16", 16, True),
-          ("attention-bf16", 4, True))
+MORE_L = (
+    ("bf16", 8, False),
+    ("tf32", 8, True),
+    ("attention-bf16", 8, True),
+    ("bf16", 16, True),
+    ("attention-bf16", 4, True),
+)
 OF_M = (("tf32", 8, False), ("attention-bf16", 8, False), ("bf16", 8, False))
 COMPILED = (("tf32", 8, False), ("bf16", 8, False), ("attention-bf16", 8, False))
 COMPILED_L = (("bf16", 4, False), ("attention-bf16", 4, False))
 # As many finest windows a pass as one window per level of four times the clips, then twice as many.
 BRANCHES = {"one window per level": [], "windows 1, 2, 4": ["training.branching=[1,2,4]"]}
 ONE, TREE = BRANCHES
-BRANCHES_S = tuple((precision, batch, False, name) for precision in ("attention-bf16", "bf16", "tf32")
-                   for batch, name in ((8, ONE), (2, TREE), (4, TREE)))
-BRANCHES_L = tuple((precision, batch, False, name) for precision in ("attention-bf16", "bf16")
-                   for batch, name in ((4, ONE), (1, TREE), (2, TREE)))
+BRANCHES_S = tuple(
+    (precision, batch, False, name)
+    for precision in ("attention-bf16", "bf16", "tf32")
+    for batch, name in ((8, ONE), (2, TREE), (4, TREE))
+)
+BRANCHES_L = tuple(
+    (precision, batch, False, name)
+    for precision in ("attention-bf16", "bf16")
+    for batch, name in ((4, ONE), (1, TREE), (2, TREE))
+)
 FIRST_PASSES = {"first pass of all": ["training.first_pass=whole"], "of those that use it": []}
 FIRST_PASSES_S = tuple((precision, 8, False, name) for precision in ("attention-bf16", "tf32") for name in FIRST_PASSES)
 FIRST_PASSES_L = tuple(("attention-bf16", 4, False, name) for name in FIRST_PASSES)
 # The mean, for passes have few or many samples.
 FIRST_PASS = {"variants": FIRST_PASSES, "typical": statistics.mean, "rounds": 20, "seconds": 5.0}
 # (precision, overlap, cached, videos at once, most tiles a call)
-FIRST_VIDEOS = (("tf32", "hw", True, 1, 16), ("tf32", "hw", False, 1, 16), ("tf32", "none", True, 1, 16),
-                ("fp16", "hw", True, 1, 16))
-MORE_VIDEOS = (("bf16", "hw", True, 1, 16), ("fp32", "hw", True, 1, 16), ("fp16", "none", True, 1, 16),
-               ("tf32", "hw", True, 4, 16), ("fp16", "hw", True, 4, 16))
+FIRST_VIDEOS = (
+    ("tf32", "hw", True, 1, 16),
+    ("tf32", "hw", False, 1, 16),
+    ("tf32", "none", True, 1, 16),
+    ("fp16", "hw", True, 1, 16),
+)
+MORE_VIDEOS = (
+    ("bf16", "hw", True, 1, 16),
+    ("fp32", "hw", True, 1, 16),
+    ("fp16", "none", True, 1, 16),
+    ("tf32", "hw", True, 4, 16),
+    ("fp16", "hw", True, 4, 16),
+)
 VIDEOS_ATTENTION = (("attention-fp16", "hw", True, 1, 16), ("attention-bf16", "hw", True, 1, 16))
 VIDEOS_L = (("tf32", "hw", True, 1, 16), ("fp16", "hw", True, 1, 16))
 # (what over the sampler of the paper, precision, calls, videos at once)
-FIRST_OPTIONS = (("paper", "fp16", "exact", 4), ("paper", "fp16", "fastest", 4),
-                 ("tilings 2 kept, start 1", "fp16", "exact", 4), ("tilings 2 kept, start 1", "fp16", "fastest", 4),
-                 ("tilings 2 kept, start 1", "tf32", "exact", 1), ("tilings 2 kept, start 1", "tf32", "fastest", 4),
-                 ("paper", "tf32", "fastest", 4))
-MORE_OPTIONS = (("tilings 2 kept, start 1", "fp16", "exact", 1), ("tilings 2, start 1", "fp16", "fastest", 4),
-                ("tilings 2", "fp16", "fastest", 4), ("tilings 2, borders kept", "fp16", "fastest", 4),
-                ("start 1", "fp16", "fastest", 4), ("feathered", "fp16", "fastest", 4),
-                ("tilings 2 kept, start 1", "tf32", "fastest", 1))
+FIRST_OPTIONS = (
+    ("paper", "fp16", "exact", 4),
+    ("paper", "fp16", "fastest", 4),
+    ("tilings 2 kept, start 1", "fp16", "exact", 4),
+    ("tilings 2 kept, start 1", "fp16", "fastest", 4),
+    ("tilings 2 kept, start 1", "tf32", "exact", 1),
+    ("tilings 2 kept, start 1", "tf32", "fastest", 4),
+    ("paper", "tf32", "fastest", 4),
+)
+MORE_OPTIONS = (
+    ("tilings 2 kept, start 1", "fp16", "exact", 1),
+    ("tilings 2, start 1", "fp16", "fastest", 4),
+    ("tilings 2", "fp16", "fastest", 4),
+    ("tilings 2, borders kept", "fp16", "fastest", 4),
+    ("start 1", "fp16", "fastest", 4),
+    ("feathered", "fp16", "fastest", 4),
+    ("tilings 2 kept, start 1", "tf32", "fastest", 1),
+)
 
 # name, seconds on a GPU, seconds in a rehearsal, function
 PLAN = (
@@ -91,8 +127,9 @@ PLAN = (
 
 def plan(settings: Settings) -> list[Item]:
     """The items of a run; raises InputError where `settings.only` names one that there is not."""
-    items = [Item(name=name, cost=rehearsal if settings.rehearse else cost, run=run)
-             for name, cost, rehearsal, run in PLAN]
+    items = [
+        Item(name=name, cost=rehearsal if settings.rehearse else cost, run=run) for name, cost, rehearsal, run in PLAN
+    ]
     for wanted in settings.only:
         if not any(matches(item.name, wanted) for item in items):
             raise InputError(f"--only {wanted}: there is no such item; there are {', '.join(i.name for i in items)}")

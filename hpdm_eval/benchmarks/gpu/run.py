@@ -50,8 +50,17 @@ class Journal:
 
     def add(self, item, result: Result, seconds: float) -> dict:
         """Save a result as a record."""
-        record = {"schema": 1, "bench": "gpu", "item": item.name, "subject": item.subject, **_plain(result.to_dict()),
-                  "seconds": round(seconds, 3), **self.place, **self.origin, "created": utc_now()}
+        record = {
+            "schema": 1,
+            "bench": "gpu",
+            "item": item.name,
+            "subject": item.subject,
+            **_plain(result.to_dict()),
+            "seconds": round(seconds, 3),
+            **self.place,
+            **self.origin,
+            "created": utc_now(),
+        }
         self.records.append(record)
         with open(self.folder / RECORDS, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -121,10 +130,13 @@ def run_items(items, execute, journal: Journal, budget: Budget, *, patient=False
     if left_out:
         journal.note("left out for lack of time: " + ", ".join(left_out))
     journal.write_page()
-    counts = {status: sum(record["status"] == status for record in journal.records)
-              for status in (MEASURED, FAILED, LEFT_OUT)}
-    journal.note(f"{budget.spent():.0f} of {budget.total:.0f} s; "
-                 + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    counts = {
+        status: sum(record["status"] == status for record in journal.records) for status in (MEASURED, FAILED, LEFT_OUT)
+    }
+    journal.note(
+        f"{budget.spent():.0f} of {budget.total:.0f} s; "
+        + ", ".join(f"{count} {status}" for status, count in counts.items())
+    )
 
 
 def describe(result: Result) -> str:

@@ -37,15 +37,19 @@ def calls(bench, *, size, largest):
     largest = min(largest, 4) if bench.rehearse else largest
     for precision in PRECISIONS:
         settings = {"size": bench.size(size), "precision": precision}
-        yield bench.attempt("calls that agree bit for bit", settings, partial(
-            _calls, bench, network, precision, largest))
+        yield bench.attempt(
+            "calls that agree bit for bit", settings, partial(_calls, bench, network, precision, largest)
+        )
 
 
 def _calls(bench, network, precision, largest):
     with bench.precision(precision, network), torch.no_grad():
         agreeing = find_call_sizes(network, largest, bench.device).sizes
-        rates = {tiles: tiles / bench.seconds(_call(bench, network, tiles), rounds=3, at_most=0.5)
-                 for tiles in (1, 4, 16, 64) if tiles <= largest}
+        rates = {
+            tiles: tiles / bench.seconds(_call(bench, network, tiles), rounds=3, at_most=0.5)
+            for tiles in (1, 4, 16, 64)
+            if tiles <= largest
+        }
     details = {"sizes": ", ".join(map(str, agreeing))}
     details |= {f"tiles/s at {tiles} a call": rate for tiles, rate in rates.items()}
     return max(agreeing), "tiles a call", details
@@ -58,8 +62,14 @@ def _call(bench, network, tiles):
     start = torch.zeros(tiles, 3, dtype=torch.int64, device=bench.device)
     latents = torch.zeros(tiles, config.num_latents, config.latent_width, device=bench.device)
     return partial(
-        network.forward_level, 0, patch, torch.zeros(tiles, device=bench.device),
-        no_conditions(config, tiles, bench.device), network.level_constants(0, start, []), latents=latents)
+        network.forward_level,
+        0,
+        patch,
+        torch.zeros(tiles, device=bench.device),
+        no_conditions(config, tiles, bench.device),
+        network.level_constants(0, start, []),
+        latents=latents,
+    )
 
 
 def video(bench, *, size, cases):
@@ -81,10 +91,16 @@ def options(bench, *, size, cases):
 
 def _case(bench, network, size, settings, precision, videos, tiles, changes, **how):
     tiles, videos = min(tiles, 4) if bench.rehearse else tiles, bench.few(videos)
-    settings = {"size": bench.size(size), "precision": precision, **settings, "videos": videos,
-                "most tiles a call": tiles}
-    return bench.attempt("sampling", settings, partial(
-        _sampling, bench, network, size, precision, changes, videos, tiles, **how))
+    settings = {
+        "size": bench.size(size),
+        "precision": precision,
+        **settings,
+        "videos": videos,
+        "most tiles a call": tiles,
+    }
+    return bench.attempt(
+        "sampling", settings, partial(_sampling, bench, network, size, precision, changes, videos, tiles, **how)
+    )
 
 
 def _network(bench, size):
@@ -117,24 +133,32 @@ def _sampling(bench, network, size, precision, changes, videos, tiles, cached=Tr
         sizes = find_call_sizes(network, tiles, bench.device) if calls == "exact" else largest_calls(tiles)
         watch = Watch(bench)
         sampler = watch.sampler = method.sampler(
-            network, config.diffusion, short, device=bench.device, call_sizes=sizes, use_cache=cached, on_step=watch)
+            network, config.diffusion, short, device=bench.device, call_sizes=sizes, use_cache=cached, on_step=watch
+        )
         labels = [index % config.network.num_classes for index in range(videos)]
         bench.reset_peak()
         began = bench.clock()
         made = sampler.sample(range(videos), labels, bench.seed, levels)[-1]
         total = bench.clock() - began
-    plans, timed = ([plan_level(config.pyramid, config.diffusion, own, level) for level in range(levels)]
-                    for own in (whole, short))
-    more = [(plan.tile_evaluations - few.tile_evaluations) * videos * sampler.evaluator.blocks[level]
-            for level, (plan, few) in enumerate(zip(plans, timed))]
+    plans, timed = (
+        [plan_level(config.pyramid, config.diffusion, own, level) for level in range(levels)] for own in (whole, short)
+    )
+    more = [
+        (plan.tile_evaluations - few.tile_evaluations) * videos * sampler.evaluator.blocks[level]
+        for level, (plan, few) in enumerate(zip(plans, timed))
+    ]
     seconds, each = extrapolate(watch.marks, more, began, began + total)
     blocks = sampler.evaluator.block_evaluations + sum(more)
     details = {
-        "levels": levels, "block evaluations a video": blocks / videos, "seconds measured": total,
+        "levels": levels,
+        "block evaluations a video": blocks / videos,
+        "seconds measured": total,
         "evaluations timed": ", ".join(str(sum(of == level for of, *_ in watch.marks)) for level in range(len(each))),
-        "of": ", ".join(str(plan.evaluations) for plan in plans), "calls of": ", ".join(map(str, sizes.sizes)),
+        "of": ", ".join(str(plan.evaluations) for plan in plans),
+        "calls of": ", ".join(map(str, sizes.sizes)),
         **{f"ms an evaluation, level {level}": 1e3 * value for level, value in enumerate(each)},
-        "peak GiB": bench.peak_gib(), "finite": bool(made.isfinite().all()),
+        "peak GiB": bench.peak_gib(),
+        "finite": bool(made.isfinite().all()),
     }
     return seconds / videos, "s/video, extrapolated", details
 

@@ -14,8 +14,13 @@ TRIES = 4
 def row(bench, *, name, checkpointing=False):
     """Memory at batch 1; the largest batch that fits and its videos per second."""
     config = alternatives(bench.config("S"))[name]
-    settings = {"size": config.size, "row": name, "patch": "x".join(map(str, config.pyramid.patch)),
-                "precision": PRECISION, "checkpointing": checkpointing}
+    settings = {
+        "size": config.size,
+        "row": name,
+        "patch": "x".join(map(str, config.pyramid.patch)),
+        "precision": PRECISION,
+        "checkpointing": checkpointing,
+    }
     key = ("table1", name, checkpointing)
     memory = bench.attempt("memory at batch 1", settings, partial(_memory, bench, config, key, checkpointing, 1))
     yield memory
@@ -45,8 +50,9 @@ def _largest(bench, config, key, checkpointing, settings, one, two):
         batch = 4 if not bench.on_gpu else max(2, 1 + int((MARGIN * bench.room_gib() - one) / max(two - one, 1e-3)))
     tried = []
     for _ in range(TRIES):
-        result = bench.attempt("training at the largest batch", settings, partial(
-            _rate, bench, config, key, checkpointing, batch, tried))
+        result = bench.attempt(
+            "training at the largest batch", settings, partial(_rate, bench, config, key, checkpointing, batch, tried)
+        )
         if result.value is not None or batch == 1:
             return result
         tried.append(batch)
@@ -57,7 +63,13 @@ def _largest(bench, config, key, checkpointing, settings, one, two):
 def _rate(bench, config, key, checkpointing, batch, tried):
     trainer = _trainer(bench, config, key)
     of_pass, of_update, _, peak = step_times(
-        bench, trainer, batch=batch, precision=PRECISION, checkpointing=checkpointing, rounds=3)
-    details = {"largest batch": batch, "did not fit": ", ".join(map(str, tried)) or "none tried", "peak GiB": peak,
-               "pass ms": 1e3 * of_pass, "update ms": 1e3 * of_update}
+        bench, trainer, batch=batch, precision=PRECISION, checkpointing=checkpointing, rounds=3
+    )
+    details = {
+        "largest batch": batch,
+        "did not fit": ", ".join(map(str, tried)) or "none tried",
+        "peak GiB": peak,
+        "pass ms": 1e3 * of_pass,
+        "update ms": 1e3 * of_update,
+    }
     return batch / (of_pass + of_update), "videos/s", details

@@ -75,8 +75,18 @@ class Trainer:
         self.optimizer.zero_grad()
 
 
-def step_times(bench, trainer, *, batch, precision, checkpointing=False, rounds=ROUNDS, warm_up=1, seconds=SECONDS,
-               typical=statistics.median):
+def step_times(
+    bench,
+    trainer,
+    *,
+    batch,
+    precision,
+    checkpointing=False,
+    rounds=ROUNDS,
+    warm_up=1,
+    seconds=SECONDS,
+    typical=statistics.median,
+):
     """(median seconds of a pass forward and backward, of the update, loss of the last, peak memory in GiB).
 
     typical: what is made of the rounds in place of the median.
@@ -111,14 +121,22 @@ def steps(bench, *, size, cases, compile=False, variants=None, **timing):
     base = bench.config(size, *(["training.compile=true"] if compile else []))
     for precision, batch, checkpointing, *variant in cases:
         batch = bench.few(batch)
-        settings = {"size": base.size, "precision": precision, "micro_batch": batch, "checkpointing": checkpointing,
-                    "compile": compile}
+        settings = {
+            "size": base.size,
+            "precision": precision,
+            "micro_batch": batch,
+            "checkpointing": checkpointing,
+            "compile": compile,
+        }
         config = base
         if variant:
             settings["variant"] = variant[0]
             config = override_config(base, variants[variant[0]])
-        yield bench.attempt("training step", settings, partial(
-            _step, bench, base, config, precision, batch, checkpointing, compile, timing))
+        yield bench.attempt(
+            "training step",
+            settings,
+            partial(_step, bench, base, config, precision, batch, checkpointing, compile, timing),
+        )
 
 
 def _step(bench, base, config, precision, batch, checkpointing, compile, timing):
@@ -128,13 +146,24 @@ def _step(bench, base, config, precision, batch, checkpointing, compile, timing)
     trainer.config, trainer.number = config, 0  # the same steps for all, which draw the same
     began = bench.clock()
     of_pass, of_update, loss, peak = step_times(
-        bench, trainer, batch=batch, precision=precision, checkpointing=checkpointing, warm_up=2 if compile else 1,
-        **timing)
+        bench,
+        trainer,
+        batch=batch,
+        precision=precision,
+        checkpointing=checkpointing,
+        warm_up=2 if compile else 1,
+        **timing,
+    )
     flops = batch * sample_flops(config)
     finest = batch * config.training.windows(config.pyramid.levels)[-1]
     details = {
-        "finest windows/s": finest / (of_pass + of_update), "pass ms": 1e3 * of_pass, "update ms": 1e3 * of_update,
-        "videos/s without update": batch / of_pass, "TFLOP/s": flops / of_pass / 1e12, "peak GiB": peak, "loss": loss,
+        "finest windows/s": finest / (of_pass + of_update),
+        "pass ms": 1e3 * of_pass,
+        "update ms": 1e3 * of_update,
+        "videos/s without update": batch / of_pass,
+        "TFLOP/s": flops / of_pass / 1e12,
+        "peak GiB": peak,
+        "loss": loss,
         "seconds with warm-up": bench.clock() - began,
     }
     if roof := bench.facts.get("roof", {}).get(ROOF_OF.get(precision, precision)):

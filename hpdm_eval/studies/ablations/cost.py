@@ -42,13 +42,25 @@ def describe_cost(plan) -> str:
             sets.setdefault(samples.name, []).append(samples)
     for name, repeats in runs.items():
         training = repeats[0].config.training
-        add("train", name, len(repeats), f"{training.steps:,} steps of {training.batch}",
-            float(figures_of(repeats[0]).training) * training.steps * training.batch)
+        add(
+            "train",
+            name,
+            len(repeats),
+            f"{training.steps:,} steps of {training.batch}",
+            float(figures_of(repeats[0]).training) * training.steps * training.batch,
+        )
     for name, repeats in sets.items():
         samples = repeats[0]
-        add("sample", name, len(repeats), f"{samples.count:,} videos",
-            samples.count * sampling_flops(samples.config, figures_of(samples.run)))
+        add(
+            "sample",
+            name,
+            len(repeats),
+            f"{samples.count:,} videos",
+            samples.count * sampling_flops(samples.config, figures_of(samples.run)),
+        )
     rows.append(["", "all", "", "", f"{total:,.3g}"])
-    return (aligned(["", "variant", "repeats", "", "hours"], rows, right=("repeats", "hours"))
-            + f"\nHours of one GPU at {EXAMPLE_TFLOPS} TFLOP/s sustained; judging comes on top. "
-            "Variants not listed share one of these.")
+    return (
+        aligned(["", "variant", "repeats", "", "hours"], rows, right=("repeats", "hours"))
+        + f"\nHours of one GPU at {EXAMPLE_TFLOPS} TFLOP/s sustained; judging comes on top. "
+        "Variants not listed share one of these."
+    )

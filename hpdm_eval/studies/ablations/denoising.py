@@ -35,7 +35,8 @@ def errors_by_position(network, config: Config, videos, labels, ratio=0.5) -> di
     tiles = tiles_by_position(config.pyramid.resolution(finest), config.pyramid.patch)
     return {
         position: sum(error(network, config, videos, labels, finest, ratio, torch.tensor(start)) for start in starts)
-        / len(starts) for position, starts in tiles.items()
+        / len(starts)
+        for position, starts in tiles.items()
     }
 
 
@@ -65,7 +66,7 @@ def error(network, config: Config, videos, labels, level: int, ratio: float, sta
         c_in, _, _, noise_level = preconditioning(sigma, s_in)
         inputs.append(c_in.view(-1, 1, 1, 1, 1) * noisy)
         c_noise.append(noise_level)
-    arguments = inputs, torch.stack(c_noise, dim=1), windows[:, :level + 1], labels
+    arguments = inputs, torch.stack(c_noise, dim=1), windows[:, : level + 1], labels
     _, latents = network(*arguments)
     outputs, _ = network(*arguments, latents)
     return (denoise(outputs[level], noisy, sigma, s_in) - x).square().mean().item()
@@ -74,7 +75,7 @@ def error(network, config: Config, videos, labels, level: int, ratio: float, sta
 def _patches(videos, windows, config, level):
     """Clean patches of levels 0 .. `level`."""
     whole = windows.clone()
-    whole[:, level + 1:] = 0  # any window that is in the video will do
+    whole[:, level + 1 :] = 0  # any window that is in the video will do
     return extract_patches(to_model_range(videos), whole, config.training.shrink, config.pyramid.split)[: level + 1]
 
 

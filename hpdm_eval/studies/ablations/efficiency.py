@@ -64,8 +64,10 @@ def measured(rows, target, *, batch, rounds, device, records, quiet=False):
     groups = [{name: config} for name, config in rows.items()] if device.type == "cuda" else [rows]
     for group in groups:
         started = time.time()
-        sizes = {name: fitting_batch(config, device, batch) if batch else largest_batch(config, device)
-                 for name, config in group.items()}
+        sizes = {
+            name: fitting_batch(config, device, batch) if batch else largest_batch(config, device)
+            for name, config in group.items()
+        }
         fitting = {name: config for name, config in group.items() if sizes[name]}
         rates = training_rates(fitting, batch=sizes, rounds=rounds, device=device, quiet=quiet) if fitting else {}
         for name, config in group.items():

@@ -53,8 +53,14 @@ class Records:
 
     def save(self, record, path, variant, repeat, **place):
         """Write a `Record` with the study's keys in it; returns that."""
-        about = {"study": variant.study, "variant": variant.name, "tier": self.tier, "repeat": repeat,
-                 **{key: value for key, value in place.items() if value is not None}, "study_command": self.command}
+        about = {
+            "study": variant.study,
+            "variant": variant.name,
+            "tier": self.tier,
+            "repeat": repeat,
+            **{key: value for key, value in place.items() if value is not None},
+            "study_command": self.command,
+        }
         record = replace(record, extra={**record.extra, **about})
         if rank_and_size()[0] == 0:
             write_json(path, record.to_dict())
@@ -76,9 +82,17 @@ def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, 
     extracted = extract_features(source, backbone, quiet=quiet)
     accuracy = class_accuracy(extracted.probabilities, [label_in_name(name) for name in extracted.names])
     return make_record(
-        started=started, device=device, metric="accuracy", value=accuracy.value, ci95=accuracy.ci95,
-        higher_is_better=True, protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
-        samples=source.summary(), backbone=backbone.describe(), seed=seed,
+        started=started,
+        device=device,
+        metric="accuracy",
+        value=accuracy.value,
+        ci95=accuracy.ci95,
+        higher_is_better=True,
+        protocol={**protocol.to_dict(), "hash": protocol.hash()},
+        num_samples=source.accepted,
+        samples=source.summary(),
+        backbone=backbone.describe(),
+        seed=seed,
         details=tuple({"class": name, "accuracy": value} for name, value in zip(CLASS_NAMES, accuracy.per_class)),
     )
 
@@ -91,14 +105,30 @@ def step_record(metric, value, config, *, started, device="cpu", details=()):
     ci95 = None
     if isinstance(value, list):
         value, ci95 = statistics.median(value), median_interval(value)
-    units = {"throughput": "videos/s", "memory": "GiB", "flops": "FLOP/sample", "compute": "TFLOP", "parameters": None,
-             "sampling": "s/video", "denoising": "squared pixels of [-1, 1]"}
+    units = {
+        "throughput": "videos/s",
+        "memory": "GiB",
+        "flops": "FLOP/sample",
+        "compute": "TFLOP",
+        "parameters": None,
+        "sampling": "s/video",
+        "denoising": "squared pixels of [-1, 1]",
+    }
     settings = config_to_dict(config)
     digest = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return make_record(
-        started=started, device=device, metric=metric, value=value, ci95=ci95, unit=units[metric],
-        higher_is_better=metric == "throughput", protocol={"name": "training", "config": settings, "hash": digest},
-        num_samples=0, samples=NO_CLIPS, seed=config.training.seed, details=tuple(details),
+        started=started,
+        device=device,
+        metric=metric,
+        value=value,
+        ci95=ci95,
+        unit=units[metric],
+        higher_is_better=metric == "throughput",
+        protocol={"name": "training", "config": settings, "hash": digest},
+        num_samples=0,
+        samples=NO_CLIPS,
+        seed=config.training.seed,
+        details=tuple(details),
     )
 
 
@@ -162,8 +192,13 @@ class Judge:
                 for level in judgement.levels:
                     for count in judgement.counts:
                         n = count if study.counts else None
-                        want("fvd", lambda folder, level=level, count=count: self._fvd(judgement, folder, level, count),
-                             level=self._base_level(samples.config, level), step=step, n=n)
+                        want(
+                            "fvd",
+                            lambda folder, level=level, count=count: self._fvd(judgement, folder, level, count),
+                            level=self._base_level(samples.config, level),
+                            step=step,
+                            n=n,
+                        )
             elif metric == "accuracy" and self.plan.tier.backbone == "shapes3d":
                 want("accuracy", lambda folder: self._accuracy(judgement, folder), step=step)
             elif metric == "is" and self.plan.tier.backbone in ("shapes3d", "c3d"):
@@ -178,16 +213,27 @@ class Judge:
                 want("positions", lambda folder: self._positions(judgement, folder))
             elif metric == "denoising" and samples.run:
                 for level in range(samples.config.pyramid.levels):
-                    want("denoising", lambda folder, level=level: self._denoising(judgement)[level],
-                         level=self._base_level(samples.config, level))
+                    want(
+                        "denoising",
+                        lambda folder, level=level: self._denoising(judgement)[level],
+                        level=self._base_level(samples.config, level),
+                    )
             elif metric == "parameters" and samples.run:
                 want("parameters", lambda folder: self._of_network("parameters", count_parameters, samples.config))
             elif metric == "flops" and samples.run:
-                want("flops", lambda folder: self._of_network(
-                    "flops", lambda config: count_flops(config).training, samples.config))
+                want(
+                    "flops",
+                    lambda folder: self._of_network(
+                        "flops", lambda config: count_flops(config).training, samples.config
+                    ),
+                )
             elif metric == "compute" and samples.run:
-                want("compute", lambda folder: self._of_network(
-                    "compute", lambda config: training_cost(config) / 1e12, samples.config))
+                want(
+                    "compute",
+                    lambda folder: self._of_network(
+                        "compute", lambda config: training_cost(config) / 1e12, samples.config
+                    ),
+                )
         return wanted
 
     def make(self, judgement, folder):
@@ -195,8 +241,14 @@ class Judge:
         run = judgement.samples.run
         for path, (make, _, place) in self.wanted(judgement).items():
             if not path.exists():
-                self.records.save(make(folder), path, judgement.variant, judgement.repeat,
-                                  trained_by=run and self.trained_by(run), **place)
+                self.records.save(
+                    make(folder),
+                    path,
+                    judgement.variant,
+                    judgement.repeat,
+                    trained_by=run and self.trained_by(run),
+                    **place,
+                )
 
     def _base_level(self, config, level):
         """The level of the tier's own pyramid that has the resolution of `level` of a variant's."""
@@ -204,35 +256,74 @@ class Judge:
 
     def _options(self, judgement, count):
         workers = ["--workers", 0] if self.plan.tier.format == "npy" else []  # our own arrays break no decoder
-        return ["--protocol", "native", "--num-samples", count, "--device", self.device, "--seed", judgement.repeat,
-                "--quiet", "--json", *workers]
+        return [
+            "--protocol",
+            "native",
+            "--num-samples",
+            count,
+            "--device",
+            self.device,
+            "--seed",
+            judgement.repeat,
+            "--quiet",
+            "--json",
+            *workers,
+        ]
 
     def _fvd(self, judgement, folder, level, count):
         config = judgement.samples.config
         frames = self.plan.tier.short_clip if judgement.variant.clip == "short" else None
         statistics = self.statistics(self._base_level(config, level), config.training.shrink, frames)
-        return call(fvd, "--samples", folder / f"level{level}", "--reference", statistics,
-                    "--backbone", self.plan.tier.backbone, *(["--frames", frames] if frames else []),
-                    *self._options(judgement, count))
+        return call(
+            fvd,
+            "--samples",
+            folder / f"level{level}",
+            "--reference",
+            statistics,
+            "--backbone",
+            self.plan.tier.backbone,
+            *(["--frames", frames] if frames else []),
+            *self._options(judgement, count),
+        )
 
     def _accuracy(self, judgement, folder):
         finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
-        return accuracy_record(finest, device=self.device, seed=judgement.repeat, count=self.plan.tier.samples,
-                               workers=0 if self.plan.tier.format == "npy" else None)
+        return accuracy_record(
+            finest,
+            device=self.device,
+            seed=judgement.repeat,
+            count=self.plan.tier.samples,
+            workers=0 if self.plan.tier.format == "npy" else None,
+        )
 
     def _seams(self, judgement, folder):
         finest, words = folder / f"level{judgement.samples.config.pyramid.levels - 1}", []
         tiled = (finest / "samples.json").exists()  # else nothing says where borders would be
         if not tiled or judgement.samples.config.pyramid.levels == 1:
             base = self.plan.base
-            words = ["--patch", "x".join(map(str, base.pyramid.patch)), "--overlap", base.sampling.overlap,
-                     "--levels", base.pyramid.levels, *([] if tiled else ["--lossless"])]
+            words = [
+                "--patch",
+                "x".join(map(str, base.pyramid.patch)),
+                "--overlap",
+                base.sampling.overlap,
+                "--levels",
+                base.pyramid.levels,
+                *([] if tiled else ["--lossless"]),
+            ]
         return call(seams, "--samples", finest, *words, *self._options(judgement, self.plan.tier.samples))
 
     def _positions(self, judgement, folder):
         finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
-        return call(positions, "--samples", finest, "--reference", self.real_clips, "--backbone",
-                    self.plan.tier.backbone, *self._options(judgement, self.plan.tier.samples))
+        return call(
+            positions,
+            "--samples",
+            finest,
+            "--reference",
+            self.real_clips,
+            "--backbone",
+            self.plan.tier.backbone,
+            *self._options(judgement, self.plan.tier.samples),
+        )
 
     def _denoising(self, judgement):
         if judgement.samples.name not in self._denoised:
@@ -241,14 +332,27 @@ class Judge:
         return self._denoised[judgement.samples.name]
 
     def _pyramid(self, judgement, folder):
-        return call(pyramid, "--samples", folder, "--levels", judgement.samples.config.pyramid.levels,
-                    *self._options(judgement, self.plan.tier.samples))
+        return call(
+            pyramid,
+            "--samples",
+            folder,
+            "--levels",
+            judgement.samples.config.pyramid.levels,
+            *self._options(judgement, self.plan.tier.samples),
+        )
 
     def _inception_score(self, judgement, folder):
         finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
-        return call(inception_score_command, "--samples", finest, "--backbone", self.plan.tier.backbone,
-                    "--splits", 1,  # several would leave few clips to each, and score too low
-                    *self._options(judgement, self.plan.tier.samples))
+        return call(
+            inception_score_command,
+            "--samples",
+            finest,
+            "--backbone",
+            self.plan.tier.backbone,
+            "--splits",
+            1,  # several would leave few clips to each, and score too low
+            *self._options(judgement, self.plan.tier.samples),
+        )
 
     def _psnr(self, judgement, folder):
         started = time.time()
@@ -258,9 +362,15 @@ class Judge:
             pass  # a digest of all clips takes reading them
         summary = read_json(folder / SUMMARY)
         return make_record(
-            started=started, metric="psnr", value=summary["psnr"], unit="dB", higher_is_better=True,
-            protocol={"name": "reconstruction"}, num_samples=summary["clips"],
-            samples=source.summary(), seed=0,
+            started=started,
+            metric="psnr",
+            value=summary["psnr"],
+            unit="dB",
+            higher_is_better=True,
+            protocol={"name": "reconstruction"},
+            num_samples=summary["clips"],
+            samples=source.summary(),
+            seed=0,
             details=({"worst": summary["worst"], "best": summary["best"]},),
         )
 

@@ -22,8 +22,20 @@ from hpdm.methods import make_method, method_class
 from hpdm.support.errors import InputError
 
 MEASURES = (
-    "fvd", "accuracy", "is", "seams", "pyramid", "psnr", "throughput", "parameters", "flops", "compute", "memory",
-    "sampling", "denoising", "positions",
+    "fvd",
+    "accuracy",
+    "is",
+    "seams",
+    "pyramid",
+    "psnr",
+    "throughput",
+    "parameters",
+    "flops",
+    "compute",
+    "memory",
+    "sampling",
+    "denoising",
+    "positions",
 )
 TIMED = ("throughput", "memory", "sampling")  # in one run for all variants
 LEVELS = ("all", "tiled", "finest")
@@ -223,8 +235,10 @@ def make_plan(tier: Tier, only: Sequence[str] = (), repeats: int | None = None, 
     known = {variant.full_name for study in studies for variant in study.variants}
     for name in (*only, *tier.omit):
         if name not in known | {study.name for study in studies}:
-            raise InputError(f"unknown study or variant {name!r}; there are "
-                             f"{', '.join(study.name for study in studies)}, and variants such as table3.deep")
+            raise InputError(
+                f"unknown study or variant {name!r}; there are "
+                f"{', '.join(study.name for study in studies)}, and variants such as table3.deep"
+            )
 
     def chosen(variant):
         if variant.full_name in only:
@@ -252,7 +266,8 @@ class _Sharing:
         kept = set()  # runs whose earlier checkpoints are needed
         configured = [
             (study, variant, override_config(variant.configure(base), [f"training.seed={repeat}"]))
-            for study in studies for variant in study.variants
+            for study in studies
+            for variant in study.variants
             if (not variant.real or tier.data == PROCEDURAL)  # elsewhere the reference takes all clips there are
             and (budgets or variant.budget is None)
         ]
@@ -268,11 +283,16 @@ class _Sharing:
             count = max(tier.samples, *tier.counts) if study.counts else tier.samples
             for step in range(every, last + 1, every) if study.checkpoints else [last]:
                 samples = self._samples(variant, config, run, step, count)
-                self.judgements.append(Judgement(
-                    study=study, variant=variant, repeat=repeat, samples=samples,
-                    levels=_judged_levels(study.levels, config.pyramid.levels),
-                    counts=tier.counts if study.counts else (tier.samples,),
-                ))
+                self.judgements.append(
+                    Judgement(
+                        study=study,
+                        variant=variant,
+                        repeat=repeat,
+                        samples=samples,
+                        levels=_judged_levels(study.levels, config.pyramid.levels),
+                        counts=tier.counts if study.counts else (tier.samples,),
+                    )
+                )
 
     def _run(self, variant, config, keep):
         key = _training_key(config)
@@ -281,9 +301,7 @@ class _Sharing:
             steps = tuple(range(every, last + 1, every)) if keep else (last,)
             config = override_config(config, [f"training.keep={len(steps)}"])
             needs = self._of_variant[f"{variant.study}.{variant.needs}"] if variant.needs else None
-            self._runs[key] = Run(
-                name=variant.full_name, repeat=self.repeat, config=config, steps=steps, needs=needs
-            )
+            self._runs[key] = Run(name=variant.full_name, repeat=self.repeat, config=config, steps=steps, needs=needs)
         return self._runs[key]
 
     def _samples(self, variant, config, run, step, count):
@@ -293,8 +311,9 @@ class _Sharing:
             key = json.dumps([run.name, step, config_to_dict(config)["sampling"]], sort_keys=True)
         if key not in self._sets:
             at = "" if step in (None, config.training.steps) else f"-step{step}"
-            self._sets[key] = SampleSet(name=variant.full_name + at, repeat=self.repeat, config=config, run=run,
-                                        step=step, count=count)
+            self._sets[key] = SampleSet(
+                name=variant.full_name + at, repeat=self.repeat, config=config, run=run, step=step, count=count
+            )
         return dataclasses.replace(self._sets[key], count=count)
 
 

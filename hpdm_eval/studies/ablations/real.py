@@ -38,8 +38,13 @@ class RealClips:
         data = dataclasses.replace(config.data, procedural_seed=procedural_seed, flip=False)
         frames_full, height, width = config.pyramid.resolution(config.pyramid.levels - 1)
         self.clips = open_clips(
-            data, frames=frames_full, height=height, width=width, seed=config.training.seed,
-            num_classes=config.network.num_classes, quiet=quiet,
+            data,
+            frames=frames_full,
+            height=height,
+            width=width,
+            seed=config.training.seed,
+            num_classes=config.network.num_classes,
+            quiet=quiet,
         )
         self.source = self.clips.source
         self.levels, self.level, self.shrink = config.pyramid.levels, level, config.training.shrink
@@ -78,8 +83,13 @@ class RealClips:
     def summary(self):
         """{"path", "sha256", "clips", "rejected", "split"}, after a whole iteration."""
         digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(self._digests)).encode())
-        return {"path": self.path, "sha256": digest.hexdigest(), "clips": len(self._digests),
-                "rejected": self.rejected, "split": None}
+        return {
+            "path": self.path,
+            "sha256": digest.hexdigest(),
+            "clips": len(self._digests),
+            "rejected": self.rejected,
+            "split": None,
+        }
 
 
 def write_statistics(path, config, level, *, count, backbone, frames=None, device="cpu", quiet=False):

@@ -35,8 +35,15 @@ class Workshop:
     def __init__(self, plan: Plan, out, *, device, command="", quiet=False):
         self.plan, self.out, self.device, self.quiet = plan, Path(out), device, quiet
         self.records = Records(self.out / "records", plan.tier.name, command)
-        self.judge = Judge(plan, self.records, self.statistics, self.trained_by, self.device.type, self.run_folder,
-                           self.out / "reference" / "clips" / f"level{plan.base.pyramid.levels - 1}")
+        self.judge = Judge(
+            plan,
+            self.records,
+            self.statistics,
+            self.trained_by,
+            self.device.type,
+            self.run_folder,
+            self.out / "reference" / "clips" / f"level{plan.base.pyramid.levels - 1}",
+        )
 
     def tasks(self) -> list[Task]:
         """All tasks, in an order in which each can be done after those before it.
@@ -93,10 +100,17 @@ class Workshop:
         for key in ("keep", "micro_batch"):  # what else is needed of the run, and what the device takes
             before["training"][key] = now["training"][key]
         if before != now:
-            changed = [f"{section}.{key}" for section, values in now.items() if isinstance(values, dict)
-                       for key, value in values.items() if before.get(section, {}).get(key) != value]
-            raise InputError(f"{file.parent} was trained with other settings ({', '.join(changed)}) than "
-                             f"{run.name} has now; name another folder, or delete that one")
+            changed = [
+                f"{section}.{key}"
+                for section, values in now.items()
+                if isinstance(values, dict)
+                for key, value in values.items()
+                if before.get(section, {}).get(key) != value
+            ]
+            raise InputError(
+                f"{file.parent} was trained with other settings ({', '.join(changed)}) than "
+                f"{run.name} has now; name another folder, or delete that one"
+            )
 
     def _reference(self, level, shrink, frames):
         path, tier = self.statistics(level, shrink, frames), self.plan.tier
@@ -105,9 +119,18 @@ class Workshop:
         return Task(
             name=f"reference {path.stem}",
             done=path.exists,
-            run=lambda: on_first(lambda: write_statistics(
-                path, config, level, count=tier.reference, backbone=tier.backbone, frames=frames,
-                device=str(self.device), quiet=self.quiet)),
+            run=lambda: on_first(
+                lambda: write_statistics(
+                    path,
+                    config,
+                    level,
+                    count=tier.reference,
+                    backbone=tier.backbone,
+                    frames=frames,
+                    device=str(self.device),
+                    quiet=self.quiet,
+                )
+            ),
             cost=1e4 * (tier.reference or 10_000),
         )
 
@@ -118,8 +141,9 @@ class Workshop:
         return Task(
             name="reference clips",
             done=lambda: _count(self.judge.real_clips, "npy") >= count,
-            run=lambda: on_first(lambda: write_real_samples(
-                folder, base, count, self.quiet, levels=[base.pyramid.levels - 1])),
+            run=lambda: on_first(
+                lambda: write_real_samples(folder, base, count, self.quiet, levels=[base.pyramid.levels - 1])
+            ),
             cost=1e4 * count,
         )
 
@@ -155,8 +179,10 @@ class Workshop:
         most = plan_batch(config.training, rank_and_size()[1]).micro_batch
         fitting = of_first(fitting_batch(config, self.device, most) if is_first() else None)
         if not fitting:
-            raise InputError(f"{name} does not fit on {self.device}, not even one video at a time; leave it out with "
-                             "--only, or set training.activation_checkpointing in a file for --size")
+            raise InputError(
+                f"{name} does not fit on {self.device}, not even one video at a time; leave it out with "
+                "--only, or set training.activation_checkpointing in a file for --size"
+            )
         return config if fitting == most else override_config(config, [f"training.micro_batch={fitting}"])
 
     def _sample(self, samples):
@@ -175,9 +201,16 @@ class Workshop:
             return Task(
                 name=f"sample {_label(samples)}",
                 done=lambda: _summary_count(folder) >= samples.count,
-                run=lambda: on_first(lambda: reconstruct_clips(
-                    checkpoint, folder, samples.count, folders=("real", finest.name), device=str(self.device),
-                    quiet=self.quiet)),
+                run=lambda: on_first(
+                    lambda: reconstruct_clips(
+                        checkpoint,
+                        folder,
+                        samples.count,
+                        folders=("real", finest.name),
+                        device=str(self.device),
+                        quiet=self.quiet,
+                    )
+                ),
                 needs=needs,
             )
 
@@ -187,10 +220,24 @@ class Workshop:
             options += [("steps", ",".join(map(str, sampling.steps)))]
             if self.device.type == "cuda":  # no matter of bits, but of many times the speed in fp32
                 options += [("calls", "fastest")]
-            call(sample, "--checkpoint", checkpoint,
-                 "--num", samples.count, "--out", folder, "--save-levels", "--format", tier.format,
-                 "--seed", samples.repeat, "--device", self.device, *(["--quiet"] if self.quiet else []),
-                 *(word for name, value in options for word in (f"--{name.lower().replace('_', '-')}", value)))
+            call(
+                sample,
+                "--checkpoint",
+                checkpoint,
+                "--num",
+                samples.count,
+                "--out",
+                folder,
+                "--save-levels",
+                "--format",
+                tier.format,
+                "--seed",
+                samples.repeat,
+                "--device",
+                self.device,
+                *(["--quiet"] if self.quiet else []),
+                *(word for name, value in options for word in (f"--{name.lower().replace('_', '-')}", value)),
+            )
 
         return Task(
             name=f"sample {_label(samples)}",
@@ -214,9 +261,12 @@ class Workshop:
         """Throughput and memory of all chosen variants of a study, in one run."""
         variants = self.plan.variants(study)
         metrics = [metric for metric in study.measures if metric in TIMED]
-        paths = {(variant, metric): self.records.path(variant, metric, 0)
-                 for variant, config in variants for metric in metrics
-                 if metric != "sampling" or make_method(config).makes_videos}
+        paths = {
+            (variant, metric): self.records.path(variant, metric, 0)
+            for variant, config in variants
+            for metric in metrics
+            if metric != "sampling" or make_method(config).makes_videos
+        }
 
         def go():
             started = time.time()
@@ -227,14 +277,21 @@ class Workshop:
             figures = {}
             if "throughput" in metrics:
                 figures["throughput"] = training_rates(
-                    trainable, batch=batch, rounds=self.plan.tier.rounds, device=self.device, quiet=self.quiet)
+                    trainable, batch=batch, rounds=self.plan.tier.rounds, device=self.device, quiet=self.quiet
+                )
             if "memory" in metrics:
-                figures["memory"] = {variant: training_memory(config, batch=batch[variant], device=self.device) / 2**30
-                                     for variant, config in trainable.items()}
+                figures["memory"] = {
+                    variant: training_memory(config, batch=batch[variant], device=self.device) / 2**30
+                    for variant, config in trainable.items()
+                }
             if "sampling" in metrics:
                 figures["sampling"] = sampling_seconds(
                     {variant: config for variant, config in configs.items() if make_method(config).makes_videos},
-                    videos=TIMED_VIDEOS, rounds=self.plan.tier.rounds, device=self.device, quiet=self.quiet)
+                    videos=TIMED_VIDEOS,
+                    rounds=self.plan.tier.rounds,
+                    device=self.device,
+                    quiet=self.quiet,
+                )
             for (variant, metric), path in paths.items():
                 if variant not in figures[metric]:
                     with atomic_file(_does_not_fit(path), "w") as file:
@@ -242,15 +299,28 @@ class Workshop:
                         file.write(f"{what} of {variant.full_name} does not fit on {self.device}\n")
                     continue
                 at_once = TIMED_VIDEOS if metric == "sampling" else batch[variant]
-                record = step_record(metric, figures[metric][variant], configs[variant], started=started,
-                                     device=self.device, details=[{"batch": at_once, "rounds": self.plan.tier.rounds}])
+                record = step_record(
+                    metric,
+                    figures[metric][variant],
+                    configs[variant],
+                    started=started,
+                    device=self.device,
+                    details=[{"batch": at_once, "rounds": self.plan.tier.rounds}],
+                )
                 if metric != "sampling" and at_once < most:
-                    record = dataclasses.replace(record, warnings=(
-                        f"Of steps of {at_once} where {most} were wanted: no more videos fit on the device",))
+                    record = dataclasses.replace(
+                        record,
+                        warnings=(f"Of steps of {at_once} where {most} were wanted: no more videos fit on the device",),
+                    )
                 self.records.save(record, path, variant, 0)
 
-        return Task(name=f"time {study.name}", done=lambda: all(map(_is_timed, paths.values())),
-                    run=lambda: on_first(go), alone=True, remarks=lambda: _shortages(paths.values()))
+        return Task(
+            name=f"time {study.name}",
+            done=lambda: all(map(_is_timed, paths.values())),
+            run=lambda: on_first(go),
+            alone=True,
+            remarks=lambda: _shortages(paths.values()),
+        )
 
 
 def sampling_cost(config: Config) -> float:
@@ -316,4 +386,3 @@ def _read_count(path, key):
         return int(parse_json(path.read_bytes())[key])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-

@@ -70,11 +70,14 @@ def config_of(combination):
     """The stand-in's configuration for a combination: three of its blocks, and no dropout, whose masks the reference
     would have to take over."""
     return stand_in(
-        "L", "network.levels_per_block=[1, 2, 3]", "network.dropout=0.0",
+        "L",
+        "network.levels_per_block=[1, 2, 3]",
+        "network.dropout=0.0",
         f"training.precision={combination['precision']}",
         f"training.self_conditioning_rate={0.9 if combination['self_conditioning'] else 0.0}",
         f"training.activation_checkpointing={str(combination['checkpointing']).lower()}",
-        batch=BATCH, micro_batch=1 if combination["processes"] == 4 else MICRO_BATCH,
+        batch=BATCH,
+        micro_batch=1 if combination["processes"] == 4 else MICRO_BATCH,
     )
 
 
@@ -140,7 +143,7 @@ def gradients(combination, here) -> dict[str, torch.Tensor | None]:
     def deliveries():
         for index in range(batches.passes):
             chosen = batches.positions(here.rank, index)
-            yield videos[chosen.start:chosen.stop], labels[chosen.start:chosen.stop]
+            yield videos[chosen.start : chosen.stop], labels[chosen.start : chosen.stop]
 
     accumulate(model, method, deliveries(), lambda told: told, batches=batches, here=here, step=0)
     return {
@@ -161,7 +164,8 @@ def compare(found, reference) -> dict:
     apart = {name: (0 if g is None else g.double()) - reference[name] for name, g in found.items()}
     shares = {name: (apart[name].norm() / g.norm()).item() for name, g in reference.items() if g.norm() > 1e-3 * whole}
     return {
-        "tensors": len(found), "missing": len(missing),
+        "tensors": len(found),
+        "missing": len(missing),
         "missing_share": sum(sizes[name] for name in missing) / sum(sizes.values()),
         "error": (torch.stack([a.norm() for a in apart.values()]).norm() / whole).item(),
         "worst": max(shares.values()),
@@ -184,9 +188,23 @@ def measure(worlds=WORLDS, *, quick: bool, parts: int = 1) -> list[dict]:
             port = str(_free_port())
             workers += [
                 subprocess.Popen(
-                    [sys.executable, "-W", "ignore", "-m", __name__, folder, str(rank), str(world), port,
-                     "quick" if quick else "full", str(part), str(parts)],
-                    env=environment, stderr=subprocess.PIPE, text=True,
+                    [
+                        sys.executable,
+                        "-W",
+                        "ignore",
+                        "-m",
+                        __name__,
+                        folder,
+                        str(rank),
+                        str(world),
+                        port,
+                        "quick" if quick else "full",
+                        str(part),
+                        str(parts),
+                    ],
+                    env=environment,
+                    stderr=subprocess.PIPE,
+                    text=True,
                 )
                 for rank in range(world)
             ]
@@ -199,8 +217,9 @@ def measure(worlds=WORLDS, *, quick: bool, parts: int = 1) -> list[dict]:
             for worker in workers:
                 worker.kill()
         for world in worlds:
-            found = [json.loads((Path(folder) / f"{world}-{part}.json").read_text(encoding="utf-8"))
-                     for part in range(parts)]
+            found = [
+                json.loads((Path(folder) / f"{world}-{part}.json").read_text(encoding="utf-8")) for part in range(parts)
+            ]
             rows += [row for turn in itertools.zip_longest(*found) for row in turn if row is not None]
     return rows
 
@@ -223,7 +242,7 @@ def _main(folder, rank, world, port, extent, part, parts):
     dist.init_process_group("gloo", rank=rank, world_size=world)
     here = Processes(rank=rank, world_size=world, device=torch.device("cpu"))
     references, rows = {}, []
-    for combination in combinations(world, extent == "quick")[part::int(parts)]:
+    for combination in combinations(world, extent == "quick")[part :: int(parts)]:
         if combination["self_conditioning"] not in references:
             references[combination["self_conditioning"]] = reference_gradients(config_of(combination))
         if combination["compile"]:

@@ -25,17 +25,14 @@ STEPS, BATCH = 200, 8
 MEASURED = 64  # clips that the outputs are measured on
 LAST = 20  # steps whose mean is the loss after STEPS
 START, LAMB, ADAMW = "LAMB, matrices at zero", "LAMB, gain 0.5", "AdamW"
-VARIANTS = {
-    START: ("training.start_gain=0",),
-    LAMB: (),
-    ADAMW: ("training.optimizer=adamw", "training.lr=0.002"),
-}
+VARIANTS = {START: ("training.start_gain=0",), LAMB: (), ADAMW: ("training.optimizer=adamw", "training.lr=0.002")}
 
 
 def learning_config(variant: str, size: str = "L") -> Config:
     """The stand-in for one of VARIANTS, on L's schedule cut to STEPS."""
-    return stand_in(size, "network.levels_per_block=[1, 2, 3]", *VARIANTS[variant], steps=STEPS, batch=BATCH,
-                    micro_batch=BATCH)
+    return stand_in(
+        size, "network.levels_per_block=[1, 2, 3]", *VARIANTS[variant], steps=STEPS, batch=BATCH, micro_batch=BATCH
+    )
 
 
 def learn(variant: str, folder=None, size: str = "L") -> dict:

@@ -12,10 +12,21 @@ from hpdm.config import Config, load_config, override_config
 WARMUP_SHARE = 0.25  # of the published schedules of S and M: 10,000 of 40,000 steps
 
 SMALL = (
-    "network.token_width=32", "network.latent_width=32", "network.num_latents=8", "network.compute_layers=1",
-    "network.io_heads=2", "network.io_head_width=16", "network.compute_heads=2", "network.compute_head_width=16",
-    "network.condition_width=32", "network.noise_frequencies=16", "data.num_workers=0",
-    "data.procedural_videos=1000", "training.sheet_every=0", "training.log_every=1", "training.keep=1000",
+    "network.token_width=32",
+    "network.latent_width=32",
+    "network.num_latents=8",
+    "network.compute_layers=1",
+    "network.io_heads=2",
+    "network.io_head_width=16",
+    "network.compute_heads=2",
+    "network.compute_head_width=16",
+    "network.condition_width=32",
+    "network.noise_frequencies=16",
+    "data.num_workers=0",
+    "data.procedural_videos=1000",
+    "training.sheet_every=0",
+    "training.log_every=1",
+    "training.keep=1000",
 )
 
 
@@ -25,7 +36,11 @@ def stand_in(size: str = "L", *overrides: str, steps: int = 200, batch: int = 6,
     Patches are 2x8x8 pixels in the size's own tokens of 1x4x4: 8 tokens on each of three levels.
     """
     schedule = (
-        "pyramid.patch=[2, 8, 8]", f"training.steps={steps}", f"training.warmup={math.ceil(WARMUP_SHARE * steps)}",
-        f"training.checkpoint_every={steps}", f"training.batch={batch}", f"training.micro_batch={micro_batch}",
+        "pyramid.patch=[2, 8, 8]",
+        f"training.steps={steps}",
+        f"training.warmup={math.ceil(WARMUP_SHARE * steps)}",
+        f"training.checkpoint_every={steps}",
+        f"training.batch={batch}",
+        f"training.micro_batch={micro_batch}",
     )
     return override_config(load_config(size, [*SMALL, *schedule]), overrides)

@@ -32,13 +32,25 @@ FAILED = 1
 
 
 @click.command(cls=Command)
-@click.option("--out", type=OutputFolder(path_type=Path), required=True,
-              help="Folder of recipe-check.md and recipe-check.json.")
-@click.option("--full", is_flag=True, help="All combinations of gradients, not one setting at a time; takes hours of a core.")
-@click.option("--records", type=click.Path(exists=True, file_okay=False), metavar="DIR",
-              help="Also the tables of the studies noise and window-order, from their records.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Groups of processes that share the gradients of each number of processes (1 to 4).")
+@click.option(
+    "--out", type=OutputFolder(path_type=Path), required=True, help="Folder of recipe-check.md and recipe-check.json."
+)
+@click.option(
+    "--full", is_flag=True, help="All combinations of gradients, not one setting at a time; takes hours of a core."
+)
+@click.option(
+    "--records",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="DIR",
+    help="Also the tables of the studies noise and window-order, from their records.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Groups of processes that share the gradients of each number of processes (1 to 4).",
+)
 @click.option("--quiet", is_flag=True, help="No notes on stderr.")
 def main(out, full, records, jobs, quiet):
     """Check gradients, starting values and noise of the large sizes on small networks. Runs on the CPU."""
@@ -50,13 +62,20 @@ def main(out, full, records, jobs, quiet):
         note(f"{STEPS} steps: {variant}", quiet)
         learning.append(learn(variant))
     write_json(out / "recipe-check.json", {"gradients": gradients, "learning": learning})
-    parts = [_HEAD.format(options=" --full" if full else "", hardware=hardware("cpu")), gradient_table(gradients),
-             learning_table(learning), share_table(), *([denoising_tables(records), position_tables(records)] if records else [])]
+    parts = [
+        _HEAD.format(options=" --full" if full else "", hardware=hardware("cpu")),
+        gradient_table(gradients),
+        learning_table(learning),
+        share_table(),
+        *([denoising_tables(records), position_tables(records)] if records else []),
+    ]
     with atomic_file(out / "recipe-check.md", "w") as file:
         file.write("\n\n".join(parts) + "\n")
     if bad := wrong(gradients):
-        click.echo(f"{len(bad)} of {len(gradients)} combinations have missing or wrong gradients: {json.dumps(bad[0])}",
-                   err=True)
+        click.echo(
+            f"{len(bad)} of {len(gradients)} combinations have missing or wrong gradients: {json.dumps(bad[0])}",
+            err=True,
+        )
         return FAILED
     click.echo(f"{len(gradients)} combinations have all gradients, within rounding of float64's")
     return 0
@@ -71,7 +90,8 @@ schedule, input scales, dropout and parallelism of L; see `hpdm_eval/studies/rec
 def gradient_table(rows) -> str:
     """Missing tensors and error against float64 of every combination."""
     lines = [
-        "## Gradients", "",
+        "## Gradients",
+        "",
         "Error: norm of the difference to float64 over the norm, all tensors together; worst: the same of one tensor.",
         "",
         "| processes | parallel | precision | self-conditioning | checkpointing | compile | reshard | missing | "
@@ -79,8 +99,9 @@ def gradient_table(rows) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        flags = " | ".join("yes" if row[name] else "no"
-                           for name in ("self_conditioning", "checkpointing", "compile", "reshard"))
+        flags = " | ".join(
+            "yes" if row[name] else "no" for name in ("self_conditioning", "checkpointing", "compile", "reshard")
+        )
         lines.append(
             f"| {row['processes']} | {row['parallel']} | {row['precision']} | {flags} | {row['missing']} of "
             f"{row['tensors']} ({row['missing_share']:.0%}) | {row['error']:.1e} | {row['worst']:.1e} |"
@@ -91,9 +112,12 @@ def gradient_table(rows) -> str:
 def learning_table(rows) -> str:
     """Loss and size of the output after 200 steps."""
     lines = [
-        f"## Starting values: {STEPS} steps of L's schedule, cut to that length", "",
-        f"Loss: mean of the last {LAST} steps. An untrained network that predicts zero has an output of 0.", "",
-        f"| | loss at step 1 | loss after {STEPS} | rms of the output |", "|---|---|---|---|",
+        f"## Starting values: {STEPS} steps of L's schedule, cut to that length",
+        "",
+        f"Loss: mean of the last {LAST} steps. An untrained network that predicts zero has an output of 0.",
+        "",
+        f"| | loss at step 1 | loss after {STEPS} | rms of the output |",
+        "|---|---|---|---|",
     ]
     lines += [
         f"| {row['variant']} | {row['loss'][0]:.3f} | {row['loss_after']:.3f} | {row['output_rms']:.3f} |"
@@ -105,8 +129,10 @@ def learning_table(rows) -> str:
 def share_table() -> str:
     """Share of training draws with more signal than noise, by size and level."""
     lines = [
-        "## Noise: training draws with more signal than noise, %, and sampling steps above 10 times the signal", "",
-        "| size | level 0 | 1 | 2 | 3 |", "|---|---|---|---|---|",
+        "## Noise: training draws with more signal than noise, %, and sampling steps above 10 times the signal",
+        "",
+        "| size | level 0 | 1 | 2 | 3 |",
+        "|---|---|---|---|---|",
     ]
     for size in SIZES:
         config = load_config(size)
@@ -126,8 +152,9 @@ def denoising_tables(folder) -> str:
     """
     found = [item for item in collect_records([folder]) if item.record.metric == "denoising"]
     if not found:
-        raise InputError(f"{folder} holds no record of the measure denoising; `hpdm-eval ablations --only noise` makes "
-                         "them")
+        raise InputError(
+            f"{folder} holds no record of the measure denoising; `hpdm-eval ablations --only noise` makes them"
+        )
     errors, places, trainings = defaultdict(list), defaultdict(list), set()
     for item in found:
         variant = f"{item.get('study')}.{item.get('variant')}"
@@ -137,18 +164,30 @@ def denoising_tables(folder) -> str:
                 places[variant, entry["position"]].append(entry["error"])
             else:
                 errors[variant, item.get("level"), entry["noise_over_signal"]].append(entry["error"])
-    lines = ["## Noise levels: mean squared error of denoised pixels", "",
-             f"Of the records in `{Path(folder).name}`, {len(trainings)} trainings each: mean, smallest to largest. Noise "
-             "is stated over the signal of the level; pixels are in [-1, 1].", "",
-             "| variant | level | " + " | ".join(f"noise {ratio:g}" for ratio in RATIOS) + " |",
-             "|---|---|" + "---|" * len(RATIOS)]
+    lines = [
+        "## Noise levels: mean squared error of denoised pixels",
+        "",
+        f"Of the records in `{Path(folder).name}`, {len(trainings)} trainings each: mean, smallest to largest. Noise "
+        "is stated over the signal of the level; pixels are in [-1, 1].",
+        "",
+        "| variant | level | " + " | ".join(f"noise {ratio:g}" for ratio in RATIOS) + " |",
+        "|---|---|" + "---|" * len(RATIOS),
+    ]
     for variant, level in sorted({key[:2] for key in errors}, key=lambda key: (key[1], key[0])):
-        lines.append(f"| {variant} | {level} | "
-                     + " | ".join(_spread(errors[variant, level, ratio]) for ratio in RATIOS) + " |")
-    lines += ["", "Finest level at noise 0.5, by how many axes of the tile touch the border of the video", "",
-              "| variant | " + " | ".join(POSITIONS) + " |", "|---|" + "---|" * len(POSITIONS)]
-    lines += [f"| {variant} | " + " | ".join(_spread(places[variant, name]) for name in POSITIONS) + " |"
-              for variant in sorted({key[0] for key in places})]
+        lines.append(
+            f"| {variant} | {level} | " + " | ".join(_spread(errors[variant, level, ratio]) for ratio in RATIOS) + " |"
+        )
+    lines += [
+        "",
+        "Finest level at noise 0.5, by how many axes of the tile touch the border of the video",
+        "",
+        "| variant | " + " | ".join(POSITIONS) + " |",
+        "|---|" + "---|" * len(POSITIONS),
+    ]
+    lines += [
+        f"| {variant} | " + " | ".join(_spread(places[variant, name]) for name in POSITIONS) + " |"
+        for variant in sorted({key[0] for key in places})
+    ]
     return "\n".join(lines)
 
 
@@ -162,13 +201,19 @@ def position_tables(folder) -> str:
             if entry["figure"] == "seams":
                 what = f"seam excess {entry['axis']}, {entry['statistic']}"
             values[what, item.get("variant"), entry["position"]].append(entry["value"])
-    lines = ["## Orders of windows: FVD and seams by position of the tile", "",
-             "Tiles of the samples against tiles of real clips at the same position; seam excess is in log units over that "
-             "of real clips. Mean over trainings, smallest to largest.", "",
-             "| figure | variant | " + " | ".join(POSITIONS) + " |", "|---|---|" + "---|" * len(POSITIONS)]
+    lines = [
+        "## Orders of windows: FVD and seams by position of the tile",
+        "",
+        "Tiles of the samples against tiles of real clips at the same position; seam excess is in log units over that "
+        "of real clips. Mean over trainings, smallest to largest.",
+        "",
+        "| figure | variant | " + " | ".join(POSITIONS) + " |",
+        "|---|---|" + "---|" * len(POSITIONS),
+    ]
     for what, variant in sorted({key[:2] for key in values}):
-        lines.append(f"| {what} | {variant} | "
-                     + " | ".join(_spread(values[what, variant, name]) for name in POSITIONS) + " |")
+        lines.append(
+            f"| {what} | {variant} | " + " | ".join(_spread(values[what, variant, name]) for name in POSITIONS) + " |"
+        )
     return "\n".join(lines)
 
 

@@ -102,17 +102,43 @@ def make_set(job: SetJob):
     words = [word for key, value in settings.items() for word in ("--set", f"sampling.{key}={json.dumps(value)}")]
     fast = ["--calls", "fastest", "--batch", job.num] if device.type == "cuda" else []
     began = time.perf_counter()
-    call(sample, "--checkpoint", job.checkpoint, "--num", job.num, "--out", folder, "--format", "npy", "--sampler",
-         "paper", *words, "--seed", job.seed, "--device", job.device, "--quiet", *fast)
+    call(
+        sample,
+        "--checkpoint",
+        job.checkpoint,
+        "--num",
+        job.num,
+        "--out",
+        folder,
+        "--format",
+        "npy",
+        "--sampler",
+        "paper",
+        *words,
+        "--seed",
+        job.seed,
+        "--device",
+        job.device,
+        "--quiet",
+        *fast,
+    )
     seconds = time.perf_counter() - began
     manifest = read_json(folder / "samples.json")
     features, right, detail, samples, backbone = look(folder, device)
     arrays = {"features": features, "right": right, "seams": seam_scores(folder), "detail": detail}
     about = {
-        "option": job.option, "settings": settings, "seed": job.seed, "seconds": seconds, "samples": samples,
-        "backbone": backbone, "block_evaluations_per_video": manifest["block_evaluations_per_video"],
-        "all_settings": manifest["settings"], "command": manifest["command"], "versions": manifest["versions"],
-        "git": manifest["git"], "hardware": hardware(device),
+        "option": job.option,
+        "settings": settings,
+        "seed": job.seed,
+        "seconds": seconds,
+        "samples": samples,
+        "backbone": backbone,
+        "block_evaluations_per_video": manifest["block_evaluations_per_video"],
+        "all_settings": manifest["settings"],
+        "command": manifest["command"],
+        "versions": manifest["versions"],
+        "git": manifest["git"],
+        "hardware": hardware(device),
     }
     with atomic_file(job.file) as file:
         np.savez(file, **arrays, about=np.array(json.dumps(about)))
@@ -129,6 +155,7 @@ def look(folder, device):
     from hpdm_eval.protocols import load_protocol
 
     backbone = _once(("backbone", str(device)), lambda: load_backbone("shapes3d", device=device))
+
     def opened():
         return open_clips(folder, load_protocol("native", backbone="shapes3d"), quiet=True, workers=0)
 
@@ -210,10 +237,13 @@ def make_sets(jobs, processes, *, deadline=None, quiet=False):
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(processes, len(missing)), context, initializer=torch.set_num_threads,
-                                 initargs=(1,)) as pool:
-            futures = [pool.submit(_make_unless, job, deadline and deadline - time.monotonic() + time.time())
-                       for job in missing]
+        with ProcessPoolExecutor(
+            min(processes, len(missing)), context, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            futures = [
+                pool.submit(_make_unless, job, deadline and deadline - time.monotonic() + time.time())
+                for job in missing
+            ]
             for future in as_completed(futures):
                 if error := future.exception():
                     pool.shutdown(cancel_futures=True)

@@ -24,8 +24,13 @@ VALUES = (0.002, 0.02, 0.05, 0.1, 0.2)
 @click.command(cls=Command)
 @click.option("--checkpoint", default="nano", show_default=True, help="As for hpdm-sample.")
 @click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder of the table and the records.")
-@click.option("--scratch", type=OutputFolder(path_type=Path), default="scratch/sigma-context", show_default=True,
-              help="Folder for videos; what an interrupted call left there is used again.")
+@click.option(
+    "--scratch",
+    type=OutputFolder(path_type=Path),
+    default="scratch/sigma-context",
+    show_default=True,
+    help="Folder for videos; what an interrupted call left there is used again.",
+)
 @click.option("--clips", type=click.IntRange(min=24), default=144, show_default=True, help="Clips per noise level.")
 @click.option("--steps", help="Steps per level, as for hpdm-sample.")
 @common_options
@@ -40,10 +45,35 @@ def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
     shared = ["--device", device, "--seed", seed, "--quiet"]
     for value in VALUES:
         folder = scratch / f"sigma-{value}"
-        call(sample, "--checkpoint", checkpoint, "--num", clips, "--out", folder, "--sigma-context", value, *shared,
-             *(["--steps", steps] if steps else []))
-        records.append(call(fvd, "--samples", folder, "--reference", scratch / "reference", "--protocol", "native",
-                            "--backbone", "shapes3d", "--record", out / "records", *shared))
+        call(
+            sample,
+            "--checkpoint",
+            checkpoint,
+            "--num",
+            clips,
+            "--out",
+            folder,
+            "--sigma-context",
+            value,
+            *shared,
+            *(["--steps", steps] if steps else []),
+        )
+        records.append(
+            call(
+                fvd,
+                "--samples",
+                folder,
+                "--reference",
+                scratch / "reference",
+                "--protocol",
+                "native",
+                "--backbone",
+                "shapes3d",
+                "--record",
+                out / "records",
+                *shared,
+            )
+        )
     best = min(records, key=lambda record: record.value)
     tied = [value for value, record in zip(VALUES, records) if record.ci95[0] <= best.ci95[1]] if best.ci95 else VALUES
     meeting = "intervals overlap with its own at" if best.ci95 else "there are no intervals for"

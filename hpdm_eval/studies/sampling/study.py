@@ -57,19 +57,42 @@ class Row:
 
 
 @click.command(cls=Command)
-@click.option("--checkpoint", "checkpoints", multiple=True, default=["nano"], show_default=True,
-              metavar="RUN|FILE|nano", help="As for hpdm-sample; several are networks of several trainings.")
-@click.option("--out", type=OutputFolder(path_type=Path), required=True,
-              help="Folder of sampling.md, whose table is replaced, and of the records.")
-@click.option("--scratch", type=OutputFolder(path_type=Path), default="scratch/sampling", show_default=True,
-              help="Folder for sets of samples; what an interrupted call left there is used again.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    default=["nano"],
+    show_default=True,
+    metavar="RUN|FILE|nano",
+    help="As for hpdm-sample; several are networks of several trainings.",
+)
+@click.option(
+    "--out",
+    type=OutputFolder(path_type=Path),
+    required=True,
+    help="Folder of sampling.md, whose table is replaced, and of the records.",
+)
+@click.option(
+    "--scratch",
+    type=OutputFolder(path_type=Path),
+    default="scratch/sampling",
+    show_default=True,
+    help="Folder for sets of samples; what an interrupted call left there is used again.",
+)
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Sets per option.")
 @click.option("--num", type=click.IntRange(min=12), default=144, show_default=True, help="Videos per set.")
-@click.option("--reference", "reference_clips", type=click.IntRange(min=24), default=1440, show_default=True,
-              help="Procedural clips to compare with.")
+@click.option(
+    "--reference",
+    "reference_clips",
+    type=click.IntRange(min=24),
+    default=1440,
+    show_default=True,
+    help="Procedural clips to compare with.",
+)
 @click.option("--only", multiple=True, metavar="OPTION", help="Measure these options and the baseline alone.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Sets made at a time, a process each.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Sets made at a time, a process each."
+)
 @click.option("--minutes", type=click.FloatRange(min=0), help="Begin no further set after so many minutes.")
 @common_options
 def main(checkpoints, out, scratch, seeds, num, reference_clips, only, jobs, minutes, device, seed, quiet):
@@ -86,16 +109,26 @@ def main(checkpoints, out, scratch, seeds, num, reference_clips, only, jobs, min
     own_folder(scratch)
     device = str(choose_device(device))
     planned = [
-        SetJob(checkpoint=name, sha256=checkpoint.sha256, option=option.name, seed=seed + number, num=num,
-               device=device, scratch=scratch)
-        for option in options for name, checkpoint in loaded.items() for number in range(seeds)
+        SetJob(
+            checkpoint=name,
+            sha256=checkpoint.sha256,
+            option=option.name,
+            seed=seed + number,
+            num=num,
+            device=device,
+            scratch=scratch,
+        )
+        for option in options
+        for name, checkpoint in loaded.items()
+        for number in range(seeds)
     ]
     reference, detail, summary = draw_reference(scratch, reference_clips, *sizes, device, quiet)
     make_sets(planned, jobs, deadline=deadline, quiet=quiet)
     rows = _rows(planned, options, loaded, reference, detail)
     if not rows:
-        raise InputError("nothing to compare yet: the baseline and one option need all their sets; the same command "
-                         "again goes on")
+        raise InputError(
+            "nothing to compare yet: the baseline and one option need all their sets; the same command again goes on"
+        )
     left = len(options) * len(loaded) - len(rows)
     for row in rows:
         path = out / "sampling" / f"{_stem(row.checkpoint)}-{slug(row.option.name)}.json"
@@ -138,13 +171,20 @@ def compare(option, name, config, own, base, reference, detail) -> Row:
     seams, count = joined(own, "seams"), len(features)
     seconds, base_seconds = (sum(each.about["seconds"] for each in sets) for sets in (own, base))
     return Row(
-        option=option, checkpoint=name, blocks=predicted_blocks(config, option),
+        option=option,
+        checkpoint=name,
+        blocks=predicted_blocks(config, option),
         counted=float(np.mean([each.about["block_evaluations_per_video"] for each in own])),
-        baseline_blocks=predicted_blocks(config, OPTIONS[BASELINE]), seconds=seconds / count,
-        relative_seconds=seconds / base_seconds, fvd=value, fvd_ci95=ci95,
+        baseline_blocks=predicted_blocks(config, OPTIONS[BASELINE]),
+        seconds=seconds / count,
+        relative_seconds=seconds / base_seconds,
+        fvd=value,
+        fvd_ci95=ci95,
         fvd_difference=frechet_difference(features, joined(base, "features"), reference),
-        by_seed=tuple(target.distance(Moments.of(a.features)) - target.distance(Moments.of(b.features))
-                      for a, b in zip(own, base, strict=True)),
+        by_seed=tuple(
+            target.distance(Moments.of(a.features)) - target.distance(Moments.of(b.features))
+            for a, b in zip(own, base, strict=True)
+        ),
         seams=Difference(value=float(seams.mean()), ci95=mean_t_interval(seams)),
         seam_difference=mean_difference(seams, joined(base, "seams")),
         detail=float(np.exp(joined(own, "detail").mean() - detail)),
@@ -172,22 +212,40 @@ def describe(rows, loaded, sets, reference_clips, jobs, left) -> str:
         "videos of an option together; Δ is the difference from the paper's sampler from the same noise, with its "
         "paired 95 % interval; **bold** where that holds 0. Seams are the pooled excess (log contrast). Detail is what "
         "half the resolution would lose, over that of real clips; its Δ is in log units. Predictions were written "
-        "before any of it was measured; those with * knew what videos of other seeds had shown.",
+        "before any of it was measured; those with * knew what videos of other seeds had shown."
     ]
     if left:
         parts.append(f"{left} rows are left out: not all of their sets have been made.")
     for name in loaded:
         own = [row for row in rows if row.checkpoint == name]
-        header = ["option", "blocks/video", "fewer", "s/video", "FVD", "Δ FVD", "predicted", "seams", "Δ seams",
-                  "detail", "Δ detail", "accuracy"]
+        header = [
+            "option",
+            "blocks/video",
+            "fewer",
+            "s/video",
+            "FVD",
+            "Δ FVD",
+            "predicted",
+            "seams",
+            "Δ seams",
+            "detail",
+            "Δ detail",
+            "accuracy",
+        ]
         parts.append(f"### {name}\n\n" + _table(header, [_cells(row) for row in own]))
     if len(loaded) > 1:
-        parts.append("### All networks\n\nMean difference and its interval over networks (Student's t).\n\n" + _table(
-            ["option", "Δ FVD", "Δ seams", "Δ detail", "Δ accuracy"], list(_of_networks(rows, loaded))))
+        parts.append(
+            "### All networks\n\nMean difference and its interval over networks (Student's t).\n\n"
+            + _table(["option", "Δ FVD", "Δ seams", "Δ detail", "Δ accuracy"], list(_of_networks(rows, loaded)))
+        )
     options = list(dict.fromkeys(row.option.name for row in rows))
-    parts.append("### Block evaluations a video at the published sizes\n\n" + _table(
-        ["option", *(word for size in SIZES for word in (size, "fewer"))],
-        [[name, *(word for size in SIZES for word in _of_size(size, OPTIONS[name]))] for name in options]))
+    parts.append(
+        "### Block evaluations a video at the published sizes\n\n"
+        + _table(
+            ["option", *(word for size in SIZES for word in (size, "fewer"))],
+            [[name, *(word for size in SIZES for word in _of_size(size, OPTIONS[name]))] for name in options],
+        )
+    )
     return "\n\n".join(parts)
 
 
@@ -202,11 +260,18 @@ def _cells(row):
     base = row.option.name == BASELINE
     wrong = "" if row.counted == row.blocks else f" (counted {row.counted:,.0f})"
     return [
-        row.option.name, f"{row.blocks:,}{wrong}", f"{row.baseline_blocks / row.blocks:.2f}", measured,
-        _figure(row.fvd, row.fvd_ci95, ".2f"), "" if base else _difference(row.fvd_difference, "+.2f"),
-        "" if base else predicted, _figure(row.seams.value, row.seams.ci95, ".3f"),
-        "" if base else _difference(row.seam_difference, "+.3f"), f"{row.detail:.3f}",
-        "" if base else _difference(row.detail_difference, "+.3f"), f"{row.accuracy:.3f}",
+        row.option.name,
+        f"{row.blocks:,}{wrong}",
+        f"{row.baseline_blocks / row.blocks:.2f}",
+        measured,
+        _figure(row.fvd, row.fvd_ci95, ".2f"),
+        "" if base else _difference(row.fvd_difference, "+.2f"),
+        "" if base else predicted,
+        _figure(row.seams.value, row.seams.ci95, ".3f"),
+        "" if base else _difference(row.seam_difference, "+.3f"),
+        f"{row.detail:.3f}",
+        "" if base else _difference(row.detail_difference, "+.3f"),
+        f"{row.accuracy:.3f}",
     ]
 
 
@@ -223,11 +288,18 @@ def _of_networks(rows, loaded):
     for name in dict.fromkeys(row.option.name for row in rows):
         own = [row for row in rows if row.option.name == name]
         if name != BASELINE and len(own) == len(loaded):
-            yield [name, *(
-                _difference(over_networks([getattr(row, part).value for row in own]), form)
-                for part, form in (("fvd_difference", "+.2f"), ("seam_difference", "+.3f"),
-                                   ("detail_difference", "+.3f"), ("accuracy_difference", "+.3f"))
-            )]
+            yield [
+                name,
+                *(
+                    _difference(over_networks([getattr(row, part).value for row in own]), form)
+                    for part, form in (
+                        ("fvd_difference", "+.2f"),
+                        ("seam_difference", "+.3f"),
+                        ("detail_difference", "+.3f"),
+                        ("accuracy_difference", "+.3f"),
+                    )
+                ),
+            ]
 
 
 def _of_size(size, option):
@@ -243,27 +315,55 @@ def _record(row, reference, reference_clips, num, seed):
 
     protocol = load_protocol("native", backbone="shapes3d")
     digest = ",".join(about["samples"]["sha256"] for about in row.about)
-    details = [{"figure": f"fvd of seed {about['seed']}, difference", "value": value}
-               for about, value in zip(row.about, row.by_seed, strict=True)]
-    for name, difference in (("fvd, difference", row.fvd_difference), ("seams", row.seams),
-                             ("seams, difference", row.seam_difference),
-                             ("fine detail, difference of ln", row.detail_difference),
-                             ("accuracy, difference", row.accuracy_difference)):
+    details = [
+        {"figure": f"fvd of seed {about['seed']}, difference", "value": value}
+        for about, value in zip(row.about, row.by_seed, strict=True)
+    ]
+    for name, difference in (
+        ("fvd, difference", row.fvd_difference),
+        ("seams", row.seams),
+        ("seams, difference", row.seam_difference),
+        ("fine detail, difference of ln", row.detail_difference),
+        ("accuracy, difference", row.accuracy_difference),
+    ):
         details.append({"figure": name, "value": difference.value, "ci95": difference.ci95 and list(difference.ci95)})
-    details += [{"figure": name, "value": value} for name, value in (
-        ("accuracy", row.accuracy), ("fine detail, over that of real clips", row.detail),
-        ("block evaluations a video", row.blocks), ("seconds a video", row.seconds),
-        ("seconds, over the baseline's", row.relative_seconds), ("predicted fvd, difference", row.option.predicted_fvd),
-        ("predicted seconds, over the baseline's", row.option.predicted_time))]
+    details += [
+        {"figure": name, "value": value}
+        for name, value in (
+            ("accuracy", row.accuracy),
+            ("fine detail, over that of real clips", row.detail),
+            ("block evaluations a video", row.blocks),
+            ("seconds a video", row.seconds),
+            ("seconds, over the baseline's", row.relative_seconds),
+            ("predicted fvd, difference", row.option.predicted_fvd),
+            ("predicted seconds, over the baseline's", row.option.predicted_time),
+        )
+    ]
     record = make_record(
-        started=time.time(), metric="fvd", value=row.fvd, ci95=row.fvd_ci95, higher_is_better=False,
-        protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=num * len(row.about),
-        num_reference=reference_clips, seed=seed, backbone=row.about[0]["backbone"], details=tuple(details),
-        samples={"path": f"{_stem(row.checkpoint)}, {row.option.name}", "sha256": sha256(digest.encode()).hexdigest(),
-                 "clips": num * len(row.about), "rejected": []},
+        started=time.time(),
+        metric="fvd",
+        value=row.fvd,
+        ci95=row.fvd_ci95,
+        higher_is_better=False,
+        protocol={**protocol.to_dict(), "hash": protocol.hash()},
+        num_samples=num * len(row.about),
+        num_reference=reference_clips,
+        seed=seed,
+        backbone=row.about[0]["backbone"],
+        details=tuple(details),
+        samples={
+            "path": f"{_stem(row.checkpoint)}, {row.option.name}",
+            "sha256": sha256(digest.encode()).hexdigest(),
+            "clips": num * len(row.about),
+            "rejected": [],
+        },
         reference={**reference, "path": "procedural"},
-        extra={"option": row.option.name, "settings": row.about[0]["all_settings"],
-               "sampled_by": row.about[0]["command"], "seams_over": "borders of tiles that overlap by half along rows and columns"},
+        extra={
+            "option": row.option.name,
+            "settings": row.about[0]["all_settings"],
+            "sampled_by": row.about[0]["command"],
+            "seams_over": "borders of tiles that overlap by half along rows and columns",
+        },
     )
     return replace(record, **{key: row.about[0][key] for key in ("hardware", "versions", "git")})
 

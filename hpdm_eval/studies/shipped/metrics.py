@@ -27,8 +27,12 @@ SEAM_STATISTICS = "step sees any mismatch of neighbouring patches, coherent-step
 @click.command(cls=Command)
 @click.option("--checkpoint", default="nano", show_default=True, help="As for hpdm-sample.")
 @click.option("--out", required=True, help="Folder of metrics.md, of the pictures and the records.")
-@click.option("--scratch", default="scratch/metrics", show_default=True,
-              help="Folder for videos; what an interrupted call left there is used again.")
+@click.option(
+    "--scratch",
+    default="scratch/metrics",
+    show_default=True,
+    help="Folder for videos; what an interrupted call left there is used again.",
+)
 @click.option("--clips", type=click.IntRange(min=32), default=96, show_default=True, help="Samples to judge.")
 @click.option("--references", type=click.IntRange(min=32), default=240, show_default=True, help="Real clips.")
 @click.option("--ucf", help="Folder of original UCF-101 videos.")
@@ -48,8 +52,17 @@ def main(checkpoint, out, scratch, clips, references, ucf, pvdm, digan, device, 
     finest = f"{overlapped}/level{loaded.config.pyramid.levels - 1}"
 
     page.heading("Samples of the nano model against procedural videos", "One extraction, every metric on features.")
-    page.judge("all", "--samples", finest, "--reference", f"{scratch}/reference", "--protocol", "native", "--backbone",
-               "shapes3d")
+    page.judge(
+        "all",
+        "--samples",
+        finest,
+        "--reference",
+        f"{scratch}/reference",
+        "--protocol",
+        "native",
+        "--backbone",
+        "shapes3d",
+    )
     page.heading("Seams of the nano model", f"Tiles with and without overlap; {SEAM_STATISTICS}.")
     page.judge("seams", "--samples", finest)
     page.judge("seams", "--samples", touching)
@@ -67,15 +80,32 @@ def main(checkpoint, out, scratch, clips, references, ucf, pvdm, digan, device, 
             page.heading(f"Seams in the published samples of {name}", "Neither model works in patches.")
             page.judge("seams", "--samples", sheet, "--grid", grid, "--patch", "16x64x64")
     if ucf:
-        page.heading("What the protocol alone does to a distance", "The same videos of two classes under each protocol.")
-        page.judge("compare-protocols", "--samples", f"{ucf}/Punch", "--reference", f"{ucf}/BabyCrawling", "--backbone",
-                   "shapes3d", "--num-samples", "all", "--num-reference", "all", "--split", "none", "--out", out,
-                   record=False)
+        page.heading(
+            "What the protocol alone does to a distance", "The same videos of two classes under each protocol."
+        )
+        page.judge(
+            "compare-protocols",
+            "--samples",
+            f"{ucf}/Punch",
+            "--reference",
+            f"{ucf}/BabyCrawling",
+            "--backbone",
+            "shapes3d",
+            "--num-samples",
+            "all",
+            "--num-reference",
+            "all",
+            "--split",
+            "none",
+            "--out",
+            out,
+            record=False,
+        )
 
     head = f"""# Metrics
 
 Made by `python -m hpdm_eval.studies.shipped.metrics` with weights {loaded.sha256[:12]} at step {loaded.step:,}, on \
-{hardware(choose_device(device))}, {utc_now()[:10]}, commit {(git_revision() or 'unknown')[:12]}. The records are in \
+{hardware(choose_device(device))}, {utc_now()[:10]}, commit {(git_revision() or "unknown")[:12]}. The records are in \
 `records/`. All of it judges small models and few clips with the shipped backbone: nothing here compares with a \
 published figure.
 """

@@ -35,13 +35,27 @@ from hpdm_eval.studies.shipped.drawing import REAL_SEED, REFERENCE_SEED, draw_cl
 
 
 @click.command(cls=Command)
-@click.option("--run", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True,
-              help="Training run whose averaged weights are shipped.")
-@click.option("--weights", "weights_folder", type=click.Path(path_type=Path), required=True,
-              help="Folder for nano.safetensors and its card.")
+@click.option(
+    "--run",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Training run whose averaged weights are shipped.",
+)
+@click.option(
+    "--weights",
+    "weights_folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for nano.safetensors and its card.",
+)
 @click.option("--reports", type=click.Path(path_type=Path), required=True, help="Folder for records, curve and sheet.")
-@click.option("--scratch", type=click.Path(path_type=Path), default="scratch/nano", show_default=True,
-              help="Folder for videos; what an interrupted call left there is used again.")
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path),
+    default="scratch/nano",
+    show_default=True,
+    help="Folder for videos; what an interrupted call left there is used again.",
+)
 @click.option("--clips", type=click.IntRange(min=24), default=240, show_default=True, help="Clips per set.")
 @click.option("--set", "overrides", multiple=True, metavar="sampling.KEY=VALUE", help="Sampling defaults to ship.")
 @common_options
@@ -61,15 +75,45 @@ def main(run, weights_folder, reports, scratch, clips, overrides, device, seed, 
     for name, data_seed in (("reference", REFERENCE_SEED), ("real", REAL_SEED)):
         draw_clips(scratch / name, data_seed, clips, size, quiet)
     for name, checkpoint in (("nano", shipped), ("untrained", untrained)):
-        call(sample, "--checkpoint", checkpoint, "--num", clips, "--out", scratch / name, "--device", device,
-              "--seed", seed, *(["--sheet"] if name == "nano" else []), *(["--quiet"] if quiet else []))
+        call(
+            sample,
+            "--checkpoint",
+            checkpoint,
+            "--num",
+            clips,
+            "--out",
+            scratch / name,
+            "--device",
+            device,
+            "--seed",
+            seed,
+            *(["--sheet"] if name == "nano" else []),
+            *(["--quiet"] if quiet else []),
+        )
 
     sets = {"real": "real clips", "nano": "nano", "untrained": "nano before training"}
     records, accuracies = [], []
     for name in sets:
-        records.append(call(
-            fvd, "--samples", scratch / name, "--reference", scratch / "reference", "--protocol", "native", "--backbone",
-            "shapes3d", "--record", reports / "records", "--device", device, "--seed", seed, "--quiet"))
+        records.append(
+            call(
+                fvd,
+                "--samples",
+                scratch / name,
+                "--reference",
+                scratch / "reference",
+                "--protocol",
+                "native",
+                "--backbone",
+                "shapes3d",
+                "--record",
+                reports / "records",
+                "--device",
+                device,
+                "--seed",
+                seed,
+                "--quiet",
+            )
+        )
         accuracies.append(_accuracy(scratch / name, device, seed, reports / "records"))
     table = markdown_table(records, names=list(sets.values())) + "\n"
     table += markdown_table(accuracies, names=list(sets.values()))
@@ -102,8 +146,14 @@ def _plot(log, path):
     figure, axes = plt.subplots(figsize=(6, 3.2), constrained_layout=True)
     steps = [line["step"] for line in log]
     for level, style in enumerate(("-", "--", ":")[: len(log[0]["loss_per_level"])]):
-        axes.plot(steps, [line["loss_per_level"][level] for line in log], style, label=f"level {level}", color="black",
-                  linewidth=1)
+        axes.plot(
+            steps,
+            [line["loss_per_level"][level] for line in log],
+            style,
+            label=f"level {level}",
+            color="black",
+            linewidth=1,
+        )
     axes.set(xlabel="step", ylabel="v-prediction loss", yscale="log")
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,10 +176,19 @@ def _enlarge(source, target, factor=3):
 
 def _card(config, step, tensors, log, table, accuracy, clips, device):
     count = sum(tensor.numel() for tensor in tensors.values())
-    hours = sum(line["samples"] - before["samples"] for before, line in zip([{"samples": 0}, *log], log)
-                if line["samples_per_second"]) / _mean_rate(log) / 3600
+    hours = (
+        sum(
+            line["samples"] - before["samples"]
+            for before, line in zip([{"samples": 0}, *log], log)
+            if line["samples_per_second"]
+        )
+        / _mean_rate(log)
+        / 3600
+    )
     size = "x".join(map(str, config.pyramid.resolution(config.pyramid.levels - 1)))
-    missed = sorted((row for row in accuracy.details if (row["accuracy"] or 0) < 1), key=lambda row: row["accuracy"] or 0)
+    missed = sorted(
+        (row for row in accuracy.details if (row["accuracy"] or 0) < 1), key=lambda row: row["accuracy"] or 0
+    )
     missed = ", ".join(f"{row['class']} {row['accuracy'] or 0:.0%}" for row in missed[:3]) or "none of these samples"
     training = config.training
     return f"""# nano: the model that ships with hpdm

@@ -60,13 +60,35 @@ class TextTier:
 
 
 TIERS = {
-    "smoke": TextTier(steps=4, samples=12, prompts=6, reference=60, repeats=1, set=(
-        "training.batch=4", "training.warmup=1", "network.token_width=32", "network.latent_width=32",
-        "network.num_latents=8", "sampling.steps=[2, 1, 1, 1]", "sampling.overlap=none",
-    )),
-    "cpu": TextTier(steps=3000, samples=96, prompts=48, reference=960, repeats=1, set=(
-        "training.warmup=150", "training.ema_half_life=150", "sampling.steps=[16, 8, 4, 4]", "sampling.overlap=none",
-    )),
+    "smoke": TextTier(
+        steps=4,
+        samples=12,
+        prompts=6,
+        reference=60,
+        repeats=1,
+        set=(
+            "training.batch=4",
+            "training.warmup=1",
+            "network.token_width=32",
+            "network.latent_width=32",
+            "network.num_latents=8",
+            "sampling.steps=[2, 1, 1, 1]",
+            "sampling.overlap=none",
+        ),
+    ),
+    "cpu": TextTier(
+        steps=3000,
+        samples=96,
+        prompts=48,
+        reference=960,
+        repeats=1,
+        set=(
+            "training.warmup=150",
+            "training.ema_half_life=150",
+            "sampling.steps=[16, 8, 4, 4]",
+            "sampling.overlap=none",
+        ),
+    ),
     "gpu": TextTier(steps=20000, samples=480, prompts=240, reference=4800, repeats=3, set=("training.batch=64",)),
 }
 VIDEO_ONLY, FINETUNED, LOW = "video-only", "fine-tuned", "low-resolution"
@@ -107,20 +129,34 @@ def attribute_records(folder, real: RealText, backbone, *, device, seed, quiet=T
     asked = [attributes_of_caption(settings["prompts"][number]) for number in numbers]
     seen = {name: real.readouts[name](extracted.features) for name in ATTRIBUTES}
     details = [
-        {"attribute": name, **attribute_accuracy(seen[name], [a[name] for a in asked]),
-         "chance": 1 / len(real.readouts[name].values), "real": real.ceiling[name]}
+        {
+            "attribute": name,
+            **attribute_accuracy(seen[name], [a[name] for a in asked]),
+            "chance": 1 / len(real.readouts[name].values),
+            "real": real.ceiling[name],
+        }
         for name in ATTRIBUTES
     ]
     right = np.array([[seen[name][row] == wanted[name] for name in ATTRIBUTES] for row, wanted in enumerate(asked)])
     by_prompt = np.array([right[numbers == number].mean(0) for number in np.unique(numbers)])
     common = dict(
-        started=started, device=device, metric="attributes", higher_is_better=True,
-        protocol={**protocol.to_dict(), "hash": protocol.hash()}, num_samples=source.accepted,
-        num_reference=real.summary["clips"], samples=source.summary(), reference=real.summary,
-        backbone=backbone.describe(), seed=seed,
+        started=started,
+        device=device,
+        metric="attributes",
+        higher_is_better=True,
+        protocol={**protocol.to_dict(), "hash": protocol.hash()},
+        num_samples=source.accepted,
+        num_reference=real.summary["clips"],
+        samples=source.summary(),
+        reference=real.summary,
+        backbone=backbone.describe(),
+        seed=seed,
     )
-    records = {MEAN: make_record(**common, value=float(right.mean()), ci95=_share_interval(by_prompt.mean(1), seed),
-                                 details=tuple(details))}
+    records = {
+        MEAN: make_record(
+            **common, value=float(right.mean()), ci95=_share_interval(by_prompt.mean(1), seed), details=tuple(details)
+        )
+    }
     for column, (name, found) in enumerate(zip(ATTRIBUTES, details)):
         interval = prompt_interval(by_prompt[:, column], seed)
         records[name] = make_record(**common, value=found["accuracy"], details=(found,), ci95=interval)
@@ -144,9 +180,10 @@ class TextStudy:
 
     def __init__(self, tier_name, out, device, quiet, seed=0):
         self.tier, self.out, self.device, self.quiet, self.seed = TIERS[tier_name], Path(out), device, quiet, seed
-        self.base = load_config("nano-T2V", [
-            *self.tier.set, f"training.steps={self.tier.steps}", "training.sheet_every=0", "training.keep=1",
-        ])
+        self.base = load_config(
+            "nano-T2V",
+            [*self.tier.set, f"training.steps={self.tier.steps}", "training.sheet_every=0", "training.keep=1"],
+        )
         self.records = Records(self.out / "records", tier_name, command_line())
 
     def run(self, variants=VARIANTS):
@@ -157,8 +194,10 @@ class TextStudy:
             for name in variants:
                 folder = self.sample(name, repeat)
                 variant = Variant(study="text", name=name)
-                paths = {attribute: self.records.path(variant, "attributes", repeat, attribute=attribute)
-                         for attribute in (*ATTRIBUTES, MEAN)}
+                paths = {
+                    attribute: self.records.path(variant, "attributes", repeat, attribute=attribute)
+                    for attribute in (*ATTRIBUTES, MEAN)
+                }
                 if not all(path.exists() for path in paths.values()):
                     real = real or RealText(self._judged(), self.tier.reference, backbone, self.quiet)
                     records = attribute_records(folder, real, backbone, device=self.device, seed=repeat)
@@ -198,9 +237,24 @@ class TextStudy:
             with atomic_file(prompts, "w") as file:
                 yaml.safe_dump(sample_prompts(PROMPT_SEED, self.tier.prompts), file)
         folder = self.out / "samples" / name / f"repeat{repeat}"
-        call(sample, "--checkpoint", self.train(name, repeat), "--num", self.tier.samples, "--out", folder,
-             "--prompts", prompts, "--format", "npy", "--seed", repeat, "--device", self.device,
-             *(["--quiet"] if self.quiet else []))
+        call(
+            sample,
+            "--checkpoint",
+            self.train(name, repeat),
+            "--num",
+            self.tier.samples,
+            "--out",
+            folder,
+            "--prompts",
+            prompts,
+            "--format",
+            "npy",
+            "--seed",
+            repeat,
+            "--device",
+            self.device,
+            *(["--quiet"] if self.quiet else []),
+        )
         return folder
 
     def _fvd(self, folder, variant, repeat):
@@ -210,10 +264,34 @@ class TextStudy:
             return
         statistics = self.out / "reference.npz"
         if not statistics.exists():
-            write_statistics(statistics, self._judged(), level, count=self.tier.reference, backbone="shapes3d",
-                             device=self.device, quiet=self.quiet)
-        record = call(fvd, "--samples", folder, "--reference", statistics, "--backbone", "shapes3d", "--protocol",
-                      "native", "--workers", 0, "--device", self.device, "--seed", repeat, "--quiet", "--json")
+            write_statistics(
+                statistics,
+                self._judged(),
+                level,
+                count=self.tier.reference,
+                backbone="shapes3d",
+                device=self.device,
+                quiet=self.quiet,
+            )
+        record = call(
+            fvd,
+            "--samples",
+            folder,
+            "--reference",
+            statistics,
+            "--backbone",
+            "shapes3d",
+            "--protocol",
+            "native",
+            "--workers",
+            0,
+            "--device",
+            self.device,
+            "--seed",
+            repeat,
+            "--quiet",
+            "--json",
+        )
         self.records.save(record, path, variant, repeat, level=level)
 
     def _judged(self):
@@ -230,8 +308,11 @@ def main(tier, out, only, device, seed, quiet):
     """Train, sample and judge small text-to-video models."""
     own_folder(out)
     records = TextStudy(tier, out, choose_device(device), quiet, seed).run(only or VARIANTS)
-    note(f"{len(list(records.glob('*.json')))} records are in {records}, samples of ten prompts in "
-         f"{out / 'prompts.png'}", quiet)
+    note(
+        f"{len(list(records.glob('*.json')))} records are in {records}, samples of ten prompts in "
+        f"{out / 'prompts.png'}",
+        quiet,
+    )
 
 
 if __name__ == "__main__":

@@ -76,19 +76,46 @@ SCENARIOS = (
     Scenario(dimension=400, samples=2048, reference=4000, replicates=40),
     Scenario(dimension=400, samples=2048, reference=4000, replicates=40, model="far"),
     Scenario(dimension=400, samples=2048, reference=2048, over="both", model="same", replicates=20),
-    *(Scenario(dimension=64, samples=samples, reference=2000, features=features)
-      for features in ("t4", "t4 clips", "outliers") for samples in (64, 320, 1024)),
-    *(Scenario(dimension=64, samples=1024, reference=2000, over="both", features=features)
-      for features in ("t4", "t4 clips", "outliers")),
-    *(Scenario(dimension=64, samples=samples, reference=2000, features="clusters", grouped=grouped)
-      for samples in (320, 1024) for grouped in (False, True)),
-    *(Scenario(dimension=64, samples=1024, reference=2000, over="both", features="clusters", grouped=grouped)
-      for grouped in (False, True)),
+    *(
+        Scenario(dimension=64, samples=samples, reference=2000, features=features)
+        for features in ("t4", "t4 clips", "outliers")
+        for samples in (64, 320, 1024)
+    ),
+    *(
+        Scenario(dimension=64, samples=1024, reference=2000, over="both", features=features)
+        for features in ("t4", "t4 clips", "outliers")
+    ),
+    *(
+        Scenario(dimension=64, samples=samples, reference=2000, features="clusters", grouped=grouped)
+        for samples in (320, 1024)
+        for grouped in (False, True)
+    ),
+    *(
+        Scenario(dimension=64, samples=1024, reference=2000, over="both", features="clusters", grouped=grouped)
+        for grouped in (False, True)
+    ),
 )
 
-COLUMNS = ("D", "N", "M", "model", "features", "over", "true", "mean figure", "mean corrected", "mean FVD-infinity",
-           "spread", "mean error", "covers mean figure", "corrected covers true", "bootstrap covers true",
-           "spread of fvd@N/4", "estimated by subsets", "replicates")
+COLUMNS = (
+    "D",
+    "N",
+    "M",
+    "model",
+    "features",
+    "over",
+    "true",
+    "mean figure",
+    "mean corrected",
+    "mean FVD-infinity",
+    "spread",
+    "mean error",
+    "covers mean figure",
+    "corrected covers true",
+    "bootstrap covers true",
+    "spread of fvd@N/4",
+    "estimated by subsets",
+    "replicates",
+)
 
 
 class Population:
@@ -125,12 +152,17 @@ def simulate(scenario, seed=0, quiet=False):
     s, rng = scenario, np.random.default_rng(seed)
     axes, others = (np.linalg.qr(rng.normal(size=(s.dimension, s.dimension)))[0] for _ in range(2))
     real = Population(axes, features=s.features)
-    fake = real if s.model == "same" else Population(others if s.model == "far" else axes, scale=1.1, shift=0.02,
-                                                     features=s.features)
+    fake = (
+        real
+        if s.model == "same"
+        else Population(others if s.model == "far" else axes, scale=1.1, shift=0.02, features=s.features)
+    )
     fixed = Moments.of(real.draw(rng, s.reference))
     truth = Target(real.moments() if s.over == "both" else fixed).distance(fake.moments())
-    sources = {name: np.arange(count) // CLUSTER if s.grouped else None
-               for name, count in (("sources", s.samples), ("reference_sources", s.reference))}
+    sources = {
+        name: np.arange(count) // CLUSTER if s.grouped else None
+        for name, count in (("sources", s.samples), ("reference_sources", s.reference))
+    }
     values, errors, halves, corrected, infinite, small, estimated, bootstrapped = ([] for _ in range(8))
     for replicate in progress(range(s.replicates), description=f"D {s.dimension} N {s.samples}", quiet=quiet):
         samples = fake.draw(rng, s.samples)
@@ -151,12 +183,31 @@ def simulate(scenario, seed=0, quiet=False):
         if s.bootstrap:
             bootstrapped.append(_bootstrap_covers(rng, samples, fixed, truth))
     values, halves, corrected = map(np.array, (values, halves, corrected))
-    return dict(zip(COLUMNS, (
-        s.dimension, s.samples, s.reference, s.model, s.features + ", grouped" * s.grouped, s.over, truth,
-        values.mean(), corrected.mean(), _mean(infinite), values.std(ddof=1), np.mean(errors),
-        np.mean(np.abs(values - values.mean()) <= halves), np.mean(np.abs(corrected - truth) <= halves),
-        _mean(bootstrapped), np.std(small, ddof=1) if small else None, _mean(estimated), s.replicates,
-    )))
+    return dict(
+        zip(
+            COLUMNS,
+            (
+                s.dimension,
+                s.samples,
+                s.reference,
+                s.model,
+                s.features + ", grouped" * s.grouped,
+                s.over,
+                truth,
+                values.mean(),
+                corrected.mean(),
+                _mean(infinite),
+                values.std(ddof=1),
+                np.mean(errors),
+                np.mean(np.abs(values - values.mean()) <= halves),
+                np.mean(np.abs(corrected - truth) <= halves),
+                _mean(bootstrapped),
+                np.std(small, ddof=1) if small else None,
+                _mean(estimated),
+                s.replicates,
+            ),
+        )
+    )
 
 
 # Dead tokens in 24 frames of each of 179 UCF-101 clips: {count: clips}; the others have none.
@@ -172,22 +223,27 @@ def simulate_rates(clips, model, replicates=2000, seed=0):
     times as many clips with a cluster.
     """
     rng = np.random.default_rng([seed, clips])
-    population = np.concatenate([np.repeat(list(REAL_COUNTS), list(REAL_COUNTS.values())),
-                                 np.zeros(179 - sum(REAL_COUNTS.values()))]).astype(int)
+    population = np.concatenate(
+        [np.repeat(list(REAL_COUNTS), list(REAL_COUNTS.values())), np.zeros(179 - sum(REAL_COUNTS.values()))]
+    ).astype(int)
     if model == "tenfold":
         population = np.concatenate([np.repeat(population[population > 0], 10), np.zeros(109, int)])[:179]
     truth = 1e6 * population.mean() / JUDGED
     bounds, simple, none = [], [], 0
     for _ in range(replicates):
-        counts = (rng.poisson(population.mean(), clips) if model == "poisson" else rng.choice(population, clips))
+        counts = rng.poisson(population.mean(), clips) if model == "poisson" else rng.choice(population, clips)
         rates = 1e6 * counts / JUDGED
         bounds.append(rate_interval(rates, 1e6 * cluster_rate(JUDGED)))
         drawn = rng.choice(rates, (100, clips)).mean(axis=1)
         simple.append(np.quantile(drawn, [0.025, 0.975]))
         none += not counts.any()
     covers = [np.mean([low <= truth <= high for low, high in found]) for found in (bounds, simple)]
-    return dict(zip(RATE_COLUMNS, (clips, model, truth, "[{:.2f}, {:.2f}]".format(*np.mean(bounds, axis=0)), *covers,
-                                   none / replicates)))
+    return dict(
+        zip(
+            RATE_COLUMNS,
+            (clips, model, truth, "[{:.2f}, {:.2f}]".format(*np.mean(bounds, axis=0)), *covers, none / replicates),
+        )
+    )
 
 
 def _bootstrap_covers(rng, samples, reference, truth):
@@ -208,26 +264,42 @@ def _mean(values):
 def main(out, seed, quiet):
     """Simulate all scenarios and write their tables; about ten minutes on one core."""
     rows = [simulate(scenario, seed, quiet) for scenario in SCENARIOS]
-    rates = [simulate_rates(clips, model, seed=seed) for model in ("real", "poisson", "tenfold")
-             for clips in (8, 16, 32, 64, 128)]
-    lines = ["# Coverage of the 95 % intervals", "",
-             f"Made by `python -m hpdm_eval.studies.validation.intervals --seed {seed}`.", "",
-             "## Fréchet distance", "",
-             "D features, N samples, M reference clips. `spread` is the standard deviation of the figure over the "
-             "replicates, `mean error` the mean of the jackknife's standard errors. Over `samples` one reference is "
-             "kept, and true is the infinite-sample distance from it; over `both` each replicate has its own, and true "
-             "is the distance of the populations. All features have the same mean and covariance: t4 is Student's t "
-             "with four degrees of freedom along every axis, t4 clips the multivariate one, in which a clip is far "
-             f"from the mean along all axes or none, outliers are {100 * OUTLIERS:g} % of clips {FURTHER:g} times as "
-             f"far from the mean, clusters are of {CLUSTER} clips that share {100 * SHARED:g} % of their variance; "
-             "grouped says that the jackknife deals them together (`--group-by`). A coverage of 95 % has a standard "
-             "error of 1.5 points over 200 replicates, 3.4 over 40, 4.9 over 20.", "", *_summary(rows), "", *_table(COLUMNS, rows), "",
-             "## Dead tokens", "",
-             f"Counts of dead tokens in sets of clips of {JUDGED:,} judged tokens (24 frames of 320x240). `real` draws "
-             f"from 179 UCF-101 clips, of which {sum(REAL_COUNTS.values())} have any ({_counts()}); poisson has the "
-             "same mean without clusters; tenfold has ten times as many clips with one. `covers` is of the gamma "
-             "interval that the command prints, `covers, bootstrap` of a percentile bootstrap over clips. Of a set "
-             "without any dead token a bootstrap says [0, 0].", "", *_table(RATE_COLUMNS, rates)]
+    rates = [
+        simulate_rates(clips, model, seed=seed)
+        for model in ("real", "poisson", "tenfold")
+        for clips in (8, 16, 32, 64, 128)
+    ]
+    lines = [
+        "# Coverage of the 95 % intervals",
+        "",
+        f"Made by `python -m hpdm_eval.studies.validation.intervals --seed {seed}`.",
+        "",
+        "## Fréchet distance",
+        "",
+        "D features, N samples, M reference clips. `spread` is the standard deviation of the figure over the "
+        "replicates, `mean error` the mean of the jackknife's standard errors. Over `samples` one reference is "
+        "kept, and true is the infinite-sample distance from it; over `both` each replicate has its own, and true "
+        "is the distance of the populations. All features have the same mean and covariance: t4 is Student's t "
+        "with four degrees of freedom along every axis, t4 clips the multivariate one, in which a clip is far "
+        f"from the mean along all axes or none, outliers are {100 * OUTLIERS:g} % of clips {FURTHER:g} times as "
+        f"far from the mean, clusters are of {CLUSTER} clips that share {100 * SHARED:g} % of their variance; "
+        "grouped says that the jackknife deals them together (`--group-by`). A coverage of 95 % has a standard "
+        "error of 1.5 points over 200 replicates, 3.4 over 40, 4.9 over 20.",
+        "",
+        *_summary(rows),
+        "",
+        *_table(COLUMNS, rows),
+        "",
+        "## Dead tokens",
+        "",
+        f"Counts of dead tokens in sets of clips of {JUDGED:,} judged tokens (24 frames of 320x240). `real` draws "
+        f"from 179 UCF-101 clips, of which {sum(REAL_COUNTS.values())} have any ({_counts()}); poisson has the "
+        "same mean without clusters; tenfold has ten times as many clips with one. `covers` is of the gamma "
+        "interval that the command prints, `covers, bootstrap` of a percentile bootstrap over clips. Of a set "
+        "without any dead token a bootstrap says [0, 0].",
+        "",
+        *_table(RATE_COLUMNS, rates),
+    ]
     with atomic_file(out, "w") as file:
         file.write("\n".join(lines) + "\n")
     note(f"{out}: {len(rows) + len(rates)} scenarios", quiet)
@@ -235,6 +307,7 @@ def main(out, seed, quiet):
 
 def _summary(rows):
     """What holds where, a line each."""
+
     def shares(column, chosen):
         found = sorted(round(100 * row[column]) for row in rows if chosen(row) and row[column] is not None)
         return f"{found[0]} %" if found[0] == found[-1] else f"{found[0]} to {found[-1]} %"
@@ -250,15 +323,21 @@ def _summary(rows):
 
     figure = "covers mean figure"
     fewer = shares("corrected covers true", lambda row: row["features"] == "gaussian" and not enough(row))
-    yield (f"- Gaussian features: the interval of the figure covers in {shares(figure, of('gaussian'))}, the corrected "
-           f"one in {corrected_of('gaussian')} from 5 D samples up and in {fewer} with fewer, where the command "
-           "withholds it.")
+    yield (
+        f"- Gaussian features: the interval of the figure covers in {shares(figure, of('gaussian'))}, the corrected "
+        f"one in {corrected_of('gaussian')} from 5 D samples up and in {fewer} with fewer, where the command "
+        "withholds it."
+    )
     for name in ("t4", "t4 clips", "outliers"):
-        yield (f"- {name}: {shares(figure, of(name))} and {corrected_of(name)}: few clips far from the mean decide the "
-               "figure, and its interval is too short.")
-    yield (f"- clusters: {shares(figure, of('clusters'))} and {corrected_of('clusters')} where every clip counts as a "
-           f"draw of its own, {shares(figure, of('clusters, grouped'))} and {corrected_of('clusters, grouped')} where "
-           "clusters are dealt together.")
+        yield (
+            f"- {name}: {shares(figure, of(name))} and {corrected_of(name)}: few clips far from the mean decide the "
+            "figure, and its interval is too short."
+        )
+    yield (
+        f"- clusters: {shares(figure, of('clusters'))} and {corrected_of('clusters')} where every clip counts as a "
+        f"draw of its own, {shares(figure, of('clusters, grouped'))} and {corrected_of('clusters, grouped')} where "
+        "clusters are dealt together."
+    )
     yield f"- A percentile bootstrap covers the true distance in {shares('bootstrap covers true', lambda row: True)}."
 
 

@@ -51,10 +51,18 @@ class Encode:
 
 CODECS = {  # encoder and its options but the distance of key frames
     "x264": ("libx264", {"crf": "23", "preset": "veryfast"}, "x264-params", "keyint={}:mbtree=0:log-level=error"),
-    "HEVC": ("libx265", {"crf": "28", "preset": "veryfast"}, "x265-params",
-             "keyint={}:log-level=none:pools=none:frame-threads=1"),
-    "VP9": ("libvpx-vp9", {"crf": "33", "b": "0", "deadline": "realtime", "cpu-used": "6", "auto-alt-ref": "1",
-                           "lag-in-frames": "16"}, "g", "{}"),
+    "HEVC": (
+        "libx265",
+        {"crf": "28", "preset": "veryfast"},
+        "x265-params",
+        "keyint={}:log-level=none:pools=none:frame-threads=1",
+    ),
+    "VP9": (
+        "libvpx-vp9",
+        {"crf": "33", "b": "0", "deadline": "realtime", "cpu-used": "6", "auto-alt-ref": "1", "lag-in-frames": "16"},
+        "g",
+        "{}",
+    ),
     "AV1": ("libsvtav1", {"crf": "40", "preset": "10", "svtav1-params": "lp=1"}, "g", "{}"),
     "MPEG-4": ("mpeg4", {}, "g", "{}"),
     "MJPEG": ("mjpeg", {}, "g", "{}"),
@@ -64,17 +72,33 @@ CODECS = {  # encoder and its options but the distance of key frames
 def combinations():
     """The forty, as tuples of steps."""
     resizes = [(Resize(factor, name),) for factor in FACTORS for name in FILTERS]
-    codecs = [(Encode(codec, gop),) for codec, gops in (
-        ("x264", (12, 16, 250)), ("HEVC", (16, 250)), ("VP9", (16, 128)), ("AV1", (16, 128)), ("MPEG-4", (12, 16)),
-        ("MJPEG", (1,))) for gop in gops]
+    codecs = [
+        (Encode(codec, gop),)
+        for codec, gops in (
+            ("x264", (12, 16, 250)),
+            ("HEVC", (16, 250)),
+            ("VP9", (16, 128)),
+            ("AV1", (16, 128)),
+            ("MPEG-4", (12, 16)),
+            ("MJPEG", (1,)),
+        )
+        for gop in gops
+    ]
     stored = [(Resize("256 crop", "bilinear"), Encode(codec, 1 if codec == "MJPEG" else 16)) for codec in CODECS]
-    read = [(Encode("x264", 12), Resize("256 crop", "bilinear")), (Encode("HEVC", 12), Resize("256 squash", "bicubic")),
-            (Encode("VP9", 12), Resize("128 crop", "lanczos")), (Encode("AV1", 12), Resize("256 crop", "bicubic")),
-            (Encode("MPEG-4", 12), Resize("256 squash", "bilinear")), (Encode("MJPEG", 1), Resize("192", "bilinear"))]
-    several = [(Resize("256 crop", "bicubic"), Encode("x264", 32), Resize("128 crop", "bicubic")),
-               (Resize("256 crop", "bilinear"), Encode("AV1", 250), Resize("128 crop", "bilinear")),
-               (Resize("256 squash", "bicubic"), Encode("MPEG-4", 12)),
-               (Resize("256 squash", "bilinear"), Encode("VP9", 250))]
+    read = [
+        (Encode("x264", 12), Resize("256 crop", "bilinear")),
+        (Encode("HEVC", 12), Resize("256 squash", "bicubic")),
+        (Encode("VP9", 12), Resize("128 crop", "lanczos")),
+        (Encode("AV1", 12), Resize("256 crop", "bicubic")),
+        (Encode("MPEG-4", 12), Resize("256 squash", "bilinear")),
+        (Encode("MJPEG", 1), Resize("192", "bilinear")),
+    ]
+    several = [
+        (Resize("256 crop", "bicubic"), Encode("x264", 32), Resize("128 crop", "bicubic")),
+        (Resize("256 crop", "bilinear"), Encode("AV1", 250), Resize("128 crop", "bilinear")),
+        (Resize("256 squash", "bicubic"), Encode("MPEG-4", 12)),
+        (Resize("256 squash", "bilinear"), Encode("VP9", 250)),
+    ]
     return [*resizes, *codecs, *stored, *read, *several]
 
 
@@ -141,4 +165,4 @@ def _frames(file):
 
 def _middle(video, kept):
     top, left = ((have - keep) // 2 for have, keep in zip(video.shape[1:3], kept))
-    return np.ascontiguousarray(video[:, top:top + kept[0], left:left + kept[1]])
+    return np.ascontiguousarray(video[:, top : top + kept[0], left : left + kept[1]])

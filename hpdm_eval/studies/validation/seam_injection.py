@@ -1,6 +1,6 @@
 """Known seams put into real clips: what a seam metric must find, at a known size.
 
-    T frames, H rows, W columns; clips are uint8 [T,H,W,3]
+T frames, H rows, W columns; clips are uint8 [T,H,W,3]
 """
 
 import numpy as np
@@ -50,4 +50,4 @@ def _tiles(shape, patch):
 def _moved(padded, tile, offset, pad):
     frames, rows, columns = tile
     down, right = offset + pad
-    return padded[frames, rows.start + down:rows.stop + down, columns.start + right:columns.stop + right]
+    return padded[frames, rows.start + down : rows.stop + down, columns.start + right : columns.stop + right]

@@ -1,6 +1,6 @@
 """How well seams are found: known ones put into real clips, judged in random sets of clips.
 
-    n clips in a set; a condition is (kind, amount) of `inject_seams`
+n clips in a set; a condition is (kind, amount) of `inject_seams`
 """
 
 import io
@@ -32,8 +32,10 @@ def measure_conditions(clip, patch, lattices, longest):
     """{condition: ClipSeams} of one Clip, of its first `longest` frames; tiles differ from clip to clip."""
     video = clip.video[:longest]
     seed = int(clip.digest[:8], 16)
-    return {(kind, amount): measure_clip(inject_seams(video, patch, kind, amount, seed), lattices, clip.name)
-            for kind, amount in conditions()}
+    return {
+        (kind, amount): measure_clip(inject_seams(video, patch, kind, amount, seed), lattices, clip.name)
+        for kind, amount in conditions()
+    }
 
 
 def power_rows(measured, lattices, per_test, resamples, seed=0):
@@ -54,8 +56,9 @@ def power_rows(measured, lattices, per_test, resamples, seed=0):
         for figure in judge_seams(clips, lattices, draws=0):
             key = (figure.axis, figure.statistic)
             found = [[f.significant for f in verdict if (f.axis, f.statistic) == key] for verdict in verdicts]
-            rows.append({**base, "axis": figure.axis, "statistic": figure.statistic, "excess": figure.excess,
-                         **_shares(found)})
+            rows.append(
+                {**base, "axis": figure.axis, "statistic": figure.statistic, "excess": figure.excess, **_shares(found)}
+            )
         largest = max(row["excess"] for row in rows if (row["kind"], row["amount"]) == (kind, amount))
         found = [[figure.significant for figure in verdict] for verdict in verdicts]
         rows.append({**base, "axis": "any", "statistic": "any", "excess": largest, **_shares(found)})
@@ -64,8 +67,10 @@ def power_rows(measured, lattices, per_test, resamples, seed=0):
 
 def _shares(found):
     """Shares of sets, each with its values of `significant`, that have a seam, and that have no verdict at all."""
-    return {"detected": float(np.mean([any(own) for own in found])),
-            "withheld": float(np.mean([all(value is None for value in own) for own in found]))}
+    return {
+        "detected": float(np.mean([any(own) for own in found])),
+        "withheld": float(np.mean([all(value is None for value in own) for own in found])),
+    }
 
 
 def coverage_rows(measured, lattices, seed=0):
@@ -88,15 +93,32 @@ def coverage_rows(measured, lattices, seed=0):
         for size in SIZES:
             sets = rng.integers(len(clips), size=(SETS, size))
             values = pooled.scores[sets]
-            rows.append({"kind": kind, "amount": amount, "clips": size, "headline": "pooled", "truth": pooled.value,
-                         "mean": float(values.mean()), "covered": _covered(values, pooled.value, mean_t_interval)})
+            rows.append(
+                {
+                    "kind": kind,
+                    "amount": amount,
+                    "clips": size,
+                    "headline": "pooled",
+                    "truth": pooled.value,
+                    "mean": float(values.mean()),
+                    "covered": _covered(values, pooled.value, mean_t_interval),
+                }
+            )
             largest = table.mean(axis=0).max()
             chosen = sets[:BOOTSTRAP]
             best = table[chosen].mean(axis=1).argmax(axis=1)
             values = np.array([table[rows_of, column] for rows_of, column in zip(chosen, best)])
-            rows.append({"kind": kind, "amount": amount, "clips": size, "headline": "largest", "truth": float(largest),
-                         "mean": float(values.mean()),
-                         "covered": _covered(values, largest, lambda scores: mean_interval(scores, rng, BOOTSTRAP))})
+            rows.append(
+                {
+                    "kind": kind,
+                    "amount": amount,
+                    "clips": size,
+                    "headline": "largest",
+                    "truth": float(largest),
+                    "mean": float(values.mean()),
+                    "covered": _covered(values, largest, lambda scores: mean_interval(scores, rng, BOOTSTRAP)),
+                }
+            )
     return rows
 
 
@@ -117,7 +139,7 @@ def power_report(rows, coverage, patch, per_test, resamples, summary, longest):
         f"an excess above {TOLERANCE} that stands out among the lattice's own moves, one-sided at {LEVEL:.0%} after "
         "Benjamini and Hochberg over axes and statistics. `detected` is the share of sets called a seam; in the rows of "
         "kind `none` it is the rate of false positives. `withheld` is the share without a verdict, because a step of one "
-        "grey level would not be found there in 95 % of sets; in the rest \"no seam\" was said. The excess is the mean over all clips, in log units. What "
+        'grey level would not be found there in 95 % of sets; in the rest "no seam" was said. The excess is the mean over all clips, in log units. What '
         "resizing and codecs do to the same clips is in [seams-codecs.md](seams-codecs.md).",
         "",
         "![power](seams-power.png)",
@@ -125,8 +147,11 @@ def power_report(rows, coverage, patch, per_test, resamples, summary, longest):
         "| kind | amount | axis | statistic | excess | detected | withheld |",
         "|---|---:|---|---|---:|---:|---:|",
     ]
-    lines += [f"| {row['kind']} | {row['amount']} | {row['axis']} | {row['statistic']} | {row['excess']:.3f} | "
-              f"{row['detected']:.1%} | {row['withheld']:.1%} |" for row in rows]
+    lines += [
+        f"| {row['kind']} | {row['amount']} | {row['axis']} | {row['statistic']} | {row['excess']:.3f} | "
+        f"{row['detected']:.1%} | {row['withheld']:.1%} |"
+        for row in rows
+    ]
     return "\n".join([*lines, *coverage_section(coverage)]) + "\n"
 
 
@@ -136,18 +161,24 @@ def coverage_section(coverage):
         "",
         "## The headline and its interval",
         "",
-        ("The headline of `seams` is the mean excess over the finest lattice of each axis and both statistics, with an "
-         f"interval by Student's t over clips. {SETS} sets were drawn with replacement from real clips, whose own value "
-         "is the truth; `covered` is the share of 95 % intervals that hold it. Rows `largest` are the earlier headline, "
-         f"the largest excess with the bootstrap interval of that lattice ({BOOTSTRAP} sets), against the largest of all "
-         "clips: it is too large in few clips, and the more lattices there are the larger."),
+        (
+            "The headline of `seams` is the mean excess over the finest lattice of each axis and both statistics, with an "
+            f"interval by Student's t over clips. {SETS} sets were drawn with replacement from real clips, whose own value "
+            "is the truth; `covered` is the share of 95 % intervals that hold it. Rows `largest` are the earlier headline, "
+            f"the largest excess with the bootstrap interval of that lattice ({BOOTSTRAP} sets), against the largest of all "
+            "clips: it is too large in few clips, and the more lattices there are the larger."
+        ),
         "",
         "| seam | clips | headline | truth | mean over sets | covered |",
         "|---|---:|---|---:|---:|---:|",
     ]
     return lines + [
-        (f"| {row['kind'] if row['kind'] == 'none' else '{kind} {amount}'.format(**row)} | {row['clips']} | "
-         f"{row['headline']} | {row['truth']:.3f} | {row['mean']:.3f} | {row['covered']:.1%} |") for row in coverage]
+        (
+            f"| {row['kind'] if row['kind'] == 'none' else '{kind} {amount}'.format(**row)} | {row['clips']} | "
+            f"{row['headline']} | {row['truth']:.3f} | {row['mean']:.3f} | {row['covered']:.1%} |"
+        )
+        for row in coverage
+    ]
 
 
 def power_plot(rows):
@@ -160,12 +191,19 @@ def power_plot(rows):
     series = list(dict.fromkeys((row["axis"], row["statistic"]) for row in rows))
     for line, kind in zip(panels, kinds):
         for axis, statistic in series:
-            points = [row for row in rows if row["kind"] in ("none", kind) and (row["axis"], row["statistic"]) ==
-                      (axis, statistic)]
+            points = [
+                row
+                for row in rows
+                if row["kind"] in ("none", kind) and (row["axis"], row["statistic"]) == (axis, statistic)
+            ]
             if axis == "any":
                 continue
-            style = {**line_style("whf".index(axis)), "markersize": 3, "linestyle": "-" if statistic == "step" else "--",
-                     "label": f"{axis}, {statistic}"}
+            style = {
+                **line_style("whf".index(axis)),
+                "markersize": 3,
+                "linestyle": "-" if statistic == "step" else "--",
+                "label": f"{axis}, {statistic}",
+            }
             for panel, key in zip(line, ("excess", "detected")):
                 panel.plot([row["amount"] for row in points], [row[key] for row in points], **style)
         for panel, title in zip(line, ("excess, log units", "share of sets called a seam")):

@@ -39,8 +39,15 @@ SETS = {8: 2, 24: 2}  # clips in a set: disjoint random sets, at most; and one s
 STEPPED, STEPPED_SETS = 24, 1  # clips in a set with a step between tiles; and how many such sets
 TOGETHER = 3  # combinations that share a first resize
 CHUNK = 32  # clips measured at once
-COLUMNS = ("steps", "patch", "clips", "sets", "called", *(f"verdicts {axis}" for axis in AXES),
-           *(f"{what} {axis}" for what in ("found", "missed") for axis in AXES))
+COLUMNS = (
+    "steps",
+    "patch",
+    "clips",
+    "sets",
+    "called",
+    *(f"verdicts {axis}" for axis in AXES),
+    *(f"{what} {axis}" for what in ("found", "missed") for axis in AXES),
+)
 
 
 @click.command(cls=Command)
@@ -48,8 +55,13 @@ COLUMNS = ("steps", "patch", "clips", "sets", "called", *(f"verdicts {axis}" for
 @click.option("--clips", type=click.IntRange(min=24), default=96, show_default=True, help="Clips to use, at random.")
 @click.option("--out", required=True, type=OutputFolder(), metavar="DIR", help="Folder for the table and the page.")
 @click.option("--scratch", default="scratch/seams", show_default=True, metavar="DIR", help="Folder for measurements.")
-@click.option("--part", default="1/1", show_default=True, metavar="K/N",
-              help="Take every N-th task from the K-th on, to share the work; a last call with 1/1 writes the table.")
+@click.option(
+    "--part",
+    default="1/1",
+    show_default=True,
+    metavar="K/N",
+    help="Take every N-th task from the K-th on, to share the work; a last call with 1/1 writes the table.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that judge.")
 @common_options
 def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
@@ -58,12 +70,15 @@ def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
     first, every = _part(part)
     protocol = load_protocol("native", frames=FRAMES, samples_selection="shuffled")
     videos = list(open_clips(samples, protocol, num=clips, workers=0, seed=seed, quiet=quiet))
-    chunks = [videos[start:start + CHUNK] for start in range(0, len(videos), CHUNK)]
+    chunks = [videos[start : start + CHUNK] for start in range(0, len(videos), CHUNK)]
     digests = [sha256("".join(clip.digest for clip in chunk).encode()).hexdigest()[:12] for chunk in chunks]
     numbers = {steps: number for number, steps in enumerate(combinations())}
-    paths = {(steps, k): Path(scratch) / f"{number:02d}-{digest}.npz" for steps, number in numbers.items()
-             for k, digest in enumerate(digests)}
-    mine = tasks()[first - 1::every]
+    paths = {
+        (steps, k): Path(scratch) / f"{number:02d}-{digest}.npz"
+        for steps, number in numbers.items()
+        for k, digest in enumerate(digests)
+    }
+    mine = tasks()[first - 1 :: every]
     for k, chunk in enumerate(chunks):
         for chains in mine:
             missing = [steps for steps in chains if not paths[steps, k].exists()]
@@ -83,7 +98,10 @@ def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    for name, content in (("seams-codecs.csv", table.getvalue()), ("seams-codecs.md", page(rows, [clip.name for clip in videos], seed))):
+    for name, content in (
+        ("seams-codecs.csv", table.getvalue()),
+        ("seams-codecs.md", page(rows, [clip.name for clip in videos], seed)),
+    ):
         with atomic_file(Path(out) / name) as file:
             file.write(content.encode())
         note(f"wrote {Path(out) / name}", quiet)
@@ -109,7 +127,7 @@ def tasks():
     groups = {}
     for steps in combinations():
         groups.setdefault(steps[0] if isinstance(steps[0], Resize) else steps, []).append(steps)
-    return [group[k:k + TOGETHER] for group in groups.values() for k in range(0, len(group), TOGETHER)]
+    return [group[k : k + TOGETHER] for group in groups.values() for k in range(0, len(group), TOGETHER)]
 
 
 def measure_combinations(videos, chains, first=0):
@@ -152,14 +170,21 @@ def judge_combination(steps, measured, seed=0):
         plain, stepped = ([rescore(clip, lattices) for clip in measured[patch, kind]] for kind in (False, True))
         order = np.random.default_rng(seed).permutation(len(plain))
         for count in dict.fromkeys([*(size for size in SETS if size <= len(plain)), len(plain)]):
-            sets = [order[start:start + count] for start in range(0, len(plain) - count + 1, count)][:SETS.get(count)]
+            sets = [order[start : start + count] for start in range(0, len(plain) - count + 1, count)][
+                : SETS.get(count)
+            ]
             verdicts = [judge_seams([plain[k] for k in chosen], lattices, draws=0) for chosen in sets]
-            row = {"steps": name_of(steps), "patch": "x".join(map(str, patch)), "clips": count, "sets": len(sets),
-                   "called": sum(any(figure.significant for figure in figures) for figures in verdicts)}
+            row = {
+                "steps": name_of(steps),
+                "patch": "x".join(map(str, patch)),
+                "clips": count,
+                "sets": len(sets),
+                "called": sum(any(figure.significant for figure in figures) for figures in verdicts),
+            }
             for axis in AXES:
                 row[f"verdicts {axis}"] = sum(_verdict(figures, axis) for figures in verdicts)
             if count == STEPPED:
-                sets = [stepped[start:start + count] for start in range(0, len(stepped) - count + 1, count)]
+                sets = [stepped[start : start + count] for start in range(0, len(stepped) - count + 1, count)]
                 verdicts = [judge_seams(chosen, lattices, draws=0) for chosen in sets]
                 for axis in AXES:
                     found = [_found(figures, axis) for figures in verdicts]
@@ -210,12 +235,22 @@ def load_measured(path):
             parts.setdefault(head, {})[tuple(what)] = arrays[key]
     measured = {(patch, stepped): [] for patch in PATCHES for stepped in (False, True)}
     for (patch, stepped, number), found in sorted(parts.items(), key=lambda item: item[0][2]):
-        kinds = {kind: {what[1:]: value for what, value in found.items() if what[0] == kind}
-                 for kind in ("values", "contrasts", "stepped")}
-        measured[patch, stepped].append(ClipSeams(
-            name=str(number), shape=tuple(map(int, found["shape",])), scores={}, profiles={}, edges={},
-            sizes=tuple(found["sizes",]), block=int(found["block",]) or None,
-            **kinds))
+        kinds = {
+            kind: {what[1:]: value for what, value in found.items() if what[0] == kind}
+            for kind in ("values", "contrasts", "stepped")
+        }
+        measured[patch, stepped].append(
+            ClipSeams(
+                name=str(number),
+                shape=tuple(map(int, found["shape",])),
+                scores={},
+                profiles={},
+                edges={},
+                sizes=tuple(found["sizes",]),
+                block=int(found["block",]) or None,
+                **kinds,
+            )
+        )
     return measured
 
 
@@ -226,17 +261,21 @@ def page(rows, names, seed):
     lines = [
         "# Seams in real clips after resizes and codecs",
         "",
-        (f"Made by `python -m hpdm_eval.studies.validation.seam_verdicts --clips {clips} --seed {seed}` (commit "
-         f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320 from {groups} groups of that data set, drawn "
-         f"at random, the first {FRAMES} frames of each, tiles of {patches} on {LEVELS} levels. UCF-101 is MPEG-4 to begin "
-         "with. Every combination was applied to the clips; where a codec comes last the files' own packets were read as "
-         "`hpdm-eval seams` reads them, where a resize does the clips count as stored without loss. Crops are of the "
-         "middle. Sets of clips are disjoint."),
+        (
+            f"Made by `python -m hpdm_eval.studies.validation.seam_verdicts --clips {clips} --seed {seed}` (commit "
+            f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320 from {groups} groups of that data set, drawn "
+            f"at random, the first {FRAMES} frames of each, tiles of {patches} on {LEVELS} levels. UCF-101 is MPEG-4 to begin "
+            "with. Every combination was applied to the clips; where a codec comes last the files' own packets were read as "
+            "`hpdm-eval seams` reads them, where a resize does the clips count as stored without loss. Crops are of the "
+            "middle. Sets of clips are disjoint."
+        ),
         "",
-        (f"`called`: sets called seamed on any lattice, {_share(rows, 'called')} over all rows. `verdicts`: sets in which "
-         "the finest lattice of an axis gets a verdict, which needs a step of one grey level to be found. `found`: of the "
-         f"sets of {STEPPED} clips with a brightness step of one grey level between their tiles, put in after the last step, "
-         "those that are called a seam on that axis, of those with a verdict there."),
+        (
+            f"`called`: sets called seamed on any lattice, {_share(rows, 'called')} over all rows. `verdicts`: sets in which "
+            "the finest lattice of an axis gets a verdict, which needs a step of one grey level to be found. `found`: of the "
+            f"sets of {STEPPED} clips with a brightness step of one grey level between their tiles, put in after the last step, "
+            "those that are called a seam on that axis, of those with a verdict there."
+        ),
         "",
         "## Summary",
         "",
@@ -251,9 +290,12 @@ def page(rows, names, seed):
     header = ["steps", "clips", "called", *(f"verdicts {axis}" for axis in AXES), *(f"found {axis}" for axis in AXES)]
     lines += ["", "## Table", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for row in rows:
-        cells = [row["steps"], row["clips"], *(f"{row[key]}/{row['sets']}" for key in ("called", *(
-            f"verdicts {axis}" for axis in AXES))), *(_found_share([row], axis) if f"found {axis}" in row else ""
-                                                      for axis in AXES)]
+        cells = [
+            row["steps"],
+            row["clips"],
+            *(f"{row[key]}/{row['sets']}" for key in ("called", *(f"verdicts {axis}" for axis in AXES))),
+            *(_found_share([row], axis) if f"found {axis}" in row else "" for axis in AXES),
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 

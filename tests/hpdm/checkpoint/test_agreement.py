@@ -48,13 +48,19 @@ def write_step(folder, step):
         files, parts = {}, []
         for rank in range(PROCESSES):
             name = f"{kind}-{rank:05d}.safetensors"
-            write_tensors(folder / name, {f"{kind}.a": (torch.float32, (1, 2))},
-                          {f"{kind}.a": torch.full((1, 2), float(step + rank))}, {})
+            write_tensors(
+                folder / name,
+                {f"{kind}.a": (torch.float32, (1, 2))},
+                {f"{kind}.a": torch.full((1, 2), float(step + rank))},
+                {},
+            )
             files[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
             parts.append(Part(offsets=(rank, 0), sizes=(1, 2), file=name))
         tensors = {"a": Stored(dtype=torch.float32, shape=(PROCESSES, 2), parts=tuple(parts))}
-        write_json(folder / index_file(kind),
-                   index_content(kind, step=step, config=config_to_dict(config), files=files, tensors=tensors))
+        write_json(
+            folder / index_file(kind),
+            index_content(kind, step=step, config=config_to_dict(config), files=files, tensors=tensors),
+        )
         known |= files
     (folder / STATE_FILE).write_bytes(b"state")
     save_config(config, folder / CONFIG_FILE)

@@ -44,8 +44,14 @@ class State:
 
     def save(self, run, step, **arguments):
         return save_checkpoint(
-            run, step=step, network=self.network, ema=self.ema, optimizer=self.optimizer, config=self.config,
-            progress={"sums": torch.tensor([1.0, 2.0]), "nonfinite": 3}, **arguments,
+            run,
+            step=step,
+            network=self.network,
+            ema=self.ema,
+            optimizer=self.optimizer,
+            config=self.config,
+            progress={"sums": torch.tensor([1.0, 2.0]), "nonfinite": 3},
+            **arguments,
         )
 
     def load(self, folder):
@@ -74,7 +80,11 @@ def test_layout_and_what_a_weights_file_carries(tmp_path):
     folder = state.save(tmp_path, 1000)
     assert folder.name == "step-00001000" and latest_checkpoint(tmp_path) == folder
     assert {p.name for p in folder.iterdir()} == {
-        "config.yaml", "ema.safetensors", "manifest.json", "model.safetensors", "training.pt"
+        "config.yaml",
+        "ema.safetensors",
+        "manifest.json",
+        "model.safetensors",
+        "training.pt",
     }
     assert len({p.stat().st_mode for p in folder.iterdir()}) == 1
     assert read_config(folder / "config.yaml") == state.config

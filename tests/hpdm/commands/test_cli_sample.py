@@ -59,7 +59,11 @@ def test_writes_playable_videos_and_says_how_they_were_made(checkpoint, tmp_path
         {"index": i, "label": label, "file": name} for i, (label, name) in enumerate(zip((3, 1, 3), names, strict=True))
     ]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "out", "out-pyramid.mp4", "out-pyramid.png", "out-sheet.mp4", "out-sheet.png"
+        "out",
+        "out-pyramid.mp4",
+        "out-pyramid.png",
+        "out-sheet.mp4",
+        "out-sheet.png",
     ]
     assert "block evaluations" in result.output and "GiB" in result.output
 
@@ -78,7 +82,9 @@ def test_arrays_are_the_sampler_s_videos(checkpoint, tmp_path):
 
 def test_samples_are_the_same_bytes_however_they_are_batched(checkpoint, tmp_path):
     for out, options in {
-        "one": ["--batch", "1"], "eight": ["--batch", "8"], "tile": ["--tile-batch", "1", "--batch", "3"],
+        "one": ["--batch", "1"],
+        "eight": ["--batch", "8"],
+        "tile": ["--tile-batch", "1", "--batch", "3"],
         "tiles": ["--tile-batch", "64"],
     }.items():
         assert run(checkpoint, tmp_path / out, "--format", "npy", *options, num=9).exit_code == 0
@@ -88,8 +94,20 @@ def test_samples_are_the_same_bytes_however_they_are_batched(checkpoint, tmp_pat
 
 
 def command(checkpoint, out, *options):
-    return [sys.executable, "-m", "hpdm.commands.sample", "--checkpoint", str(checkpoint), "--out", str(out),
-            "--device", "cpu", "--format", "npy", *options]
+    return [
+        sys.executable,
+        "-m",
+        "hpdm.commands.sample",
+        "--checkpoint",
+        str(checkpoint),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--format",
+        "npy",
+        *options,
+    ]
 
 
 def test_two_processes_share_the_work_and_write_the_same_bytes(checkpoint, tmp_path):
@@ -105,8 +123,9 @@ def test_two_processes_share_the_work_and_write_the_same_bytes(checkpoint, tmp_p
 def test_ctrl_c_leaves_a_valid_folder_that_the_same_command_completes(checkpoint, tmp_path):
     out = tmp_path / "out"
     options = ["--num", "40", "--batch", "1", "--steps", "6,6,6"]
-    process = subprocess.Popen(command(checkpoint, out, *options), env=os.environ | {"OMP_NUM_THREADS": "1"},
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(checkpoint, out, *options), env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while len(arrays(out)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -138,30 +157,61 @@ def test_another_setting_on_the_same_folder_is_refused_with_the_difference(check
 
 
 # Sample 1 of the tiny checkpoint as the paper's sampler made it before there was any other.
-GOLDEN = {"mean": 165.548, "pixels": np.array([
-    [113, 190, 249, 159, 255], [113, 65, 196, 191, 149], [200, 118, 217, 173, 255], [255, 101, 192, 50, 249]])}
-FAST = ["--tilings", "2", "--tiling-borders", "kept", "--start-noise", "1", "--tile-weights", "feathered",
-        "--averaged-steps", "1", "--overlap", "w", "--steps", "2,3,2"]
+GOLDEN = {
+    "mean": 165.548,
+    "pixels": np.array(
+        [[113, 190, 249, 159, 255], [113, 65, 196, 191, 149], [200, 118, 217, 173, 255], [255, 101, 192, 50, 249]]
+    ),
+}
+FAST = [
+    "--tilings",
+    "2",
+    "--tiling-borders",
+    "kept",
+    "--start-noise",
+    "1",
+    "--tile-weights",
+    "feathered",
+    "--averaged-steps",
+    "1",
+    "--overlap",
+    "w",
+    "--steps",
+    "2,3,2",
+]
 
 
 def test_the_paper_s_sampler_by_name_whatever_the_checkpoint_says(checkpoint, tmp_path):
     fast = tiny_config()
-    fast = dataclasses.replace(fast, sampling=dataclasses.replace(
-        fast.sampling, tilings=2, start_noise=1.0, tile_weights="feathered", tiling_borders="kept", averaged_steps=1))
+    fast = dataclasses.replace(
+        fast,
+        sampling=dataclasses.replace(
+            fast.sampling, tilings=2, start_noise=1.0, tile_weights="feathered", tiling_borders="kept", averaged_steps=1
+        ),
+    )
     other = save_tiny(tmp_path / "run" / "step-00000007", fast)
     for name, options in {"plain": (checkpoint,), "paper": (other, "--sampler", "paper"), "other": (other,)}.items():
         result = run(options[0], tmp_path / name, "--format", "npy", *options[1:], num=2)
         assert result.exit_code == 0, result.output
     assert arrays(tmp_path / "plain") == arrays(tmp_path / "paper") != arrays(tmp_path / "other")
     video = np.load(tmp_path / "paper" / "00001_c001.npy").astype(float)
-    assert video.mean() == pytest.approx(GOLDEN["mean"], abs=0.02) and np.abs(
-        video[::5, 3, ::7, 1] - GOLDEN["pixels"]).max() <= 2
+    assert (
+        video.mean() == pytest.approx(GOLDEN["mean"], abs=0.02)
+        and np.abs(video[::5, 3, ::7, 1] - GOLDEN["pixels"]).max() <= 2
+    )
 
 
 def test_ways_to_sample_by_option_and_by_key_are_written_down(checkpoint, tmp_path):
     assert run(checkpoint, tmp_path / "options", "--format", "npy", *FAST, num=1).exit_code == 0
-    keys = {"tilings": 2, "tiling_borders": "kept", "start_noise": 1.0, "tile_weights": "feathered",
-            "averaged_steps": 1, "overlap": "w", "steps": [2, 3, 2]}
+    keys = {
+        "tilings": 2,
+        "tiling_borders": "kept",
+        "start_noise": 1.0,
+        "tile_weights": "feathered",
+        "averaged_steps": 1,
+        "overlap": "w",
+        "steps": [2, 3, 2],
+    }
     words = [word for key, value in keys.items() for word in ("--set", f"sampling.{key}={json.dumps(value)}")]
     assert run(checkpoint, tmp_path / "keys", "--format", "npy", *words, num=1).exit_code == 0
     assert arrays(tmp_path / "options") == arrays(tmp_path / "keys")
@@ -213,26 +263,29 @@ def test_folders_of_before_go_on(checkpoint, tmp_path):
     assert other.exit_code == EXIT_BAD_INPUT and "tilings: 1 -> 2" in other.output
 
 
-@pytest.mark.parametrize(("options", "told"), [
-    (["--start-noise", "much"], "--start-noise"),
-    (["--start-noise", "0"], "start_noise"),
-    (["--start-noise", "0.0001"], "sigma_min"),
-    (["--set", "sampling.tilings=0"], "tilings"),
-    (["--set", "sampling.tile_weights=round"], "tile_weights"),
-    (["--levels", "4"], "3 levels"),
-    (["--size", "16,64,64"], "16x32x32"),
-    (["--size", "a"], "--size"),
-    (["--size", "32,32,32"], "--beyond-training makes it nevertheless"),
-    (["--size", "24,32,32", "--beyond-training"], "whole multiples"),
-    (["--size", "32,32,32", "--beyond-training", "--overlap", "hw"], "overlapping tiles along f"),
-    (["--size", "16,64,32", "--beyond-training", "--overlap", "none"], "overlapping tiles along h"),
-    (["--classes", "0,4"], "0 to 3"),
-    (["--classes", "cat"], "--classes"),
-    (["--steps", "3,2"], "3 levels need 3"),
-    (["--steps", "3,0,2"], "steps"),
-    (["--sigma-max", "3,2"], "sigma_max"),
-    (["--overlap", "z"], "--overlap"),
-])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--start-noise", "much"], "--start-noise"),
+        (["--start-noise", "0"], "start_noise"),
+        (["--start-noise", "0.0001"], "sigma_min"),
+        (["--set", "sampling.tilings=0"], "tilings"),
+        (["--set", "sampling.tile_weights=round"], "tile_weights"),
+        (["--levels", "4"], "3 levels"),
+        (["--size", "16,64,64"], "16x32x32"),
+        (["--size", "a"], "--size"),
+        (["--size", "32,32,32"], "--beyond-training makes it nevertheless"),
+        (["--size", "24,32,32", "--beyond-training"], "whole multiples"),
+        (["--size", "32,32,32", "--beyond-training", "--overlap", "hw"], "overlapping tiles along f"),
+        (["--size", "16,64,32", "--beyond-training", "--overlap", "none"], "overlapping tiles along h"),
+        (["--classes", "0,4"], "0 to 3"),
+        (["--classes", "cat"], "--classes"),
+        (["--steps", "3,2"], "3 levels need 3"),
+        (["--steps", "3,0,2"], "steps"),
+        (["--sigma-max", "3,2"], "sigma_max"),
+        (["--overlap", "z"], "--overlap"),
+    ],
+)
 def test_bad_options_write_nothing(checkpoint, tmp_path, options, told):
     result = run(checkpoint, tmp_path / "out", *options)
     assert result.exit_code == EXIT_BAD_INPUT and told in result.output

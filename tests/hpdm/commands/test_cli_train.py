@@ -41,8 +41,21 @@ def invoke(command, *arguments):
 
 def start(size, run, *arguments):
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "hpdm.training", "--size", size, "--out", str(run), "--steps", str(STEPS),
-               "--device", "cpu", "--quiet", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "hpdm.training",
+        "--size",
+        size,
+        "--out",
+        str(run),
+        "--steps",
+        str(STEPS),
+        "--device",
+        "cpu",
+        "--quiet",
+        *arguments,
+    ]
     root = ROOT
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -136,18 +149,21 @@ def test_other_settings_are_refused_with_the_differences(tmp_path, size):
     assert find_checkpoint(run, free, resume=True).name == "step-00000001"
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("--set", "training.learning_rate=1"), "unknown key 'training.learning_rate'"),
-    (("--set", "nonsense=1"), "unknown key 'nonsense'"),
-    (("--set", "pyramid.patch=[2, 5, 4]"), "not a multiple of network.token"),
-    (("--set", "levels_per_block=[1, 3]"), "must reach pyramid.levels"),
-    (("--set", "num_classes=5"), "12 classes, but the model only 5"),
-    (("--batch", "0"), "--batch"),
-    (("--data", "{tmp}/absent"), "absent"),
-    (("--data", "{tmp}/empty"), "empty"),
-    (("--resume",), "no checkpoint"),
-    (("--set", "lr=fast"), "lr"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "training.learning_rate=1"), "unknown key 'training.learning_rate'"),
+        (("--set", "nonsense=1"), "unknown key 'nonsense'"),
+        (("--set", "pyramid.patch=[2, 5, 4]"), "not a multiple of network.token"),
+        (("--set", "levels_per_block=[1, 3]"), "must reach pyramid.levels"),
+        (("--set", "num_classes=5"), "12 classes, but the model only 5"),
+        (("--batch", "0"), "--batch"),
+        (("--data", "{tmp}/absent"), "absent"),
+        (("--data", "{tmp}/empty"), "empty"),
+        (("--resume",), "no checkpoint"),
+        (("--set", "lr=fast"), "lr"),
+    ],
+)
 def test_bad_input_exits_2_and_writes_nothing(tmp_path, size, arguments, message):
     (tmp_path / "empty").mkdir()
     arguments = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
@@ -169,8 +185,23 @@ def test_out_must_be_a_run_or_new(tmp_path, size):
 
 
 def test_too_many_steps_that_are_not_finite_exit_1(tmp_path, size):
-    result = invoke(train, "--size", size, "--out", str(tmp_path / "run"), "--set", "lr=1e30", "--set", "warmup=0",
-                    "--set", "max_nonfinite=2", "--steps", "50", "--set", "optimizer=adamw")
+    result = invoke(
+        train,
+        "--size",
+        size,
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "lr=1e30",
+        "--set",
+        "warmup=0",
+        "--set",
+        "max_nonfinite=2",
+        "--steps",
+        "50",
+        "--set",
+        "optimizer=adamw",
+    )
     assert result.exit_code == 1
     assert "2 steps had a loss or gradient that is not finite" in result.stderr and "Traceback" not in result.stderr
 
@@ -192,8 +223,12 @@ def test_profile_data_compares_data_and_steps(size):
 def test_sheets_are_pictures_of_the_right_size(tmp_path, size):
     from matplotlib.image import imread
 
-    assert invoke(train, "--size", size, "--out", str(tmp_path / "run"), "--steps", "2",
-                  "--set", "sheet_every=1").exit_code == 0
+    assert (
+        invoke(
+            train, "--size", size, "--out", str(tmp_path / "run"), "--steps", "2", "--set", "sheet_every=1"
+        ).exit_code
+        == 0
+    )
     picture = imread(tmp_path / "run/sheets/step-00000002.png")
     assert picture.shape[:2] == (4 * 2 * 68, 5 * 68)  # 4 clips x 2 levels, clean and 4 estimates, of 64 + 2 * 2 pixels
 

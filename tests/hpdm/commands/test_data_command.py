@@ -57,7 +57,7 @@ def test_damaged_tables_are_known_for_what_they_are(tmp_path_factory, place, byt
     file = tmp_path_factory.mktemp("texts") / "a.safetensors"
     write_columns(file, {"name": Texts.of(["a", "bc"]), "number": np.arange(2)}, {})
     content = file.read_bytes()
-    for damaged in (content[:place % len(content)], content[:-1]):
+    for damaged in (content[: place % len(content)], content[:-1]):
         file.write_bytes(damaged)
         with pytest.raises(DamagedTable):
             read_columns(file)
@@ -71,8 +71,10 @@ def test_damaged_tables_are_known_for_what_they_are(tmp_path_factory, place, byt
 
 
 def entries_for(paths, frames=9):
-    return [IndexedVideo(path=path, size=1, mtime=2, frames=frames, fps=25.0, seconds=0.3, even=True, height=8, width=8)
-            for path in sorted(paths)]
+    return [
+        IndexedVideo(path=path, size=1, mtime=2, frames=frames, fps=25.0, seconds=0.3, even=True, height=8, width=8)
+        for path in sorted(paths)
+    ]
 
 
 def test_a_table_returns_its_entries(tmp_path):
@@ -84,8 +86,12 @@ def test_a_table_returns_its_entries(tmp_path):
     assert table.broken.tolist() == [False, False, True] and table.about["made"] == "now"
 
 
-@given(st.lists(st.lists(NAMES.map(lambda text: text.encode("utf-8", "replace").decode()), max_size=3), min_size=1,
-                max_size=20), st.data())
+@given(
+    st.lists(
+        st.lists(NAMES.map(lambda text: text.encode("utf-8", "replace").decode()), max_size=3), min_size=1, max_size=20
+    ),
+    st.data(),
+)
 def test_captions_are_read_by_row_and_in_blocks_alike(captions, drawn):
     table = VideoTable.of(entries_for([f"{number:03d}.mp4" for number in range(len(captions))]))
     table.columns["caption"] = Texts.of(text for several in captions for text in several)
@@ -98,8 +104,12 @@ def test_captions_are_read_by_row_and_in_blocks_alike(captions, drawn):
 PATHS = st.lists(st.sampled_from(["train", "test", "a", "b/c", "a0", "a-", "é"]), max_size=2).map("/".join)
 
 
-@given(st.lists(st.tuples(PATHS, st.integers(0, 3), st.sampled_from([".mp4", ".png"])), min_size=1, max_size=30),
-       st.sampled_from(["auto", "folders"]), st.sampled_from(["train", "all"]), st.booleans())
+@given(
+    st.lists(st.tuples(PATHS, st.integers(0, 3), st.sampled_from([".mp4", ".png"])), min_size=1, max_size=30),
+    st.sampled_from(["auto", "folders"]),
+    st.sampled_from(["train", "all"]),
+    st.booleans(),
+)
 def test_classes_by_runs_are_those_of_every_path_by_itself(names, layout, part, in_file):
     """Against the rule applied to each path."""
     paths = sorted({f"{folder}/{number}{suffix}".lstrip("/") for folder, number, suffix in names})
@@ -124,26 +134,56 @@ def test_classes_by_runs_are_those_of_every_path_by_itself(names, layout, part, 
     assert found.labels == {path: classes.index(name[path]) if name[path] else -1 for path in chosen}
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0.0, 10.0, 25.0]), st.booleans(), st.integers(4, 6),
-                          st.sampled_from([0.0, 5.0, 25.0]), st.booleans()), min_size=1, max_size=20),
-       st.sampled_from([None, 10.0]), st.sampled_from(["drop", "loop"]), st.sampled_from([0.0, 0.9]))
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 9),
+            st.sampled_from([0.0, 10.0, 25.0]),
+            st.booleans(),
+            st.integers(4, 6),
+            st.sampled_from([0.0, 5.0, 25.0]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    st.sampled_from([None, 10.0]),
+    st.sampled_from(["drop", "loop"]),
+    st.sampled_from([0.0, 0.9]),
+)
 def test_many_videos_are_refused_as_each_by_itself(videos, fps, short, kept):
     sampling = ClipSampling(frames=4, height=8, width=8, fps=fps, short=short, least_kept=kept)
-    entries = [IndexedVideo(path=f"{number:03d}", size=1, mtime=1, frames=frames, fps=rate,
-                            seconds=frames / (rate or 1), even=even, height=height, width=6)
-               for number, (frames, rate, even, height, _, _) in enumerate(videos)]
+    entries = [
+        IndexedVideo(
+            path=f"{number:03d}",
+            size=1,
+            mtime=1,
+            frames=frames,
+            fps=rate,
+            seconds=frames / (rate or 1),
+            even=even,
+            height=height,
+            width=6,
+        )
+        for number, (frames, rate, even, height, _, _) in enumerate(videos)
+    ]
     own, still = np.array([video[4] for video in videos]), np.array([video[5] for video in videos])
     codes, reasons = sampling.refusals(VideoTable.of(entries), np.arange(len(entries)), fps=own, still=still)
-    expected = [sampling.refusal_of_shape(entry) if picture else sampling.refusal(entry, rate or None)
-                for entry, rate, picture in zip(entries, own.tolist(), still, strict=True)]
+    expected = [
+        sampling.refusal_of_shape(entry) if picture else sampling.refusal(entry, rate or None)
+        for entry, rate, picture in zip(entries, own.tolist(), still, strict=True)
+    ]
     assert [reasons[code] or None for code in codes] == expected
 
 
 def opened_files(monkeypatch):
     opened = []
     probed = index.probed
-    monkeypatch.setattr(index, "probed", lambda jobs, *rest, **options: probed(
-        (opened.append(job[0].path) or job for job in jobs), *rest, **options))
+    monkeypatch.setattr(
+        index,
+        "probed",
+        lambda jobs, *rest, **options: probed((opened.append(job[0].path) or job for job in jobs), *rest, **options),
+    )
     return opened
 
 
@@ -213,8 +253,20 @@ def test_an_index_in_a_file_of_its_own(tmp_path):
 
 def test_the_index_of_earlier_versions_is_taken_over(tmp_path, monkeypatch):
     root = write_classes(tmp_path / "videos", 2, frames=6)
-    rows = [{"path": video.path, "size": video.size, "mtime": video.mtime, "frames": 6, "fps": 25.0, "seconds": 0.2,
-             "even": True, "height": 24, "width": 32} for video in list_videos(root).files]
+    rows = [
+        {
+            "path": video.path,
+            "size": video.size,
+            "mtime": video.mtime,
+            "frames": 6,
+            "fps": 25.0,
+            "seconds": 0.2,
+            "even": True,
+            "height": 24,
+            "width": 32,
+        }
+        for video in list_videos(root).files
+    ]
     (root / ".hpdm-index.json").write_text(json.dumps({"version": 2, "videos": rows, "broken": []}))
     opened = opened_files(monkeypatch)
     assert len(build_index(root, quiet=True).videos) == 2 and not opened
@@ -226,16 +278,22 @@ def test_the_index_of_earlier_versions_is_taken_over(tmp_path, monkeypatch):
 
 def test_captions_of_an_index_are_those_of_the_list(tmp_path, monkeypatch):
     rows = write_captioned(tmp_path, videos=3, images=2)
-    rows += [{"path": rows[1]["path"], "caption": "b"}, {"path": rows[1]["path"], "caption": "b"},
-             {"path": "gone.mp4", "caption": "x"}, {"path": rows[0]["path"], "caption": " "}]
+    rows += [
+        {"path": rows[1]["path"], "caption": "b"},
+        {"path": rows[1]["path"], "caption": "b"},
+        {"path": "gone.mp4", "caption": "x"},
+        {"path": rows[0]["path"], "caption": " "},
+    ]
     rows[2]["fps"] = 10
     write_rows(tmp_path / "captions.jsonl", rows)
     config = DataConfig(path=str(tmp_path), captions="auto", image_share=0.5)
 
     def made():
         clips = in_process(open_clips(config, **SIZE))
-        got = [(clips[number][0].sum().item(), clips[number][1]["caption"], clips[number][1]["measures"].tolist())
-               for number in range(8)]
+        got = [
+            (clips[number][0].sum().item(), clips[number][1]["caption"], clips[number][1]["measures"].tolist())
+            for number in range(8)
+        ]
         return got, fingerprint_of(clips), clips.describe()
 
     without = made()
@@ -254,8 +312,13 @@ def test_captions_of_an_index_are_those_of_the_list(tmp_path, monkeypatch):
 
 def start_index(root, *words):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", SLOW, "index", "--data", str(root), "--jobs", "1", *words],
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW, "index", "--data", str(root), "--jobs", "1", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 SLOW = """
@@ -289,26 +352,29 @@ def test_a_killed_index_goes_on_where_it_was(tmp_path, monkeypatch):
     assert list(VideoTable.read(root / INDEX_NAME).entries()) == list(build_index(root, quiet=True).table.entries())
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["index", "--data", "{tmp}/absent"], "is not a folder"),
-    (["index", "--data", "{tmp}/empty"], "holds no video files"),
-    (["index", "--data", "{tmp}/notes"], "holds no video files"),
-    (["index", "--data", "{tmp}/broken"], "none of the 1 video files"),
-    (["index", "--data", "{tmp}/videos", "--captions", "{tmp}/none.jsonl"], "no list of captions"),
-    (["index", "--data", "{tmp}/videos", "--out", "{tmp}/videos"], "is a directory"),
-    (["index", "--data", "gopher://x/y"], "gopher"),
-    (["index", "--data", "memory://nothing-here"], "there is no such folder"),
-    (["pack", "--data", "{tmp}/absent", "--out", "{tmp}/out"], "is not a folder"),
-    (["pack", "--data", "{tmp}/empty", "--out", "{tmp}/out"], "holds no video files"),
-    (["pack", "--data", "{tmp}/broken", "--out", "{tmp}/out"], "none of the 1 video files"),
-    (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/videos/out"], "name a folder outside"),
-    (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/notes"], "is not empty"),
-    (["pack", "--data", "{tmp}/videos", "--out", "memory://out"], "folders of this machine"),
-    (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/out", "--shard-size", "12 parsecs"], "number of bytes"),
-    (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/out", "--shrink", "8x8"], "3 whole numbers"),
-    (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/out", "--shrink", "8x0x8"], "3 whole numbers"),
-    (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/out", "--shrink", "8x8x8"], "no video of"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["index", "--data", "{tmp}/absent"], "is not a folder"),
+        (["index", "--data", "{tmp}/empty"], "holds no video files"),
+        (["index", "--data", "{tmp}/notes"], "holds no video files"),
+        (["index", "--data", "{tmp}/broken"], "none of the 1 video files"),
+        (["index", "--data", "{tmp}/videos", "--captions", "{tmp}/none.jsonl"], "no list of captions"),
+        (["index", "--data", "{tmp}/videos", "--out", "{tmp}/videos"], "is a directory"),
+        (["index", "--data", "gopher://x/y"], "gopher"),
+        (["index", "--data", "memory://nothing-here"], "there is no such folder"),
+        (["pack", "--data", "{tmp}/absent", "--out", "{tmp}/out"], "is not a folder"),
+        (["pack", "--data", "{tmp}/empty", "--out", "{tmp}/out"], "holds no video files"),
+        (["pack", "--data", "{tmp}/broken", "--out", "{tmp}/out"], "none of the 1 video files"),
+        (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/videos/out"], "name a folder outside"),
+        (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/notes"], "is not empty"),
+        (["pack", "--data", "{tmp}/videos", "--out", "memory://out"], "folders of this machine"),
+        (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/out", "--shard-size", "12 parsecs"], "number of bytes"),
+        (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/out", "--shrink", "8x8"], "3 whole numbers"),
+        (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/out", "--shrink", "8x0x8"], "3 whole numbers"),
+        (["pack", "--data", "{tmp}/videos", "--out", "{tmp}/out", "--shrink", "8x8x8"], "no video of"),
+    ],
+)
 def test_wrong_input_is_one_line(tmp_path, words, said):
     for name in ("empty", "notes", "broken", "videos"):
         (tmp_path / name).mkdir()

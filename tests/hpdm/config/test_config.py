@@ -26,7 +26,9 @@ def test_published_settings():
 
 
 def test_overrides_with_and_without_section():
-    config = load_config("nano", ["training.lr=1e-3", "fusion=shallow", "pyramid.patch=[4, 16, 16]", "micro_batch=null"])
+    config = load_config(
+        "nano", ["training.lr=1e-3", "fusion=shallow", "pyramid.patch=[4, 16, 16]", "micro_batch=null"]
+    )
     assert config.training.lr == 0.001 and config.network.fusion == "shallow"
     assert config.pyramid.patch == (4, 16, 16) and config.training.micro_batch is None
     assert override_config(config, ["training.lr=2"]).training.lr == 2.0

@@ -95,8 +95,10 @@ def test_what_cannot_be_used_is_counted_by_reason(tmp_path):
     rows = write_captioned(tmp_path)
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"no video")
     rows += [
-        {"path": "clips/gone.mp4", "caption": "x"}, {"path": "clips/broken.mp4", "caption": "x"},
-        {"path": "clips/0.mp4", "caption": "  "}, {"path": "../other.mp4", "caption": "x"},
+        {"path": "clips/gone.mp4", "caption": "x"},
+        {"path": "clips/broken.mp4", "caption": "x"},
+        {"path": "clips/0.mp4", "caption": "  "},
+        {"path": "../other.mp4", "caption": "x"},
         {"path": "notes.txt", "caption": "x"},
     ]
     write_rows(tmp_path / "captions.jsonl", rows)
@@ -104,7 +106,9 @@ def test_what_cannot_be_used_is_counted_by_reason(tmp_path):
     assert (about["videos"], about["images"]) == (3, 3)
     assert [entry["path"] for entry in about["broken"]] == ["clips/broken.mp4"]
     assert about["dropped"] == {
-        "listed, but not there": 1, "empty caption": 1, "path leads out of the folder": 1,
+        "listed, but not there": 1,
+        "empty caption": 1,
+        "path leads out of the folder": 1,
         "neither a video nor an image: .txt": 1,
     }
     stills = DataConfig(path=str(tmp_path), captions="auto", image_share=1.0)
@@ -127,11 +131,17 @@ def test_several_captions_of_a_file_are_all_used_and_the_list_may_correct_the_fr
     assert {entry["measures"][0].item() for entry in told} == {10.0}
 
 
-@pytest.mark.parametrize(("name", "text", "said"), [
-    ("a.jsonl", '{"path": "x.mp4"}', "line 1"), ("a.jsonl", '{"path": "x.mp4", "caption": "y"}\n{', "line 2"),
-    ("a.csv", "file,text\nx,y", "columns"), ("a.csv", "path,caption,fps\nx.mp4,y,fast", "line 2"),
-    ("a.jsonl", "", "lists no captions"), ("a.jsonl", "[1]", "expected an object"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.jsonl", '{"path": "x.mp4"}', "line 1"),
+        ("a.jsonl", '{"path": "x.mp4", "caption": "y"}\n{', "line 2"),
+        ("a.csv", "file,text\nx,y", "columns"),
+        ("a.csv", "path,caption,fps\nx.mp4,y,fast", "line 2"),
+        ("a.jsonl", "", "lists no captions"),
+        ("a.jsonl", "[1]", "expected an object"),
+    ],
+)
 def test_lists_that_are_not_as_they_should_be(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=said):

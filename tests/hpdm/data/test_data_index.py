@@ -157,9 +157,17 @@ def test_what_is_passed_over_is_counted_and_links_end(folder):
     (folder / "Run" / "x.TXT").touch()
     listing = list_videos(folder)
     assert [file.path for file in listing.files] == [
-        "Jump/deeper/a.avi", "Jump/empty.mp4", "Jump/text.mp4", "Run/b.mp4"]
-    assert listing.passed_over == {".txt": 2, "without suffix": 1, "broken link or special file": 1,
-                                   "link to a folder that is listed elsewhere": 2}
+        "Jump/deeper/a.avi",
+        "Jump/empty.mp4",
+        "Jump/text.mp4",
+        "Run/b.mp4",
+    ]
+    assert listing.passed_over == {
+        ".txt": 2,
+        "without suffix": 1,
+        "broken link or special file": 1,
+        "link to a folder that is listed elsewhere": 2,
+    }
 
 
 def test_real_clips_have_their_known_lengths(shared, tmp_path):
@@ -174,8 +182,17 @@ def test_real_clips_have_their_known_lengths(shared, tmp_path):
 
 def indexed(timeline, size=8):
     """The index's entry of a video with that timeline."""
-    return IndexedVideo(path="a.mp4", size=1, mtime=1, frames=timeline.frames, fps=float(timeline.rate),
-                        seconds=timeline.seconds, even=timeline.is_even, height=size, width=size)
+    return IndexedVideo(
+        path="a.mp4",
+        size=1,
+        mtime=1,
+        frames=timeline.frames,
+        fps=float(timeline.rate),
+        seconds=timeline.seconds,
+        even=timeline.is_even,
+        height=size,
+        width=size,
+    )
 
 
 def nearest(times, wanted):
@@ -184,8 +201,12 @@ def nearest(times, wanted):
 
 
 @given(
-    frames=st.integers(1, 40), stride=st.integers(1, 4), length=st.integers(1, 200),
-    start=st.sampled_from(STARTS), short=st.sampled_from(SHORT), seed=st.integers(0, 99),
+    frames=st.integers(1, 40),
+    stride=st.integers(1, 4),
+    length=st.integers(1, 200),
+    start=st.sampled_from(STARTS),
+    short=st.sampled_from(SHORT),
+    seed=st.integers(0, 99),
 )
 def test_clip_frames_follow_the_rule(frames, stride, length, start, short, seed):
     sampling = ClipSampling(frames=frames, height=8, width=8, start=start, stride=stride, short=short)
@@ -223,8 +244,12 @@ def test_frame_rate_is_resampled_to_nearest_frames():
 
 
 @given(
-    gaps=st.lists(st.integers(1, 9), min_size=1, max_size=30), frames=st.integers(1, 8), stride=st.integers(1, 3),
-    fps=st.sampled_from([5, 10, 12.5, 30]), seed=st.integers(0, 20), short=st.sampled_from(SHORT),
+    gaps=st.lists(st.integers(1, 9), min_size=1, max_size=30),
+    frames=st.integers(1, 8),
+    stride=st.integers(1, 3),
+    fps=st.sampled_from([5, 10, 12.5, 30]),
+    seed=st.integers(0, 20),
+    short=st.sampled_from(SHORT),
 )
 def test_uneven_frames_are_resampled_by_their_times(gaps, frames, stride, fps, seed, short):
     """Against a search over all times, in ticks of 1/500 s: so fine that no spacing passes for a rounded even one."""
@@ -260,17 +285,23 @@ def test_a_variable_frame_rate_comes_out_right(shared):
     assert sampling.indices(timeline, np.random.default_rng(0))[:12].tolist() == right
     with VideoReader(path) as video:
         frames = video.read(right)
-    job = FileJob(path=str(path), sampling=ClipSampling(frames=12, height=frames.shape[1], width=frames.shape[2],
-                                                        start="first", fps=10), random=np.random.default_rng(0))
+    job = FileJob(
+        path=str(path),
+        sampling=ClipSampling(frames=12, height=frames.shape[1], width=frames.shape[2], start="first", fps=10),
+        random=np.random.default_rng(0),
+    )
     assert np.array_equal(job.run(), frames.transpose(3, 0, 1, 2))
 
 
-@pytest.mark.parametrize("size, target, box", [
-    ((240, 320), (64, 64), (slice(None), slice(40, 280))),
-    ((320, 240), (64, 64), (slice(40, 280), slice(None))),
-    ((48, 64), (36, 64), (slice(6, 42), slice(None))),
-    ((48, 48), (64, 64), (slice(None), slice(None))),
-])
+@pytest.mark.parametrize(
+    "size, target, box",
+    [
+        ((240, 320), (64, 64), (slice(None), slice(40, 280))),
+        ((320, 240), (64, 64), (slice(40, 280), slice(None))),
+        ((48, 64), (36, 64), (slice(6, 42), slice(None))),
+        ((48, 48), (64, 64), (slice(None), slice(None))),
+    ],
+)
 def test_picture_is_cropped_in_the_middle_and_resized(size, target, box):
     frames = torch.randint(0, 256, (2, *size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     clip = torch.from_numpy(fit(frames.numpy(), *target))

@@ -84,7 +84,7 @@ def configs(folder):
 
 def test_batches_have_the_promised_form(folder):
     for config in configs(folder):
-        (video, label), = take(config, 1)
+        ((video, label),) = take(config, 1)
         assert video.dtype == torch.uint8 and video.shape == (6, 3, 4, 16, 16) and video.is_contiguous()
         assert label.dtype == torch.int64 and label.shape == (6,)
 
@@ -156,8 +156,11 @@ def test_every_epoch_is_a_permutation(length, seed, epochs):
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = {tuple(TrainingClips(range(20), seed=seed).item(20 * epoch + place) for place in range(20))
-              for seed in range(3) for epoch in range(3)}
+    orders = {
+        tuple(TrainingClips(range(20), seed=seed).item(20 * epoch + place) for place in range(20))
+        for seed in range(3)
+        for epoch in range(3)
+    }
     assert len(orders) == 9
 
 
@@ -272,10 +275,21 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, folder):
         open_clips(DataConfig(path=str(folder)), **{**SIZE, "frames": 50})
 
 
-@pytest.mark.parametrize("options", [
-    {"layout": "flat"}, {"split": 4}, {"part": "val"}, {"start": "last"}, {"short": "pad"}, {"stride": 0}, {"fps": 0.0},
-    {"fps": float("nan")}, {"num_workers": -1}, {"procedural_videos": 0},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layout": "flat"},
+        {"split": 4},
+        {"part": "val"},
+        {"start": "last"},
+        {"short": "pad"},
+        {"stride": 0},
+        {"fps": 0.0},
+        {"fps": float("nan")},
+        {"num_workers": -1},
+        {"procedural_videos": 0},
+    ],
+)
 def test_configuration_is_checked(options):
     with pytest.raises(InputError, match=f"data.{next(iter(options))}"):
         DataConfig(**options)

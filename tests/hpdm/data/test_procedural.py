@@ -12,11 +12,15 @@ from hpdm.data.procedural import CLASS_NAMES, procedural_clip, sample_scene
 
 def test_at_least_twelve_classes_of_shape_and_motion():
     assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) >= 12
-    assert len({name.split("-")[0] for name in CLASS_NAMES}) * len({name.split("-")[1] for name in CLASS_NAMES}) == len(CLASS_NAMES)
+    assert len({name.split("-")[0] for name in CLASS_NAMES}) * len({name.split("-")[1] for name in CLASS_NAMES}) == len(
+        CLASS_NAMES
+    )
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 2**31), st.integers(0, 10**6), st.tuples(st.integers(1, 9), st.integers(4, 40), st.integers(4, 40)))
+@given(
+    st.integers(0, 2**31), st.integers(0, 10**6), st.tuples(st.integers(1, 9), st.integers(4, 40), st.integers(4, 40))
+)
 def test_any_size_and_the_same_clip_again(seed, index, size):
     video, label = procedural_clip(seed, index, *size)
     assert video.shape == (*size, 3) and video.dtype == np.uint8
@@ -50,7 +54,12 @@ def test_label_changes_the_class_and_nothing_else():
     first, _ = sample_scene(3, 8, label=0)
     other, label = sample_scene(3, 8, label=11)
     assert label == 11 and (other.shape, other.motion) == ("bar", "grows")
-    assert (first.colour, first.background, first.radius, first.tint) == (other.colour, other.background, other.radius, other.tint)
+    assert (first.colour, first.background, first.radius, first.tint) == (
+        other.colour,
+        other.background,
+        other.radius,
+        other.tint,
+    )
     with pytest.raises(ValueError, match="12"):
         sample_scene(0, 0, label=12)
 

@@ -71,7 +71,9 @@ def test_what_crashes_or_hangs_is_replaced_and_listed_and_never_met_again(folder
     listed = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
     assert {entry["path"] for entry in listed} == set(BAD)
     assert {entry["reason"].split(" (")[0] for entry in listed} == {
-        "decoding it killed the process", "decoding it stood still for 3 s and was stopped"}
+        "decoding it killed the process",
+        "decoding it stood still for 3 s and was stopped",
+    }
     assert all(entry["when"].endswith("Z") and entry["from"] % 4 == 0 for entry in listed)
     assert all(name in caplog.text for name in BAD) and "7.mp4" not in caplog.text
     for number, clip in enumerate(clips):
@@ -106,8 +108,9 @@ def test_processes_that_share_the_list_share_the_clips(originals, tmp_path):
             (tmp_path / "videos" / "c" / f"{damaged}.mp4").write_bytes(b"no video any more")
         size = {key: value for key, value in SIZE.items() if key != "quiet"}
         size |= {"batch": 4, "micro_batch": micro_batch, "world_size": ranks}
-        loaders = [make_loader(DataConfig(steps_ahead=2), **size, clips=clips, rank=rank)
-                   for rank, clips in enumerate(found)]
+        loaders = [
+            make_loader(DataConfig(steps_ahead=2), **size, clips=clips, rank=rank) for rank, clips in enumerate(found)
+        ]
         pieces = 4 // ranks // micro_batch
         made[name] = torch.cat([next(loader)[0] for _ in range(steps) for loader in loaders for _ in range(pieces)])
         for clips in found:
@@ -115,8 +118,13 @@ def test_processes_that_share_the_list_share_the_clips(originals, tmp_path):
         for damaged in ("2", "5"):
             shutil.copy2(originals / f"{damaged}.mp4", tmp_path / "videos" / "c")
     assert torch.equal(made["one"], made["two"])
-    listed = {name: {(entry["path"], entry["clip"], entry["from"]) for entry in map(
-        json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())} for name in made}
+    listed = {
+        name: {
+            (entry["path"], entry["clip"], entry["from"])
+            for entry in map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())
+        }
+        for name in made
+    }
     assert listed["one"] == listed["two"] and {path for path, _, _ in listed["one"]} == {"c/2.mp4", "c/5.mp4"}
 
 
@@ -152,9 +160,27 @@ def start(tmp_path, folder, bad_decoder, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{bad_decoder}:{root}"}
     size = str(write_small(tmp_path / "small.yaml"))
     return subprocess.Popen(
-        [sys.executable, "-m", "hpdm.training", "--size", size, "--data", str(folder), "--out", str(tmp_path / "run"),
-         "--steps", "50", "--device", "cpu", "--quiet", *arguments],
-        env=environment, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-m",
+            "hpdm.training",
+            "--size",
+            size,
+            "--data",
+            str(folder),
+            "--out",
+            str(tmp_path / "run"),
+            "--steps",
+            "50",
+            "--device",
+            "cpu",
+            "--quiet",
+            *arguments,
+        ],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def children(pid):

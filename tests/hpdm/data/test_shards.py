@@ -117,9 +117,32 @@ def start_run(tmp_path, path, run):
     root = ROOT
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     return subprocess.Popen(
-        [sys.executable, "-m", "hpdm.training", "--size", str(tmp_path / "small.yaml"), "--data", str(path), "--out",
-         str(tmp_path / run), "--steps", "12", "--batch", "4", "--device", "cpu", "--quiet", "--set",
-         "checkpoint_every=2", "--set", "data.num_workers=2"], env=environment, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-m",
+            "hpdm.training",
+            "--size",
+            str(tmp_path / "small.yaml"),
+            "--data",
+            str(path),
+            "--out",
+            str(tmp_path / run),
+            "--steps",
+            "12",
+            "--batch",
+            "4",
+            "--device",
+            "cpu",
+            "--quiet",
+            "--set",
+            "checkpoint_every=2",
+            "--set",
+            "data.num_workers=2",
+        ],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.slow
@@ -156,8 +179,9 @@ def test_captions_and_pictures_go_into_shards(tmp_path):
         assert torch.equal(videos, expected)
         for mine, theirs in zip(said, told, strict=True):
             assert mine["caption"] == theirs["caption"] and torch.equal(mine["measures"], theirs["measures"])
-    prints = {fingerprint_of(open_clips(DataConfig(path=str(path), **settings), **SIZE))
-              for path in (root, shards, address)}
+    prints = {
+        fingerprint_of(open_clips(DataConfig(path=str(path), **settings), **SIZE)) for path in (root, shards, address)
+    }
     assert len(prints) == 1
     with pytest.raises(InputError, match="bring their captions along"):
         open_clips(DataConfig(path=str(shards), captions=str(root / "captions.jsonl")), **SIZE)
@@ -186,13 +210,22 @@ def test_shards_that_others_wrote_are_read(tmp_path, writer):
     shards = tmp_path / "shards"
     shards.mkdir()
     if writer == "tarfile":
-        write_tar(shards / "00000.tar", [*sample("000.a", videos[0], cls=4, txt=" one\ncaption "),
-                                         *sample("dir/001", videos[1], cls=0, json={"caption": "two", "fps": 5})])
+        write_tar(
+            shards / "00000.tar",
+            [
+                *sample("000.a", videos[0], cls=4, txt=" one\ncaption "),
+                *sample("dir/001", videos[1], cls=0, json={"caption": "two", "fps": 5}),
+            ],
+        )
         write_tar(shards / "00001.tar", [*sample("000", videos[2], cls=4), *sample("x", videos[3], txt="four")])
     else:
         webdataset = pytest.importorskip("webdataset", reason="writes shards with webdataset")
-        words = [{"cls": 4, "txt": "one caption"}, {"cls": 0, "json": {"caption": "two", "fps": 5}}, {"cls": 4},
-                 {"txt": "four"}]
+        words = [
+            {"cls": 4, "txt": "one caption"},
+            {"cls": 0, "json": {"caption": "two", "fps": 5}},
+            {"cls": 4},
+            {"txt": "four"},
+        ]
         for shard in range(2):
             with webdataset.TarWriter(str(shards / f"{shard}.tar")) as out:
                 for k in (2 * shard, 2 * shard + 1):
@@ -215,18 +248,37 @@ def test_what_is_odd_in_a_shard_is_counted_and_never_leaves_it(tmp_path):
     video = video_bytes(tmp_path)
     link = tarfile.TarInfo("l.mp4")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    members = [*sample("good", video), ("../evil.mp4", video), ("/abs.mp4", video), (link, b""), (".hidden.mp4", b"x"),
-               ("text.mp4", b"no video"), ("two.mp4", video), ("two.avi", video), ("alone.txt", b"x"),
-               ("good.json", b"{"), ("good.txt", b"\xff"), ("other.npy", b"1")]
+    members = [
+        *sample("good", video),
+        ("../evil.mp4", video),
+        ("/abs.mp4", video),
+        (link, b""),
+        (".hidden.mp4", b"x"),
+        ("text.mp4", b"no video"),
+        ("two.mp4", video),
+        ("two.avi", video),
+        ("alone.txt", b"x"),
+        ("good.json", b"{"),
+        ("good.txt", b"\xff"),
+        ("other.npy", b"1"),
+    ]
     write_tar(tmp_path / "shards" / "a.tar", members)
     whole = (tmp_path / "shards" / "a.tar").read_bytes()
     (tmp_path / "shards" / "b.tar").write_bytes(whole[: whole.index(b"text.mp4")])
     (tmp_path / "shards" / "c.tar").write_bytes(b"no tar file at all" * 100)
     result = run_data("index", "--data", tmp_path / "shards", "--jobs", "1")
     assert result.exit_code == 0 and "3 files, 1 broken" in result.stdout
-    for said in ("4 name that leads out of the shard", "2 link or special file",
-                 "1 second video or picture of a sample", "2 sample without a video", "1 .json that cannot be read", "1 .txt that cannot be read",
-                 "rest of shard b.tar", "rest of shard c.tar", "1 .npy"):
+    for said in (
+        "4 name that leads out of the shard",
+        "2 link or special file",
+        "1 second video or picture of a sample",
+        "2 sample without a video",
+        "1 .json that cannot be read",
+        "1 .txt that cannot be read",
+        "rest of shard b.tar",
+        "rest of shard c.tar",
+        "1 .npy",
+    ):
         assert said in result.stderr, (said, result.stderr)
     assert "broken: a/text.mp4" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scratch.mp4", "shards"]
@@ -351,8 +403,11 @@ def test_the_split_goes_with_the_shards(tmp_path):
     root = write_classes(tmp_path / "data" / "UCF-101", 4, frames=6)
     lists = tmp_path / "data" / "ucfTrainTestlist"
     lists.mkdir()
-    for name, text in (("classInd", "1 even\n2 odd\n"), ("trainlist01", "odd/1.avi 2\neven/2.avi 1\n"),
-                       ("testlist01", "odd/3.avi\neven/0.avi\n")):
+    for name, text in (
+        ("classInd", "1 even\n2 odd\n"),
+        ("trainlist01", "odd/1.avi 2\neven/2.avi 1\n"),
+        ("testlist01", "odd/3.avi\neven/0.avi\n"),
+    ):
         (lists / f"{name}.txt").write_text(text)
     shards = packed(root, tmp_path / "elsewhere" / "shards")
     system = fsspec.filesystem("memory")
@@ -390,8 +445,10 @@ def test_an_interrupted_packing_writes_no_shard_that_lacks_videos(tmp_path, monk
 def test_a_killed_packing_leaves_whole_shards_alone(tmp_path):
     root = write_classes(tmp_path / "videos", 6, frames=5)
     out = tmp_path / "out"
-    code = ("import time, hpdm.data.pack as pack\nadd = pack._add\n"
-            "pack._add = lambda *rest: time.sleep(0.1) or add(*rest)\nfrom hpdm.commands.entry import data\ndata()")
+    code = (
+        "import time, hpdm.data.pack as pack\nadd = pack._add\n"
+        "pack._add = lambda *rest: time.sleep(0.1) or add(*rest)\nfrom hpdm.commands.entry import data\ndata()"
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     words = ["pack", "--data", str(root), "--out", str(out), "--jobs", "1", "--shard-size", "1KiB"]
     process = subprocess.Popen([sys.executable, "-c", code, *words], env=environment, stderr=subprocess.PIPE)

@@ -49,11 +49,15 @@ def test_split_decides_which_videos_and_class_file_decides_their_ids(folder):
 def test_names_match_whatever_their_case(folder, tmp_path):
     """In lists, folders and files, each in a case of its own."""
     lists = tmp_path / LISTS_FOLDER
-    (lists / "trainlist01.txt").write_text("punch/v_PUNCH_g04_C01.AVI 4\nHANDSTANDPUSHUPS/v_HandStandPushups_g08_c01.avi 3\n")
+    (lists / "trainlist01.txt").write_text(
+        "punch/v_PUNCH_g04_C01.AVI 4\nHANDSTANDPUSHUPS/v_HandStandPushups_g08_c01.avi 3\n"
+    )
     (folder / "Punch").rename(folder / "PUNCH")
     source = open_clips(DataConfig(path=str(folder)), **SIZE, num_classes=4).source
     assert {video.path: label for video, label in zip(source.videos, source.labels, strict=True)} == {
-        "PUNCH/v_Punch_g04_c01.avi": 3, "HandstandPushups/v_HandstandPushups_g08_c01.mp4": 2}
+        "PUNCH/v_Punch_g04_c01.avi": 3,
+        "HandstandPushups/v_HandstandPushups_g08_c01.mp4": 2,
+    }
     assert source.describe()["not_listed"] == 2
 
 

@@ -46,8 +46,12 @@ def folder(tmp_path_factory):
     tests = SUPPORT
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
     workers = [
-        subprocess.Popen([sys.executable, str(tests / "building_worker.py"), str(folder), rank, *ports],
-                         env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(tests / "building_worker.py"), str(folder), rank, *ports],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in "01"
     ]
     for worker in workers:
@@ -102,8 +106,11 @@ def test_the_coarsest_level_is_the_generator_s_at_step_0(folder):
 
 
 def test_a_network_of_another_kind_is_no_start(folder):
-    for changes, said in (({"latent_width": 8}, "another shape"), ({"measures": []}, "has no place here"),
-                          ({"num_classes": 3}, "is missing there")):
+    for changes, said in (
+        ({"latent_width": 8}, "another shape"),
+        ({"measures": []}, "has no place here"),
+        ({"num_classes": 3}, "is missing there"),
+    ):
         other = config_from_dict({**SMALL_TEXT, "network": {**SMALL_TEXT["network"], **changes}})
         with pytest.raises(InputError, match=said):
             start_from(HPDM(other.network, other.pyramid), folder / "coarse")
@@ -113,7 +120,9 @@ def test_the_coarsest_level_alone_sees_what_it_sees_among_all_levels():
     config = coarsest_levels(BASE, 1)
     assert config.network.levels_per_block == (1, 1) and config.pyramid.resolution(0) == BASE.pyramid.resolution(0)
     alone, whole = (
-        open_clips(c.data, seed=0, **dict(zip(("frames", "height", "width"), c.pyramid.resolution(c.pyramid.levels - 1))))
+        open_clips(
+            c.data, seed=0, **dict(zip(("frames", "height", "width"), c.pyramid.resolution(c.pyramid.levels - 1)))
+        )
         for c in (config, BASE)
     )
     windows = torch.zeros(1, 2, 3, dtype=torch.int64)

@@ -17,9 +17,23 @@ from hpdm.support.errors import InputError
 
 PYRAMID = Pyramid(levels=4, patch=(2, 3, 8))
 TEXT = NetworkConfig(
-    token=(1, 3, 4), token_width=16, latent_width=12, num_latents=5, levels_per_block=(1, 2, 3, 4), compute_layers=1,
-    io_heads=2, io_head_width=4, compute_heads=2, compute_head_width=6, condition_width=8, noise_frequencies=8,
-    num_classes=0, dropout=0.0, text_width=10, text_tokens=6, measures=("fps", "height"),
+    token=(1, 3, 4),
+    token_width=16,
+    latent_width=12,
+    num_latents=5,
+    levels_per_block=(1, 2, 3, 4),
+    compute_layers=1,
+    io_heads=2,
+    io_head_width=4,
+    compute_heads=2,
+    compute_head_width=6,
+    condition_width=8,
+    noise_frequencies=8,
+    num_classes=0,
+    dropout=0.0,
+    text_width=10,
+    text_tokens=6,
+    measures=("fps", "height"),
 )
 WORDS = dataclasses.replace(TEXT, text_vocabulary=9, text_layers=1)
 

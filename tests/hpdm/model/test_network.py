@@ -13,9 +13,20 @@ from hpdm.support.errors import InputError
 
 PYRAMID = Pyramid(levels=3, patch=(2, 4, 8))
 SMALL = NetworkConfig(
-    token=(1, 2, 4), token_width=16, latent_width=12, num_latents=5, levels_per_block=(1, 2, 3), compute_layers=1,
-    io_heads=2, io_head_width=4, compute_heads=2, compute_head_width=6, condition_width=8, noise_frequencies=8,
-    num_classes=3, dropout=0.0,
+    token=(1, 2, 4),
+    token_width=16,
+    latent_width=12,
+    num_latents=5,
+    levels_per_block=(1, 2, 3),
+    compute_layers=1,
+    io_heads=2,
+    io_head_width=4,
+    compute_heads=2,
+    compute_head_width=6,
+    condition_width=8,
+    noise_frequencies=8,
+    num_classes=3,
+    dropout=0.0,
 )
 
 
@@ -127,8 +138,14 @@ def test_level_by_level_equals_joint(fusion, carried):
         if fusion == "shallow" and level:
             rgb = network.shallow_context(level, start, patches[level - 1], windows[:, level - 1])
         result = network.forward_level(
-            level, patches[level], c_noise[:, level], labels, network.level_constants(level, start, parents),
-            latents=previous[level] if carried else None, previous_rgb=rgb, keep_activations=True,
+            level,
+            patches[level],
+            c_noise[:, level],
+            labels,
+            network.level_constants(level, start, parents),
+            latents=previous[level] if carried else None,
+            previous_rgb=rgb,
+            keep_activations=True,
         )
         torch.testing.assert_close(result.output, outputs[level], atol=1e-10, rtol=1e-10)
         torch.testing.assert_close(result.latents, latents[level], atol=1e-10, rtol=1e-10)
@@ -191,7 +208,9 @@ def test_no_decay_covers_biases_norms_and_embeddings():
     assert "blocks.0.rin.read.0.query.bias" in undecayed
 
 
-@pytest.mark.parametrize("changes, word", [({"token": (1, 3, 4)}, "multiple"), ({"levels_per_block": (1, 2)}, "levels")])
+@pytest.mark.parametrize(
+    "changes, word", [({"token": (1, 3, 4)}, "multiple"), ({"levels_per_block": (1, 2)}, "levels")]
+)
 def test_impossible_geometry_is_refused(changes, word):
     with pytest.raises(InputError, match=word):
         HPDM(dataclasses.replace(SMALL, **changes), PYRAMID)

@@ -235,7 +235,9 @@ def test_embeddings_are_found_by_a_table_that_processes_share(tmp_path, monkeypa
     with pytest.raises(InputError, match="no embedding of 'c'"):
         stored(["c"])
     lengths = torch.ones(3, dtype=torch.int32)
-    save_file({"embeddings": torch.zeros(9, 4).bfloat16(), "lengths": lengths,
-               "keys": torch.zeros(3, 16, dtype=torch.uint8)}, folder / "embeddings-00002.safetensors")
+    save_file(
+        {"embeddings": torch.zeros(9, 4).bfloat16(), "lengths": lengths, "keys": torch.zeros(3, 16, dtype=torch.uint8)},
+        folder / "embeddings-00002.safetensors",
+    )
     with pytest.raises(InputError, match=r"embeddings-00002.*do not fit each other"):
         StoredEmbeddings(folder, 6)

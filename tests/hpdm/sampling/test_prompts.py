@@ -26,11 +26,14 @@ from hpdm.support.errors import InputError
 from tests.support.sampling_models import tiny_network
 from tests.support.small_text import SMALL_TEXT, make_t5, small_text
 
-CONFIG = config_from_dict({
-    **SMALL_TEXT, "pyramid": {"levels": 4, "patch": [2, 2, 4]},
-    "network": {**SMALL_TEXT["network"], "levels_per_block": [1, 2, 3, 4]},
-    "sampling": {"steps": [3, 2, 1, 1], "overlap": "w"},
-})
+CONFIG = config_from_dict(
+    {
+        **SMALL_TEXT,
+        "pyramid": {"levels": 4, "patch": [2, 2, 4]},
+        "network": {**SMALL_TEXT["network"], "levels_per_block": [1, 2, 3, 4]},
+        "sampling": {"steps": [3, 2, 1, 1], "overlap": "w"},
+    }
+)
 PROMPTS = sample_prompts(0, 3)
 
 
@@ -106,10 +109,16 @@ def test_a_checkpoint_with_a_t5_samples_from_itself_alone_and_with_the_encoder_e
     assert np.array_equal(*(videos(tmp_path / name)["00000_c000.npy"] for name in "ab"))
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    ([], "give --prompt"), (["--prompt", "a", "--prompts", "ucf101"], "exclude"), (["--classes", "3"], "reads texts"),
-    (["--prompts", "no/file"], "cannot be read"), (["--classes", "none", "--prompt", "a"], "alone"),
-])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "give --prompt"),
+        (["--prompt", "a", "--prompts", "ucf101"], "exclude"),
+        (["--classes", "3"], "reads texts"),
+        (["--prompts", "no/file"], "cannot be read"),
+        (["--classes", "none", "--prompt", "a"], "alone"),
+    ],
+)
 def test_what_cannot_be_asked_of_a_text_model(checkpoint, tmp_path, options, said):
     result = run(checkpoint, tmp_path / "x", "--num", 1, *options)
     assert result.exit_code == 2 and said in result.output and not (tmp_path / "x").exists()
@@ -143,11 +152,19 @@ def test_prompts_for_ucf101_name_its_classes_in_order(shared):
     assert np.abs(np.bincount(turns) / 10_000 - np.array(prompts.frequencies) / 9537).max() < 2e-4
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("a.txt", "\n\n"), ("a.yaml", "a: b"), ("a.yaml", "[1, 2]"), ("a.yaml", "['']"),
-    ("a.yaml", "{prompts: [a, b], frequencies: [1]}"), ("a.yaml", "{prompts: {x: a}, frequencies: {y: 1}}"),
-    ("a.yaml", "{prompts: [a], frequencies: [0]}"), ("a.yaml", "["),
-])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "\n\n"),
+        ("a.yaml", "a: b"),
+        ("a.yaml", "[1, 2]"),
+        ("a.yaml", "['']"),
+        ("a.yaml", "{prompts: [a, b], frequencies: [1]}"),
+        ("a.yaml", "{prompts: {x: a}, frequencies: {y: 1}}"),
+        ("a.yaml", "{prompts: [a], frequencies: [0]}"),
+        ("a.yaml", "["),
+    ],
+)
 def test_files_that_hold_no_prompts(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError):

@@ -45,8 +45,10 @@ def test_tilings_are_made_of_today_s_tiles_and_cover_the_video(overlap, canvas):
     for level, borders in itertools.product(range(3), ("covered", "kept")):
         size = pyramid.resolution(level, canvas)
         every = set(map(tuple, tile_starts(pyramid, level, overlap, canvas).tolist()))
-        tilings = [set(map(tuple, torch.cartesian_prod(*starts).tolist()))
-                   for starts in rotating_starts(pyramid, level, overlap, 8, borders, canvas)]
+        tilings = [
+            set(map(tuple, torch.cartesian_prod(*starts).tolist()))
+            for starts in rotating_starts(pyramid, level, overlap, 8, borders, canvas)
+        ]
         assert len(tilings) == 2**axes or level == 0
         for number, tiles in enumerate(tilings):
             assert tiles <= every
@@ -70,11 +72,16 @@ def test_the_second_tiling_is_shifted_along_all_axes_and_tiles_are_counted_truly
         rotating_starts(pyramid, 2, "hw", 2, "open")
 
 
-@pytest.mark.parametrize(("settings", "overlap", "heun_levels"), [
-    ({"tilings": 2}, "hw", 3), ({"tilings": 4, "tiling_borders": "kept"}, "fhw", 1),
-    ({"tilings": 3, "averaged_steps": 1}, "hw", 1), ({"start_noise": 2.0}, "w", 3),
-    ({**FAST, "tile_weights": "feathered", "averaged_steps": 1}, "hw", 1),
-])
+@pytest.mark.parametrize(
+    ("settings", "overlap", "heun_levels"),
+    [
+        ({"tilings": 2}, "hw", 3),
+        ({"tilings": 4, "tiling_borders": "kept"}, "fhw", 1),
+        ({"tilings": 3, "averaged_steps": 1}, "hw", 1),
+        ({"start_noise": 2.0}, "w", 3),
+        ({**FAST, "tile_weights": "feathered", "averaged_steps": 1}, "hw", 1),
+    ],
+)
 def test_a_network_that_returns_the_truth_gives_the_truth(settings, overlap, heun_levels):
     videos = truth()
     network = KnownVideos(videos, PATCH)
@@ -86,8 +93,9 @@ def test_a_network_that_returns_the_truth_gives_the_truth(settings, overlap, heu
 
 def test_a_step_takes_the_estimate_of_its_tiling_and_keeps_the_last_one_elsewhere():
     # Each tile answers with its own column; the canvas must hold the number of the tile that was asked last.
-    network = KnownVideos([torch.zeros(1, 1, *PATCH), torch.zeros(1, 1, 8, 8, 8)], PATCH,
-                          estimate=lambda x, start: x + start[2])
+    network = KnownVideos(
+        [torch.zeros(1, 1, *PATCH), torch.zeros(1, 1, 8, 8, 8)], PATCH, estimate=lambda x, start: x + start[2]
+    )
     got = {}
     for borders, steps in itertools.product(("kept", "covered"), (1, 2, 3)):
         sampling = SamplingConfig(steps=(1, steps), overlap="w", tilings=2, tiling_borders=borders)
@@ -97,8 +105,9 @@ def test_a_step_takes_the_estimate_of_its_tiling_and_keeps_the_last_one_elsewher
         estimates = []
         solver = tiled.euler
         try:
-            tiled.euler = lambda canvas, y, sigmas, s_in: estimates.append(
-                [canvas(y, sigma)[0, 0, 0, 0].clone() for sigma in sigmas[:-1]]) or y
+            tiled.euler = lambda canvas, y, sigmas, s_in: (
+                estimates.append([canvas(y, sigma)[0, 0, 0, 0].clone() for sigma in sigmas[:-1]]) or y
+            )
             sampler.sample([0], [0], 0)
         finally:
             tiled.euler = solver
@@ -122,7 +131,7 @@ def test_feathered_weights_add_up_to_one(patch, overlap):
     total = torch.zeros(pyramid.resolution(2))
     for f, h, w in tiling.starts.tolist():
         weight = frames[f][:, None, None] * rows[h][:, None] * columns[w]
-        total[f:f + patch[0], h:h + patch[1], w:w + patch[2]] += weight
+        total[f : f + patch[0], h : h + patch[1], w : w + patch[2]] += weight
         if overlap == "none":
             assert (weight == 1).all()
     torch.testing.assert_close(total, torch.ones_like(total), atol=3e-7, rtol=0)
@@ -140,17 +149,23 @@ def tiny():
     return config, tiny_network(config)
 
 
-def videos_of(tiny, indices=(0,), levels=None, call_sizes=CallSizes(sizes=(16,), threads=1), use_cache=True, **settings):
+def videos_of(
+    tiny, indices=(0,), levels=None, call_sizes=CallSizes(sizes=(16,), threads=1), use_cache=True, **settings
+):
     config, network = tiny
     sampling = dataclasses.replace(config.sampling, **settings)
     sampler = TiledSampler(network, config.diffusion, sampling, call_sizes=call_sizes, use_cache=use_cache)
     return sampler.sample(list(indices), [i % 4 for i in indices], 5, levels), sampler
 
 
-@pytest.mark.parametrize("settings", [
-    {"tilings": 2, "averaged_steps": 1, "steps": (2, 3, 3)}, {**FAST, "overlap": "w", "guidance": 2.0, "steps": (2, 4, 4)},
-    {"overlap": "fhw", "tilings": 3, "tiling_borders": "kept", "steps": (1, 2, 2)},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tilings": 2, "averaged_steps": 1, "steps": (2, 3, 3)},
+        {**FAST, "overlap": "w", "guidance": 2.0, "steps": (2, 4, 4)},
+        {"overlap": "fhw", "tilings": 3, "tiling_borders": "kept", "steps": (1, 2, 2)},
+    ],
+)
 def test_cached_and_uncached_agree_and_take_the_block_evaluations_that_were_counted(tiny, settings):
     config, network = tiny
     settings = {"overlap": "hw", **settings}
@@ -159,7 +174,8 @@ def test_cached_and_uncached_agree_and_take_the_block_evaluations_that_were_coun
     for use_cache in (True, False):
         found[use_cache], sampler = videos_of(tiny, use_cache=use_cache, call_sizes=sizes, **settings)
         assert sampler.evaluator.block_evaluations == count_block_evaluations(
-            config.network, config.pyramid, config.diffusion, sampler.sampling, use_cache=use_cache, split=sizes.split)
+            config.network, config.pyramid, config.diffusion, sampler.sampling, use_cache=use_cache, split=sizes.split
+        )
     for a, b in zip(found[True], found[False], strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
@@ -170,7 +186,8 @@ def test_counts_of_fewer_levels_and_of_fusions_without_context(fusion, levels):
     for use_cache in (True, False):
         _, sampler = videos_of((config, tiny_network(config)), indices=(0, 1), levels=levels, use_cache=use_cache)
         assert sampler.evaluator.block_evaluations == 2 * count_block_evaluations(
-            config.network, config.pyramid, config.diffusion, sampler.sampling, levels, use_cache=use_cache)
+            config.network, config.pyramid, config.diffusion, sampler.sampling, levels, use_cache=use_cache
+        )
 
 
 def test_counts_of_the_published_sizes():
@@ -226,8 +243,15 @@ def test_latents_of_a_tile_are_those_of_its_last_use(tiny):
 
     network.forward_level = watched
     try:
-        videos_of(tiny, levels=2, overlap="hw", tilings=2, tiling_borders="kept", steps=(1, 5),
-                  call_sizes=CallSizes(sizes=(1,), threads=1))
+        videos_of(
+            tiny,
+            levels=2,
+            overlap="hw",
+            tilings=2,
+            tiling_borders="kept",
+            steps=(1, 5),
+            call_sizes=CallSizes(sizes=(1,), threads=1),
+        )
     finally:
         del network.forward_level
     assert sorted(map(len, given.values())) == [2] * 2 + [3] * 8  # 2 shifted tiles, 8 others
@@ -292,7 +316,7 @@ def test_a_level_starts_from_the_one_below_with_noise_over_its_own_signal(tiny):
         coarse, _ = sampler.sample([0], [0], 0)
     finally:
         tiled.euler = solver
-    (y, sigmas, s_in), = seen
+    ((y, sigmas, s_in),) = seen
     noise = s_in * y - enlarge_video(coarse)
     assert noise.std() == pytest.approx(1.5, rel=0.1) and float(sigmas[0]) * s_in == pytest.approx(1.5)
     assert abs(float(F.avg_pool3d(noise, 2).mean())) < 0.3
@@ -304,7 +328,7 @@ def test_patches_by_index_are_those_by_slice():
     rows, patch = [2, 0, 1, 2], (4, 3, 2)
     found = gather_patches(canvas, rows, starts, patch)
     for row, (f, h, w), patch_found in zip(rows, starts.tolist(), found):
-        assert torch.equal(patch_found, canvas[row, :, f:f + 4, h:h + 3, w:w + 2])
+        assert torch.equal(patch_found, canvas[row, :, f : f + 4, h : h + 3, w : w + 2])
     assert found.is_contiguous()
     again = torch.zeros_like(canvas)
     scatter_patches(again, rows, starts, found)
@@ -330,9 +354,18 @@ def test_tiles_are_grouped_by_the_tilings_they_are_in():
     assert plan.turns == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("wrong", [
-    {"tilings": 0}, {"averaged_steps": -1}, {"start_noise": 0.0}, {"start_noise": ()}, {"start_noise": (1.0, -1.0)}, {"tile_weights": "round"}, {"tiling_borders": "open"},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tilings": 0},
+        {"averaged_steps": -1},
+        {"start_noise": 0.0},
+        {"start_noise": ()},
+        {"start_noise": (1.0, -1.0)},
+        {"tile_weights": "round"},
+        {"tiling_borders": "open"},
+    ],
+)
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(InputError):
         SamplingConfig(**wrong)

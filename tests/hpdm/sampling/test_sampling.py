@@ -43,8 +43,14 @@ def test_a_network_that_returns_the_truth_gives_the_truth(overlap, heun_levels):
     truth = videos()
     network = KnownVideos(truth, PATCH)
     sampling = SamplingConfig(steps=(5, 3, 2), overlap=overlap, heun_levels=heun_levels)
-    got, _ = sample(network, [0, 1], [1, 0], diffusion=network.diffusion, sampling=sampling,
-                    call_sizes=CallSizes(sizes=(2, 16), threads=1))
+    got, _ = sample(
+        network,
+        [0, 1],
+        [1, 0],
+        diffusion=network.diffusion,
+        sampling=sampling,
+        call_sizes=CallSizes(sizes=(2, 16), threads=1),
+    )
     for level, (video, expected) in enumerate(zip(got, truth, strict=True)):
         assert video.shape == (2, 1, *network.pyramid.resolution(level))
         torch.testing.assert_close(video, expected.flip(0), atol=2e-4, rtol=0)
@@ -59,7 +65,7 @@ def test_the_average_over_a_constant_field_is_that_field(overlap):
         weight = tile_scale(tiling, network.pyramid.resolution(level))
         covering = torch.zeros_like(weight)
         for f, h, w in tile_starts(network.pyramid, level, overlap).tolist():
-            covering[f:f + 4, h:h + 4, w:w + 4] += 0.3 * weight[f:f + 4, h:h + 4, w:w + 4]
+            covering[f : f + 4, h : h + 4, w : w + 4] += 0.3 * weight[f : f + 4, h : h + 4, w : w + 4]
         torch.testing.assert_close(covering, torch.full_like(covering, 0.3), atol=1e-7, rtol=0)
     got, _ = sample(network, [0], [0], diffusion=network.diffusion, sampling=sampler.sampling)
     assert all((video - 0.3).abs().max() < 1e-5 for video in got)
@@ -142,8 +148,15 @@ def test_block_evaluations_are_those_of_the_paper_s_sampler(use_cache, per_video
     monkeypatch.setattr(network, "forward_level", forward_level)
     monkeypatch.setattr(network, "level_constants", lambda level, start, parents: [None] * 6)
     sampling = dataclasses.replace(config.sampling, steps=(128, 64, 32))
-    _, sampler = sample(network, [0], [0], diffusion=config.diffusion, sampling=sampling, use_cache=use_cache,
-                        call_sizes=CallSizes(sizes=(1, 2, 4, 8, 16), threads=1))
+    _, sampler = sample(
+        network,
+        [0],
+        [0],
+        diffusion=config.diffusion,
+        sampling=sampling,
+        use_cache=use_cache,
+        call_sizes=CallSizes(sizes=(1, 2, 4, 8, 16), threads=1),
+    )
     assert sampler.evaluator.block_evaluations == per_video
 
 
@@ -259,8 +272,13 @@ def test_noise_over_signal_samples_what_the_same_sigmas_do(fusion):
     absolute = DiffusionConfig(**common, sigma_min=0.002, sigma_max=20.0)
     settings = {"steps": (3, 2, 2), "overlap": "none"}
     found = [
-        sample(network, [0], [1], diffusion=diffusion,
-               sampling=SamplingConfig(**settings, sigma_context=0.1 * times, S_min=0.05 * times, S_max=4.0 * times))[0]
+        sample(
+            network,
+            [0],
+            [1],
+            diffusion=diffusion,
+            sampling=SamplingConfig(**settings, sigma_context=0.1 * times, S_min=0.05 * times, S_max=4.0 * times),
+        )[0]
         for diffusion, times in ((stated, 4.0), (absolute, 1.0))
     ]
     for ours, theirs in zip(*found, strict=True):

@@ -26,10 +26,13 @@ def sampled(network, dtype=None, **settings):
         return sampler.sample([0], [1], 3)
 
 
-@pytest.mark.parametrize(("dtype", "settings"), [
-    (torch.bfloat16, {"tilings": 2, "tiling_borders": "kept", "start_noise": 2.0}),
-    (torch.float16, {"tile_weights": "feathered", "steps": (1, 2, 1)}),
-])
+@pytest.mark.parametrize(
+    ("dtype", "settings"),
+    [
+        (torch.bfloat16, {"tilings": 2, "tiling_borders": "kept", "start_noise": 2.0}),
+        (torch.float16, {"tile_weights": "feathered", "steps": (1, 2, 1)}),
+    ],
+)
 def test_only_the_network_is_in_half_precision(network, monkeypatch, dtype, settings):
     seen = {"canvas": set(), "estimates": set(), "totals": set(), "products": set()}
     call, add, take = Evaluator.__call__, TileGroup.add, TileGroup.take
@@ -51,8 +54,10 @@ def test_only_the_network_is_in_half_precision(network, monkeypatch, dtype, sett
     monkeypatch.setattr(TileGroup, "add", watched_add)
     monkeypatch.setattr(TileGroup, "take", watched_take)
     linear = [module for module in network.blocks[0].modules() if isinstance(module, torch.nn.Linear)]
-    hooks = [module.register_forward_hook(lambda module, inputs, output: seen["products"].add(output.dtype))
-             for module in linear]
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: seen["products"].add(output.dtype))
+        for module in linear
+    ]
     try:
         videos = sampled(network, dtype, **settings)
     finally:
@@ -75,12 +80,15 @@ def test_precision_by_name(monkeypatch):
             assert torch.backends.cuda.matmul.allow_tf32 == tf32
             assert not torch.is_autocast_enabled("cpu")  # only a GPU gains from it
         asked = []
-        monkeypatch.setattr(precision.torch, "autocast", lambda *arguments, **options: asked.append(
-            (arguments, options)) or __import__("contextlib").nullcontext())
+        monkeypatch.setattr(
+            precision.torch,
+            "autocast",
+            lambda *arguments, **options: asked.append((arguments, options)) or __import__("contextlib").nullcontext(),
+        )
         with network_precision(name, "cuda"):
             pass
         monkeypatch.undo()
-        (arguments, options), = asked
+        ((arguments, options),) = asked
         assert arguments[0] == "cuda" and options["enabled"] == (name in ("bf16", "fp16"))
         assert arguments[1] == {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
     assert torch.backends.cuda.matmul.allow_tf32 == before and tiled.TiledSampler is TiledSampler

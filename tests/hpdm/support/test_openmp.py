@@ -43,8 +43,12 @@ class Look:
 sys.meta_path.insert(0, Look())
 """
     environment = {key: value for key, value in os.environ.items() if key not in openmp.RECORDED}
-    done = subprocess.run([sys.executable, "-c", look + COMMANDS[command]], capture_output=True, text=True,
-                          env=environment | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", look + COMMANDS[command]],
+        capture_output=True,
+        text=True,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+    )
     assert done.stdout.split() == ["PASSIVE"], done.stderr
 
 

@@ -64,9 +64,15 @@ def losses(run):
 
 # run of two processes → (the run of one process it must equal, steps it has)
 PAIRS = [
-    ("ddp", "one", 6), ("fsdp", "one", 6), ("one-then-ddp", "one", 4), ("one-then-fsdp", "one", 4),
-    ("ddp-then-one", "one", 4), ("fsdp-then-one", "one", 4), ("fsdp-adamw", "one-adamw", 6),
-    ("fsdp-branches", "one-branches", 3), ("ddp-branches", "one-branches", 3),
+    ("ddp", "one", 6),
+    ("fsdp", "one", 6),
+    ("one-then-ddp", "one", 4),
+    ("one-then-fsdp", "one", 4),
+    ("ddp-then-one", "one", 4),
+    ("fsdp-then-one", "one", 4),
+    ("fsdp-adamw", "one-adamw", 6),
+    ("fsdp-branches", "one-branches", 3),
+    ("ddp-branches", "one-branches", 3),
 ]
 
 

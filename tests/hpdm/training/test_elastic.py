@@ -45,8 +45,17 @@ def test_many_kills(tmp_path, parallel, sizes, relative):
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_nodes_that_leave_and_join_under_torchrun(tmp_path, parallel):
     """Two agents, then one, then three, in one run of torchrun."""
-    result = campaign(tmp_path / "agents", "--parallel", parallel, "--rounds", 1, "--steps", 150, timeout=3600,
-                      script="elastic_agents.py")
+    result = campaign(
+        tmp_path / "agents",
+        "--parallel",
+        parallel,
+        "--rounds",
+        1,
+        "--steps",
+        150,
+        timeout=3600,
+        script="elastic_agents.py",
+    )
     assert result["lost"] == 0 and result["steps"] == 150 and result["tried"] == 1, result
     starts = result["starts"]
     changes = [starts[0], *(now for before, now in zip(starts, starts[1:], strict=False) if now != before)]

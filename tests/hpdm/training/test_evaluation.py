@@ -61,13 +61,19 @@ def run(folder, *settings, evaluator=None, **arguments):
 
 
 def of_steps(folder):
-    return [{key: value for key, value in line.items() if "second" not in key}
-            for line in read_log(folder) if not evaluation.is_evaluation(line)]
+    return [
+        {key: value for key, value in line.items() if "second" not in key}
+        for line in read_log(folder)
+        if not evaluation.is_evaluation(line)
+    ]
 
 
 def of_evaluations(folder):
-    return [{key: value for key, value in line.items() if key != "evaluation_seconds"}
-            for line in read_log(folder) if evaluation.is_evaluation(line)]
+    return [
+        {key: value for key, value in line.items() if key != "evaluation_seconds"}
+        for line in read_log(folder)
+        if evaluation.is_evaluation(line)
+    ]
 
 
 def same_state(ours, theirs):
@@ -211,13 +217,16 @@ def test_a_kill_around_the_line_of_the_log_does_not_double_it(plain, tmp_path, m
     same_state(tmp_path / "latest", plain / "latest")
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    (("eval.metrics=[fvd, beauty]",), "'beauty' is none of fvd, kvd"),
-    (("eval.steps=[4]",), "2 levels need 2 numbers of steps"),
-    (("eval.protocol=hpdm-64f",), "wants 64 frames, the videos have 4"),
-    (("eval.part=test",), "no part that is held out"),
-    (("eval.protocol=absent",), "absent"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("eval.metrics=[fvd, beauty]",), "'beauty' is none of fvd, kvd"),
+        (("eval.steps=[4]",), "2 levels need 2 numbers of steps"),
+        (("eval.protocol=hpdm-64f",), "wants 64 frames, the videos have 4"),
+        (("eval.part=test",), "no part that is held out"),
+        (("eval.protocol=absent",), "absent"),
+    ],
+)
 def test_what_cannot_be_evaluated_is_found_before_anything_is_written(tmp_path, settings, message):
     config = small_config(*SHORT[:3], *settings)
     with pytest.raises(InputError, match=message):
@@ -260,8 +269,10 @@ def test_weights_and_biases_get_the_figures_where_asked_for(tmp_path, monkeypatc
 def test_models_of_texts_are_evaluated_on_videos_and_their_captions(tmp_path):
     """Half of the data are pictures, which stand still: none is in the reference, nor is any sample told to be one."""
     asked, conditioner = [], evaluation.Evaluations._told
-    config = override_config(config_from_dict(small_text()), [
-        "training.steps=1", "training.eval_every=1", "eval.num=6", "eval.num_reference=5"])
+    config = override_config(
+        config_from_dict(small_text()),
+        ["training.steps=1", "training.eval_every=1", "eval.num=6", "eval.num_reference=5"],
+    )
 
     def judge(samples, step, draw_reference, stopped):
         (tmp_path / "reference").mkdir()
@@ -296,8 +307,10 @@ def run_on_two(folder, *names):
     scenarios = [f"{name}={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
     command = [sys.executable, str((SUPPORT / "ema_worker.py")), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    workers = [subprocess.Popen([*command, rank, *scenarios], env=environment, stderr=subprocess.PIPE, text=True)
-               for rank in "01"]
+    workers = [
+        subprocess.Popen([*command, rank, *scenarios], env=environment, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
     for worker in workers:
         _, errors = worker.communicate(timeout=300)
         assert worker.returncode == 0, errors
@@ -307,9 +320,24 @@ def run_on_two(folder, *names):
 def test_samples_are_those_of_hpdm_sample(runs, tmp_path, name):
     """Judged are, to the bit, the videos that the checkpoint's averaged weights make."""
     for step in (2, 4):
-        made = CliRunner().invoke(sample, [
-            "--checkpoint", str(step_folder(runs / name, step)), "--num", "3", "--out", str(tmp_path / str(step)),
-            "--steps", "2,2", "--format", "npy", "--device", "cpu", "--quiet"])
+        made = CliRunner().invoke(
+            sample,
+            [
+                "--checkpoint",
+                str(step_folder(runs / name, step)),
+                "--num",
+                "3",
+                "--out",
+                str(tmp_path / str(step)),
+                "--steps",
+                "2,2",
+                "--format",
+                "npy",
+                "--device",
+                "cpu",
+                "--quiet",
+            ],
+        )
         assert made.exit_code == 0, made.stderr
         judged = runs / f"{name}-samples" / f"samples-{step}"
         names = sorted(path.name for path in judged.glob("*.npy"))
@@ -349,7 +377,10 @@ def test_sharded_snapshots_make_the_average_that_one_process_makes(runs, tmp_pat
     snapshot = shutil.copytree(runs / "fsdp" / "snapshots" / "step-00000004", tmp_path / "copy" / "step-00000004")
     assert {path.name for path in snapshot.iterdir()} == {
         *(f"{kind}-0000{rank}.safetensors" for kind in kinds for rank in (0, 1)),
-        *(index_file(kind) for kind in kinds), "config.yaml", "manifest.json"}
+        *(index_file(kind) for kind in kinds),
+        "config.yaml",
+        "manifest.json",
+    }
     assert {row["state"] for row in check(runs / "fsdp")} == {"whole"}
     about = write_average(runs / "fsdp", tmp_path / "fsdp", length=0.08)
     assert {Path(entry["file"]).name for entry in about["snapshots"]} == {index_file(kind) for kind in kinds[1:]}
@@ -376,9 +407,26 @@ def test_the_command_evaluates_with_hpdm_eval(tmp_path, monkeypatch, apart):
     if not apart:
         monkeypatch.setattr(Evaluator, "_run", hpdm_eval_here)
     size, folder = write_small(tmp_path / "small.yaml"), tmp_path / "run"
-    words = ["--size", str(size), "--out", str(folder), "--steps", "2", "--eval-every", "1", "--device", "cpu",
-             "--set", "eval.num=16", "--set", "eval.num_reference=12", "--set", "eval.steps=[1, 1]",
-             "--set", "eval.metrics=[fvd, kvd, prdc, is, fid, seams]"]
+    words = [
+        "--size",
+        str(size),
+        "--out",
+        str(folder),
+        "--steps",
+        "2",
+        "--eval-every",
+        "1",
+        "--device",
+        "cpu",
+        "--set",
+        "eval.num=16",
+        "--set",
+        "eval.num_reference=12",
+        "--set",
+        "eval.steps=[1, 1]",
+        "--set",
+        "eval.metrics=[fvd, kvd, prdc, is, fid, seams]",
+    ]
     result = CliRunner().invoke(train, words)
     assert result.exit_code == 0, result.stderr
     assert len(lines := of_evaluations(folder)) == 2
@@ -398,9 +446,23 @@ def test_the_command_evaluates_with_hpdm_eval(tmp_path, monkeypatch, apart):
     Path(tmp_path / "clips").mkdir()
     for number in range(12):  # the reference is what the network learns from
         np.save(tmp_path / "clips" / f"{number:06d}.npy", clips[number][0].permute(1, 2, 3, 0).numpy())
-    made = CliRunner().invoke(importlib.import_module("hpdm_eval.commands.entry").main, [
-        "stats", "--data", str(tmp_path / "clips"), "--out", str(tmp_path / "s.npz"), "--protocol", "native",
-        "--backbone", "shapes3d", "--device", "cpu", "--no-cache"])
+    made = CliRunner().invoke(
+        importlib.import_module("hpdm_eval.commands.entry").main,
+        [
+            "stats",
+            "--data",
+            str(tmp_path / "clips"),
+            "--out",
+            str(tmp_path / "s.npz"),
+            "--protocol",
+            "native",
+            "--backbone",
+            "shapes3d",
+            "--device",
+            "cpu",
+            "--no-cache",
+        ],
+    )
     assert made.exit_code == 0, made.stderr
     np.testing.assert_allclose(np.load(reference)["mean"], np.load(tmp_path / "s.npz")["mean"], rtol=1e-6)
 

@@ -27,8 +27,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hsdp")
     tests = SUPPORT
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
-    subprocess.run([sys.executable, str(tests / "hsdp_worker.py"), str(folder)], env=environment, check=True,
-                   timeout=1500)
+    subprocess.run(
+        [sys.executable, str(tests / "hsdp_worker.py"), str(folder)], env=environment, check=True, timeout=1500
+    )
     return folder
 
 
@@ -52,14 +53,22 @@ def test_training_is_that_of_one_process_and_each_part_is_saved_once(folder, tmp
             ours, theirs = (saved_weights(tmp_path / run / f"step-{number:08d}", kind) for run in ("hsdp", "one"))
             for name in ours:
                 torch.testing.assert_close(
-                    ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+                    ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+                )
 
 
-@pytest.mark.parametrize(("settings", "processes", "local", "expected"), [
-    (("parallel=ddp",), 16, "8", (1, 16)), (("parallel=fsdp",), 16, "8", (16, 1)),
-    (("parallel=hsdp",), 16, "8", (8, 2)), (("parallel=hsdp", "shard_size=4"), 16, "8", (4, 4)),
-    (("parallel=hsdp",), 8, "8", (8, 1)), (("parallel=hsdp",), 6, None, (6, 1)), (("parallel=hsdp",), 1, None, (1, 1)),
-])
+@pytest.mark.parametrize(
+    ("settings", "processes", "local", "expected"),
+    [
+        (("parallel=ddp",), 16, "8", (1, 16)),
+        (("parallel=fsdp",), 16, "8", (16, 1)),
+        (("parallel=hsdp",), 16, "8", (8, 2)),
+        (("parallel=hsdp", "shard_size=4"), 16, "8", (4, 4)),
+        (("parallel=hsdp",), 8, "8", (8, 1)),
+        (("parallel=hsdp",), 6, None, (6, 1)),
+        (("parallel=hsdp",), 1, None, (1, 1)),
+    ],
+)
 def test_groups(monkeypatch, settings, processes, local, expected):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local) if local else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     sharing = plan_sharing(small_config(*settings).training, processes)
@@ -84,9 +93,12 @@ def plan_of(settings, processes):
     sharing = plan_sharing(config.training, processes)
     passes = -(-8 // (processes * config.training.micro_batch))
     blocks = [sum(p.numel() for p in block.parameters()) for block in network.blocks]
-    return (sharing_memory(sharing, config.training, network, passes),
-            step_traffic(sharing, config.training, network, passes, first_pass=True),
-            sum(p.numel() for p in network.parameters()), blocks)
+    return (
+        sharing_memory(sharing, config.training, network, passes),
+        step_traffic(sharing, config.training, network, passes, first_pass=True),
+        sum(p.numel() for p in network.parameters()),
+        blocks,
+    )
 
 
 def test_memory_counts_whole_weights_and_whole_gradients():
@@ -108,8 +120,10 @@ def test_traffic_of_a_step():
     outside = whole - sum(blocks)
     assert fsdp == {"within_copy": 4 * (2 * (3 * sum(blocks) + outside) + whole) * 3 // 4, "between_copies": 0}
     _, hsdp, *_ = plan_of(("parallel=hsdp", "shard_size=2", "micro_batch=1"), 4)
-    assert hsdp == {"within_copy": 4 * (2 * (3 * sum(blocks) + outside) + 2 * whole) // 2,
-                    "between_copies": 2 * 4 * whole // 4}
+    assert hsdp == {
+        "within_copy": 4 * (2 * (3 * sum(blocks) + outside) + 2 * whole) // 2,
+        "between_copies": 2 * 4 * whole // 4,
+    }
 
 
 def test_t2v_over_64_processes():
@@ -126,4 +140,5 @@ def test_t2v_over_64_processes():
     assert traffic["between_copies"] == pytest.approx(3.4e9, rel=0.02)
     assert _sharing_lines({"processes": 64, "shards": 8, **traffic}) == [
         "8 copies of the weights, each over 8 processes; each receives 3.45e+03 GB per step within its copy, 3.41 GB "
-        "from other copies"]
+        "from other copies"
+    ]

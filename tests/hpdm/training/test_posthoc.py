@@ -113,8 +113,14 @@ def test_weights_that_do_not_move_come_out_as_they_are(sigma_rel):
 
 
 def run(folder, *overrides, **arguments):
-    settings = (f"training.steps={STEPS}", f"keep_weights_every={EVERY}", "keep=1", "checkpoint_every=100",
-                "micro_batch=8", f"power_ema=[0.05, {THIRD}, 0.1]")
+    settings = (
+        f"training.steps={STEPS}",
+        f"keep_weights_every={EVERY}",
+        "keep=1",
+        "checkpoint_every=100",
+        "micro_batch=8",
+        f"power_ema=[0.05, {THIRD}, 0.1]",
+    )
     return loop.train(small_config(*settings, *overrides), folder, device="cpu", quiet=True, **arguments)
 
 
@@ -157,8 +163,10 @@ def test_the_command_writes_a_checkpoint_to_sample_from(trained, tmp_path):
     loaded = load_checkpoint(out)
     assert loaded.step == 20 and loaded.config.size == "small"
     about = json.loads((out / "posthoc.json").read_text())
-    expected = combine([trained / entry["file"] for entry in about["snapshots"]],
-                       [entry["coefficient"] for entry in about["snapshots"]])
+    expected = combine(
+        [trained / entry["file"] for entry in about["snapshots"]],
+        [entry["coefficient"] for entry in about["snapshots"]],
+    )
     assert all(torch.equal(value, expected[name]) for name, value in loaded.network.named_parameters())
     assert CliRunner().invoke(info, ["verify", str(out)]).exit_code == 0
 
@@ -207,11 +215,12 @@ def short(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("module", "name"), [
-    (saving, "save_snapshot"), (snapshots, "write_weights"), (checkpoint, "save_checkpoint"),
-])
+@pytest.mark.parametrize(
+    ("module", "name"), [(saving, "save_snapshot"), (snapshots, "write_weights"), (checkpoint, "save_checkpoint")]
+)
 def test_a_run_that_was_killed_has_the_same_snapshots(short, tmp_path, monkeypatch, module, name):
     """Killed at the last step: between checkpoint and snapshot, in the snapshot, before the checkpoint."""
+
     class Killed(Exception):
         pass
 
@@ -228,8 +237,13 @@ def test_a_run_that_was_killed_has_the_same_snapshots(short, tmp_path, monkeypat
             run(tmp_path / "run", *settings)
     run(tmp_path / "run", *settings)
     files = {path.relative_to(short) for path in (short / "snapshots").rglob("*") if path.is_file()}
-    assert files == {path.relative_to(tmp_path / "run") for path in (tmp_path / "run" / "snapshots").rglob("*")
-                     if path.is_file()} and len(files) == 12
+    assert (
+        files
+        == {
+            path.relative_to(tmp_path / "run") for path in (tmp_path / "run" / "snapshots").rglob("*") if path.is_file()
+        }
+        and len(files) == 12
+    )
     for file in (*files, "latest/training.pt", "latest/" + trace_file(0.05)):
         assert (short / file).read_bytes() == (tmp_path / "run" / file).read_bytes(), file
 
@@ -241,7 +255,9 @@ def test_later_snapshots_are_set_aside_where_one_goes_back(tmp_path):
     (tmp_path / "latest").unlink()
     loop.train(small_config(*settings), tmp_path, device="cpu", quiet=True)
     assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [
-        "set-aside-step-00000004", "step-00000002", "step-00000004"
+        "set-aside-step-00000004",
+        "step-00000002",
+        "step-00000004",
     ]
 
 
@@ -279,9 +295,9 @@ def test_a_skipped_step_counts_the_weights_once_more(tmp_path, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("setting", [
-    "power_ema=[0.3]", "power_ema=[0.1, 0.1]", "power_ema=[0]", "keep_weights_every=-1",
-])
+@pytest.mark.parametrize(
+    "setting", ["power_ema=[0.3]", "power_ema=[0.1, 0.1]", "power_ema=[0]", "keep_weights_every=-1"]
+)
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(InputError, match=setting.split("=", maxsplit=1)[0]):
         small_config(f"training.{setting}")

@@ -13,8 +13,9 @@ from tests.support.paths import ROOT
 
 def git(folder, *words):
     identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
-    return subprocess.run(["git", "-C", str(folder), *identity, *words], capture_output=True, text=True,
-                          check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(folder), *identity, *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -39,8 +40,13 @@ def build(folder, target):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     code = "from hpdm.support.environment import git_revision; print(git_revision())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=target, capture_output=True, text=True,
-                          env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(target)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=target,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(target)},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -55,8 +61,12 @@ def test_the_commit_travels_with_the_package(tree, tmp_path):
 
 def test_a_source_archive_keeps_it_and_a_bare_tree_has_none(tree, tmp_path):
     commit = git(tree, "rev-parse", "HEAD")
-    done = subprocess.run([sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path / "dist")], cwd=tree,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path / "dist")],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     (archive,) = (tmp_path / "dist").iterdir()
     shutil.unpack_archive(archive, tmp_path / "unpacked")

@@ -44,10 +44,12 @@ def copy(started, tmp_path):
 
 
 CHANGES = [
-    ("training.lr=0.001", "training.lr", 0.003, 0.001), ("training.steps=9", "training.steps", 6, 9),
+    ("training.lr=0.001", "training.lr", 0.003, 0.001),
+    ("training.steps=9", "training.steps", 6, 9),
     ("training.clip_norm=null", "training.clip_norm", 1.0, None),
     ("precision=bf16", "training.precision", "fp32", "bf16"),
-    ("training.batch=5", "training.batch", 8, 5), ("warmup=3", "training.warmup", 2, 3),
+    ("training.batch=5", "training.batch", 8, 5),
+    ("warmup=3", "training.warmup", 2, 3),
     ("schedule=constant", "training.schedule", "cosine", "constant"),
 ]
 
@@ -80,10 +82,20 @@ def test_a_finished_run_may_grow_but_not_shrink(copy):
     assert len(losses(copy)) == 8
 
 
-@pytest.mark.parametrize("setting", [
-    "training.seed=1", "optimizer=adamw", "ema_half_life=2.0", "network.dropout=0.0", "diffusion.p_mean=-1.0",
-    "window_order=finest-first", "weight_decay=0.1", "data.procedural_seed=4", "label_dropout=0.2",
-])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "training.seed=1",
+        "optimizer=adamw",
+        "ema_half_life=2.0",
+        "network.dropout=0.0",
+        "diffusion.p_mean=-1.0",
+        "window_order=finest-first",
+        "weight_decay=0.1",
+        "data.procedural_seed=4",
+        "label_dropout=0.2",
+    ],
+)
 def test_what_changes_the_meaning_of_what_was_learnt_is_refused(copy, setting):
     before = sorted(path.name for path in copy.rglob("*"))
     with pytest.raises(InputError, match="was trained with other settings.*this could change"):
@@ -110,8 +122,20 @@ def test_a_run_that_met_too_many_nans_goes_on_from_there(tmp_path, monkeypatch):
 
 def test_the_command_says_what_to_do_about_nans(tmp_path):
     size = write_small(tmp_path / "small.yaml")
-    options = ["--size", str(size), "--out", str(tmp_path / "run"), "--device", "cpu", "--set", "optimizer=adamw",
-               "--set", "warmup=0", "--set", "max_nonfinite=1"]
+    options = [
+        "--size",
+        str(size),
+        "--out",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--set",
+        "optimizer=adamw",
+        "--set",
+        "warmup=0",
+        "--set",
+        "max_nonfinite=1",
+    ]
     result = CliRunner().invoke(command, [*options, "--set", "lr=1e30"])
     assert result.exit_code == 1 and "may change training.lr" in result.stderr
 

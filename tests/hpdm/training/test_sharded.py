@@ -44,8 +44,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
     tests = SUPPORT
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
-    subprocess.run([sys.executable, str(tests / "sharded_worker.py"), str(folder)], env=environment, check=True,
-                   timeout=1500)
+    subprocess.run(
+        [sys.executable, str(tests / "sharded_worker.py"), str(folder)], env=environment, check=True, timeout=1500
+    )
     train(small_config(*SETTINGS, "checkpoint_every=1"), folder / "one", device="cpu", quiet=True, stop_after=3)
     return folder
 
@@ -69,10 +70,17 @@ def test_every_process_saves_its_part_and_nothing_is_a_pickle_of_objects(folder)
     assert codes(folder, "plain") == "0 0"
     assert os.readlink(run / "latest") == "step-00000003"
     assert sorted(path.name for path in run.iterdir() if path.name.startswith((".", "step"))) == [
-        "step-00000002", "step-00000003"]
+        "step-00000002",
+        "step-00000003",
+    ]
     step = run / "step-00000003"
     assert {path.name for path in step.iterdir()} == {
-        *PARTS, *(index_file(kind) for kind in KINDS), "training.pt", "config.yaml", "manifest.json"}
+        *PARTS,
+        *(index_file(kind) for kind in KINDS),
+        "training.pt",
+        "config.yaml",
+        "manifest.json",
+    }
     assert len({path.stat().st_mode for path in step.iterdir()}) == 1
     first, second = ((step / f"model-0000{rank}.safetensors").stat().st_size for rank in (0, 1))
     assert 0.8 < first / second < 1.25
@@ -86,15 +94,18 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(f
             ours, theirs = (saved_weights(folder / run / step, kind) for run in ("plain", "one"))
             assert ours.keys() == theirs.keys()
             for name in ours:
-                torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6,
-                                           msg=lambda m, n=f"{step}, {name}": f"{n}: {m}")
+                torch.testing.assert_close(
+                    ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=f"{step}, {name}": f"{n}: {m}"
+                )
 
 
 def test_a_full_disk_of_one_process_ends_the_run_on_all_with_what_is_kept(folder):
     assert codes(folder, "full_disk") == "2 2"
     for rank in (0, 1):
-        assert f"{folder / 'full disk' / 'step-00000002'} could not be written: No space left on device; step 1 is " \
-               "kept" in said(folder, "full_disk", rank)
+        assert (
+            f"{folder / 'full disk' / 'step-00000002'} could not be written: No space left on device; step 1 is "
+            "kept" in said(folder, "full_disk", rank)
+        )
     run = folder / "full disk"
     assert latest_checkpoint(run).name == "step-00000001" and not [*run.glob(".*.part"), *run.glob("step-*2")]
 
@@ -103,18 +114,31 @@ def saver_of(tmp_path, error):
     """A `Saver` whose checkpoint of step 4 has met `error` in the background."""
     network = make_method(CONFIG).make_network()
     here = Processes(rank=0, world_size=1, device=torch.device("cpu"))
-    saver = Saver(tmp_path, here, network=network, ema=EMA(network, 1.0, 1.0), config=CONFIG,
-                  optimizer=make_optimizer(network, CONFIG.training))
+    saver = Saver(
+        tmp_path,
+        here,
+        network=network,
+        ema=EMA(network, 1.0, 1.0),
+        config=CONFIG,
+        optimizer=make_optimizer(network, CONFIG.training),
+    )
     saver._folder, saver._pending = tmp_path / "step-00000004", Future()
     saver._pending.set_exception(error)
     return saver
 
 
-@pytest.mark.parametrize(("cause", "kind", "message"), [
-    (TypeError("unexpected"), SaveFailed, r"step-00000004 of .* could not be saved: process 1 met TypeError: unexp"),
-    (InputError("no such folder"), InputError, "^no such folder$"),
-    (OSError(errno.EDQUOT, "quota", "x"), WriteError, "step-00000004 could not be written: Disk quota exceeded"),
-])
+@pytest.mark.parametrize(
+    ("cause", "kind", "message"),
+    [
+        (
+            TypeError("unexpected"),
+            SaveFailed,
+            r"step-00000004 of .* could not be saved: process 1 met TypeError: unexp",
+        ),
+        (InputError("no such folder"), InputError, "^no such folder$"),
+        (OSError(errno.EDQUOT, "quota", "x"), WriteError, "step-00000004 could not be written: Disk quota exceeded"),
+    ],
+)
 def test_what_a_background_save_meets_is_never_swallowed(tmp_path, cause, kind, message):
     error = CheckpointException("write", {1: (cause, traceback.StackSummary())})
     saver = saver_of(tmp_path, error)
@@ -146,7 +170,8 @@ def test_one_process_goes_on_from_it(folder, tmp_path):
         ours, theirs = (load_file(tmp_path / run / "latest" / f"{kind}.safetensors") for run in ("run", "one"))
         for name in ours:
             torch.testing.assert_close(
-                ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+                ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 def test_optimizer_and_position_come_back_bit_for_bit(step):
@@ -307,19 +332,23 @@ def test_pickles_are_never_executed(step, tmp_path):
     (step / "training.pt").write_bytes(attack)
     network = make_method(CONFIG).make_network()
     with pytest.raises(InputError, match=r"training\.pt cannot be read"):
-        load_training_state(step, network=network, ema=EMA(network, 1.0, 1.0),
-                            optimizer=make_optimizer(network, CONFIG.training))
+        load_training_state(
+            step, network=network, ema=EMA(network, 1.0, 1.0), optimizer=make_optimizer(network, CONFIG.training)
+        )
     assert not (tmp_path / "ran").exists()
 
 
 def test_weights_of_another_network_are_refused(step):
-    for setting, message in (("num_latents=5", r"latents is \[4, 16\], the network has \[5, 16\]"),
-                             ("self_conditioning=false", "in one and not in the other")):
+    for setting, message in (
+        ("num_latents=5", r"latents is \[4, 16\], the network has \[5, 16\]"),
+        ("self_conditioning=false", "in one and not in the other"),
+    ):
         config = small_config(*SETTINGS, setting)
         network = make_method(config).make_network()
         with pytest.raises(InputError, match=message):
-            load_training_state(step, network=network, ema=EMA(network, 1.0, 1.0),
-                                optimizer=make_optimizer(network, config.training))
+            load_training_state(
+                step, network=network, ema=EMA(network, 1.0, 1.0), optimizer=make_optimizer(network, config.training)
+            )
 
 
 def test_pytorch_s_own_reader_of_sharded_safetensors_reads_the_files(step):
@@ -339,9 +368,11 @@ def test_another_run_starts_from_it(step, tmp_path):
 
 
 def test_files_hold_every_kind_of_tensor(tmp_path):
-    tensors = {
-        f"{kind}".removeprefix("torch."): torch.arange(6).reshape(2, 3).to(kind) for kind in DTYPES.values()
-    } | {"number": torch.tensor(2.5), "nothing": torch.zeros(0, 4), "transposed": torch.arange(6.0).reshape(2, 3).T}
+    tensors = {f"{kind}".removeprefix("torch."): torch.arange(6).reshape(2, 3).to(kind) for kind in DTYPES.values()} | {
+        "number": torch.tensor(2.5),
+        "nothing": torch.zeros(0, 4),
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+    }
     described = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     write_tensors(tmp_path / "file.safetensors", described, tensors, {"a": "\u00e9"})
     found = load_file(tmp_path / "file.safetensors")

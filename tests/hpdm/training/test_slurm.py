@@ -25,9 +25,10 @@ submitit = pytest.importorskip("submitit", reason="the extra slurm is not instal
 STEPS, LONG = 12, 40
 
 
-@pytest.mark.parametrize(("text", "minutes"), [
-    ("90", 90), ("1-0", 1440), ("2-12:30", 3630), ("0-00:00:30", 1), ("1:30:00", 90), ("00:00:61", 2),
-])
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("1-0", 1440), ("2-12:30", 3630), ("0-00:00:30", 1), ("1:30:00", 90), ("00:00:61", 2)],
+)
 def test_times_as_sbatch_takes_them(text, minutes):
     assert slurm.parse_time(text) == minutes
 
@@ -45,8 +46,20 @@ def test_other_shapes_are_refused(text):
 
 
 def test_the_job_gets_the_command_without_its_own_options():
-    words = ["--size", "L", "--slurm", "2x8", "--out", "r", "--slurm-time=1-0", "--set", "lr=1", "--slurm-set",
-             "account=a", "--resume"]
+    words = [
+        "--size",
+        "L",
+        "--slurm",
+        "2x8",
+        "--out",
+        "r",
+        "--slurm-time=1-0",
+        "--set",
+        "lr=1",
+        "--slurm-set",
+        "account=a",
+        "--resume",
+    ]
     assert slurm.without_slurm(words) == ["--size", "L", "--out", "r", "--set", "lr=1", "--resume"]
 
 
@@ -68,23 +81,48 @@ def submit(tmp_path, *words, batch="16"):
 
 
 def test_what_is_submitted(cluster, tmp_path):
-    result = submit(tmp_path, "--slurm", "2x8", "--slurm-partition", "gpu", "--slurm-time", "2-0", "--slurm-cpus", "12",
-                    "--slurm-set", "account=vision")
+    result = submit(
+        tmp_path,
+        "--slurm",
+        "2x8",
+        "--slurm-partition",
+        "gpu",
+        "--slurm-time",
+        "2-0",
+        "--slurm-cpus",
+        "12",
+        "--slurm-set",
+        "account=vision",
+    )
     assert result.exit_code == 0, result.stderr
     assert "job 4242" in result.stdout and not (tmp_path / "run").exists()
     lines = set(cluster.read_text().splitlines())
-    assert {f"#SBATCH --{option}" for option in (
-        "nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "cpus-per-task=12", "partition=gpu", "time=2880", "requeue",
-        "account=vision", "signal=USR2@120", "job-name=run",
-    )} <= lines
+    assert {
+        f"#SBATCH --{option}"
+        for option in (
+            "nodes=2",
+            "ntasks-per-node=8",
+            "gpus-per-node=8",
+            "cpus-per-task=12",
+            "partition=gpu",
+            "time=2880",
+            "requeue",
+            "account=vision",
+            "signal=USR2@120",
+            "job-name=run",
+        )
+    } <= lines
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (("--slurm", "2x16"), "batch of 16 leaves some of 32 processes without a sample"),
-    (("--slurm", "2by8"), "NODESxGPUS"),
-    (("--slurm", "2x8", "--slurm-set", "account"), "key=value"),
-    (("--slurm", "2x2", "--slurm-cluster", "local"), "one node"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--slurm", "2x16"), "batch of 16 leaves some of 32 processes without a sample"),
+        (("--slurm", "2by8"), "NODESxGPUS"),
+        (("--slurm", "2x8", "--slurm-set", "account"), "key=value"),
+        (("--slurm", "2x2", "--slurm-cluster", "local"), "one node"),
+    ],
+)
 def test_bad_input_submits_nothing(cluster, tmp_path, words, message):
     result = submit(tmp_path, *words)
     assert result.exit_code == 2 and message in result.stderr and not cluster.exists()
@@ -105,13 +143,32 @@ def test_submitit_requeues_a_training_that_it_pre_empts(tmp_path, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")  # so that they are gone afterwards
         monkeypatch.delenv(name)
-    here = {"EXECUTOR": "local", "LOCAL_JOB_ID": "7", "LOCAL_NTASKS": "1", "LOCAL_JOB_NUM_NODES": "1",
-            "LOCAL_NODEID": "0", "LOCAL_GLOBALID": "0", "LOCAL_LOCALID": "0", "FOLDER": str(tmp_path)}
+    here = {
+        "EXECUTOR": "local",
+        "LOCAL_JOB_ID": "7",
+        "LOCAL_NTASKS": "1",
+        "LOCAL_JOB_NUM_NODES": "1",
+        "LOCAL_NODEID": "0",
+        "LOCAL_GLOBALID": "0",
+        "LOCAL_LOCALID": "0",
+        "FOLDER": str(tmp_path),
+    }
     for name, value in here.items():
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCONT, signal.SIGUSR2)}
-    words = ["--size", str(write_small(tmp_path / "small.yaml")), "--device", "cpu", "--quiet", "--steps", str(STEPS),
-             "--out", str(tmp_path / "run"), "--set", "micro_batch=8"]
+    words = [
+        "--size",
+        str(write_small(tmp_path / "small.yaml")),
+        "--device",
+        "cpu",
+        "--quiet",
+        "--steps",
+        str(STEPS),
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "micro_batch=8",
+    ]
     delayed = submitit.helpers.DelayedSubmission(slurm.TrainingJob(words))
     delayed.set_timeout(60, 5)
     environment = submitit.local.local.LocalJobEnvironment()

@@ -33,8 +33,12 @@ def folder(tmp_path_factory):
     tests = SUPPORT
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
     workers = [
-        subprocess.Popen([sys.executable, str(tests / "three_worker.py"), str(folder), rank, *ports],
-                         env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(tests / "three_worker.py"), str(folder), rank, *ports],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in "012"
     ]
     for worker in workers:
@@ -76,7 +80,9 @@ def test_sigterm_to_one_process_stops_all_within_the_step(folder):
 
 @pytest.mark.slow
 def test_a_process_that_sees_another_folder_ends_the_run_on_all(folder):
-    expected = (f"process 2 sees another folder {folder / 'elsewhere on node 2'} than process 0: there is another "
-                f"step-00000002 on process 2")
+    expected = (
+        f"process 2 sees another folder {folder / 'elsewhere on node 2'} than process 0: there is another "
+        f"step-00000002 on process 2"
+    )
     assert said(folder, "elsewhere") == [expected] * 3
     assert len(read_log(folder / "elsewhere")) == 2

@@ -61,8 +61,12 @@ def test_draws_differ_between_samples_levels_steps_and_seeds():
 def test_draws_have_the_configured_distributions():
     count = 4000
     config = small_config(
-        f"training.batch={count}", "micro_batch=null", "label_dropout=0.1", "self_conditioning_rate=0.9",
-        "diffusion.p_mean=[-1, 0.5]", "diffusion.p_std=1.2",
+        f"training.batch={count}",
+        "micro_batch=null",
+        "label_dropout=0.1",
+        "self_conditioning_rate=0.9",
+        "diffusion.p_mean=[-1, 0.5]",
+        "diffusion.p_std=1.2",
     )
     draws = draw(config, step=0, positions=range(count))
     log_sigma = draws.sigma.log()
@@ -103,7 +107,7 @@ def test_loss_asks_and_scores_by_the_formulas():
     inputs, targets = [], []
     for level, grid in enumerate((coarse, fine)):
         starts = draws.windows[:, level].tolist()
-        x = np.stack([g[:, f:f + 2, h:h + 4, w:w + 4] for g, (f, h, w) in zip(grid, starts, strict=True)])
+        x = np.stack([g[:, f : f + 2, h : h + 4, w : w + 4] for g, (f, h, w) in zip(grid, starts, strict=True)])
         eps = draws.eps[:, level].double().numpy()
         sigma = draws.sigma[:, level].double().numpy().reshape(-1, 1, 1, 1, 1)
         s_in = config.diffusion.scale_in(level)
@@ -168,8 +172,9 @@ def test_a_first_pass_of_the_samples_that_use_it_equals_one_of_all(fusion):
 def test_where_all_or_none_use_the_first_pass(rate, passes):
     losses, _, asked = losses_of(f"self_conditioning_rate={rate}")
     assert asked == passes
-    torch.testing.assert_close(losses, losses_of(f"self_conditioning_rate={rate}", "first_pass=whole")[0], atol=1e-6,
-                               rtol=1e-6)
+    torch.testing.assert_close(
+        losses, losses_of(f"self_conditioning_rate={rate}", "first_pass=whole")[0], atol=1e-6, rtol=1e-6
+    )
 
 
 def test_compiled_blocks_see_one_number_of_samples(monkeypatch):
@@ -188,6 +193,7 @@ def test_compiled_blocks_see_one_number_of_samples(monkeypatch):
 
 def test_flops_of_the_first_pass():
     """Of the share of samples that use it, without the last block's write and the detokenizer."""
+
     def figures(*own):
         return count_flops(small_config("self_conditioning_rate=0.5", *own))
 
@@ -313,7 +319,9 @@ def test_lamb_starts_no_matrix_at_zero_and_adamw_leaves_all_as_they_are():
     """The trust ratio ties growth to the norm: at zero a matrix stays. What is drawn does not move what was drawn."""
     networks = {}
     for name, settings in (
-        ("lamb", ("warmup=100",)), ("none", ("warmup=100", "start_gain=0")), ("adamw", ("warmup=100", "optimizer=adamw"))
+        ("lamb", ("warmup=100",)),
+        ("none", ("warmup=100", "start_gain=0")),
+        ("adamw", ("warmup=100", "optimizer=adamw")),
     ):
         config = small_config(*settings)
         torch.manual_seed(config.training.seed)
@@ -430,9 +438,12 @@ def rin_flops(config, tokens):
     io, compute = config.io_heads * config.io_head_width, config.compute_heads * config.compute_head_width
     layer = attention(M, D, M, D, compute) + feed_forward(M, D, config.latent_expansion)
     return (
-        attention(M, D, 2, c, io) + attention(M, D, tokens, d, io) + 2 * feed_forward(M, D, config.latent_expansion)
+        attention(M, D, 2, c, io)
+        + attention(M, D, tokens, d, io)
+        + 2 * feed_forward(M, D, config.latent_expansion)
         + config.compute_layers * layer
-        + attention(tokens, d, M, D, io) + feed_forward(tokens, d, config.token_expansion)
+        + attention(tokens, d, M, D, io)
+        + feed_forward(tokens, d, config.token_expansion)
     )
 
 
@@ -446,7 +457,13 @@ def test_plan_adds_up():
     all_levels = make_plan(small_config("levels_per_block=[2, 2]"))
     assert all_levels.flops_per_sample > plan.flops_per_sample
     assert plan.batch == {
-        "batch": 8, "processes": 1, "per_process": 8, "micro_batch": 2, "passes_per_step": 4, "steps": 6, "samples": 48
+        "batch": 8,
+        "processes": 1,
+        "per_process": 8,
+        "micro_batch": 2,
+        "passes_per_step": 4,
+        "steps": 6,
+        "samples": 48,
     }
     recomputed = make_plan(small_config("activation_checkpointing=true"))
     assert 0 < recomputed.memory["activations"] < plan.memory["activations"]

@@ -36,18 +36,37 @@ def own_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def case(shared, tmp_path):
     """A case's folder, copied to where an index can be written."""
+
     def copied(name):
         if not (shared / "cases" / name).exists():
             pytest.skip(f"needs the case {name}")
         shutil.copytree(shared / "cases" / name, tmp_path / name, copy_function=shutil.copyfile)
         return tmp_path / name
+
     return copied
 
 
 def learn(tmp_path, data, *options, steps=1, run="run", command=SIXTEEN):
     size = write_small(tmp_path / "small.yaml")
-    return CliRunner().invoke(train, ["--size", str(size), "--data", str(data), "--out", str(tmp_path / run), "--steps",
-                                      str(steps), "--batch", "2", "--device", "cpu", *command, *map(str, options)])
+    return CliRunner().invoke(
+        train,
+        [
+            "--size",
+            str(size),
+            "--data",
+            str(data),
+            "--out",
+            str(tmp_path / run),
+            "--steps",
+            str(steps),
+            "--batch",
+            "2",
+            "--device",
+            "cpu",
+            *command,
+            *map(str, options),
+        ],
+    )
 
 
 def generated(root):
@@ -71,8 +90,10 @@ def test_what_is_used_and_left_out_is_said_and_kept_and_names_the_samples(tmp_pa
     result = learn(tmp_path, data)
     assert result.exit_code == 0, result.output
     total = short + used + 1
-    assert (f"data: {used} of {total} used, {short} too short for 16 frames (data.short=loop repeats them), 1 broken, "
-            f"class {lost} has no video left") in result.stderr
+    assert (
+        f"data: {used} of {total} used, {short} too short for 16 frames (data.short=loop repeats them), 1 broken, "
+        f"class {lost} has no video left"
+    ) in result.stderr
     if not real:
         assert "passed over: 2 .txt, 1 .md5" in result.stderr
     about = json.loads((tmp_path / "run" / DATA_FILE).read_text())
@@ -93,7 +114,9 @@ def test_what_is_used_and_left_out_is_said_and_kept_and_names_the_samples(tmp_pa
     assert made.exit_code == 0 and f"classes: 1 {name}, of 2" in made.stderr
     manifest = json.loads((tmp_path / "out" / "samples.json").read_text())
     assert [(entry["file"], entry["class"]) for entry in manifest["samples"]] == [
-        ("00000_c001.mp4", name), ("00001_c001.mp4", name)]
+        ("00000_c001.mp4", name),
+        ("00001_c001.mp4", name),
+    ]
     for number, classes in enumerate(("all", f"{lost},1")):
         out = tmp_path / f"out{number}"
         made = CliRunner().invoke(sample, [*words, "--num=2", "--out", str(out), "--format=npy", "--classes", classes])
@@ -132,8 +155,9 @@ def test_classes_are_as_many_as_the_data_have(tmp_path):
         (tmp_path / "three" / name).touch()
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / "1.mp4").touch()
-    with_data = {name: config_from_dict({**SMALL, "data": {"path": str(tmp_path / name)}})
-                 for name in ("three", "flat")}
+    with_data = {
+        name: config_from_dict({**SMALL, "data": {"path": str(tmp_path / name)}}) for name in ("three", "flat")
+    }
     assert with_classes_of_data(with_data["three"]).network.num_classes == 3
     assert with_classes_of_data(with_data["flat"]).network.num_classes == 0
     assert with_classes_of_data(config).network.num_classes == 12
@@ -186,8 +210,9 @@ def test_streams_cut_between_key_frames_train_with_what_is_shown(tmp_path):
             if packet.dts is not None:
                 packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
                 cut.mux(packet)
-    clips = open_clips(DataConfig(path=str(tmp_path / "cut"), start="first"), frames=30, height=16, width=16, seed=0,
-                       quiet=True)
+    clips = open_clips(
+        DataConfig(path=str(tmp_path / "cut"), start="first"), frames=30, height=16, width=16, seed=0, quiet=True
+    )
     levels = np.rint(clips[0][0].numpy().mean((0, 2, 3)) / 4).astype(int)
     assert levels.tolist() == list(range(20, 50))
     clips.close()
@@ -319,29 +344,42 @@ def test_captions_of_the_cases(case):
         read_captions(folder / "comma.csv")
 
 
-@pytest.mark.parametrize(("name", "text", "rows"), [
-    ("a.csv", 'path,caption\r\nx.mp4,"one, \r\n ""two"""\r\n\r\ny.mp4,z\r\n',
-     [("x.mp4", 'one, "two"'), ("y.mp4", "z")]),
-    ("a.CSV", "caption,path\na\x0bb,x.mp4", [("x.mp4", "a b")]),
-    ("a.csv", "\ufeffpath,caption,fps\nx.mp4,a\u2028b\x85c,\n", [("x.mp4", "a b c")]),
-    ("a.jsonl", '{"path": "x.mp4", "caption": "a\u2029b\x85c d"}\r\n\n{"path": "y.mp4", "caption": "e"}',
-     [("x.mp4", "a b c d"), ("y.mp4", "e")]),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        (
+            "a.csv",
+            'path,caption\r\nx.mp4,"one, \r\n ""two"""\r\n\r\ny.mp4,z\r\n',
+            [("x.mp4", 'one, "two"'), ("y.mp4", "z")],
+        ),
+        ("a.CSV", "caption,path\na\x0bb,x.mp4", [("x.mp4", "a b")]),
+        ("a.csv", "\ufeffpath,caption,fps\nx.mp4,a\u2028b\x85c,\n", [("x.mp4", "a b c")]),
+        (
+            "a.jsonl",
+            '{"path": "x.mp4", "caption": "a\u2029b\x85c d"}\r\n\n{"path": "y.mp4", "caption": "e"}',
+            [("x.mp4", "a b c d"), ("y.mp4", "e")],
+        ),
+    ],
+)
 def test_lines_end_where_the_formats_say(tmp_path, name, text, rows):
     (tmp_path / name).write_bytes(text.encode())
     assert [(row.path, row.caption) for row in read_captions(tmp_path / name)] == rows
 
 
-@pytest.mark.parametrize(("name", "text", "said"), [
-    ("a.csv", 'path,caption\nx.mp4,"two\nlines"\ny.mp4,a,b\n', "line 4: 3 fields where the header has 2"),
-    ("a.csv", "path,caption,fps\nx.mp4,a\n", "line 2: 2 fields where the header has 3"),
-    ("a.csv", 'path,caption\nx.mp4,a\ny.mp4,"never closed\nz.mp4,b\n', "line 3: a quote is never closed"),
-    ("a.csv", f'path,caption\nx.mp4,"{"long " * 300_000}', "line 2: a field of more than 1,048,576 characters"),
-    ("a.csv", 'path,caption\nx.mp4,"a"b\n', "line 2"),
-    ("a.csv", "", "is empty"), ("a.csv", "path,caption,caption\nx,y,z\n", "each once"),
-    ("a.jsonl", '{"path": "x.mp4", "caption": "\\ud800"}', "line 1: the caption is not valid Unicode"),
-    ("a.jsonl", "[" * 100_000, "line 1"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", 'path,caption\nx.mp4,"two\nlines"\ny.mp4,a,b\n', "line 4: 3 fields where the header has 2"),
+        ("a.csv", "path,caption,fps\nx.mp4,a\n", "line 2: 2 fields where the header has 3"),
+        ("a.csv", 'path,caption\nx.mp4,a\ny.mp4,"never closed\nz.mp4,b\n', "line 3: a quote is never closed"),
+        ("a.csv", f'path,caption\nx.mp4,"{"long " * 300_000}', "line 2: a field of more than 1,048,576 characters"),
+        ("a.csv", 'path,caption\nx.mp4,"a"b\n', "line 2"),
+        ("a.csv", "", "is empty"),
+        ("a.csv", "path,caption,caption\nx,y,z\n", "each once"),
+        ("a.jsonl", '{"path": "x.mp4", "caption": "\\ud800"}', "line 1: the caption is not valid Unicode"),
+        ("a.jsonl", "[" * 100_000, "line 1"),
+    ],
+)
 def test_rows_that_are_not_as_they_should_be_are_named(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError) as caught:

@@ -13,8 +13,16 @@ from hpdm.video.pixels import UnreadablePicture, read_picture, upright
 ONE = 1 << 16
 PICTURE = np.random.default_rng(0).integers(256, size=(5, 7, 3), dtype=np.uint8)
 # What each EXIF orientation asks of a viewer (EXIF 2.3, tag 274), by rows and columns.
-EXIF = {1: lambda p: p, 2: np.fliplr, 3: lambda p: p[::-1, ::-1], 4: np.flipud, 5: lambda p: p.swapaxes(0, 1),
-        6: lambda p: np.rot90(p, -1), 7: lambda p: np.rot90(p.swapaxes(0, 1), 2), 8: lambda p: np.rot90(p, 1)}
+EXIF = {
+    1: lambda p: p,
+    2: np.fliplr,
+    3: lambda p: p[::-1, ::-1],
+    4: np.flipud,
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: np.rot90(p, -1),
+    7: lambda p: np.rot90(p.swapaxes(0, 1), 2),
+    8: lambda p: np.rot90(p, 1),
+}
 
 
 @given(transposed=st.booleans(), down=st.sampled_from([-1, 1]), right=st.sampled_from([-1, 1]))
@@ -46,16 +54,26 @@ def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
 def test_samples_of_any_kind_come_out_as_rgb(tmp_path):
     grey, deep = PICTURE[..., 0], np.arange(35, dtype=np.uint16).reshape(5, 7) * 1800
     alpha = np.dstack([PICTURE, np.full((5, 7), 9, np.uint8)])
-    images = {"grey.png": Image.fromarray(grey), "deep.png": Image.fromarray(deep), "alpha.png": Image.fromarray(alpha),
-              "greyalpha.png": Image.merge("LA", (Image.fromarray(grey), Image.fromarray(grey))),
-              "one.bmp": Image.fromarray(grey > 99), "palette.png": Image.fromarray(PICTURE).quantize(256),
-              "deep.tiff": Image.fromarray(deep)}
+    images = {
+        "grey.png": Image.fromarray(grey),
+        "deep.png": Image.fromarray(deep),
+        "alpha.png": Image.fromarray(alpha),
+        "greyalpha.png": Image.merge("LA", (Image.fromarray(grey), Image.fromarray(grey))),
+        "one.bmp": Image.fromarray(grey > 99),
+        "palette.png": Image.fromarray(PICTURE).quantize(256),
+        "deep.tiff": Image.fromarray(deep),
+    }
     for name, image in images.items():
         image.save(tmp_path / name)
     got = {name: read_picture(tmp_path / name) for name in images}
     assert all(picture.dtype == np.uint8 and picture.shape == (5, 7, 3) for picture in got.values())
-    for name, wanted in (("grey.png", grey), ("greyalpha.png", grey), ("deep.png", deep >> 8), ("deep.tiff", deep >> 8),
-                         ("one.bmp", (grey > 99) * 255)):
+    for name, wanted in (
+        ("grey.png", grey),
+        ("greyalpha.png", grey),
+        ("deep.png", deep >> 8),
+        ("deep.tiff", deep >> 8),
+        ("one.bmp", (grey > 99) * 255),
+    ):
         assert all(np.array_equal(got[name][..., channel], wanted) for channel in range(3)), name
     assert np.array_equal(got["alpha.png"], PICTURE)
     assert np.array_equal(got["palette.png"], np.asarray(images["palette.png"].convert("RGB")))

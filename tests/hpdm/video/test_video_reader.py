@@ -111,8 +111,11 @@ def test_files_without_frames_say_why(tmp_path, numbered):
     (tmp_path / "empty.mp4").touch()
     whole = numbered("h264-g12-b0.mp4")[0].read_bytes()
     (tmp_path / "head.mp4").write_bytes(whole[: len(whole) // 2])  # the index is at its end
-    for name, reason in (("empty.mp4", "the file is empty"), ("none.mp4", "no such file"),
-                         ("head.mp4", r"cannot be decoded \(")):
+    for name, reason in (
+        ("empty.mp4", "the file is empty"),
+        ("none.mp4", "no such file"),
+        ("head.mp4", r"cannot be decoded \("),
+    ):
         with pytest.raises(DecodingError, match=reason):
             probe_video(tmp_path / name)
     path, shown = numbered("mpeg4-b2.mkv")
@@ -168,15 +171,24 @@ def test_info_of_a_turned_video(numbered):
 def test_depth_alpha_and_grey_come_out_as_eight_bits(numbered):
     """The same pictures in every kind of samples differ by what chroma and rounding cost, and not in brightness."""
     wanted = np.stack([numbered_picture(number, 72, 96) for number in (0, 41)]).astype(int)
-    for name, most in (("deep-grey.mkv", 1), ("deep-rgb.mkv", 1), ("alpha.mov", 0), ("alpha.mkv", 3), ("png.mov", 0),
-                       ("deep-h264.mp4", 12), ("deep-hevc.mkv", 12)):
+    for name, most in (
+        ("deep-grey.mkv", 1),
+        ("deep-rgb.mkv", 1),
+        ("alpha.mov", 0),
+        ("alpha.mkv", 3),
+        ("png.mov", 0),
+        ("deep-h264.mp4", 12),
+        ("deep-hevc.mkv", 12),
+    ):
         got = read_frames(numbered(name)[0], [0, 41]).astype(int)
         assert np.abs(got - wanted)[:, 4:20, 4:20].max() <= most, name
 
 
 # --- timelines
 
-rates = st.sampled_from([Fraction(25), Fraction(30000, 1001), Fraction(24), Fraction(10), Fraction(50), Fraction(15, 2)])
+rates = st.sampled_from(
+    [Fraction(25), Fraction(30000, 1001), Fraction(24), Fraction(10), Fraction(50), Fraction(15, 2)]
+)
 
 
 @given(count=st.integers(1, 60), rate=rates, fps=rates)
@@ -189,8 +201,13 @@ def test_resampling_takes_the_frame_nearest_in_time(count, rate, fps):
     assert abs(len(chosen) - count * fps / rate) <= 1 + fps / rate  # all of the video's time is used
 
 
-@given(gaps=st.lists(st.integers(1, 400), min_size=1, max_size=40), fps=rates, start=st.integers(0, 39),
-       stride=st.integers(1, 3), count=st.integers(1, 30))
+@given(
+    gaps=st.lists(st.integers(1, 400), min_size=1, max_size=40),
+    fps=rates,
+    start=st.integers(0, 39),
+    stride=st.integers(1, 3),
+    count=st.integers(1, 30),
+)
 def test_resampling_of_uneven_frames(gaps, fps, start, stride, count):
     ticks = np.cumsum([0, *gaps])
     timeline, start = Timeline(len(ticks), Fraction(1, 1000), ticks), start % len(ticks)
@@ -230,6 +247,7 @@ def test_long_videos_do_not_overflow():
 
 
 # --- real files
+
 
 @pytest.fixture
 def case_files(shared):

@@ -59,13 +59,16 @@ def test_an_existing_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name, video, message", [
-    ("v.mp4", np.zeros((2, 8, 8, 3), np.float32), "uint8"),
-    ("v.mp4", np.zeros((2, 8, 8), np.uint8), r"\[2, 8, 8\]"),
-    ("v.mp4", np.zeros((0, 8, 8, 3), np.uint8), r"\[0, 8, 8, 3\]"),
-    ("v.mp4", np.zeros((2, 7, 8, 3), np.uint8), "even"),
-    ("v.webm", np.zeros((2, 8, 8, 3), np.uint8), "webm"),
-])
+@pytest.mark.parametrize(
+    "name, video, message",
+    [
+        ("v.mp4", np.zeros((2, 8, 8, 3), np.float32), "uint8"),
+        ("v.mp4", np.zeros((2, 8, 8), np.uint8), r"\[2, 8, 8\]"),
+        ("v.mp4", np.zeros((0, 8, 8, 3), np.uint8), r"\[0, 8, 8, 3\]"),
+        ("v.mp4", np.zeros((2, 7, 8, 3), np.uint8), "even"),
+        ("v.webm", np.zeros((2, 8, 8, 3), np.uint8), "webm"),
+    ],
+)
 def test_bad_input(tmp_path, name, video, message):
     with pytest.raises(InputError, match=message):
         write_video(tmp_path / name, video)

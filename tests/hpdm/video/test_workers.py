@@ -8,7 +8,7 @@ import pytest
 from hpdm.video.workers import JobFailed, Workers
 from tests.support.paths import ROOT
 
-FUNCTIONS = '''
+FUNCTIONS = """
 import ctypes, os, time
 
 def work(job, settings):
@@ -25,7 +25,7 @@ def work(job, settings):
     if job == "raise":
         raise ValueError("a fault of ours")
     return job, settings, os.getpid()
-'''
+"""
 
 
 @pytest.fixture
@@ -45,8 +45,10 @@ def test_a_job_that_kills_its_process_costs_itself_alone(function):
                 answers[job] = future.result()[:2]
             except JobFailed as failure:
                 answers[job] = str(failure)
-    deaths = {"crash": "decoding it killed the process (SIGSEGV)",
-              "exit": "decoding it ended the process (exit code 3)"}
+    deaths = {
+        "crash": "decoding it killed the process (SIGSEGV)",
+        "exit": "decoding it ended the process (exit code 3)",
+    }
     assert answers == {**{job: (job, "settings") for job in "abcd"}, **deaths}
 
 

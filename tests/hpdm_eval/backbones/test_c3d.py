@@ -52,9 +52,26 @@ def test_logits_probabilities_and_hidden_layer_are_those_of_tganv2(parity, backb
 
 def test_command_writes_the_same(parity, tmp_path):
     folder, expected = parity
-    words = ["features", "--samples", folder / "clips.npy", "--backbone", "c3d", "--weights", folder / "weights.pt",
-             "--c3d-mean", folder / "mean.npz", "--unverified", "--out", tmp_path / "f.npz", "--device", "cpu",
-             "--workers", "0", "--json", "--quiet"]
+    words = [
+        "features",
+        "--samples",
+        folder / "clips.npy",
+        "--backbone",
+        "c3d",
+        "--weights",
+        folder / "weights.pt",
+        "--c3d-mean",
+        folder / "mean.npz",
+        "--unverified",
+        "--out",
+        tmp_path / "f.npz",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--json",
+        "--quiet",
+    ]
     done = CliRunner().invoke(main, list(map(str, words)))
     assert done.exit_code == 0, done.output
     found = FeatureSet.load(tmp_path / "f.npz")
@@ -92,7 +109,7 @@ def test_preprocessing_by_hand():
     for channel, frame, row, column in random.integers(0, [3, 16, 112, 112], (200, 4)):
         y, x = row * 89 / 111, column * 129 / 111
         top, left = min(int(y), 88), min(int(x), 128)
-        corners = video[0, 2 - channel, frame, top:top + 2, left:left + 2]
+        corners = video[0, 2 - channel, frame, top : top + 2, left : left + 2]
         value = np.array([1 - (y - top), y - top]) @ corners @ np.array([1 - (x - left), x - left])
         expected = 128 * value + 128 - mean[channel, frame, 8 + row, 8 + column].item()
         assert abs(found[0, channel, frame, row, column] - expected) < 1e-3
@@ -155,9 +172,12 @@ def test_mean_video_is_asked_for(tmp_path, monkeypatch):
     (tmp_path / "damaged.npz").write_bytes(damaged.replace(b"PK\x01\x02-\x03-", b"PK\x01\x02-\x03~"))
     with pytest.raises(InputError, match="--c3d-mean"):
         load_backbone("c3d", weights=tmp_path / "weights.npz", unverified=True)
-    for name, message in (("mean", "expected .3, 16, 128, 171"), ("other", "holds no `mean`"),
-                          ("damaged", "not a readable .npz file"),
-                          ("good", "not a C3D for UCF-101: conv1a.bias is missing")):
+    for name, message in (
+        ("mean", "expected .3, 16, 128, 171"),
+        ("other", "holds no `mean`"),
+        ("damaged", "not a readable .npz file"),
+        ("good", "not a C3D for UCF-101: conv1a.bias is missing"),
+    ):
         with pytest.raises(InputError, match=message):
             load_backbone("c3d", weights=tmp_path / "weights.npz", c3d_mean=tmp_path / f"{name}.npz", unverified=True)
 
@@ -174,6 +194,7 @@ def pinned_weights(tmp_path, monkeypatch):
         path = tmp_path / f"mean-{value}.npz"
         np.savez(path, mean=np.full(c3d.MEAN_SHAPE, value, np.float32))
         return load_backbone("c3d", c3d_mean=path, **options).describe()
+
     return load
 
 

@@ -9,10 +9,15 @@ from hpdm_eval.backbones.convolution import apart, conv3d_relu
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize("inputs, outputs, kernel, stride, padding", [
-    (3, 8, (7, 7, 7), (2, 2, 2), (0, 0, 0)), (16, 24, (3, 3, 3), (1, 1, 1), (1, 1, 1)),
-    (5, 7, (1, 3, 3), (1, 2, 2), (0, 1, 1)), (4, 4, (3, 1, 1), (2, 1, 1), (1, 0, 0)),
-])
+@pytest.mark.parametrize(
+    "inputs, outputs, kernel, stride, padding",
+    [
+        (3, 8, (7, 7, 7), (2, 2, 2), (0, 0, 0)),
+        (16, 24, (3, 3, 3), (1, 1, 1), (1, 1, 1)),
+        (5, 7, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        (4, 4, (3, 1, 1), (2, 1, 1), (1, 0, 0)),
+    ],
+)
 def test_equals_a_convolution_and_a_relu(memory, inputs, outputs, kernel, stride, padding):
     torch.manual_seed(0)
     x = torch.randn(2, inputs, 9, 20, 18).to(memory_format=memory)

@@ -63,9 +63,14 @@ def test_other_lengths(parity, backbone, frames):
     np.testing.assert_allclose(features.numpy(), parity[1][f"logits_eps1e-3_T{frames}"], atol=ATOL, rtol=0)
 
 
-@pytest.mark.parametrize(("rule", "key"), [("bilinear", "logits256_bilinear_acF"),
-                                           ("short-side", "logits256_bilinear_acF"),
-                                           ("bilinear-antialias", "logits256_bilinear_acF_antialias")])
+@pytest.mark.parametrize(
+    ("rule", "key"),
+    [
+        ("bilinear", "logits256_bilinear_acF"),
+        ("short-side", "logits256_bilinear_acF"),
+        ("bilinear-antialias", "logits256_bilinear_acF_antialias"),
+    ],
+)
 def test_resizing_from_256(parity, backbone, rule, key):
     video = resize(to_unit_range(clips(parity, 2, 16, size=256, seed=5))[:1], (224, 224), rule)
     np.testing.assert_allclose(backbone.forward(video)[0].numpy(), parity[1][key][:1], atol=ATOL, rtol=0)
@@ -121,9 +126,13 @@ def test_same_padding_gives_tensorflows_output_size(size, kernel, stride):
         assert front + back == max((out - 1) * stride + kernel - size, 0)
 
 
-@given(shape=st.tuples(*[st.integers(1, 7)] * 3), seed=st.integers(0, 99),
-       window=st.sampled_from([((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)),
-                               ((3, 3, 3), (1, 1, 1))]))
+@given(
+    shape=st.tuples(*[st.integers(1, 7)] * 3),
+    seed=st.integers(0, 99),
+    window=st.sampled_from(
+        [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))]
+    ),
+)
 def test_fast_max_pool_equals_padding_with_zeros(shape, seed, window):
     x = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(seed))
     x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -205,7 +214,7 @@ def test_short_side_rule_is_an_interpolation_and_a_centre_crop(height, width):
     size = [int(np.ceil(round(length * scale, 6))) for length in (height, width)]
     frames = F.interpolate(video[0].transpose(0, 1), size, mode="bilinear")
     top, left = (size[0] - 224) // 2, (size[1] - 224) // 2
-    expected = frames[..., top:top + 224, left:left + 224].transpose(0, 1)[None]
+    expected = frames[..., top : top + 224, left : left + 224].transpose(0, 1)[None]
     torch.testing.assert_close(resize(video, (224, 224), "short-side"), expected, rtol=0, atol=0)
 
 

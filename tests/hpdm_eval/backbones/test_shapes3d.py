@@ -30,8 +30,19 @@ def trained(tmp_path_factory):
     files = []
     for name in ("a", "b"):
         path = tmp_path_factory.mktemp(name) / "shapes3d.safetensors"
-        arguments = ["--out", str(path), "--steps", "10", "--batch", "4", "--held-out", "12", "--workers", "0",
-                     "--quiet"]
+        arguments = [
+            "--out",
+            str(path),
+            "--steps",
+            "10",
+            "--batch",
+            "4",
+            "--held-out",
+            "12",
+            "--workers",
+            "0",
+            "--quiet",
+        ]
         CliRunner().invoke(main, arguments, standalone_mode=False, catch_exceptions=False)
         files.append(path)
     return files

@@ -30,15 +30,34 @@ def folders(library, tmp_path_factory):
     """Name → folder of a network with 5 classes or without a classifier."""
     root = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
-    mae = library.VideoMAEConfig(image_size=32, patch_size=16, hidden_size=16, num_hidden_layers=2, num_labels=5,
-                                 num_attention_heads=2, intermediate_size=32, num_frames=16)
-    jepa = library.VJEPA2Config(crop_size=32, patch_size=16, hidden_size=24, num_hidden_layers=2, num_labels=5,
-                                num_attention_heads=2, pred_hidden_size=24, pred_num_attention_heads=2,
-                                pred_num_hidden_layers=1, num_pooler_layers=1)
+    mae = library.VideoMAEConfig(
+        image_size=32,
+        patch_size=16,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_labels=5,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_frames=16,
+    )
+    jepa = library.VJEPA2Config(
+        crop_size=32,
+        patch_size=16,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_labels=5,
+        num_attention_heads=2,
+        pred_hidden_size=24,
+        pred_num_attention_heads=2,
+        pred_num_hidden_layers=1,
+        num_pooler_layers=1,
+    )
     models = {
-        "mae-classifier": library.VideoMAEForVideoClassification(mae), "mae-encoder": library.VideoMAEModel(mae),
+        "mae-classifier": library.VideoMAEForVideoClassification(mae),
+        "mae-encoder": library.VideoMAEModel(mae),
         "mae-pretraining": library.VideoMAEForPreTraining(mae),
-        "jepa-classifier": library.VJEPA2ForVideoClassification(jepa), "jepa-encoder": library.VJEPA2Model(jepa),
+        "jepa-classifier": library.VJEPA2ForVideoClassification(jepa),
+        "jepa-encoder": library.VJEPA2Model(jepa),
     }
     for name, model in models.items():
         for parameter in model.parameters():  # fresh networks have zero biases, which hide mistakes
@@ -108,8 +127,9 @@ def test_description_names_and_marks_the_weights(folders, tmp_path):
     assert load_backbone(f"videomae:{changed}").describe()["sha256"] != description["sha256"]
 
 
-@pytest.mark.parametrize("name, file", [("mae-encoder", "preprocessor_config.json"),
-                                        ("jepa-encoder", "video_preprocessor_config.json")])
+@pytest.mark.parametrize(
+    "name, file", [("mae-encoder", "preprocessor_config.json"), ("jepa-encoder", "video_preprocessor_config.json")]
+)
 def test_normalisation_is_part_of_the_network(folders, tmp_path, name, file):
     family = {"mae": "videomae", "jepa": "vjepa"}[name.partition("-")[0]]
     before = load_backbone(f"{family}:{folders / name}")
@@ -124,8 +144,17 @@ def test_normalisation_is_part_of_the_network(folders, tmp_path, name, file):
     assert FeatureCache(after, tmp_path).folder != FeatureCache(before, tmp_path).folder
 
 
-@pytest.mark.parametrize("content", [[], {"image_mean": None}, {"image_std": None}, {"image_std": [0.5]},
-                                     {"image_std": [1, 0, 1]}, {"image_mean": [0, "x", 0]}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"image_mean": None},
+        {"image_std": None},
+        {"image_std": [0.5]},
+        {"image_std": [1, 0, 1]},
+        {"image_mean": [0, "x", 0]},
+    ],
+)
 def test_normalisation_that_is_none_is_refused(folders, tmp_path, content):
     folder = tmp_path / "net"
     shutil.copytree(folders / "mae-encoder", folder)
@@ -148,8 +177,18 @@ def test_on_the_command_line(folders, tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         videos = [procedural_clip(number, index, 16, 32, 32)[0] for index in range(5)]
         np.save(tmp_path / name / "clips.npy", np.stack(videos))
-    shared = ["--samples", str(tmp_path / "fake"), "--reference", str(tmp_path / "real"), "--protocol", "native",
-              "--workers", "0", "--device", "cpu"]
+    shared = [
+        "--samples",
+        str(tmp_path / "fake"),
+        "--reference",
+        str(tmp_path / "real"),
+        "--protocol",
+        "native",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+    ]
     mae = ["--backbone", f"videomae:{folders / 'mae-classifier'}"]
     result = CliRunner().invoke(main, ["fvd", *shared, *mae])
     assert result.exit_code == 0, result.output
@@ -173,8 +212,11 @@ def test_files_that_do_not_fit_are_refused(folders, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(folders / "mae-encoder", broken)
     state = load_file(broken / "model.safetensors")
-    save_file({key: value for key, value in state.items() if "layer.1" not in key}, broken / "model.safetensors",
-              {"format": "pt"})
+    save_file(
+        {key: value for key, value in state.items() if "layer.1" not in key},
+        broken / "model.safetensors",
+        {"format": "pt"},
+    )
     with pytest.raises(InputError, match="the weights lack"):
         load_backbone(f"videomae:{broken}")
     (broken / "model.safetensors").write_bytes(b"no tensors")
@@ -201,6 +243,7 @@ def test_places_that_do_not_exist(library, monkeypatch):
     with pytest.raises(InputError, match="neither a folder nor an id"):
         load_backbone("videomae:/no/such/folder")
     import huggingface_hub.constants
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="Download it elsewhere"):
         load_backbone("videomae:nobody/nothing")

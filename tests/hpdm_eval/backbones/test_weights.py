@@ -40,9 +40,11 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def known(monkeypatch):
     """Replace the table of known files; returns a function that sets it."""
+
     def install(*sources):
         monkeypatch.setattr(files, "sources", lambda: {source.file: source for source in sources})
         return sources[0]
+
     return install
 
 
@@ -55,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         wanted = self.headers.get("Range")
         server.ranges.append(wanted)
-        start = int(wanted[len("bytes="):-1]) if wanted and server.resumable else 0
+        start = int(wanted[len("bytes=") : -1]) if wanted and server.resumable else 0
         if start >= len(server.content) and wanted:
             self.send_error(416)
             return
@@ -66,7 +68,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.announced:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[:server.stop_after])
+        self.wfile.write(body[: server.stop_after])
 
     def log_message(self, *_):
         pass
@@ -154,8 +156,10 @@ def test_fetch_refuses_a_wrong_file_and_tries_the_next_address(known, server, ca
 
 def test_offline_message_says_what_to_do(known, cache):
     item = known(source(sha256=sha256(CONTENT), urls=("http://127.0.0.1:1/net.pt",), page="https://example.org/page"))
-    with pytest.raises(InputError, match="get net.pt from https://example.org/page on another machine and run "
-                                         "`hpdm-eval weights add net.pt`"):
+    with pytest.raises(
+        InputError,
+        match="get net.pt from https://example.org/page on another machine and run `hpdm-eval weights add net.pt`",
+    ):
         fetch(item)
 
 
@@ -209,11 +213,15 @@ def arrays():
 def test_what_cannot_be_the_file_is_not_pinned(known, server, tmp_path, cache, form, make, other):
     item, right = known(source(form=form, urls=(server.url,))), make()
     last = right.index(b"PK", 10) - 1  # of the first member's content
-    damaged = right[:last] + bytes([right[last] ^ 1]) + right[last + 1:]
+    damaged = right[:last] + bytes([right[last] ^ 1]) + right[last + 1 :]
     server.announced = False  # no Content-Length: a reply that breaks off looks finished
-    for content, reason in ((b"<!doctype html><title>Sign in</title>", "begins with b'<!doctype html>"),
-                            (right[:-40], "not a whole"), (damaged, "not a whole"), (other(), "not a whole"),
-                            (b"", "0 bytes")):
+    for content, reason in (
+        (b"<!doctype html><title>Sign in</title>", "begins with b'<!doctype html>"),
+        (right[:-40], "not a whole"),
+        (damaged, "not a whole"),
+        (other(), "not a whole"),
+        (b"", "0 bytes"),
+    ):
         server.content = content
         with pytest.raises(InputError, match=reason) as caught:
             fetch(item)
@@ -267,16 +275,20 @@ def test_files_without_a_published_hash_have_a_form():
 PIN = {"sha256": sha256(CONTENT), "bytes": len(CONTENT), "trust": "first-use", "origin": "x", "date": "2026-01-01"}
 
 
-@pytest.mark.parametrize("content", [
-    [], {"net.pt": None}, {"net.pt": {}}, {"net.pt": {**PIN, "sha256": 1}}, {"net.pt": {**PIN, "trust": "hash"}},
-])
+@pytest.mark.parametrize(
+    "content",
+    [[], {"net.pt": None}, {"net.pt": {}}, {"net.pt": {**PIN, "sha256": 1}}, {"net.pt": {**PIN, "trust": "hash"}}],
+)
 def test_damaged_list_of_pins_is_one_message(known, server, tmp_path, cache, content):
     item = known(source(urls=(server.url,)))
     cache.mkdir()
     (cache / "pins.json").write_text(json.dumps(content))
     (tmp_path / "mine.pt").write_bytes(CONTENT)
-    for action in (lambda: fetch(item), lambda: files.add(tmp_path / "mine.pt", name="net.pt"),
-                   lambda: files.find("i3d-kinetics400", weights=tmp_path / "mine.pt")):
+    for action in (
+        lambda: fetch(item),
+        lambda: files.add(tmp_path / "mine.pt", name="net.pt"),
+        lambda: files.find("i3d-kinetics400", weights=tmp_path / "mine.pt"),
+    ):
         with pytest.raises(InputError, match="pins.json: damaged list of pinned files; delete it"):
             action()
     assert not (cache / "net.pt").exists()

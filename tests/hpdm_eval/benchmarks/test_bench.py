@@ -30,7 +30,11 @@ def test_training_counts_work_and_page_shows_it(tmp_path):
     (file,) = tmp_path.glob("*.json")
     result = json.loads(file.read_text())
     # nano's blocks host 1, 1, 2, 3 levels, and 3 each without adaptive computation.
-    assert 7 / 12 * 0.8 < result["gflop_per_sample"]["adaptive"] / result["gflop_per_sample"]["not adaptive"] < 7 / 12 * 1.2
+    assert (
+        7 / 12 * 0.8
+        < result["gflop_per_sample"]["adaptive"] / result["gflop_per_sample"]["not adaptive"]
+        < 7 / 12 * 1.2
+    )
     assert result["command"].startswith("hpdm-eval bench training --size nano")
     run("page", tmp_path, "--out", tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
@@ -41,24 +45,61 @@ def test_training_counts_work_and_page_shows_it(tmp_path):
 
 
 def test_extract_keeps_the_features(tmp_path):
-    result = run("extract", "--clips", "4", "--frames", "9", "--size", "32", "--batch", "2", "--memory", "4",
-                 "--workers", "0", *SMALL, "--json")
+    result = run(
+        "extract",
+        "--clips",
+        "4",
+        "--frames",
+        "9",
+        "--size",
+        "32",
+        "--batch",
+        "2",
+        "--memory",
+        "4",
+        "--workers",
+        "0",
+        *SMALL,
+        "--json",
+    )
     result = json.loads(result.stdout)
     assert result["feature_error"] < 1e-4
     assert result["memory"][0]["clips"] == 4 and result["memory"][0]["peak_rss_mib"] > 100
-    assert set(result["clips_per_second"]) == {"plain network", "decode", "resize", "network, ReLU apart",
-                                                "network", "whole"}
+    assert set(result["clips_per_second"]) == {
+        "plain network",
+        "decode",
+        "resize",
+        "network, ReLU apart",
+        "network",
+        "whole",
+    }
 
 
 @pytest.mark.slow
 def test_scale_measures_every_state_of_the_cache(tmp_path):
     """Six processes that start PyTorch."""
-    result = CliRunner().invoke(main, ["bench", "scale", "--clips", "40,80", "--reference", "40", "--frames", "16",
-                                       "--commands", "fvd", "--quiet", "--json"])
+    result = CliRunner().invoke(
+        main,
+        [
+            "bench",
+            "scale",
+            "--clips",
+            "40,80",
+            "--reference",
+            "40",
+            "--frames",
+            "16",
+            "--commands",
+            "fvd",
+            "--quiet",
+            "--json",
+        ],
+    )
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
     assert [(row["clips"], row["cache"]) for row in rows] == [
-        (count, state) for count in (40, 80) for state in ("empty cache", "full cache, decoding", "full cache")]
+        (count, state) for count in (40, 80) for state in ("empty cache", "full cache, decoding", "full cache")
+    ]
     assert all(row["mib"] > 100 and row["processor_seconds"] > 0 for row in rows)
     used = [row["processor_seconds"] for row in rows]
     assert used[2] < used[0] and used[5] < used[3]

@@ -24,8 +24,10 @@ def check(starts, count):
 def test_every_kind_of_start_finds_the_same_data(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     index_cost._make(tmp_path / "videos", 1200, files=True, quiet=True)
-    check({name: index_cost.start(tmp_path / "videos", settings)
-           for name, (settings, _) in index_cost.STARTS.items()}, 1200)
+    check(
+        {name: index_cost.start(tmp_path / "videos", settings) for name, (settings, _) in index_cost.STARTS.items()},
+        1200,
+    )
 
 
 @pytest.mark.slow

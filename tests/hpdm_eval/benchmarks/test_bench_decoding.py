@@ -41,6 +41,7 @@ def test_the_reader_is_right_on_generated_files_and_on_files_at_hand(few_cases, 
 
 def test_wrong_frames_are_counted(few_cases, monkeypatch):
     """A matrix that claims other numbers than the files show must not pass."""
+
     def claim(case, folder):
         path, shown = write_case(case, folder)
         return path, [number + 1 for number in shown]

@@ -46,8 +46,10 @@ def item(name, cost, run=None):
 def journal(tmp_path, said=None):
     say = [].append if said is None else said.append
     made = Journal(tmp_path / "out", seed=3, command="hpdm-eval bench gpu", say=say)
-    made.place = {"device": {"name": "Example GPU", "type": "cuda", "memory_gib": 80.0},
-                  "versions": {"torch": "2.11", "cuda": "13.0"}}
+    made.place = {
+        "device": {"name": "Example GPU", "type": "cuda", "memory_gib": 80.0},
+        "versions": {"torch": "2.11", "cuda": "13.0"},
+    }
     return made
 
 
@@ -65,7 +67,10 @@ def test_items_that_do_not_fit_are_named_and_cheaper_ones_still_run(tmp_path):
     assert ran == [("a/first", 100), ("c/small", 30)]  # at most what is left
     records = read_records(tmp_path / "out")
     assert [(record["item"], record["status"]) for record in records] == [
-        ("a/first", MEASURED), ("b/large", LEFT_OUT), ("c/small", MEASURED)]
+        ("a/first", MEASURED),
+        ("b/large", LEFT_OUT),
+        ("c/small", MEASURED),
+    ]
     assert records[0]["seconds"] == 70 and records[0]["value"] == 1.5 and records[0]["seed"] == 3
     assert "40 s" in records[1]["reason"] and "30 s were left" in records[1]["reason"]
     assert any("left out for lack of time: b/large" in line for line in said)
@@ -181,16 +186,41 @@ def test_out_of_memory_is_called_that():
 
 
 def test_table_shows_every_record():
-    common = {"device": {"name": "Example", "type": "cuda"}, "versions": {"torch": "2.11", "cuda": "13.0"},
-              "git": "abc", "seed": 0, "created": "2026-01-01T00:00:00Z", "command": "hpdm-eval bench gpu",
-              "reason": None}
+    common = {
+        "device": {"name": "Example", "type": "cuda"},
+        "versions": {"torch": "2.11", "cuda": "13.0"},
+        "git": "abc",
+        "seed": 0,
+        "created": "2026-01-01T00:00:00Z",
+        "command": "hpdm-eval bench gpu",
+        "reason": None,
+    }
     records = [
-        {"subject": "training", "what": "training step", "settings": {"size": "S", "precision": precision},
-         "value": rate, "unit": "videos/s", "details": {"peak GiB": 40.25}, "status": "measured", **common}
+        {
+            "subject": "training",
+            "what": "training step",
+            "settings": {"size": "S", "precision": precision},
+            "value": rate,
+            "unit": "videos/s",
+            "details": {"peak GiB": 40.25},
+            "status": "measured",
+            **common,
+        }
         for precision, rate in (("tf32", 20.5), ("bf16", 31.0))
     ]
-    records.append({"subject": "table1", "what": "memory", "settings": {"row": "full"}, "value": None, "unit": None,
-                    "details": {}, "status": "failed", **common, "reason": "out of memory: tried 1 TiB"})
+    records.append(
+        {
+            "subject": "table1",
+            "what": "memory",
+            "settings": {"row": "full"},
+            "value": None,
+            "unit": None,
+            "details": {},
+            "status": "failed",
+            **common,
+            "reason": "out of memory: tried 1 TiB",
+        }
+    )
     text = page(records)
     assert "| S | tf32 | 20.5 | 40.25 |" in text and "| S | bf16 | 31 | 40.25 |" in text
     assert "- memory row=full: out of memory: tried 1 TiB" in text
@@ -237,8 +267,9 @@ def test_training_step_is_that_of_training():
     before = [p.detach().clone() for p in trainer.parameters]
     video, labels = trainer.videos(2)
     loss = trainer.forward_backward(bench, trainer.method(2), video, labels, "fp32")
-    assert loss == pytest.approx(trainer.method(2).loss(
-        trainer.network.eval(), video, labels, step=0, positions=range(2)).mean().item(), rel=0.2)
+    assert loss == pytest.approx(
+        trainer.method(2).loss(trainer.network.eval(), video, labels, step=0, positions=range(2)).mean().item(), rel=0.2
+    )
     trainer.update()
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
     assert trainer.number == 1 and trainer.parameters[0].grad is None
@@ -291,8 +322,23 @@ def test_attention_precision_changes_attention_alone():
 
 def test_a_rehearsal_through_the_command(tmp_path):
     out = tmp_path / "gpu"
-    words = [sys.executable, "-m", "hpdm_eval.benchmarks.gpu", "--rehearse", "--minutes", "2", "--out", str(out), "--only",
-             "roof/copy", "--only", "agreement/forward", "--commit", "f00", "--quiet"]
+    words = [
+        sys.executable,
+        "-m",
+        "hpdm_eval.benchmarks.gpu",
+        "--rehearse",
+        "--minutes",
+        "2",
+        "--out",
+        str(out),
+        "--only",
+        "roof/copy",
+        "--only",
+        "agreement/forward",
+        "--commit",
+        "f00",
+        "--quiet",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
@@ -300,7 +346,9 @@ def test_a_rehearsal_through_the_command(tmp_path):
     exact = next(record for record in records if record["settings"].get("precision") == "fp32")
     assert exact["details"]["agrees"] is True and exact["value"] < 1e-4
     for record in records:
-        assert record["status"] == MEASURED and record["command"].startswith("python -m hpdm_eval.benchmarks.gpu --rehearse")
+        assert record["status"] == MEASURED and record["command"].startswith(
+            "python -m hpdm_eval.benchmarks.gpu --rehearse"
+        )
         assert record["versions"]["torch"] == torch.__version__ and record["device"]["type"] == "cpu" and record["git"]
     assert "Rehearsal" in (out / "gpu.md").read_text() and (out / "gpu.log").exists()
     assert sorted(path.name for path in out.iterdir()) == ["gpu.log", "gpu.md", "records.jsonl"]
@@ -310,8 +358,18 @@ def test_a_rehearsal_through_the_command(tmp_path):
 
 def test_ctrl_c_leaves_records_and_table(tmp_path):
     out = tmp_path / "gpu"
-    words = [sys.executable, "-m", "hpdm_eval.benchmarks.gpu", "--rehearse", "--out", str(out), "--only", "roof",
-             "--only", "agreement/samples"]
+    words = [
+        sys.executable,
+        "-m",
+        "hpdm_eval.benchmarks.gpu",
+        "--rehearse",
+        "--out",
+        str(out),
+        "--only",
+        "roof",
+        "--only",
+        "agreement/samples",
+    ]
     process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
     records = out / "records.jsonl"
     deadline = time.monotonic() + 120
@@ -357,8 +415,13 @@ try:
 except InputError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0 and "PyAV is not installed" in done.stdout, done.stderr
 
 

@@ -80,8 +80,14 @@ def test_arrays(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["float8", "sparse", "meta"])
 def test_tensors_that_are_no_arrays_are_rejected_alone(tmp_path, kind):
     tensor = torch.zeros(2, 5, 8, 6, 3)
-    torch.save({"float8": lambda: tensor.to(torch.float8_e4m3fn), "sparse": tensor.to_sparse,
-                "meta": lambda: tensor.to("meta")}[kind](), tmp_path / "a.pt")
+    torch.save(
+        {
+            "float8": lambda: tensor.to(torch.float8_e4m3fn),
+            "sparse": tensor.to_sparse,
+            "meta": lambda: tensor.to("meta"),
+        }[kind](),
+        tmp_path / "a.pt",
+    )
     np.save(tmp_path / "b.npy", random_clips(2, 5, 8, 6, 3))
     source, found = read(tmp_path)
     assert list(found) == ["b.npy#0", "b.npy#1"]
@@ -129,7 +135,7 @@ def test_grid(tmp_path):
     sheet = np.zeros((4, 2 * 10 + 3 * 2, 3 * 12 + 4 * 2, 3), np.uint8)
     for k, cell in enumerate(cells):
         top, left = 2 + k // 3 * 12, 2 + k % 3 * 14
-        sheet[:, top:top + 10, left:left + 12] = cell
+        sheet[:, top : top + 10, left : left + 12] = cell
     save_frames(tmp_path / "sheet", sheet)
     np.save(tmp_path / "odd.npy", random_clips(4, 25, 44, 3))
     source, found = read(tmp_path, grid="2x3+2")
@@ -141,8 +147,9 @@ def test_grid(tmp_path):
 def test_order_pixels_and_rejections_do_not_depend_on_workers(tmp_path):
     for k in range(12):
         write_video(tmp_path / f"{k}.mp4", random_clips(5 + 3 * (k % 4), 16, 16, 3, seed=k))
-    protocol = load_protocol("native", frames=8, samples_frames="random", resolution=[12, 12],
-                             samples_selection="shuffled")
+    protocol = load_protocol(
+        "native", frames=8, samples_frames="random", resolution=[12, 12], samples_selection="shuffled"
+    )
     answers = []
     for workers in (0, 1, 3):
         source = open_clips(tmp_path, protocol, workers=workers, num=6, quiet=True)
@@ -182,8 +189,13 @@ def test_digests(tmp_path):
     digests = [hashlib.sha256(np.array([5, 8, 6, 3], "<i8").tobytes() + clip.tobytes()).hexdigest() for clip in clips]
     assert [clip.digest for clip in found.values()] == digests
     lines = "".join(f"{digest}\n" for digest in sorted(digests))
-    assert source.summary() == {"path": str(tmp_path), "sha256": hashlib.sha256(lines.encode()).hexdigest(), "clips": 3,
-                                "rejected": [], "split": None}
+    assert source.summary() == {
+        "path": str(tmp_path),
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "clips": 3,
+        "rejected": [],
+        "split": None,
+    }
     source = open_clips(tmp_path, NATIVE, workers=0)
     next(iter(source))
     with pytest.raises(RuntimeError, match="whole iteration"):
@@ -214,7 +226,8 @@ def test_split_lists_with_windows_line_ends(tmp_path):
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "trainlist01.txt").write_bytes(
-        b"Diving/v_Diving_g09_c02.avi 26\r\nPunch/v_Punch_g08_c01.avi 71\r\nPunch/v_Punch_g08_c02.avi 71\r\n\r\n")
+        b"Diving/v_Diving_g09_c02.avi 26\r\nPunch/v_Punch_g08_c01.avi 71\r\nPunch/v_Punch_g08_c02.avi 71\r\n\r\n"
+    )
     (lists / "testlist01.txt").write_bytes(b"Punch/v_Punch_g01_c01.avi\r\n")
     train, test = (load_protocol("native", split=f"ucf101-{part}-01") for part in ("train", "test"))
     source, found = read(tmp_path / "videos", train, role="reference", split_lists=lists)
@@ -237,9 +250,10 @@ def test_a_video_beside_its_array_counts_once(tmp_path):
     assert list(read(tmp_path)[1]) == ["0_c1.npy"]
 
 
-@pytest.mark.parametrize("name, grid, shape", [
-    ("provided-pvdm-16.mp4", "1x8", (16, 256, 256, 3)), ("provided-digan-128.mp4", "1x8+2", (128, 256, 256, 3)),
-])
+@pytest.mark.parametrize(
+    "name, grid, shape",
+    [("provided-pvdm-16.mp4", "1x8", (16, 256, 256, 3)), ("provided-digan-128.mp4", "1x8+2", (128, 256, 256, 3))],
+)
 def test_published_contact_sheets(shared, name, grid, shape):
     source, found = read(shared / "data" / "published-samples" / name, grid=grid, workers=1)
     assert [clip.video.shape for clip in found.values()] == [shape] * 8

@@ -73,9 +73,12 @@ def test_rejections_have_reasons_and_the_run_goes_on(tmp_path):
     source, found = read(tmp_path, protocol, workers=2)
     assert list(found) == ["a.mp4", "renamed.mp4"]  # content counts, not the name
     assert source.summary()["passed_over"] == {".txt": 1}
-    expected = {"short.mp4": "too short: 7 frames, 16 needed; --short loop repeats it",
-                "empty.mp4": "the file is empty", "text.mp4": "not a video, whatever its name says",
-                "gone.mp4": "a broken link, or not a regular file"}
+    expected = {
+        "short.mp4": "too short: 7 frames, 16 needed; --short loop repeats it",
+        "empty.mp4": "the file is empty",
+        "text.mp4": "not a video, whatever its name says",
+        "gone.mp4": "a broken link, or not a regular file",
+    }
     got = reasons(source)
     assert got.pop("cut.mp4").startswith("cannot be decoded (")
     assert got == expected
@@ -93,7 +96,10 @@ def test_nothing_readable_is_bad_input(tmp_path):
     (tmp_path / "set" / "a.mp4").write_bytes(b"x")
     with pytest.raises(InputError, match="no readable clip in .*set: 1 rejected, the first is a.mp4: not a video"):
         read(tmp_path / "set")
-    for name, message in (("notes.doc", "nor one of .*.mp4.* nor a list of files"), ("stats.pkl", "is a pickle.*savez")):
+    for name, message in (
+        ("notes.doc", "nor one of .*.mp4.* nor a list of files"),
+        ("stats.pkl", "is a pickle.*savez"),
+    ):
         (tmp_path / name).write_text("x")
         with pytest.raises(InputError, match=message):
             read(tmp_path / name)
@@ -102,9 +108,17 @@ def test_nothing_readable_is_bad_input(tmp_path):
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(suffix=st.sampled_from(SUFFIXES + (".png", ".jpg")), data=st.data())
 def test_damaged_files_never_crash(tmp_path, suffix, data):
-    head = {".mp4": b"\0\0\0\x20ftypisom", ".mov": b"\0\0\0\x14ftypqt  ", ".avi": b"RIFF\x20\0\0\0AVI LIST",
-            ".webm": b"\x1aE\xdf\xa3", ".mkv": b"\x1aE\xdf\xa3\xa3B\x86\x81\x01", ".gif": b"GIF89a\x08\0\x08\0",
-            ".npy": b"\x93NUMPY\x01\0v\0", ".png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ".jpg": b"\xff\xd8\xff\xe0"}
+    head = {
+        ".mp4": b"\0\0\0\x20ftypisom",
+        ".mov": b"\0\0\0\x14ftypqt  ",
+        ".avi": b"RIFF\x20\0\0\0AVI LIST",
+        ".webm": b"\x1aE\xdf\xa3",
+        ".mkv": b"\x1aE\xdf\xa3\xa3B\x86\x81\x01",
+        ".gif": b"GIF89a\x08\0\x08\0",
+        ".npy": b"\x93NUMPY\x01\0v\0",
+        ".png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        ".jpg": b"\xff\xd8\xff\xe0",
+    }
     start = data.draw(st.sampled_from([b"", head.get(suffix, b"PK\x03\x04")]))
     folder = tmp_path / "clip"
     folder.mkdir(exist_ok=True)
@@ -147,7 +161,8 @@ def test_files_with_flipped_bytes_never_crash(tmp_path, suffix):
 def test_a_decoder_that_dies_costs_one_file(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text(
         "import ctypes\nfrom hpdm_eval.clips.jobs import decode as real\n\n"
-        "def decode(job, settings):\n    'bad' in job.path and ctypes.string_at(0)\n    return real(job, settings)\n")
+        "def decode(job, settings):\n    'bad' in job.path and ctypes.string_at(0)\n    return real(job, settings)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(ahead, "DECODE", "deadly:decode")
     for name in ("a", "bad", "c"):

@@ -21,7 +21,7 @@ def test_grid_cutting_undoes_tiling(rows, columns, padding, height, width, frame
     for k, clip in enumerate(clips):
         top = padding + k // columns * (height + padding)
         left = padding + k % columns * (width + padding)
-        sheet[:, top:top + height, left:left + width] = clip
+        sheet[:, top : top + height, left : left + width] = clip
     grid = parse_grid(f"{rows}x{columns}" + (f"+{padding}" if padding else ""))
     assert len(grid) == len(clips)
     for k, clip in enumerate(clips):
@@ -83,8 +83,12 @@ def test_resampling_without_a_rate_changes_nothing():
     assert np.array_equal(FrameRule(frames=None).indices(uneven, 0, "a"), np.arange(4))
 
 
-@given(spare=st.integers(0, 60), clips=st.integers(2, 8), start=st.sampled_from(["first", "center", "random"]),
-       seed=st.integers(0, 9))
+@given(
+    spare=st.integers(0, 60),
+    clips=st.integers(2, 8),
+    start=st.sampled_from(["first", "center", "random"]),
+    seed=st.integers(0, 9),
+)
 def test_several_clips_of_a_video_are_different_and_spread(spare, clips, start, seed):
     rule = FrameRule(frames=3, start=start, stride=2, clips=clips)
     starts = []
@@ -112,8 +116,13 @@ def test_several_clips_do_not_move_the_single_one():
         assert np.array_equal(one, FrameRule(frames=3, start=start, clips=1).indices(still(40), 0, "a", 0))
 
 
-@given(count=st.integers(1, 100), frames=st.integers(1, 20), stride=st.integers(1, 4),
-       start=st.sampled_from(["first", "center", "random", "subsampled"]), short=st.sampled_from(["reject", "loop"]))
+@given(
+    count=st.integers(1, 100),
+    frames=st.integers(1, 20),
+    stride=st.integers(1, 4),
+    start=st.sampled_from(["first", "center", "random", "subsampled"]),
+    short=st.sampled_from(["reject", "loop"]),
+)
 def test_frame_rules(count, frames, stride, start, short):
     rule = FrameRule(frames=frames, start=start, stride=stride, short=short)
     step = max(count // frames, 1) if start == "subsampled" else stride
@@ -147,8 +156,14 @@ def test_random_starts_are_uniform_and_depend_on_seed_and_name_alone():
     assert starts != [rule.indices(still(8), 1, f"clip{k}")[0] for k in range(2000)]
 
 
-@given(n=small, t=small, h=st.integers(4, 7), w=st.integers(4, 7), c=st.sampled_from([1, 3]),
-       order=st.sampled_from(["NTHWC", "NCTHW", "THWC", "CTHW"]))
+@given(
+    n=small,
+    t=small,
+    h=st.integers(4, 7),
+    w=st.integers(4, 7),
+    c=st.sampled_from([1, 3]),
+    order=st.sampled_from(["NTHWC", "NCTHW", "THWC", "CTHW"]),
+)
 def test_array_layouts(n, t, h, w, c, order):
     sizes = dict(zip("NTHWC", (n, t, h, w, c)))
     standard = order.replace("C", "") + "C"
@@ -180,19 +195,36 @@ def test_grey_arrays_without_an_axis_of_channels():
         array_layout((20, 64, 64), np.uint8)
 
 
-@pytest.mark.parametrize("shape, dtype, reason", [
-    ((8, 8, 3), "u1", "shape"), ((2, 16, 8, 8, 4), "u1", "no axis"), ((0, 16, 8, 8, 3), "u1", "empty"),
-    ((16, 8, 8, 3), "c8", "uint8 or float"), ((16, 8, 8, 3), "U3", "uint8 or float"), ((16, 8, 8, 3), "?", "uint8"),
-])
+@pytest.mark.parametrize(
+    "shape, dtype, reason",
+    [
+        ((8, 8, 3), "u1", "shape"),
+        ((2, 16, 8, 8, 4), "u1", "no axis"),
+        ((0, 16, 8, 8, 3), "u1", "empty"),
+        ((16, 8, 8, 3), "c8", "uint8 or float"),
+        ((16, 8, 8, 3), "U3", "uint8 or float"),
+        ((16, 8, 8, 3), "?", "uint8"),
+    ],
+)
 def test_arrays_that_are_no_videos(shape, dtype, reason):
     with pytest.raises(Rejected, match=reason):
         array_layout(shape, np.dtype(dtype))
 
 
-@pytest.mark.parametrize("low, high, name", [
-    (0, 1, "0..1"), (0, 0, "0..1"), (0.2, 0.9, "0..1"), (-1e-6, 1 + 1e-6, "0..1"), (-1, 1, "-1..1"), (-1, -1, "-1..1"),
-    (-0.7, -0.2, "-1..1"), (0, 255, "0..255"), (3, 100, "0..255"),
-])
+@pytest.mark.parametrize(
+    "low, high, name",
+    [
+        (0, 1, "0..1"),
+        (0, 0, "0..1"),
+        (0.2, 0.9, "0..1"),
+        (-1e-6, 1 + 1e-6, "0..1"),
+        (-1, 1, "-1..1"),
+        (-1, -1, "-1..1"),
+        (-0.7, -0.2, "-1..1"),
+        (0, 255, "0..255"),
+        (3, 100, "0..255"),
+    ],
+)
 def test_value_ranges(low, high, name):
     assert value_range(low, high, np.float32) == name
 

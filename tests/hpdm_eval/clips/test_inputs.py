@@ -17,8 +17,16 @@ from hpdm_eval.protocols import load_protocol
 from tests.support.reading import NATIVE, random_clips, read, reasons, save_frames
 from tests.support.video_files import frame_numbers, grey_clip, write_video
 
-CONTAINERS = {".m4v": {}, ".mpg": {"codec": "mpeg2video"}, ".ts": {}, ".flv": {}, ".wmv": {"codec": "wmv2"},
-              ".3gp": {}, ".mpeg": {"codec": "mpeg1video"}, ".ogv": {"codec": "libvpx"}}
+CONTAINERS = {
+    ".m4v": {},
+    ".mpg": {"codec": "mpeg2video"},
+    ".ts": {},
+    ".flv": {},
+    ".wmv": {"codec": "wmv2"},
+    ".3gp": {},
+    ".mpeg": {"codec": "mpeg1video"},
+    ".ogv": {"codec": "libvpx"},
+}
 
 
 def npy(array):
@@ -107,8 +115,13 @@ def test_arrays_of_the_same_videos_still_win(tmp_path, save):
     write_video(tmp_path / "a.mp4", clip)
     if save == "grey":
         clip = np.repeat(clip[..., :1], 3, -1)
-    array = {"uint8": clip, "0..1": (clip / 255).astype(np.float32), "-1..1": (clip / 127.5 - 1).astype(np.float32),
-             "channels first": clip.transpose(0, 3, 1, 2), "grey": clip[..., :1]}.get(save, clip)
+    array = {
+        "uint8": clip,
+        "0..1": (clip / 255).astype(np.float32),
+        "-1..1": (clip / 127.5 - 1).astype(np.float32),
+        "channels first": clip.transpose(0, 3, 1, 2),
+        "grey": clip[..., :1],
+    }.get(save, clip)
     if save == "npz":
         np.savez(tmp_path / "a.npz", array)
     elif save == "pt":
@@ -134,14 +147,28 @@ def test_lists_of_files(tmp_path):
         write_video(tmp_path / name, grey_clip(4, first=len(name)))
     save_frames(tmp_path / "set" / "Dive" / "frames", grey_clip(3, 16, 16))
     np.save(tmp_path / "set" / "x.npy", random_clips(2, 4, 16, 16, 3))
-    lines = ["set/Punch/1.mp4", f"set/Dive/{odd}", str(tmp_path / "other" / "2.mp4"), "", "set/Dive/frames",
-             "set/x.npy", "set/gone.mp4", "set/Punch/../Punch/1.mp4", "list.txt"]
+    lines = [
+        "set/Punch/1.mp4",
+        f"set/Dive/{odd}",
+        str(tmp_path / "other" / "2.mp4"),
+        "",
+        "set/Dive/frames",
+        "set/x.npy",
+        "set/gone.mp4",
+        "set/Punch/../Punch/1.mp4",
+        "list.txt",
+    ]
     for ends in ("\n", "\r\n"):
         (tmp_path / "list.txt").write_bytes(ends.join(lines).encode())
         source, found = read(tmp_path / "list.txt")
         assert {name: clip.label for name, clip in found.items()} == {
-            "set/Punch/1.mp4": "Punch", f"set/Dive/{odd}": "Dive", str(tmp_path / "other" / "2.mp4"): "other",
-            "set/Dive/frames": "Dive", "set/x.npy#0": "set", "set/x.npy#1": "set"}
+            "set/Punch/1.mp4": "Punch",
+            f"set/Dive/{odd}": "Dive",
+            str(tmp_path / "other" / "2.mp4"): "other",
+            "set/Dive/frames": "Dive",
+            "set/x.npy#0": "set",
+            "set/x.npy#1": "set",
+        }
         got = reasons(source)
         assert list(got) == ["set/gone.mp4", "set/Punch/../Punch/1.mp4", "list.txt"]
         assert "no such file" in got["set/gone.mp4"] and got["set/Punch/../Punch/1.mp4"] == "listed before"
@@ -209,7 +236,7 @@ def test_damaged_and_empty_tars(tmp_path, suffix):
         for k in range(6):
             add(tar, f"{k}.npy", npy(random_clips(4, 32, 32, 3, seed=k)))
     whole = (tmp_path / "whole.tar").read_bytes()
-    cut, struck = whole[:len(whole) // 2], bytearray(whole)
+    cut, struck = whole[: len(whole) // 2], bytearray(whole)
     struck[3 * (512 + 12800) + 10] ^= 255  # a header in the middle
     for name, content in (("cut", cut), ("struck", bytes(struck)), ("text", b"no archive" * 100), ("empty", b"")):
         (folder / f"{name}{suffix}").write_bytes(gzip.compress(content) if suffix == ".tar.gz" else content)
@@ -247,8 +274,9 @@ def test_characters_in_names(tmp_path):
     assert list(read(tmp_path / "s", match="*/*.mp4")[1]) == ["a #1/x#2.mp4"]
 
 
-@pytest.mark.parametrize("kind", ["list", "tuple", "dict of lists", "list of batches", "other sizes", "grey",
-                                  "grey npy"])
+@pytest.mark.parametrize(
+    "kind", ["list", "tuple", "dict of lists", "list of batches", "other sizes", "grey", "grey npy"]
+)
 def test_tensors_in_lists_and_grey_arrays(tmp_path, kind):
     clips = random_clips(4, 5, 16, 20, 3)
     tensors = [torch.from_numpy(clip) for clip in clips]
@@ -256,10 +284,14 @@ def test_tensors_in_lists_and_grey_arrays(tmp_path, kind):
     if kind == "other sizes":
         tensors = [*tensors[:3], tensors[3][:4]]
         names = [f"a.pt/{k}" for k in range(4)]
-    values = {"list": tensors, "tuple": tuple(tensors),
-              "dict of lists": {"videos": tensors, "names": ["a", "b", "c", "d"]},
-              "list of batches": [torch.from_numpy(clips[:2]), torch.from_numpy(clips[2:])], "other sizes": tensors,
-              "grey": torch.from_numpy(clips[..., 0])}
+    values = {
+        "list": tensors,
+        "tuple": tuple(tensors),
+        "dict of lists": {"videos": tensors, "names": ["a", "b", "c", "d"]},
+        "list of batches": [torch.from_numpy(clips[:2]), torch.from_numpy(clips[2:])],
+        "other sizes": tensors,
+        "grey": torch.from_numpy(clips[..., 0]),
+    }
     if kind == "grey npy":
         np.save(tmp_path / "a.npy", clips[..., 0])
         names = [f"a.npy#{k}" for k in range(4)]
@@ -268,7 +300,7 @@ def test_tensors_in_lists_and_grey_arrays(tmp_path, kind):
     _, found = read(tmp_path)
     assert list(found) == names
     for k, clip in enumerate(found.values()):
-        expected = np.repeat(clips[k][..., :1], 3, -1) if "grey" in kind else clips[k][:len(clip.video)]
+        expected = np.repeat(clips[k][..., :1], 3, -1) if "grey" in kind else clips[k][: len(clip.video)]
         assert np.array_equal(clip.video, expected)
 
 
@@ -290,14 +322,17 @@ def test_train_and_test_above_the_classes(tmp_path, capfd):
     assert {clip.label for clip in read(tmp_path / "train")[1].values()} == {"a", "b"}
 
 
-@pytest.mark.parametrize("names, labels", [
-    (["Training/a/1.npy", "TEST/b/2.npy"], ["a"]),
-    (["train/a/1.npy"], ["a"]),
-    (["train/1.npy", "test/2.npy"], [None]),
-    (["train/1.npy"], ["train"]),  # one folder of clips is a class
-    (["train/1.npy", "car/2.npy"], ["car", "train"]),  # vehicles
-    (["train/a/1.npy", "extra/2.npy"], ["extra", "train"]),
-])
+@pytest.mark.parametrize(
+    "names, labels",
+    [
+        (["Training/a/1.npy", "TEST/b/2.npy"], ["a"]),
+        (["train/a/1.npy"], ["a"]),
+        (["train/1.npy", "test/2.npy"], [None]),
+        (["train/1.npy"], ["train"]),  # one folder of clips is a class
+        (["train/1.npy", "car/2.npy"], ["car", "train"]),  # vehicles
+        (["train/a/1.npy", "extra/2.npy"], ["extra", "train"]),
+    ],
+)
 def test_which_layouts_are_parts(tmp_path, names, labels):
     layout(tmp_path, *names)
     found = read(tmp_path, role="reference")[1]

@@ -31,6 +31,7 @@ from tests.support.video_files import grey_clip, write_video
 
 def black_png(path, height, width):
     """A black picture of any size in a few kilobytes."""
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -39,8 +40,12 @@ def black_png(path, height, width):
         rows.append(deflate.compress(bytes(1 + width)))
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"".join(rows) + deflate.flush())
-                     + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", b"".join(rows) + deflate.flush())
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_pictures_of_huge_sizes(tmp_path):
@@ -209,7 +214,8 @@ def test_interrupting_a_hung_decoder_ends_at_once(tmp_path):
         np.save(tmp_path / "set" / f"{name}.npy", random_clips(4, 16, 16, 3))
     (tmp_path / "hanging.py").write_text("import time\n\ndef decode(job, settings):\n    time.sleep(1000)\n")
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent("""
+    script.write_text(
+        textwrap.dedent("""
         import sys
         sys.path.insert(0, sys.argv[2])
         from hpdm_eval import ahead
@@ -218,10 +224,16 @@ def test_interrupting_a_hung_decoder_ends_at_once(tmp_path):
         ahead.DECODE = "hanging:decode"
         print("begun", flush=True)
         list(open_clips(sys.argv[1], load_protocol("native"), workers=2))
-    """))
+    """)
+    )
     root = str(ROOT)
-    process = subprocess.Popen([sys.executable, script, tmp_path / "set", tmp_path], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": root}, text=True)
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path / "set", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": root},
+        text=True,
+    )
     assert process.stdout.readline() == "begun\n"
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 60
@@ -237,8 +249,7 @@ def test_interrupting_a_hung_decoder_ends_at_once(tmp_path):
 
 
 def _children(pid):
-    return [child for task in Path(f"/proc/{pid}/task").iterdir()
-            for child in (task / "children").read_text().split()]
+    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
 def _state(pid):

@@ -21,8 +21,10 @@ def test_few_are_named_and_many_are_counted():
     assert rejection_lines(entries("no frames")) == ["rejected 0.avi: no frames"]
     assert rejection_lines([]) == []
     lines = rejection_lines(entries(*short, "cannot be read (moov atom not found)"))
-    assert lines == ["20 rejected: too short: 29 to 48 frames, 64 needed; the first is 0.avi",
-                     "1 rejected: cannot be read (moov atom not found); the first is 20.avi"]
+    assert lines == [
+        "20 rejected: too short: 29 to 48 frames, 64 needed; the first is 0.avi",
+        "1 rejected: cannot be read (moov atom not found); the first is 20.avi",
+    ]
     assert reason_counts(entries(*short, "no frames")) == "20 too short: 29 to 48 frames, 64 needed; 1 no frames"
     assert reason_counts(entries("too short: 7 frames, 9 needed")) == "1 too short: 7 frames, 9 needed"
 
@@ -55,13 +57,33 @@ def test_comparing_protocols_is_no_flood(tmp_path):
             (tmp_path / name).mkdir(exist_ok=True)
             frames = 70 if index < 4 else 10 + index
             np.save(tmp_path / name / f"{index}.npy", procedural_clip(seed, index, frames, 32, 32)[0])
-    words = ["compare-protocols", "--samples", tmp_path / "fake", "--reference", tmp_path / "real", "--workers", "0",
-             "--device", "cpu", "--protocols", "hpdm-64f,pvdm-16f,latte-16f", "--resolution", "32", "--out",
-             tmp_path / "out", "--record", tmp_path / "records", *random_shapes3d(tmp_path / "w.safetensors")]
+    words = [
+        "compare-protocols",
+        "--samples",
+        tmp_path / "fake",
+        "--reference",
+        tmp_path / "real",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--protocols",
+        "hpdm-64f,pvdm-16f,latte-16f",
+        "--resolution",
+        "32",
+        "--out",
+        tmp_path / "out",
+        "--record",
+        tmp_path / "records",
+        *random_shapes3d(tmp_path / "w.safetensors"),
+    ]
     result = CliRunner().invoke(main, list(map(str, words)))
     assert result.exit_code == 0, result.output
     assert sum("rejected: " in line for line in result.stderr.splitlines()) <= 4
     assert "12 rejected: too short: 14 to 25 frames, 64 needed" in result.stderr
-    (record,) = [json.loads(path.read_text()) for path in (tmp_path / "records").iterdir()
-                 if '"hpdm-64f"' in path.read_text() and '"numerics": "legacy"' in path.read_text()]
+    (record,) = [
+        json.loads(path.read_text())
+        for path in (tmp_path / "records").iterdir()
+        if '"hpdm-64f"' in path.read_text() and '"numerics": "legacy"' in path.read_text()
+    ]
     assert len(record["reference"]["rejected"]) == 12

@@ -12,8 +12,12 @@ size = st.integers(2, 40)
 
 
 @settings(max_examples=80)
-@given(source=st.tuples(size, size), target=st.tuples(size, size),
-       method=st.sampled_from(["bilinear", "bicubic", "area"]), antialias=st.booleans())
+@given(
+    source=st.tuples(size, size),
+    target=st.tuples(size, size),
+    method=st.sampled_from(["bilinear", "bicubic", "area"]),
+    antialias=st.booleans(),
+)
 def test_equals_torch(source, target, method, antialias):
     video = np.random.default_rng(0).integers(0, 256, (2, *source, 3), dtype=np.uint8)
     options = {} if method == "area" else {"align_corners": False, "antialias": antialias}
@@ -34,9 +38,9 @@ def test_lanczos_equals_pillow(source, target):
     assert np.abs(out - expected).max() <= 0.5 + 1e-2
 
 
-@pytest.mark.parametrize("method, antialias", [
-    ("bilinear", False), ("bicubic", True), ("area", False), ("lanczos", True),
-])
+@pytest.mark.parametrize(
+    "method, antialias", [("bilinear", False), ("bicubic", True), ("area", False), ("lanczos", True)]
+)
 def test_weights_sum_to_one_and_the_same_size_is_untouched(method, antialias):
     for source, target in ((240, 256), (320, 64), (5, 40)):
         assert axis_taps(source, target, method, antialias)[1].sum(0) == pytest.approx(1, abs=1e-6)
@@ -49,9 +53,15 @@ def test_ties_round_to_even():
     assert resize(video, (1, 3), "bilinear", False).ravel().tolist() == [0, 2, 2]
 
 
-@pytest.mark.parametrize("size, resolution, window", [
-    ((240, 320), (256, 256), (0, 40, 240, 240)), ((320, 240), (64, 64), (40, 0, 240, 240)),
-    ((240, 320), (144, 256), (30, 0, 180, 320)), ((240, 321), None, (0, 40, 240, 240)), ((8, 8), (4, 4), (0, 0, 8, 8)),
-])
+@pytest.mark.parametrize(
+    "size, resolution, window",
+    [
+        ((240, 320), (256, 256), (0, 40, 240, 240)),
+        ((320, 240), (64, 64), (40, 0, 240, 240)),
+        ((240, 320), (144, 256), (30, 0, 180, 320)),
+        ((240, 321), None, (0, 40, 240, 240)),
+        ((8, 8), (4, 4), (0, 0, 8, 8)),
+    ],
+)
 def test_center_window(size, resolution, window):
     assert center_window(*size, resolution) == window

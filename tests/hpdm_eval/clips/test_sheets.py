@@ -28,11 +28,12 @@ def clips_of(count, size, frames=2, seed=0):
 def sheet_of(clips, rows, columns, padding, lead, colour=0):
     """As `make_grid` (lead = padding) and as `save_video_grid` of VideoGPT and TATS (lead = 0) lay clips out."""
     _, frames, size, _, _ = clips.shape
-    sheet = np.full((frames, rows * size + (rows + 1) * padding, columns * size + (columns + 1) * padding, 3), colour,
-                    np.uint8)
+    sheet = np.full(
+        (frames, rows * size + (rows + 1) * padding, columns * size + (columns + 1) * padding, 3), colour, np.uint8
+    )
     for k, clip in enumerate(clips):
         top, left = lead + k // columns * (size + padding), lead + k % columns * (size + padding)
-        sheet[:, top:top + size, left:left + size] = clip
+        sheet[:, top : top + size, left : left + size] = clip
     return sheet
 
 
@@ -43,8 +44,15 @@ def scaled(sheet, block=16):
 
 
 @settings(max_examples=20)
-@given(rows=st.integers(1, 4), columns=st.integers(1, 4), padding=st.integers(1, 3), leads=st.booleans(),
-       size=st.integers(8, 20), colour=st.sampled_from([0, 255, 128]), seed=st.integers(0, 3))
+@given(
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 4),
+    padding=st.integers(1, 3),
+    leads=st.booleans(),
+    size=st.integers(8, 20),
+    colour=st.sampled_from([0, 255, 128]),
+    seed=st.integers(0, 3),
+)
 def test_clips_are_found_with_a_border_before_the_first_and_without(rows, columns, padding, leads, size, colour, seed):
     clips = clips_of(rows * columns, size, frames=2, seed=seed)
     sheet = sheet_of(clips, rows, columns, padding, padding * leads, colour)
@@ -94,25 +102,38 @@ def test_through_a_codec(tmp_path, suffix):
         assert np.abs(clip.video.mean((0, 1, 2)) - clips[k].mean((0, 1, 2))).max() < 12
 
 
-@pytest.mark.parametrize("padding, lead, given, right", [
-    (2, 0, "2x2", "2x2+2"), (2, 2, "2x2", "2x2+2"), (1, 1, "2x2+3", "2x2+1"), (4, 4, "2x2+2", "2x2+4"),
-])
+@pytest.mark.parametrize(
+    "padding, lead, given, right",
+    [(2, 0, "2x2", "2x2+2"), (2, 2, "2x2", "2x2+2"), (1, 1, "2x2+3", "2x2+1"), (4, 4, "2x2+2", "2x2+4")],
+)
 def test_a_border_left_in_the_clips_is_an_error_that_names_the_grid(padding, lead, given, right):
     sheet = sheet_of(clips_of(4, 60), 2, 2, padding, lead)
     with pytest.raises(Rejected, match=f"--grid {right.replace('+', '[+]')} fits"):
         parse_grid(given).cut(sheet, 0)
 
 
-@pytest.mark.parametrize("true, given", [
-    ("1x8+2", "2x4+2"), ("1x8+2", "1x4+2"), ("1x8+2", "1x2+2"), ("4x4+1", "2x2+1"), ("4x4+1", "4x2+1"),
-    ("2x4+3", "4x2+3"), ("2x6+2", "3x4+2"), ("2x4+2", "8x1")])
+@pytest.mark.parametrize(
+    "true, given",
+    [
+        ("1x8+2", "2x4+2"),
+        ("1x8+2", "1x4+2"),
+        ("1x8+2", "1x2+2"),
+        ("4x4+1", "2x2+1"),
+        ("4x4+1", "4x2+1"),
+        ("2x4+3", "4x2+3"),
+        ("2x6+2", "3x4+2"),
+        ("2x4+2", "8x1"),
+    ],
+)
 @pytest.mark.parametrize("leads", [True, False])
 def test_a_grid_of_other_counts_is_an_error_that_names_the_right_one(true, given, leads):
     right, wrong = parse_grid(true), parse_grid(given)
     for size in range(24, 56):  # one that the wrong grid divides
         sides = [count * (size + right.padding) + right.padding for count in (right.rows, right.columns)]
         if all(layouts(side, count, wrong.padding) for side, count in zip(sides, (wrong.rows, wrong.columns))):
-            sheet = sheet_of(clips_of(len(right), size), right.rows, right.columns, right.padding, right.padding * leads)
+            sheet = sheet_of(
+                clips_of(len(right), size), right.rows, right.columns, right.padding, right.padding * leads
+            )
             break
     else:
         pytest.skip("no size at which both divide")
@@ -123,8 +144,23 @@ def test_a_grid_of_other_counts_is_an_error_that_names_the_right_one(true, given
 
 def test_the_error_reaches_the_user(tmp_path):
     np.save(tmp_path / "s.npy", scaled(sheet_of(clips_of(16, 128), 4, 4, 1, 0))[None])
-    result = CliRunner().invoke(main, ["features", "--samples", str(tmp_path), "--grid", "4x4", "--backbone",
-                                       "shapes3d", "--out", str(tmp_path / "f.npz"), "--workers", "0", "--quiet"])
+    result = CliRunner().invoke(
+        main,
+        [
+            "features",
+            "--samples",
+            str(tmp_path),
+            "--grid",
+            "4x4",
+            "--backbone",
+            "shapes3d",
+            "--out",
+            str(tmp_path / "f.npz"),
+            "--workers",
+            "0",
+            "--quiet",
+        ],
+    )
     assert result.exit_code == 2 and "--grid 4x4+1 fits" in result.stderr and "Traceback" not in result.output
 
 
@@ -132,7 +168,7 @@ def test_the_error_reaches_the_user(tmp_path):
 def test_letterboxes_are_no_borders(bars):
     """Clips with black bars, edge to edge: nothing is said, nothing is cut off."""
     clips = clips_of(8, 64)
-    clips[:, :, :bars] = clips[:, :, 64 - bars:] = 0
+    clips[:, :, :bars] = clips[:, :, 64 - bars :] = 0
     sheet = sheet_of(clips, 1, 8, 0, 0)
     assert all(np.array_equal(parse_grid("1x8").cut(sheet, k), clip) for k, clip in enumerate(clips))
     padded = sheet_of(clips, 2, 4, 2, 2)

@@ -20,8 +20,11 @@ from hpdm_eval.report.tables import text_table
 
 def candidates(*sizes):
     """Clips in class folders, in natural order: c0/0.mp4 ..."""
-    return [SimpleNamespace(name=f"c{label}/{index}.mp4", file=f"c{label}/{index}.mp4", label=f"c{label}")
-            for label, size in enumerate(sizes) for index in range(size)]
+    return [
+        SimpleNamespace(name=f"c{label}/{index}.mp4", file=f"c{label}/{index}.mp4", label=f"c{label}")
+        for label, size in enumerate(sizes)
+        for index in range(size)
+    ]
 
 
 def test_a_subset_of_9999_clips_has_all_101_classes():
@@ -54,8 +57,12 @@ def test_seeds_draw_other_clips_and_other_classes_get_the_odd_one():
     clips = candidates(*[20] * 10)
     draws = [frozenset(clip.name for clip in order(clips, "class-balanced", seed, 25)[:25]) for seed in range(4)]
     assert len(set(draws)) == 4
-    odd = {label for draw in draws for label in {name[:2] for name in draw}
-           if sum(name.startswith(label) for name in draw) == 3}
+    odd = {
+        label
+        for draw in draws
+        for label in {name[:2] for name in draw}
+        if sum(name.startswith(label) for name in draw) == 3
+    }
     assert len(odd) > 5
 
 
@@ -67,10 +74,17 @@ def test_unusable_clips_are_replaced_from_their_class_turn():
     assert entry["available"] == 5 and entry["of"] == 2
 
 
-@pytest.mark.parametrize("name, label, expected", [
-    ("Punch/a.avi", "Punch", "Punch"), ("v_Punch_g08_c01.avi", None, "Punch"), ("00012_c003.mp4", None, "003"),
-    ("a.npy#7", None, ""), ("x_c003_y.mp4", None, ""), ("sub/v_BabyCrawling_g11_c02.mp4#3", None, "BabyCrawling"),
-])
+@pytest.mark.parametrize(
+    "name, label, expected",
+    [
+        ("Punch/a.avi", "Punch", "Punch"),
+        ("v_Punch_g08_c01.avi", None, "Punch"),
+        ("00012_c003.mp4", None, "003"),
+        ("a.npy#7", None, ""),
+        ("x_c003_y.mp4", None, ""),
+        ("sub/v_BabyCrawling_g11_c02.mp4#3", None, "BabyCrawling"),
+    ],
+)
 def test_classes_without_folders(name, label, expected):
     assert class_of(SimpleNamespace(name=name, file=name.partition("#")[0], label=label)) == expected
 
@@ -106,22 +120,35 @@ def sets(tmp_path_factory):
 
 def run(sets, command, *words):
     root, network = sets
-    return CliRunner().invoke(main, list(map(str, [
-        command, "--reference", root / "real", "--workers", "0", "--device", "cpu", *network, *words])))
+    return CliRunner().invoke(
+        main,
+        list(map(str, [command, "--reference", root / "real", "--workers", "0", "--device", "cpu", *network, *words])),
+    )
 
 
 def test_two_sets_of_one_generator_are_not_told_apart_by_their_order(sets):
     root, _ = sets
-    words = ["--samples", f"long={root / 'long'}", "--samples", f"short={root / 'short'}", "--metrics", "fvd",
-             "--protocol", "native", "--json"]
+    words = [
+        "--samples",
+        f"long={root / 'long'}",
+        "--samples",
+        f"short={root / 'short'}",
+        "--metrics",
+        "fvd",
+        "--protocol",
+        "native",
+        "--json",
+    ]
     result = run(sets, "compare", *words)
     assert result.exit_code == 0, result.output
     records = {record["name"]: record for record in json.loads(result.stdout)}
     assert records["long"]["num_samples"] == records["short"]["num_samples"] == 48
     assert records["long"]["samples"]["classes"] == {"available": 144, "of": 12, "taken": 12, "lost": []}
     (pair,) = records["long"]["pairs"]
-    prefix = {record["name"]: record for record in json.loads(
-        run(sets, "compare", *words, "--samples-selection", "sorted").stdout)}
+    prefix = {
+        record["name"]: record
+        for record in json.loads(run(sets, "compare", *words, "--samples-selection", "sorted").stdout)
+    }
     assert prefix["long"]["pairs"][0]["p_value"] < pair["p_value"] / 1e3 and pair["p_value"] > 1e-3
     assert len(prefix["long"]["samples"]["classes"]["lost"]) == 8
 
@@ -140,13 +167,16 @@ def test_every_command_draws_and_says_what_is_lost(sets, command):
 
 def test_pixels_are_drawn_alike(sets):
     root, _ = sets
-    result = CliRunner().invoke(main, ["dead-tokens", "--samples", str(root / "long"), "--num-samples", "24",
-                                       "--workers", "0", "--json", "--quiet"])
+    result = CliRunner().invoke(
+        main,
+        ["dead-tokens", "--samples", str(root / "long"), "--num-samples", "24", "--workers", "0", "--json", "--quiet"],
+    )
     assert json.loads(result.stdout)["samples"]["classes"]["taken"] == 12
 
 
-@pytest.mark.parametrize("name", [protocol.name for protocol in list_protocols()
-                                  if protocol.split and protocol.stride == 1])
+@pytest.mark.parametrize(
+    "name", [protocol.name for protocol in list_protocols() if protocol.split and protocol.stride == 1]
+)
 def test_a_split_that_was_not_applied_is_in_table_and_record(sets, name, tmp_path):
     root, _ = sets
     words = ["--samples", root / "short", "--protocol", name, "--resolution", "32", "--frames", "8", "--quiet"]
@@ -173,10 +203,38 @@ def test_the_default_says_nothing_of_ucf101(sets):
 
 def test_statistics_without_the_split_say_so(sets, tmp_path):
     root, network = sets
-    words = ["stats", "--data", root / "real", "--protocol", "hpdm-16f", "--resolution", "32", "--frames", "8",
-             "--workers", "0", "--out", tmp_path / "s.npz", "--quiet", *network]
+    words = [
+        "stats",
+        "--data",
+        root / "real",
+        "--protocol",
+        "hpdm-16f",
+        "--resolution",
+        "32",
+        "--frames",
+        "8",
+        "--workers",
+        "0",
+        "--out",
+        tmp_path / "s.npz",
+        "--quiet",
+        *network,
+    ]
     result = CliRunner().invoke(main, list(map(str, words)))
     assert result.exit_code == 0 and "(split not applied)" in result.stdout
-    figure = run((root, network), "fvd", "--samples", root / "short", "--reference", tmp_path / "s.npz", "--protocol",
-                 "hpdm-16f", "--resolution", "32", "--frames", "8", "--quiet")
+    figure = run(
+        (root, network),
+        "fvd",
+        "--samples",
+        root / "short",
+        "--reference",
+        tmp_path / "s.npz",
+        "--protocol",
+        "hpdm-16f",
+        "--resolution",
+        "32",
+        "--frames",
+        "8",
+        "--quiet",
+    )
     assert "(split not applied)" in figure.stdout

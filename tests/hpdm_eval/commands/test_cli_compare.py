@@ -37,14 +37,27 @@ def network(tmp_path_factory):
 
 def run(folders, network, names, *words):
     sets = [word for name in names for word in ("--samples", f"{name}={folders / name}")]
-    command = ["compare", *sets, "--reference", folders / "real", "--protocol", "native", "--workers", "0",
-               "--device", "cpu", *network, *words]
+    command = [
+        "compare",
+        *sets,
+        "--reference",
+        folders / "real",
+        "--protocol",
+        "native",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        *network,
+        *words,
+    ]
     return CliRunner().invoke(main, list(map(str, command)))
 
 
 def test_tables_are_sorted_tested_and_marked(folders, network, tmp_path):
-    result = run(folders, network, ["grey", "good", "twin"], "--metrics", "fvd,kvd,prdc,is", "--report",
-                 tmp_path / "report")
+    result = run(
+        folders, network, ["grey", "good", "twin"], "--metrics", "fvd,kvd,prdc,is", "--report", tmp_path / "report"
+    )
     assert result.exit_code == 0, result.output
     first, second, notes = result.stdout.strip().split("\n\n")
     lines = first.splitlines()
@@ -77,11 +90,31 @@ def test_records_hold_intervals_and_pairs(folders, network, tmp_path):
     fvd = {record["name"]: record for record in printed if record["metric"] == "fvd"}
     (pair,) = fvd["good"]["pairs"]
     assert fvd["grey"]["pairs"] == [pair] and pair["figure"] == "fvd"
-    assert pair["difference"] == pytest.approx(
-        fvd[pair["first"]]["value"] - fvd[pair["second"]]["value"])
-    alone = CliRunner().invoke(main, list(map(str, [
-        "fvd", "--samples", folders / "good", "--reference", folders / "real", "--protocol", "native", "--workers", "0",
-        "--device", "cpu", "--json", "--quiet", *network])))
+    assert pair["difference"] == pytest.approx(fvd[pair["first"]]["value"] - fvd[pair["second"]]["value"])
+    alone = CliRunner().invoke(
+        main,
+        list(
+            map(
+                str,
+                [
+                    "fvd",
+                    "--samples",
+                    folders / "good",
+                    "--reference",
+                    folders / "real",
+                    "--protocol",
+                    "native",
+                    "--workers",
+                    "0",
+                    "--device",
+                    "cpu",
+                    "--json",
+                    "--quiet",
+                    *network,
+                ],
+            )
+        ),
+    )
     same = json.loads(alone.stdout)
     assert (same["value"], same["ci95"]) == (fvd["good"]["value"], fvd["good"]["ci95"])
     prdc = [record for record in printed if record["metric"] == "prdc"]
@@ -102,8 +135,25 @@ def test_seams_and_dead_tokens_of_the_pixels(folders, network, tmp_path):
     records = {(record["name"], record["metric"]): record for record in json.loads(result.stdout)}
     (pair,) = records["seamed", "seams"]["pairs"]
     assert pair["significant"] and records["seamed", "seams"]["value"] > records["good", "seams"]["value"] + 0.1
-    alone = CliRunner().invoke(main, list(map(str, [
-        "dead-tokens", "--samples", folders / "good", "--workers", "0", "--device", "cpu", "--json", "--quiet"])))
+    alone = CliRunner().invoke(
+        main,
+        list(
+            map(
+                str,
+                [
+                    "dead-tokens",
+                    "--samples",
+                    folders / "good",
+                    "--workers",
+                    "0",
+                    "--device",
+                    "cpu",
+                    "--json",
+                    "--quiet",
+                ],
+            )
+        ),
+    )
     same = json.loads(alone.stdout)
     assert (same["value"], same["ci95"]) == tuple(records["good", "dead-tokens"][key] for key in ("value", "ci95"))
     table = run(folders, network, ["good", "seamed"], *words[:-1])

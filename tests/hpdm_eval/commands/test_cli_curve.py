@@ -39,9 +39,19 @@ def run(clips, tmp_path, monkeypatch):
     monkeypatch.chdir(clips)
 
     def call(command, *words):
-        shared = ["--reference", "real", *([] if "--protocol" in words else ["--protocol", "native"]), "--backbone",
-                  "shapes3d", "--workers", "0", "--device", "cpu"]
+        shared = [
+            "--reference",
+            "real",
+            *([] if "--protocol" in words else ["--protocol", "native"]),
+            "--backbone",
+            "shapes3d",
+            "--workers",
+            "0",
+            "--device",
+            "cpu",
+        ]
         return CliRunner().invoke(main, [command, *map(str, words), *shared])
+
     return call
 
 
@@ -50,27 +60,61 @@ def features(run, tmp_path):
     """Features of every folder by `hpdm-eval features`."""
     found = {}
     for name in COUNTS:
-        words = ["features", "--samples", name, "--protocol", "native", "--backbone", "shapes3d", "--workers", "0",
-                 "--out", str(tmp_path / f"{name}.npz"), "--quiet"]
+        words = [
+            "features",
+            "--samples",
+            name,
+            "--protocol",
+            "native",
+            "--backbone",
+            "shapes3d",
+            "--workers",
+            "0",
+            "--out",
+            str(tmp_path / f"{name}.npz"),
+            "--quiet",
+        ]
         assert CliRunner().invoke(main, words).exit_code == 0
         found[name] = np.load(tmp_path / f"{name}.npz")["features"]
     return found
 
 
 def test_curve_writes_table_csv_and_plot_of_subset_distances(run, features, tmp_path):
-    result = run("curve", "--samples", "step-100", "--samples", "step-200", "--at", "10,30,500", "--out",
-                 tmp_path / "out", "--record", tmp_path / "records", "--seed", 3)
+    result = run(
+        "curve",
+        "--samples",
+        "step-100",
+        "--samples",
+        "step-200",
+        "--at",
+        "10,30,500",
+        "--out",
+        tmp_path / "out",
+        "--record",
+        tmp_path / "records",
+        "--seed",
+        3,
+    )
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((tmp_path / "out" / "curve.csv").open()))
     assert [(row["set"], int(row["samples"])) for row in rows] == [
-        ("step-100", 10), ("step-100", 30), ("step-100", 44), ("step-200", 10), ("step-200", 30), ("step-200", 48)]
+        ("step-100", 10),
+        ("step-100", 30),
+        ("step-100", 44),
+        ("step-200", 10),
+        ("step-200", 30),
+        ("step-200", 48),
+    ]
     real = Moments.of(features["real"])
     for row in rows:
         size, total = int(row["samples"]), COUNTS[row["set"]]
         expected = subset_distances(features[row["set"]], real, size, draws=1 if size == total else 10, seed=3)
         assert float(row["fvd"]) == pytest.approx(expected.mean(), rel=1e-4)
-        assert row["spread"] == "" if size == total else float(row["spread"]) == pytest.approx(expected.std(ddof=1),
-                                                                                             rel=1e-3)
+        assert (
+            row["spread"] == ""
+            if size == total
+            else float(row["spread"]) == pytest.approx(expected.std(ddof=1), rel=1e-3)
+        )
     values = [float(row["fvd"]) for row in rows]
     assert values[:3] == sorted(values[:3], reverse=True) and values[3:] == sorted(values[3:], reverse=True)
     assert "step-100: 44 samples, none for 500" in result.stderr
@@ -93,9 +137,10 @@ def test_curve_in_json_and_again_to_the_byte(run, tmp_path):
     assert second.exit_code == 0
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--at", "20,many"], "--at"), (["--at", "1,20"], "from 2 up"), (["--samples", "nowhere"], "nowhere"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [(["--at", "20,many"], "--at"), (["--at", "1,20"], "from 2 up"), (["--samples", "nowhere"], "nowhere")],
+)
 def test_curve_refuses_bad_input(run, tmp_path, words, message):
     result = run("curve", "--samples", "step-100", *words, "--out", tmp_path / "out")
     assert result.exit_code == 2 and message in result.stderr and not (tmp_path / "out").exists()
@@ -123,8 +168,11 @@ def test_interval_is_the_jackknife_and_at_the_subsets(run, features):
 def test_what_too_few_samples_forbid_is_left_out_with_the_reason(run):
     result = run("fvd", "--samples", "step-200", "--at", "500", "--extrapolate", "--num-samples", "30")
     assert result.exit_code == 0, result.output
-    for reason in ("no interval: a jackknife over 20 groups needs at least 40 clips", "no fvd@500: subsets of 500",
-                   "no FVD-infinity: 640 samples are needed for 128 features, there are 30"):
+    for reason in (
+        "no interval: a jackknife over 20 groups needs at least 40 clips",
+        "no fvd@500: subsets of 500",
+        "no FVD-infinity: 640 samples are needed for 128 features, there are 30",
+    ):
         assert reason in result.stdout and reason in result.stderr
     assert "[" not in result.stdout.splitlines()[2].split()[1]
 
@@ -135,15 +183,32 @@ def test_no_interval_leaves_the_bare_figure(run):
 
 
 def test_interval_over_both_is_wider_and_needs_features(run, tmp_path):
-    one, both = (json.loads(run("fvd", "--samples", "step-200", "--interval-over", over, "--json").stdout)
-                 for over in ("samples", "both"))
+    one, both = (
+        json.loads(run("fvd", "--samples", "step-200", "--interval-over", over, "--json").stdout)
+        for over in ("samples", "both")
+    )
     assert both["value"] == one["value"]
     assert both["ci95"][1] > one["ci95"][1] and both["details"][0]["over"] == "both"
     words = ["stats", "--data", "real", "--protocol", "native", "--backbone", "shapes3d", "--workers", "0", "--out"]
     assert CliRunner().invoke(main, [*words, str(tmp_path / "real.npz"), "--quiet"]).exit_code == 0
-    result = CliRunner().invoke(main, ["fvd", "--samples", "step-200", "--reference", str(tmp_path / "real.npz"),
-                                       "--protocol", "native", "--backbone", "shapes3d", "--workers", "0",
-                                       "--interval-over", "both"])
+    result = CliRunner().invoke(
+        main,
+        [
+            "fvd",
+            "--samples",
+            "step-200",
+            "--reference",
+            str(tmp_path / "real.npz"),
+            "--protocol",
+            "native",
+            "--backbone",
+            "shapes3d",
+            "--workers",
+            "0",
+            "--interval-over",
+            "both",
+        ],
+    )
     assert result.exit_code == 0 and "no interval: an interval over samples and reference" in result.stdout
 
 
@@ -151,14 +216,16 @@ def test_enough_samples_bring_the_corrected_value_and_infinity():
     """The measure alone, on features: 650 samples of 128 dimensions are past five a dimension."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(650, 128)) * 1.1, rng.normal(size=(900, 128))
-    sides = [SimpleNamespace(features=side, moments=Moments.of(side), distribution=side, count=len(side))
-             for side in (x, y)]
+    sides = [
+        SimpleNamespace(features=side, moments=Moments.of(side), distribution=side, count=len(side)) for side in (x, y)
+    ]
     figures = measure(*sides, load_protocol("native"), interval=True, extrapolate=True)
     details = {entry["figure"]: entry for entry in figures["details"]}
     jackknife, line = grouped_jackknife(x, y, over="both"), extrapolate(x, y, over="both")
     assert details["corrected"]["value"] == pytest.approx(jackknife.corrected, rel=1e-6)
     assert details["corrected"]["ci95"] == pytest.approx(
-        [jackknife.corrected - jackknife.half_width(), jackknife.corrected + jackknife.half_width()], rel=1e-6)
+        [jackknife.corrected - jackknife.half_width(), jackknife.corrected + jackknife.half_width()], rel=1e-6
+    )
     assert 0 < details["corrected"]["bias_of_reference"] < details["corrected"]["bias"]
     assert details["fvd-infinity"]["value"] == pytest.approx(line.value, rel=1e-9)
     assert details["fvd-infinity"]["smallest"] == 320 and 0.8 < details["fvd-infinity"]["r2"] <= 1
@@ -189,8 +256,11 @@ def test_without_the_reference_s_features_the_label_says_so():
             figures = measure(own, reference, load_protocol("native"), interval=True, extrapolate=True)
         details = {entry["figure"]: entry for entry in figures["details"]}
         jackknife = grouped_jackknife(x, reference.moments)
-        assert set(details) == {"standard error", "corrected against this reference",
-                                "fvd-infinity against this reference"}
+        assert set(details) == {
+            "standard error",
+            "corrected against this reference",
+            "fvd-infinity against this reference",
+        }
         assert details["corrected against this reference"]["value"] == pytest.approx(jackknife.corrected, rel=1e-6)
 
 
@@ -200,8 +270,10 @@ def test_clips_of_one_source_are_dealt_together():
     x = x + 0.1 * rng.normal(size=x.shape)
     errors = []
     for sources in (None, [str(k // 5) for k in range(200)]):
-        sides = [SimpleNamespace(features=side, moments=Moments.of(side), distribution=side, count=200, sources=known)
-                 for side, known in ((x, sources), (y, None))]
+        sides = [
+            SimpleNamespace(features=side, moments=Moments.of(side), distribution=side, count=200, sources=known)
+            for side, known in ((x, sources), (y, None))
+        ]
         entry = measure(*sides, load_protocol("native"), interval=True)["details"][0]
         errors.append(entry["value"])
         assert entry.get("sources") == (sources and 40)

@@ -44,9 +44,11 @@ def random_network(tmp_path_factory):
 @pytest.fixture
 def run(random_network):
     """Call a command under the protocol `native` and the random network, decoding in this process."""
+
     def call(command, *words, network=random_network, protocol="native"):
         shared = ["--protocol", protocol, "--workers", "0", "--device", "cpu", *network]
         return CliRunner().invoke(main, [command, *map(str, words), *shared])
+
     return call
 
 
@@ -80,8 +82,21 @@ def test_value_is_the_distance_of_the_features(run, clips, random_network, tmp_p
     """Against features from `hpdm-eval features`, and from stored statistics with and without features."""
     sides = {}
     for name in "ab":
-        result = CliRunner().invoke(main, ["features", "--samples", str(clips / name), "--protocol", "native", "--out",
-                                           str(tmp_path / f"{name}.npz"), "--workers", "0", *random_network])
+        result = CliRunner().invoke(
+            main,
+            [
+                "features",
+                "--samples",
+                str(clips / name),
+                "--protocol",
+                "native",
+                "--out",
+                str(tmp_path / f"{name}.npz"),
+                "--workers",
+                "0",
+                *random_network,
+            ],
+        )
         assert result.exit_code == 0, result.output
         sides[name] = np.load(tmp_path / f"{name}.npz")["features"]
     with pytest.warns(FewSamplesWarning):
@@ -154,15 +169,18 @@ def test_rejected_files_are_listed_and_the_run_goes_on(run, clips, tmp_path):
     assert strict.exit_code == 2 and "broken.mp4" in strict.stderr
 
 
-@pytest.mark.parametrize("samples, protocol, more, message", [
-    ("empty", "native", [], "no readable clip"),
-    ("nowhere", "native", [], "nowhere"),
-    ("a", "native", ["--num-samples", "1"], "at least 2 clips"),
-    ("a", "native", ["--frames", "2"], "at least 4 frames"),
-    ("a", "native", ["--frames", "64"], "no readable clip"),
-    ("a", "native", ["--frames", "some"], "--frames"),
-    ("a", "nonesuch", [], "nonesuch"),
-])
+@pytest.mark.parametrize(
+    "samples, protocol, more, message",
+    [
+        ("empty", "native", [], "no readable clip"),
+        ("nowhere", "native", [], "nowhere"),
+        ("a", "native", ["--num-samples", "1"], "at least 2 clips"),
+        ("a", "native", ["--frames", "2"], "at least 4 frames"),
+        ("a", "native", ["--frames", "64"], "no readable clip"),
+        ("a", "native", ["--frames", "some"], "--frames"),
+        ("a", "nonesuch", [], "nonesuch"),
+    ],
+)
 def test_bad_input_is_one_message_and_exit_code_2(run, clips, samples, protocol, more, message):
     result = run("fvd", "--samples", clips / samples, "--reference", clips / "b", "--quiet", *more, protocol=protocol)
     assert result.exit_code == 2
@@ -221,5 +239,6 @@ def test_clips_too_short_for_the_network_are_rejected_with_the_reason(run, clips
     samples = json.loads(result.stdout)["samples"]
     assert samples["clips"] == 2
     assert samples["rejected"] == [
-        {"path": "1.mp4", "reason": "3 frames, needs at least 4; --frames 4 --short loop repeats them"}]
+        {"path": "1.mp4", "reason": "3 frames, needs at least 4; --frames 4 --short loop repeats them"}
+    ]
     assert "rejected 1.mp4: 3 frames" in result.stderr

@@ -32,6 +32,7 @@ def run(tmp_path):
     def call(command, *words, protocol="native"):
         shared = ["--protocol", protocol, "--workers", "0", "--device", "cpu", *weights]
         return CliRunner().invoke(main, [command, *map(str, words), *shared])
+
     return call
 
 
@@ -72,14 +73,15 @@ def copies(request, tmp_path):
     return tmp_path / "lossy", tmp_path / "lossless"
 
 
-@pytest.mark.parametrize("words", [
-    ["--start", "center", "--samples-frames", "center"], ["--stride", "4", "--samples-stride", "4"],
-    ["--fps", "10"],
-])
+@pytest.mark.parametrize(
+    "words",
+    [["--start", "center", "--samples-frames", "center"], ["--stride", "4", "--samples-stride", "4"], ["--fps", "10"]],
+)
 def test_a_lossless_copy_is_at_distance_zero(run, copies, words):
     lossy, lossless = copies
-    record = record_of(run("fvd", "--samples", lossy, "--reference", lossless, "--frames", "16", "--json", "--quiet",
-                           *words))
+    record = record_of(
+        run("fvd", "--samples", lossy, "--reference", lossless, "--frames", "16", "--json", "--quiet", *words)
+    )
     assert record["value"] == 0 and record["samples"]["sha256"] == record["reference"]["sha256"]
 
 
@@ -91,7 +93,7 @@ def test_frames_of_h264_in_avi_are_those_asked_for(cases):
     assert np.array_equal(found[path.name].video, frames[0:64:4])
     _, found = read(path, load_protocol("native", frames=16, samples_frames="center"))
     first = (len(frames) - 16) // 2
-    assert np.array_equal(found[path.name].video, frames[first:first + 16])
+    assert np.array_equal(found[path.name].video, frames[first : first + 16])
 
 
 def test_a_variable_frame_rate_goes_by_time(cases):
@@ -99,7 +101,7 @@ def test_a_variable_frame_rate_goes_by_time(cases):
     _, whole = read(path)
     _, found = read(path, load_protocol("native", samples_fps=10))
     expected = [0, 5, 10, 15, 20, 21, 22, 24, 25, 26, 27, 29]
-    video = found[path.name].video[:len(expected)]
+    video = found[path.name].video[: len(expected)]
     assert np.array_equal(video, whole[path.name].video[expected])
 
 
@@ -109,9 +111,10 @@ def test_hidden_frames_are_not_counted(cases):
     assert all(len(np.unique(clip.video.reshape(100, -1)[:, ::997], axis=0)) > 90 for clip in found.values())
 
 
-@pytest.mark.parametrize("folder, count, passed_over", [
-    ("suffixes/sfx", 12, 0), ("sidecar-arrays/sib", 6, 6), ("sidecar-arrays/sib2", 6, 6), ("hash-in-name/s", 2, 0),
-])
+@pytest.mark.parametrize(
+    "folder, count, passed_over",
+    [("suffixes/sfx", 12, 0), ("sidecar-arrays/sib", 6, 6), ("sidecar-arrays/sib2", 6, 6), ("hash-in-name/s", 2, 0)],
+)
 def test_real_folders_are_read_whole(cases, folder, count, passed_over):
     source, found = read(cases / folder)
     assert len(found) == count and not source.rejected

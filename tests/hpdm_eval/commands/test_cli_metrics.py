@@ -48,6 +48,7 @@ def run(network):
     def call(*words, network=network):
         shared = ["--protocol", "native", "--workers", "0", "--device", "cpu", *network]
         return CliRunner().invoke(main, [*map(str, words), *shared])
+
     return call
 
 
@@ -163,8 +164,10 @@ def test_inception_is_torch_fidelitys(tmp_path):
     import_torchvision()
     from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
-    with mock.patch.object(theirs, "load_state_dict_from_url"), \
-            mock.patch.object(theirs.FeatureExtractorInceptionV3, "load_state_dict"):
+    with (
+        mock.patch.object(theirs, "load_state_dict_from_url"),
+        mock.patch.object(theirs.FeatureExtractorInceptionV3, "load_state_dict"),
+    ):
         network = theirs.FeatureExtractorInceptionV3("random", ["2048"])
     torch.save(network.state_dict(), tmp_path / "random.pth")
     backbone = load_backbone("inception", weights=tmp_path / "random.pth", unverified=True)
@@ -184,8 +187,13 @@ def test_all_equals_the_single_commands(run, clips, sides, tmp_path):
     records = {record["metric"]: record for record in json.loads(result.stdout)}
     assert list(records) == ["fvd", "kvd", "prdc", "is", "fid"]
     assert len(list((tmp_path / "records").iterdir())) == 5
-    for metric, more in {"fvd": sides, "kvd": sides, "prdc": [*sides, "-k", 3], "fid": sides,
-                         "is": [*sides[:2], "--splits", 2]}.items():
+    for metric, more in {
+        "fvd": sides,
+        "kvd": sides,
+        "prdc": [*sides, "-k", 3],
+        "fid": sides,
+        "is": [*sides[:2], "--splits", 2],
+    }.items():
         alone, _ = figures(run(metric, *more, "--json"))
         assert records[metric]["value"] == pytest.approx(alone["value"], rel=1e-6), metric
         assert records[metric]["samples"] == alone["samples"]
@@ -199,7 +207,8 @@ def test_all_extracts_once(run, sides, monkeypatch):
     assert result.exit_code == 0, result.output
     assert sum(seen) == 16
     assert [f"{metric}[shapes3d]" in result.stdout for metric in ("fvd", "kvd", "prdc", "is", "fid")] == [True] * 4 + [
-        False]
+        False
+    ]
 
 
 def test_all_leaves_out_what_cannot_be_had_unless_it_is_asked_for(run, clips, sides):

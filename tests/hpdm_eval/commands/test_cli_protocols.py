@@ -68,13 +68,51 @@ def test_without_options_the_protocol_is_the_named_one():
 
 
 def test_every_override_is_recorded():
-    answer = resolve("--protocol", "hpdm-16f", "--num-samples", "64", "--num-reference", "32", "--frames", "all",
-                     "--resolution", "48x64", "--fps", "12.5", "--crop", "none", "--resize", "area", "--no-antialias",
-                     "--range", "0..1", "--selection", "shuffled", "--split", "none", "--short", "loop",
-                     "--backbone", "shapes3d")
-    expected = {"num_samples": 64, "num_reference": 32, "frames": None, "resolution": [48, 64], "fps": 12.5,
-                "samples_fps": 12.5, "crop": "none", "resize": "area", "antialias": False, "value_range": "0..1",
-                "selection": "shuffled", "split": None, "short": "loop", "backbone": "shapes3d"}
+    answer = resolve(
+        "--protocol",
+        "hpdm-16f",
+        "--num-samples",
+        "64",
+        "--num-reference",
+        "32",
+        "--frames",
+        "all",
+        "--resolution",
+        "48x64",
+        "--fps",
+        "12.5",
+        "--crop",
+        "none",
+        "--resize",
+        "area",
+        "--no-antialias",
+        "--range",
+        "0..1",
+        "--selection",
+        "shuffled",
+        "--split",
+        "none",
+        "--short",
+        "loop",
+        "--backbone",
+        "shapes3d",
+    )
+    expected = {
+        "num_samples": 64,
+        "num_reference": 32,
+        "frames": None,
+        "resolution": [48, 64],
+        "fps": 12.5,
+        "samples_fps": 12.5,
+        "crop": "none",
+        "resize": "area",
+        "antialias": False,
+        "value_range": "0..1",
+        "selection": "shuffled",
+        "split": None,
+        "short": "loop",
+        "backbone": "shapes3d",
+    }
     assert {key: answer["protocol"][key] for key in expected} == expected
     assert {entry.split("=")[0] for entry in answer["protocol"]["overrides"]} == set(expected)
     assert answer["options"]["backbone"] == "shapes3d"
@@ -94,11 +132,22 @@ def test_reading_options():
     assert answer["reference"] == {**common, "grid": None}
 
 
-@pytest.mark.parametrize("arguments", [
-    ("--resolution", "big"), ("--frames", "some"), ("--frames", "0"), ("--stride", "0"), ("--fps", "-3"),
-    ("--crop", "left"), ("--split", "kinetics"), ("--numerics", "fast"), ("--workers", "-1"),
-    ("--batch", "0"), ("--weights", "nowhere.pt"),
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--resolution", "big"),
+        ("--frames", "some"),
+        ("--frames", "0"),
+        ("--stride", "0"),
+        ("--fps", "-3"),
+        ("--crop", "left"),
+        ("--split", "kinetics"),
+        ("--numerics", "fast"),
+        ("--workers", "-1"),
+        ("--batch", "0"),
+        ("--weights", "nowhere.pt"),
+    ],
+)
 def test_bad_values_are_bad_input(arguments):
     result = CliRunner().invoke(metric, arguments)
     assert result.exit_code == 2 and result.stdout == ""

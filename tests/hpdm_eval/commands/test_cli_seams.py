@@ -28,7 +28,7 @@ def smooth_clip(seed, shape=(16, 96, 96)):
     frames, height, width = shape
     field = gaussian_filter(rng.normal(size=(height + frames, width)), 3)
     field = 128 + 30 * field / field.std()
-    video = np.stack([field[k // 2:k // 2 + height] for k in range(frames)])[..., None]
+    video = np.stack([field[k // 2 : k // 2 + height] for k in range(frames)])[..., None]
     return np.clip(video + rng.normal(0, 1, size=(*shape, 3)), 0, 255).astype(np.uint8)
 
 
@@ -53,8 +53,13 @@ def run(command, *words):
 
 
 def plan(levels=2, overlap="none", file_format="npy", resolution=(16, 64, 64)):
-    return json.dumps({"schema": 1, "resolution": resolution,
-                       "settings": {"levels": levels, "overlap": overlap, "format": file_format}})
+    return json.dumps(
+        {
+            "schema": 1,
+            "resolution": resolution,
+            "settings": {"levels": levels, "overlap": overlap, "format": file_format},
+        }
+    )
 
 
 def test_json_is_one_record_of_the_contract(folders, tmp_path):
@@ -67,7 +72,9 @@ def test_json_is_one_record_of_the_contract(folders, tmp_path):
     record = load_record(saved)
     assert record.metric == "seams" and not record.higher_is_better and record.num_samples == 8
     assert record.value == pytest.approx(np.mean([entry["excess"] for entry in record.details]))
-    assert values["pooled_over"] == [{"axis": axis, "period": period} for axis, period in (("f", 8), ("h", 32), ("w", 32))]
+    assert values["pooled_over"] == [
+        {"axis": axis, "period": period} for axis, period in (("f", 8), ("h", 32), ("w", 32))
+    ]
     assert values["largest"]["excess"] == max(entry["excess"] for entry in record.details) > record.value
     assert record.ci95[0] < record.value < record.ci95[1]
     for entry in record.details:
@@ -121,7 +128,9 @@ def test_no_verdict_is_said_with_its_reason_in_table_record_and_plots(tmp_path):
     assert "no verdict" in result.stdout and "key frames of the files meet every border" in result.output
     record = json.loads(run(*words, "--json", "--reference", tmp_path / "clips").stdout)
     assert all(not entry["significant"] for entry in record["details"])
-    assert all(entry["reason"] in (None, WEAK.format(6)) for entry in record["details"])  # a reference answers for blocks
+    assert all(
+        entry["reason"] in (None, WEAK.format(6)) for entry in record["details"]
+    )  # a reference answers for blocks
 
 
 def write_keyed(path, clip, gop):
@@ -152,22 +161,34 @@ def test_the_samplers_own_plan_gives_the_positions(folders, tmp_path):
     assert (settings["patch"], settings["overlap"], settings["levels"]) == ([4, 16, 16], "w", 3)
     assert settings["lossless"] and settings["plan"] == "samples.json"
     assert {(entry["axis"], entry["period"]) for entry in values["details"]} == {
-        ("f", 4), ("f", 8), ("h", 16), ("h", 32), ("w", 8), ("w", 16), ("w", 32)}
+        ("f", 4),
+        ("f", 8),
+        ("h", 16),
+        ("h", 32),
+        ("w", 8),
+        ("w", 16),
+        ("w", 32),
+    }
     assert all(entry["codec_matched"] for entry in values["details"])
     values = json.loads(run("seams", "--samples", tmp_path, "--json", "--overlap", "none").stdout)
     assert values["settings"]["plan"] == "samples.json, but overlap as given"
     assert ("w", 8) not in {(entry["axis"], entry["period"]) for entry in values["details"]}
 
 
-@pytest.mark.parametrize("manifest, expected", [
-    # twice the trained height and width: the coarsest level has several tiles too
-    ({"levels": 2, "overlap": "hw", "canvas": [1, 2, 2]}, {("f", 8), *((a, p) for a in "hw" for p in (8, 16, 32))}),
-    ({"levels": 1, "overlap": "w", "canvas": [1, 1, 2]}, {("w", 16), ("w", 32)}),
-    # a pyramid that is not split in time, as that of T2V-1K
-    ({"levels": 3, "overlap": "hw", "factors": [1, 4, 4]}, {(a, p) for a in "hw" for p in (8, 16, 32)}),
-    ({"levels": 3, "overlap": "fhw", "factors": [1, 4, 4], "canvas": [2, 1, 1]},
-     {("f", 4), ("f", 8), *((a, p) for a in "hw" for p in (8, 16, 32))}),
-])
+@pytest.mark.parametrize(
+    "manifest, expected",
+    [
+        # twice the trained height and width: the coarsest level has several tiles too
+        ({"levels": 2, "overlap": "hw", "canvas": [1, 2, 2]}, {("f", 8), *((a, p) for a in "hw" for p in (8, 16, 32))}),
+        ({"levels": 1, "overlap": "w", "canvas": [1, 1, 2]}, {("w", 16), ("w", 32)}),
+        # a pyramid that is not split in time, as that of T2V-1K
+        ({"levels": 3, "overlap": "hw", "factors": [1, 4, 4]}, {(a, p) for a in "hw" for p in (8, 16, 32)}),
+        (
+            {"levels": 3, "overlap": "fhw", "factors": [1, 4, 4], "canvas": [2, 1, 1]},
+            {("f", 4), ("f", 8), *((a, p) for a in "hw" for p in (8, 16, 32))},
+        ),
+    ],
+)
 def test_larger_canvases_and_pyramids_that_do_not_split_every_axis(tmp_path, manifest, expected):
     for k in range(4):
         save(tmp_path / f"{k:05d}_c000.npy", smooth_clip(k, (16, 64, 64)))
@@ -182,12 +203,15 @@ def test_larger_canvases_and_pyramids_that_do_not_split_every_axis(tmp_path, man
     assert {(entry["axis"], entry["period"]) for entry in record["details"]} == expected
 
 
-@pytest.mark.parametrize("about, settings", [
-    ({"patch": [16, 16, 16], "factors": [1, 4, 4]}, {"levels": 3, "overlap": "hw"}),
-    ({"patch": [4, 8, 8], "factors": [4, 4, 4]}, {"levels": 3, "canvas": [1, 2, 2]}),
-    ({"patch": [16, 32, 32], "factors": [1, 1, 1]}, {"levels": 1, "canvas": [1, 2, 2]}),
-    ({"patch": [16, 64, 64], "factors": [1, 1, 1]}, {"levels": 1}),
-])
+@pytest.mark.parametrize(
+    "about, settings",
+    [
+        ({"patch": [16, 16, 16], "factors": [1, 4, 4]}, {"levels": 3, "overlap": "hw"}),
+        ({"patch": [4, 8, 8], "factors": [4, 4, 4]}, {"levels": 3, "canvas": [1, 2, 2]}),
+        ({"patch": [16, 32, 32], "factors": [1, 1, 1]}, {"levels": 1, "canvas": [1, 2, 2]}),
+        ({"patch": [16, 64, 64], "factors": [1, 1, 1]}, {"levels": 1}),
+    ],
+)
 def test_a_given_patch_is_looked_for_on_every_axis_whatever_the_sampler_wrote(tmp_path, about, settings):
     for k in range(4):
         save(tmp_path / f"{k:05d}_c000.npy", smooth_clip(k, (16, 64, 64)))
@@ -199,11 +223,23 @@ def test_a_given_patch_is_looked_for_on_every_axis_whatever_the_sampler_wrote(tm
     assert not {"split", "canvas"} & record["settings"].keys()
 
 
-@pytest.mark.parametrize("damage", [
-    {"patch": [4, 8]}, {"patch": [4, 8, 0]}, {"factors": [4, 4]}, {"factors": [4, 0, 4]}, {"patch": "4x8x8"},
-    {"settings": {"canvas": [0, 1, 1]}}, {"settings": {"canvas": [1, 1]}}, {"settings": {"canvas": 2}},
-    {"settings": {"levels": 0}}, {"settings": {"levels": 2.5}}, {"resolution": [16, 64]}, {"resolution": [16, 2, 64]},
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"patch": [4, 8]},
+        {"patch": [4, 8, 0]},
+        {"factors": [4, 4]},
+        {"factors": [4, 0, 4]},
+        {"patch": "4x8x8"},
+        {"settings": {"canvas": [0, 1, 1]}},
+        {"settings": {"canvas": [1, 1]}},
+        {"settings": {"canvas": 2}},
+        {"settings": {"levels": 0}},
+        {"settings": {"levels": 2.5}},
+        {"resolution": [16, 64]},
+        {"resolution": [16, 2, 64]},
+    ],
+)
 def test_a_tiling_that_cannot_be_is_refused(folders, tmp_path, damage):
     save(tmp_path / "clips" / "0.npy", smooth_clip(0))
     values = json.loads(plan(levels=3))
@@ -215,26 +251,67 @@ def test_a_tiling_that_cannot_be_is_refused(folders, tmp_path, damage):
 
 
 def test_the_sampler_writes_its_tiling_down(tmp_path):
-    result = CliRunner().invoke(sample, ["--checkpoint", "nano", "--num", "1", "--steps", "1,1,1", "--format", "npy",
-                                         "--save-levels", "--out", str(tmp_path), "--quiet", "--device", "cpu"])
+    result = CliRunner().invoke(
+        sample,
+        [
+            "--checkpoint",
+            "nano",
+            "--num",
+            "1",
+            "--steps",
+            "1,1,1",
+            "--format",
+            "npy",
+            "--save-levels",
+            "--out",
+            str(tmp_path),
+            "--quiet",
+            "--device",
+            "cpu",
+        ],
+    )
     assert result.exit_code == 0, result.output
     for level, factor in enumerate((1, 2, 4)):
         manifest = json.loads((tmp_path / f"level{level}" / "samples.json").read_text())
         assert manifest["patch"] == [4, 8, 8] and manifest["factors"] == [factor] * 3
 
 
-@pytest.mark.parametrize("split, patch, size, overlap, expected", [
-    ("hw", [8, 8, 8], "8,32,32", "none", {"h": {8, 16}, "w": {8, 16}}),
-    ("hw", [8, 8, 8], "16,32,64", "fw", {"f": {4, 8}, "h": {8, 16}, "w": {4, 8, 16, 32}}),
-    ("fhw", [4, 8, 8], "16,64,32", "h", {"f": {4, 8}, "h": {4, 8, 16, 32}, "w": {8, 16}}),
-])
+@pytest.mark.parametrize(
+    "split, patch, size, overlap, expected",
+    [
+        ("hw", [8, 8, 8], "8,32,32", "none", {"h": {8, 16}, "w": {8, 16}}),
+        ("hw", [8, 8, 8], "16,32,64", "fw", {"f": {4, 8}, "h": {8, 16}, "w": {4, 8, 16, 32}}),
+        ("fhw", [4, 8, 8], "16,64,32", "h", {"f": {4, 8}, "h": {4, 8, 16, 32}, "w": {8, 16}}),
+    ],
+)
 def test_tilings_from_the_sampler_to_the_seams(tmp_path, split, patch, size, overlap, expected):
     values = config_to_dict(tiny_config())
     values["pyramid"] |= {"split": split, "patch": patch}
     checkpoint = save_tiny(tmp_path / "step-00000001", config_from_dict(values))
-    result = CliRunner().invoke(sample, ["--checkpoint", str(checkpoint), "--num", "2", "--steps", "1,1,1", "--quiet",
-                                         "--overlap", overlap, "--size", size, "--beyond-training", "--save-levels",
-                                         "--format", "npy", "--out", str(tmp_path / "out"), "--device", "cpu"])
+    result = CliRunner().invoke(
+        sample,
+        [
+            "--checkpoint",
+            str(checkpoint),
+            "--num",
+            "2",
+            "--steps",
+            "1,1,1",
+            "--quiet",
+            "--overlap",
+            overlap,
+            "--size",
+            size,
+            "--beyond-training",
+            "--save-levels",
+            "--format",
+            "npy",
+            "--out",
+            str(tmp_path / "out"),
+            "--device",
+            "cpu",
+        ],
+    )
     assert result.exit_code == 0, result.output
     record = json.loads(run("seams", "--samples", tmp_path / "out" / "level2", "--json").stdout)
     found = {(entry["axis"], entry["period"]) for entry in record["details"]}
@@ -245,8 +322,18 @@ def test_tilings_from_the_sampler_to_the_seams(tmp_path, split, patch, size, ove
 def test_plots_of_clips_too_small_for_some_lattices(tmp_path):
     for k in range(3):
         save(tmp_path / "clips" / f"{k}.npy", smooth_clip(k, (8, 32, 32)))
-    result = run("seams", "--samples", tmp_path / "clips", "--patch", "16x4x4", "--overlap", "hw", "--lossless",
-                 "--plots", tmp_path / "plots")
+    result = run(
+        "seams",
+        "--samples",
+        tmp_path / "clips",
+        "--patch",
+        "16x4x4",
+        "--overlap",
+        "hw",
+        "--lossless",
+        "--plots",
+        tmp_path / "plots",
+    )
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["seams-map.png", "seams-profile.png"]
 
@@ -262,8 +349,9 @@ def test_the_map_has_one_colour_for_each_border(tmp_path, monkeypatch):
         return LineCollection(segments, array=array, **more)
 
     monkeypatch.setattr(seam_plots, "LineCollection", collection)
-    result = run("seams", "--samples", tmp_path / "clips", "--patch", "8x32x32", "--lossless",
-                 "--plots", tmp_path / "plots")
+    result = run(
+        "seams", "--samples", tmp_path / "clips", "--patch", "8x32x32", "--lossless", "--plots", tmp_path / "plots"
+    )
     assert result.exit_code == 0, result.output
     assert drawn == [(4, 4)] * 2
 
@@ -289,25 +377,28 @@ def test_resized_clips_need_a_reference_or_to_be_lossless(folders):
     assert all(entry["p_value"] < 1 for entry in values["details"])
 
 
-@pytest.mark.parametrize("folder, words, message", [
-    ("plain", [], "give --patch"),
-    ("plain", ["--patch", "8x32"], "write frames x height x width"),
-    ("plain", ["--patch", "1x2x2"], "too small to look for"),
-    ("plain", ["--patch", "7x32x32", "--overlap", "f"], "cannot overlap by half"),
-    ("plain", ["--patch", "8x32x32", "--overlap", "x"], "--overlap"),
-    ("plain", ["--patch", "8x32x32", "--stride", "2"], "leave out"),
-    ("single", ["--patch", "8x32x32"], "no borders to look at"),
-    ("nowhere", ["--patch", "8x32x32"], "nowhere"),
-])
+@pytest.mark.parametrize(
+    "folder, words, message",
+    [
+        ("plain", [], "give --patch"),
+        ("plain", ["--patch", "8x32"], "write frames x height x width"),
+        ("plain", ["--patch", "1x2x2"], "too small to look for"),
+        ("plain", ["--patch", "7x32x32", "--overlap", "f"], "cannot overlap by half"),
+        ("plain", ["--patch", "8x32x32", "--overlap", "x"], "--overlap"),
+        ("plain", ["--patch", "8x32x32", "--stride", "2"], "leave out"),
+        ("single", ["--patch", "8x32x32"], "no borders to look at"),
+        ("nowhere", ["--patch", "8x32x32"], "nowhere"),
+    ],
+)
 def test_bad_input_is_one_message_and_exit_code_2(folders, folder, words, message):
     result = run("seams", "--samples", folders / folder, "--quiet", *words)
     assert result.exit_code == 2 and message in result.stderr and result.stdout == ""
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("text, message", [
-    ("{", "does not say how"), ("{}", "does not say how"), (plan(levels=1), "there are no borders"),
-])
+@pytest.mark.parametrize(
+    "text, message", [("{", "does not say how"), ("{}", "does not say how"), (plan(levels=1), "there are no borders")]
+)
 def test_plans_that_say_nothing_are_refused(tmp_path, text, message):
     save(tmp_path / "00000_c000.npy", smooth_clip(0, (16, 64, 64)))
     (tmp_path / "samples.json").write_text(text)

@@ -38,15 +38,22 @@ def folder(library, tmp_path_factory):
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<end>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[("<start>", 0), ("<end>", end)])
-    library.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>"
-    ).save_pretrained(folder)
+        single="<start> $A <end>", special_tokens=[("<start>", 0), ("<end>", end)]
+    )
+    library.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>").save_pretrained(
+        folder
+    )
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = library.CLIPConfig(
-        text_config={**sizes, "vocab_size": len(vocabulary), "max_position_embeddings": 20, "eos_token_id": end,
-                     "bos_token_id": 0},
-        vision_config={**sizes, "image_size": 16, "patch_size": 8}, projection_dim=12,
+        text_config={
+            **sizes,
+            "vocab_size": len(vocabulary),
+            "max_position_embeddings": 20,
+            "eos_token_id": end,
+            "bos_token_id": 0,
+        },
+        vision_config={**sizes, "image_size": 16, "patch_size": 8},
+        projection_dim=12,
     )
     torch.manual_seed(0)
     network = library.CLIPModel(config)
@@ -71,10 +78,22 @@ def test_similarity_of_known_vectors():
 
 def test_the_command_agrees_with_transformers(library, folder, tmp_path):
     samples = write_samples(tmp_path / "samples")
-    result = CliRunner().invoke(main, [
-        "clipsim", "--samples", str(samples), "--clip", str(folder), "--json", "--quiet", "--device", "cpu",
-        "--workers", "0",
-    ])
+    result = CliRunner().invoke(
+        main,
+        [
+            "clipsim",
+            "--samples",
+            str(samples),
+            "--clip",
+            str(folder),
+            "--json",
+            "--quiet",
+            "--device",
+            "cpu",
+            "--workers",
+            "0",
+        ],
+    )
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     network = library.CLIPModel.from_pretrained(folder).eval()
@@ -84,10 +103,14 @@ def test_the_command_agrees_with_transformers(library, folder, tmp_path):
         frames = torch.from_numpy(procedural_clip(0, index, 3, 16, 16)[0]).permute(0, 3, 1, 2).float() / 255
         pixels = (frames - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
         with torch.no_grad():
-            out = network(pixel_values=pixels, **{
-                key: value for key, value in tokenizer([PROMPTS[index % 2]], return_tensors="pt").items()
-                if key in ("input_ids", "attention_mask")
-            })
+            out = network(
+                pixel_values=pixels,
+                **{
+                    key: value
+                    for key, value in tokenizer([PROMPTS[index % 2]], return_tensors="pt").items()
+                    if key in ("input_ids", "attention_mask")
+                },
+            )
         values.append((out.image_embeds @ out.text_embeds.T).mean().item() * 100)
     assert record["value"] == pytest.approx(np.mean(values), abs=1e-3)
     assert record["metric"] == "clipsim" and record["num_samples"] == 4 and record["higher_is_better"]

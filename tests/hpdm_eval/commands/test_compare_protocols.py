@@ -67,21 +67,44 @@ def run(clips, monkeypatch):
     monkeypatch.chdir(clips)
 
     def call(command, *words):
-        shared = ["--samples", "fake", "--reference", "real", "--backbone", "shapes3d", "--workers", "0", "--device",
-                  "cpu", "--split", "none", "--resolution", "32"]
+        shared = [
+            "--samples",
+            "fake",
+            "--reference",
+            "real",
+            "--backbone",
+            "shapes3d",
+            "--workers",
+            "0",
+            "--device",
+            "cpu",
+            "--split",
+            "none",
+            "--resolution",
+            "32",
+        ]
         return CliRunner().invoke(main, [command, *map(str, words), *shared])
+
     return call
 
 
 def test_each_protocol_gives_the_figure_that_fvd_gives(run, tmp_path):
-    result = run("compare-protocols", "--protocols", "pvdm-16f,google-2018,hpdm-64f", "--out", tmp_path / "out",
-                 "--record", tmp_path / "records")
+    result = run(
+        "compare-protocols",
+        "--protocols",
+        "pvdm-16f,google-2018,hpdm-64f",
+        "--out",
+        tmp_path / "out",
+        "--record",
+        tmp_path / "records",
+    )
     assert result.exit_code == 0, result.output
     records = [load_record(path) for path in (tmp_path / "records").iterdir()]
     found = {(record.protocol["name"], record.protocol["numerics"]): record for record in records}
     names = ("generic-16f", "pvdm-16f", "google-2018")
     assert set(found) == {(name, numerics) for name in names for numerics in ("exact", "legacy")} - {
-        ("generic-16f", "legacy")}  # which has no published code
+        ("generic-16f", "legacy")
+    }  # which has no published code
     for (name, numerics), record in found.items():
         alone = json.loads(run("fvd", "--protocol", name, "--numerics", numerics, "--json").stdout)
         assert record.value == pytest.approx(alone["value"], rel=1e-9)
@@ -102,26 +125,45 @@ def test_each_protocol_gives_the_figure_that_fvd_gives(run, tmp_path):
 
 
 def test_baseline_numerics_and_json(run, tmp_path):
-    result = run("compare-protocols", "--protocol", "native", "--protocols", "native,tats-16f", "--no-legacy", "--json",
-                 "--quiet", "--out", tmp_path / "out", "--frames", "16")
+    result = run(
+        "compare-protocols",
+        "--protocol",
+        "native",
+        "--protocols",
+        "native,tats-16f",
+        "--no-legacy",
+        "--json",
+        "--quiet",
+        "--out",
+        tmp_path / "out",
+        "--frames",
+        "16",
+    )
     assert result.exit_code == 0, result.output
     records = json.loads(result.stdout)
     assert [(record["protocol"]["name"], record["protocol"]["numerics"]) for record in records] == [
-        ("native", "exact"), ("tats-16f", "exact")]
+        ("native", "exact"),
+        ("tats-16f", "exact"),
+    ]
     assert records[0]["protocol"]["frames"] == 16 and result.stderr == ""
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--protocols", "pvdm-17f", "--protocol", "pvdm-17f"], "unknown protocol 'pvdm-17f'"),
-    (["--protocols", "hpdm-64f", "--protocol", "hpdm-64f"], "no readable clip"),
-    (["--protocols", "native", "--protocol", "native", "--numerics", "legacy"], "no legacy numerics"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--protocols", "pvdm-17f", "--protocol", "pvdm-17f"], "unknown protocol 'pvdm-17f'"),
+        (["--protocols", "hpdm-64f", "--protocol", "hpdm-64f"], "no readable clip"),
+        (["--protocols", "native", "--protocol", "native", "--numerics", "legacy"], "no legacy numerics"),
+    ],
+)
 def test_nothing_to_compare_is_bad_input(run, tmp_path, words, message):
     result = run("compare-protocols", *words, "--out", tmp_path / "out", "--quiet")
     assert result.exit_code == 2 and message in result.stderr and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name, epsilon", [("pvdm-16f", 1e-5), ("hpdm-16f", 1e-3), ("cdfvd-16f", 1e-5), ("native", None)])
+@pytest.mark.parametrize(
+    "name, epsilon", [("pvdm-16f", 1e-5), ("hpdm-16f", 1e-3), ("cdfvd-16f", 1e-5), ("native", None)]
+)
 def test_the_paper_s_network_is_loaded_whatever_the_numerics(monkeypatch, name, epsilon):
     seen = []
 

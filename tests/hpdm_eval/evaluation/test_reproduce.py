@@ -81,13 +81,16 @@ def test_other_inputs_are_named(copied):
     assert run(COMMITTED, copied, "--tolerance", "1").exit_code == 0
 
 
-@pytest.mark.parametrize("change, what", [
-    ({"git": "0" * 40}, "code"),
-    ({"versions": {"torch": "1.0"}}, "versions"),
-    ({"hardware": "abacus"}, "hardware"),
-    ({"backbone": {"name": "shapes3d", "sha256": "0" * 64}}, "weights"),
-    ({"protocol": {"name": "native", "frames": 4}}, "settings"),
-])
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        ({"git": "0" * 40}, "code"),
+        ({"versions": {"torch": "1.0"}}, "versions"),
+        ({"hardware": "abacus"}, "hardware"),
+        ({"backbone": {"name": "shapes3d", "sha256": "0" * 64}}, "weights"),
+        ({"protocol": {"name": "native", "frames": 4}}, "settings"),
+    ],
+)
 def test_what_has_changed_is_named(inputs, change, what):
     result = reproduce(replace(load_record(COMMITTED), **change), folder=inputs)
     assert result.equal
@@ -110,11 +113,19 @@ def test_missing_inputs_and_records_are_bad_input(tmp_path):
     assert run(tmp_path / "none.json", tmp_path).exit_code == 2
 
 
-@pytest.mark.parametrize("command", [
-    "rm -rf /", "python -m hpdm_eval.studies.shipped.nano --out reports", "hpdm-sample --checkpoint nano --out x",
-    "hpdm-eval", "hpdm-eval ablations --tier smoke --out x", "hpdm-eval weights fetch i3d", "hpdm-eval fvd --samples 'x",
-    "hpdm-eval report --records a --out b",
-])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rm -rf /",
+        "python -m hpdm_eval.studies.shipped.nano --out reports",
+        "hpdm-sample --checkpoint nano --out x",
+        "hpdm-eval",
+        "hpdm-eval ablations --tier smoke --out x",
+        "hpdm-eval weights fetch i3d",
+        "hpdm-eval fvd --samples 'x",
+        "hpdm-eval report --records a --out b",
+    ],
+)
 def test_other_commands_are_not_run(tmp_path, command):
     record = {**load_record(COMMITTED).to_dict(), "command": command}
     write_json(tmp_path / "record.json", record)
@@ -128,13 +139,16 @@ def test_a_shell_is_not_asked(tmp_path):
     assert words[:2] == ["--samples", "a; touch b"]
 
 
-@pytest.mark.parametrize("command, expected", [
-    ("/usr/bin/hpdm-eval fvd --samples a --record r --json --reference b", "--samples a --reference b"),
-    ("hpdm-eval is --samples a --record=r", "--samples a"),
-    ("hpdm-eval curve --samples a --out o --quiet", "--samples a --out SCRATCH"),
-    ("hpdm-eval fvd --samples a --device cuda", "--samples a --device cpu"),
-    ("hpdm-eval fvd --samples a --seed=4", "--samples a --seed 5"),
-])
+@pytest.mark.parametrize(
+    "command, expected",
+    [
+        ("/usr/bin/hpdm-eval fvd --samples a --record r --json --reference b", "--samples a --reference b"),
+        ("hpdm-eval is --samples a --record=r", "--samples a"),
+        ("hpdm-eval curve --samples a --out o --quiet", "--samples a --out SCRATCH"),
+        ("hpdm-eval fvd --samples a --device cuda", "--samples a --device cpu"),
+        ("hpdm-eval fvd --samples a --seed=4", "--samples a --seed 5"),
+    ],
+)
 def test_what_would_be_written_is_left_out(command, expected):
     device = "cpu" if "cuda" in command else None
     _, words = rerun_words(command, "SCRATCH", device, 5 if "seed" in command else None)
@@ -189,12 +203,15 @@ def test_the_record_s_own_protocol_is_run_whatever_its_name_means_now(inputs):
     assert {change.what: change.state for change in result.changes}["settings"] == "unchanged"
 
 
-@pytest.mark.parametrize("command, words", [
-    ("hpdm-eval all --samples a --reference b --metrics fvd,kvd,is", ["--metrics", "fvd"]),
-    ("hpdm-eval compare --samples x=a --samples y=c --reference b --sort kvd --report p", ["--metrics", "fvd"]),
-    ("hpdm-eval curve --samples c --samples a --reference b --out o --at 8", ["--samples", "clips/samples"]),
-    ("hpdm-eval compare-protocols --samples a --reference b --protocols native,pvdm-16f --out o --no-legacy", []),
-])
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("hpdm-eval all --samples a --reference b --metrics fvd,kvd,is", ["--metrics", "fvd"]),
+        ("hpdm-eval compare --samples x=a --samples y=c --reference b --sort kvd --report p", ["--metrics", "fvd"]),
+        ("hpdm-eval curve --samples c --samples a --reference b --out o --at 8", ["--samples", "clips/samples"]),
+        ("hpdm-eval compare-protocols --samples a --reference b --protocols native,pvdm-16f --out o --no-legacy", []),
+    ],
+)
 def test_only_what_the_record_needs_is_run(tmp_path, command, words):
     record = load_record(COMMITTED)
     name, found = rerun_words(command, str(tmp_path), record=record)
@@ -210,9 +227,28 @@ def test_a_record_of_a_comparison_comes_out_again(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "clips.npy", np.stack([procedural_clip(seed, k, 8, 32, 32)[0] for k in range(44)]))
     monkeypatch.chdir(tmp_path)
-    words = ["compare", "--samples", "a=a", "--samples", "b=b", "--reference", "real", "--protocol", "native",
-             "--backbone", "shapes3d", "--workers", "0", "--device", "cpu", "--metrics", "fvd,kvd,prdc", "--record",
-             "records", "--quiet"]
+    words = [
+        "compare",
+        "--samples",
+        "a=a",
+        "--samples",
+        "b=b",
+        "--reference",
+        "real",
+        "--protocol",
+        "native",
+        "--backbone",
+        "shapes3d",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--metrics",
+        "fvd,kvd,prdc",
+        "--record",
+        "records",
+        "--quiet",
+    ]
     assert CliRunner().invoke(main, words).exit_code == 0
     for path in (tmp_path / "records").glob("kvd-*.json"):
         result = CliRunner().invoke(main, ["reproduce", str(path), "--json"])

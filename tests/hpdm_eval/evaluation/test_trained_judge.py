@@ -24,8 +24,19 @@ def clips(tmp_path_factory):
 
 
 def run(clips, *words, command="fvd"):
-    shared = ["--samples", clips / "samples", "--reference", clips / "real", "--protocol", "native", "--backbone",
-              "shapes3d", "--workers", "0", "--quiet"]
+    shared = [
+        "--samples",
+        clips / "samples",
+        "--reference",
+        clips / "real",
+        "--protocol",
+        "native",
+        "--backbone",
+        "shapes3d",
+        "--workers",
+        "0",
+        "--quiet",
+    ]
     return CliRunner().invoke(main, list(map(str, [command, *shared, *words])))
 
 
@@ -50,18 +61,31 @@ def test_samples_say_it_themselves(clips):
     manifest.unlink()
 
 
-@pytest.mark.parametrize("one, other", [
-    ("VideoMAE-v2", "videomae:some/folder"), ("V-JEPA 2", "vjepa:x"), ("i3d", "i3d-kinetics400"), ("C3D", "c3d-ucf101"),
-])
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("VideoMAE-v2", "videomae:some/folder"),
+        ("V-JEPA 2", "vjepa:x"),
+        ("i3d", "i3d-kinetics400"),
+        ("C3D", "c3d-ucf101"),
+    ],
+)
 def test_relatives_count(one, other):
     assert _family(one) == _family(other) != _family("shapes3d")
 
 
 def test_published_peers():
     figures = {(figure.method, figure.clip): figure for figure in load_peers().figures}
-    expected = {"W.A.L.T": (36, 2), "MAGVIT-v2": (58, 2), "LARP-L-Long": (57, None), "EVATok": (48, None),
-                "VideoRAE, autoregressive": (40, None), "VideoRAE, DiT": (93, None), "NBP, 3B": (55.3, None),
-                "AR-Diffusion": (186.6, None)}
+    expected = {
+        "W.A.L.T": (36, 2),
+        "MAGVIT-v2": (58, 2),
+        "LARP-L-Long": (57, None),
+        "EVATok": (48, None),
+        "VideoRAE, autoregressive": (40, None),
+        "VideoRAE, DiT": (93, None),
+        "NBP, 3B": (55.3, None),
+        "AR-Diffusion": (186.6, None),
+    }
     for method, (value, spread) in expected.items():
         (figure,) = [figure for figure in figures.values() if figure.method == method]
         assert (figure.value, figure.spread) == (value, spread)

@@ -42,12 +42,24 @@ def run_processes(words, tmp_path, code=0, count=2):
     """[stdout, stderr] of each of several processes on one evaluation; all end with the same exit code."""
     (port,) = free_ports(1)
     environment = os.environ | {
-        "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-        "HPDM_EVAL_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "HPDM_EVAL_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-c", "from hpdm_eval.commands.entry import main; main()", *words]
-    processes = [subprocess.Popen(command, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(count)]
+    processes = [
+        subprocess.Popen(
+            command,
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(count)
+    ]
     outputs = []
     for process in processes:
         outputs.append(process.communicate(timeout=300))
@@ -59,14 +71,39 @@ def run_processes(words, tmp_path, code=0, count=2):
 def test_records_equal_those_of_one_process(clips, tmp_path, rule, rejected):
     """Six samples out of eleven files take several rounds, since those that are rejected are replaced."""
     root, network = clips
-    words = ["all", "--samples", root / "a", "--reference", root / "b", "--num-samples", 6, "--json", "--splits", 2,
-             "-k", 2, "--samples-selection", rule, *network]
+    words = [
+        "all",
+        "--samples",
+        root / "a",
+        "--reference",
+        root / "b",
+        "--num-samples",
+        6,
+        "--json",
+        "--splits",
+        2,
+        "-k",
+        2,
+        "--samples-selection",
+        rule,
+        *network,
+    ]
     alone, ((first, _), (second, _)) = run_both(words, tmp_path)
     assert second == ""
     expected, found = json.loads(alone.stdout), json.loads(first)
     assert [record["metric"] for record in found] == ["fvd", "kvd", "prdc", "is", "fid"]
     for ours, theirs in zip(found, expected):
-        for key in ("value", "ci95", "details", "samples", "reference", "num_samples", "num_reference", "protocol", "backbone"):
+        for key in (
+            "value",
+            "ci95",
+            "details",
+            "samples",
+            "reference",
+            "num_samples",
+            "num_reference",
+            "protocol",
+            "backbone",
+        ):
             assert ours[key] == theirs[key], key
     assert found[0]["num_samples"] == 6 and len(found[0]["samples"]["rejected"]) == rejected
 
@@ -86,8 +123,19 @@ def test_features_come_in_the_order_of_one_process(clips, tmp_path):
 
 def test_what_one_process_cannot_use_stops_both(clips, tmp_path):
     root, network = clips
-    words = ["is", "--samples", root / "a", "--strict", "--num-samples", 4, "--splits", 2,
-             "--samples-selection", "sorted", *network]
+    words = [
+        "is",
+        "--samples",
+        root / "a",
+        "--strict",
+        "--num-samples",
+        4,
+        "--splits",
+        2,
+        "--samples-selection",
+        "sorted",
+        *network,
+    ]
     alone, outputs = run_both(words, tmp_path, code=2)
     assert "00.mp4" in alone.stderr
     for stdout, stderr in outputs:

@@ -44,8 +44,23 @@ def sets(tmp_path_factory):
     for name, count in (("a", 11), ("b", 9)):
         draw_clips(root / name, count, seed=count)
     (root / "a" / "02.mp4").write_bytes(b"no video")
-    words = ["all", "--samples", root / "a", "--reference", root / "b", "--json", "--splits", 2, "-k", 2, "--protocol",
-             "native", "--device", "cpu", *random_shapes3d(root / "random.safetensors")]
+    words = [
+        "all",
+        "--samples",
+        root / "a",
+        "--reference",
+        root / "b",
+        "--json",
+        "--splits",
+        2,
+        "-k",
+        2,
+        "--protocol",
+        "native",
+        "--device",
+        "cpu",
+        *random_shapes3d(root / "random.safetensors"),
+    ]
     return root, [str(word) for word in words]
 
 
@@ -92,24 +107,47 @@ def test_library_and_command(sets, threads):
     root, words = sets
     fvd, *_, fid = run(words, "--no-cache", "--workers", 0)
     threads(2)
-    protocol, backbone = load_protocol("native"), load_backbone("shapes3d", weights=root / "random.safetensors",
-                                                                unverified=True)
-    sides = [open_clips(root / name, protocol, role=role, workers=0)
-             for name, role in (("a", "samples"), ("b", "reference"))]
+    protocol, backbone = (
+        load_protocol("native"),
+        load_backbone("shapes3d", weights=root / "random.safetensors", unverified=True),
+    )
+    sides = [
+        open_clips(root / name, protocol, role=role, workers=0) for name, role in (("a", "samples"), ("b", "reference"))
+    ]
     samples, reference = (extract_features(side, backbone, batch=5, quiet=True).features for side in sides)
     assert frechet_distance(samples, reference) == fvd["value"]
     frames = [extract_moments(side, PerFrame(backbone), batch=2, quiet=True) for side in sides]
     assert frechet_distance(*frames) == fid["value"]
-    options = {"samples": str(root / "a"), "reference": str(root / "b"),
-               **{key: None for _, key, _, _ in _OVERRIDES}, **OPTIONS, "weights": str(root / "random.safetensors")}
+    options = {
+        "samples": str(root / "a"),
+        "reference": str(root / "b"),
+        **{key: None for _, key, _, _ in _OVERRIDES},
+        **OPTIONS,
+        "weights": str(root / "random.safetensors"),
+    }
     seen = []
     evaluate("fvd", lambda *sides: seen.append(sides) or {"value": 0.0}, options, higher_is_better=False)
     np.testing.assert_array_equal(seen[0][0].features, samples)
 
 
-OPTIONS = {"protocol": "native", "backbone": "shapes3d", "unverified": True, "precision": "fp32", "c3d_mean": None,
-           "batch": 8, "cache": False, "device": "cpu", "quiet": True, "seed": 0, "strict": False, "workers": 0,
-           "split_lists": None, "grid": None, "match": None, "reference_grid": None}
+OPTIONS = {
+    "protocol": "native",
+    "backbone": "shapes3d",
+    "unverified": True,
+    "precision": "fp32",
+    "c3d_mean": None,
+    "batch": 8,
+    "cache": False,
+    "device": "cpu",
+    "quiet": True,
+    "seed": 0,
+    "strict": False,
+    "workers": 0,
+    "split_lists": None,
+    "grid": None,
+    "match": None,
+    "reference_grid": None,
+}
 
 
 def info():
@@ -144,8 +182,15 @@ def test_large_networks(make, threads):
 
 def videos(sizes, seed=0):
     rng = np.random.default_rng(seed)
-    return [SimpleNamespace(name=f"clip{index}", position=index, digest=f"{index:064d}",
-                            video=rng.integers(0, 256, (*size, 3), np.uint8)) for index, size in enumerate(sizes)]
+    return [
+        SimpleNamespace(
+            name=f"clip{index}",
+            position=index,
+            digest=f"{index:064d}",
+            video=rng.integers(0, 256, (*size, 3), np.uint8),
+        )
+        for index, size in enumerate(sizes)
+    ]
 
 
 class Accelerated:
@@ -176,8 +221,9 @@ def test_calls_elsewhere_have_one_size(tmp_path):
         np.testing.assert_array_equal(found, expected[[clip.position for clip in part]])
     cache = FeatureCache(backbone, tmp_path)
     extract_features(source[::2], backbone, batch=4, quiet=True, cache=cache)
-    np.testing.assert_array_equal(extract_features(source, backbone, batch=4, quiet=True, cache=cache).features,
-                                  expected)
+    np.testing.assert_array_equal(
+        extract_features(source, backbone, batch=4, quiet=True, cache=cache).features, expected
+    )
     backbone.calls.clear()
     extract_features(source, backbone, batch=2, quiet=True, cache=cache)
     assert set(backbone.calls) == {2, 1}  # nothing of calls of four is used for calls of two
@@ -195,8 +241,11 @@ def test_moments_do_not_depend_on_who_has_which_positions(seed):
     """Rounds of shares, with gaps where clips were rejected, and clips of any length."""
     rng = np.random.default_rng(seed)
     count, most = int(rng.integers(1, 9 * BLOCK)), int(rng.choice([1, 3, 40]))
-    clips = {position: rng.standard_normal((rng.integers(1, most + 1), 3)).astype(np.float32) * 10.0 ** rng.integers(4)
-             for position in range(count) if rng.random() < rng.choice([0.2, 1])}
+    clips = {
+        position: rng.standard_normal((rng.integers(1, most + 1), 3)).astype(np.float32) * 10.0 ** rng.integers(4)
+        for position in range(count)
+        if rng.random() < rng.choice([0.2, 1])
+    }
     alone = OrderedMoments(3)
     for position, features in clips.items():
         alone.add(position, features)

@@ -35,8 +35,15 @@ DIGEST, OTHER, THIRD = ("ab" + 62 * digit for digit in "012")
 
 
 def fake_backbone(device="cpu", **entry):
-    entry = {"name": "net", "sha256": "1", "epsilon": 1e-3, "precision": "fp32", "resize": "bilinear", "file": "a.pt",
-             **entry}
+    entry = {
+        "name": "net",
+        "sha256": "1",
+        "epsilon": 1e-3,
+        "precision": "fp32",
+        "resize": "bilinear",
+        "file": "a.pt",
+        **entry,
+    }
     return SimpleNamespace(name="net", device=torch.device(device), describe=lambda: entry)
 
 
@@ -48,14 +55,29 @@ def run(tmp_path):
     age(tmp_path / "clips")
 
     def result(*words):
-        words = ["is", "--samples", tmp_path / "clips", "--splits", 2, "--protocol", "native", "--workers", "0",
-                 "--device", "cpu", "--json", *network, *words]
+        words = [
+            "is",
+            "--samples",
+            tmp_path / "clips",
+            "--splits",
+            2,
+            "--protocol",
+            "native",
+            "--workers",
+            "0",
+            "--device",
+            "cpu",
+            "--json",
+            *network,
+            *words,
+        ]
         result = CliRunner().invoke(main, list(map(str, words)))
         assert result.exit_code == 0, result.output
         return result
 
     def call(*words):
         return json.loads(result(*words).stdout)["value"]
+
     call.result, call.record = result, lambda *words: json.loads(result(*words).stdout)
     return call
 
@@ -286,8 +308,16 @@ def test_what_moves_features_is_in_the_key(tmp_path):
     def folder(**entry):
         return FeatureCache(fake_backbone(**entry), tmp_path).folder
 
-    changes = ({}, {"sha256": "2"}, {"epsilon": 1e-5}, {"precision": "bf16"}, {"resize": "short-side"},
-               {"per_frame": True}, {"mean_sha256": "3"}, {"device": "cuda"})
+    changes = (
+        {},
+        {"sha256": "2"},
+        {"epsilon": 1e-5},
+        {"precision": "bf16"},
+        {"resize": "short-side"},
+        {"per_frame": True},
+        {"mean_sha256": "3"},
+        {"device": "cuda"},
+    )
     assert len({folder(**change) for change in changes}) == len(changes)
     assert folder(file="renamed.pt", trust="first-use", verified=False) == folder()
 
@@ -340,8 +370,10 @@ for number in itertools.count():
 
 def test_writers_that_are_killed_leave_whole_files_or_none(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], env=environment, stdout=subprocess.PIPE)
-               for _ in range(2)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], env=environment, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
     for writer in writers:
         assert writer.stdout.readline() == b"ready\n"
     time.sleep(0.5)

@@ -37,8 +37,10 @@ class Means:
 
 def clips(sizes, seed=0):
     random = np.random.default_rng(seed)
-    return [SimpleNamespace(name=f"clip{index}", position=index, video=random.integers(0, 256, (*size, 3), np.uint8))
-            for index, size in enumerate(sizes)]
+    return [
+        SimpleNamespace(name=f"clip{index}", position=index, video=random.integers(0, 256, (*size, 3), np.uint8))
+        for index, size in enumerate(sizes)
+    ]
 
 
 def expected(source):
@@ -103,8 +105,13 @@ def test_other_files_are_refused(tmp_path):
     np.savez(tmp_path / "foreign.npz", mean=np.zeros(3))
     np.savez(tmp_path / "pickled.npz", features=np.zeros((1, 2)), names=np.array(["a", None], object), manifest="{}")
     np.savez(tmp_path / "uneven.npz", features=np.zeros((3, 2)), names=np.array(["a"]), manifest=np.array("{}"))
-    for name, message in (("text", "not a readable"), ("foreign", "it lacks 'features'"), ("pickled", "not a readable"),
-                          ("uneven", "damaged"), ("absent", "not a readable")):
+    for name, message in (
+        ("text", "not a readable"),
+        ("foreign", "it lacks 'features'"),
+        ("pickled", "not a readable"),
+        ("uneven", "damaged"),
+        ("absent", "not a readable"),
+    ):
         with pytest.raises(InputError, match=message):
             FeatureSet.load(tmp_path / f"{name}.npz")
 
@@ -126,8 +133,22 @@ def test_command_writes_features_of_an_array(tmp_path):
     save_file(state, weights, {"format": "shapes3d", "classes": json.dumps(CLASS_NAMES)})
     videos = np.random.default_rng(0).integers(0, 256, (3, 8, 24, 32, 3), np.uint8)
     np.save(tmp_path / "videos.npy", videos)
-    words = ["--samples", str(tmp_path / "videos.npy"), "--backbone", "shapes3d", "--weights", str(weights),
-             "--out", str(tmp_path / "f.npz"), "--device", "cpu", "--workers", "0", "--quiet", "--json"]
+    words = [
+        "--samples",
+        str(tmp_path / "videos.npy"),
+        "--backbone",
+        "shapes3d",
+        "--weights",
+        str(weights),
+        "--out",
+        str(tmp_path / "f.npz"),
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--quiet",
+        "--json",
+    ]
     refused = CliRunner().invoke(command, words)
     assert refused.exit_code == 2 and "--unverified" in refused.stderr
     done = CliRunner().invoke(command, [*words, "--unverified"])

@@ -23,8 +23,21 @@ def sets(tmp_path_factory):
     for name, count in (("a", 11), ("b", 9)):
         draw_clips(root / name, count, seed=count)
     (root / "a" / "02.mp4").write_bytes(b"no video")
-    words = ["--samples", root / "a", "--reference", root / "b", "--protocol", "native", "--device", "cpu", "--workers",
-             0, "--num-samples", 10, *random_shapes3d(root / "random.safetensors")]
+    words = [
+        "--samples",
+        root / "a",
+        "--reference",
+        root / "b",
+        "--protocol",
+        "native",
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--num-samples",
+        10,
+        *random_shapes3d(root / "random.safetensors"),
+    ]
     return root, words
 
 
@@ -125,12 +138,15 @@ def test_a_record_that_asks_for_a_shard_writes_none(sets, tmp_path):
     assert not (tmp_path / "planted").exists() and "kvd" in again.output
 
 
-@pytest.mark.parametrize("more, message", [
-    (["--no-cache", "--shard", "1/2"], "leave one out"),
-    (["--shard", "3/2"], "1/8 ... 8/8"),
-    (["--shard", "0/2"], "1/8 ... 8/8"),
-    (["--shard", "half"], "1/8 ... 8/8"),
-])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--no-cache", "--shard", "1/2"], "leave one out"),
+        (["--shard", "3/2"], "1/8 ... 8/8"),
+        (["--shard", "0/2"], "1/8 ... 8/8"),
+        (["--shard", "half"], "1/8 ... 8/8"),
+    ],
+)
 def test_shards_that_make_no_sense(sets, tmp_path, more, message):
     _, words = sets
     assert message in run("fvd", *words, *more, "--shards", tmp_path / "s", code=2).stderr

@@ -97,8 +97,13 @@ def test_every_setting_that_differs_is_named_with_both_values():
     with pytest.raises(InputError) as error:
         some_statistics().check_match(other, {**BACKBONE, "sha256": "c" * 64, "precision": "bf16"}, "real/s.npz")
     message = str(error.value)
-    for words in ("real/s.npz", "frames is 16 there and 24 here", "resolution is [256, 256] there and [128, 64] here",
-                  f"sha256 is {'a' * 64} there and {'c' * 64} here", "precision is fp32 there and bf16 here"):
+    for words in (
+        "real/s.npz",
+        "frames is 16 there and 24 here",
+        "resolution is [256, 256] there and [128, 64] here",
+        f"sha256 is {'a' * 64} there and {'c' * 64} here",
+        "precision is fp32 there and bf16 here",
+    ):
         assert words in message
     assert "crop" not in message
 
@@ -112,18 +117,21 @@ def rewritten(tmp_path, **changes):
     return tmp_path / "bad.npz"
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"manifest": None}, "lacks manifest"),
-    ({"cov": None, "n": None}, "lacks cov, n"),
-    ({"cov": np.eye(5)}, "damaged"),
-    ({"n": np.int64(1)}, "damaged"),
-    ({"mean": np.full(6, np.nan)}, "not finite"),
-    ({"manifest": np.array("{}")}, "manifest"),
-    ({"manifest": np.array("not json")}, "manifest"),
-    ({"manifest": np.array('{"schema": 9}')}, "schema 9"),
-    ({"features": np.zeros((3, 6), np.float32)}, "features are"),
-    ({"mean": np.array([{}], object)}, "not a readable"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"manifest": None}, "lacks manifest"),
+        ({"cov": None, "n": None}, "lacks cov, n"),
+        ({"cov": np.eye(5)}, "damaged"),
+        ({"n": np.int64(1)}, "damaged"),
+        ({"mean": np.full(6, np.nan)}, "not finite"),
+        ({"manifest": np.array("{}")}, "manifest"),
+        ({"manifest": np.array("not json")}, "manifest"),
+        ({"manifest": np.array('{"schema": 9}')}, "schema 9"),
+        ({"features": np.zeros((3, 6), np.float32)}, "features are"),
+        ({"mean": np.array([{}], object)}, "not a readable"),
+    ],
+)
 def test_damaged_files_are_refused_by_name(tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as error:
         Statistics.load(rewritten(tmp_path, **changes))

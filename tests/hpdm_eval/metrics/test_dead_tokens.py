@@ -83,7 +83,7 @@ def test_edges_lines_and_corners_are_let_pass():
 def test_worst_first_and_a_lower_threshold_finds_more():
     video = smooth_clip(5)
     for offset, row in ((30, 3), (60, 7), (90, 11)):
-        block = video[2, 4 * row:4 * row + 4, 40:44]
+        block = video[2, 4 * row : 4 * row + 4, 40:44]
         block[:] = np.where(block.mean() < 128, block + np.uint8(offset), block - np.uint8(offset))
     found = find_dead_tokens(video, (1, 4, 4))
     assert (np.diff(found.scores) <= 0).all() and (found.scores >= 1).all()
@@ -145,11 +145,14 @@ def test_the_record_of_clean_clips_has_an_upper_bound(tmp_path):
     assert cluster_rate(tokens) == CLUSTER / tokens
 
 
-@pytest.mark.parametrize("token, shape, message", [
-    ((1, 2, 4), (4, 64, 64), "from 3 pixels up"),
-    ((8, 4, 4), (4, 64, 64), "too small"),
-    ((1, 4, 4), (4, 8, 64), "too small"),
-])
+@pytest.mark.parametrize(
+    "token, shape, message",
+    [
+        ((1, 2, 4), (4, 64, 64), "from 3 pixels up"),
+        ((8, 4, 4), (4, 64, 64), "too small"),
+        ((1, 4, 4), (4, 8, 64), "too small"),
+    ],
+)
 def test_what_cannot_be_judged_is_refused(token, shape, message):
     with pytest.raises(InputError, match=message):
         find_dead_tokens(np.zeros((*shape, 3), dtype=np.uint8), token)
@@ -158,8 +161,13 @@ def test_what_cannot_be_judged_is_refused(token, shape, message):
 def test_real_clips_stay_below_the_stated_rate_and_show_what_is_put_in(shared):
     rng = np.random.default_rng(0)
     tokens = false = found = put = 0
-    source = open_clips(shared / "data" / "ucf101-mini" / "videos",
-                        load_protocol("native", frames=4, samples_selection="shuffled"), num=30, workers=0, quiet=True)
+    source = open_clips(
+        shared / "data" / "ucf101-mini" / "videos",
+        load_protocol("native", frames=4, samples_selection="shuffled"),
+        num=30,
+        workers=0,
+        quiet=True,
+    )
     for clip in source:
         result = find_dead_tokens(clip.video, (1, 4, 4))
         tokens, false = tokens + result.tokens, false + len(result.positions)

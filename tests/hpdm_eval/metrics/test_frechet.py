@@ -37,6 +37,7 @@ def features_with(rng, n, mean, variances, rotation):
 
 def distance_in_50_digits(x, y, ddof=1):
     """(distance, sum of traces) by symmetric square roots in mpmath."""
+
     def moments(features):
         n, dimension = features.shape
         matrix = mpmath.matrix(features.tolist())
@@ -51,8 +52,9 @@ def distance_in_50_digits(x, y, ddof=1):
         (mean_x, cov_x), (mean_y, cov_y) = moments(x), moments(y)
         values, vectors = mpmath.eigsy(cov_x)
         root = vectors * mpmath.diag([mpmath.sqrt(max(v, mpmath.mpf(0))) for v in values]) * vectors.T
-        overlap = mpmath.fsum(mpmath.sqrt(max(v, mpmath.mpf(0)))
-                              for v in mpmath.eigsy(root * cov_y * root, eigvals_only=True))
+        overlap = mpmath.fsum(
+            mpmath.sqrt(max(v, mpmath.mpf(0))) for v in mpmath.eigsy(root * cov_y * root, eigvals_only=True)
+        )
         traces = mpmath.fsum(cov_x[i, i] + cov_y[i, i] for i in range(len(mean_x)))
         shift = mpmath.fsum((a - b) ** 2 for a, b in zip(mean_x, mean_y))
         return shift + traces - 2 * overlap, float(traces)
@@ -78,8 +80,10 @@ def test_50_digit_reference_with_fewer_clips_than_dimensions(route, n):
     assert abs(float(route(x, y) - expected)) < 1e-14 * traces
 
 
-@pytest.mark.parametrize("spread, from_features, from_moments",
-                         [(1, 1e-14, 1e-14), (1e6, 1e-14, 1e-14), (1e9, 1e-14, 1e-13), (1e12, 1e-14, 1e-11)])
+@pytest.mark.parametrize(
+    "spread, from_features, from_moments",
+    [(1, 1e-14, 1e-14), (1e6, 1e-14, 1e-14), (1e9, 1e-14, 1e-13), (1e12, 1e-14, 1e-11)],
+)
 def test_commuting_covariances_at_full_size(spread, from_features, from_moments):
     """Equal eigenvectors: |shift|² + sum (sqrt(a) - sqrt(b))². These are the errors that the module states."""
     rng = np.random.default_rng(0)
@@ -114,8 +118,9 @@ def test_rank_one_covariances(route):
 
 
 @every_route
-@given(n=st.integers(2, 40), dimension=st.integers(1, 30), seed=st.integers(0, 99),
-       scale=st.sampled_from([1e-3, 1, 1e4]))
+@given(
+    n=st.integers(2, 40), dimension=st.integers(1, 30), seed=st.integers(0, 99), scale=st.sampled_from([1e-3, 1, 1e4])
+)
 def test_identical_sets_are_at_exactly_zero(route, n, dimension, seed, scale):
     x = np.random.default_rng(seed).normal(size=(n, dimension)) * scale + scale
     assert route(x, x.copy()) == 0
@@ -170,6 +175,7 @@ def test_equals_torch_fidelity_and_scipy(route):
 
 def svd_route_by_hand(x, y, dtype):
     """tr of the root of S_x^(1/2) S_y S_x^(1/2) in numpy, every step in `dtype`."""
+
     def root(matrix):
         u, s, v = np.linalg.svd(matrix)
         return (u * np.where(s < 1e-10, s, np.sqrt(s))) @ v
@@ -233,12 +239,15 @@ def test_few_samples_warn_and_enough_do_not():
         frechet_from_features(x, x)
 
 
-@pytest.mark.parametrize("x, y, message", [
-    (np.zeros((1, 3)), np.zeros((5, 3)), "at least 2 clips"),
-    (np.zeros((5, 3)), np.zeros((5, 4)), "3 and 4 features"),
-    (np.zeros(5), np.zeros((5, 4)), "shape"),
-    (np.array([[0.0], [np.nan], [1.0]]), np.zeros((3, 1)), "clip 1 are not finite"),
-])
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (np.zeros((1, 3)), np.zeros((5, 3)), "at least 2 clips"),
+        (np.zeros((5, 3)), np.zeros((5, 4)), "3 and 4 features"),
+        (np.zeros(5), np.zeros((5, 4)), "shape"),
+        (np.array([[0.0], [np.nan], [1.0]]), np.zeros((3, 1)), "clip 1 are not finite"),
+    ],
+)
 def test_bad_input(x, y, message):
     with pytest.raises(InputError, match=message):
         frechet_from_features(x, y)

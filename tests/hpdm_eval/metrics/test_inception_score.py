@@ -85,11 +85,13 @@ def test_several_sets_are_scored_each_and_averaged():
     fewer = looped_score(probabilities[:350], splits=1, loops=10, per_loop=100, seed=3)
     assert (fewer.n, fewer.loops) == (300, 3)
     assert looped_score(probabilities[:80], splits=2, loops=10, per_loop=100, seed=3) == inception_score(
-        probabilities[:80], 2, seed=3)
+        probabilities[:80], 2, seed=3
+    )
 
 
-@pytest.mark.parametrize("name, samples, splits, loops", [
-    ("tgan2", 20480, 1, 10), ("styleganv", 2048, 10, 1), ("hpdm", 10000, 10, 1)])
+@pytest.mark.parametrize(
+    "name, samples, splits, loops", [("tgan2", 20480, 1, 10), ("styleganv", 2048, 10, 1), ("hpdm", 10000, 10, 1)]
+)
 def test_protocols_of_published_scores(name, samples, splits, loops):
     protocol = load_protocol(name)
     assert (protocol.num_samples, protocol.is_splits, protocol.is_loops) == (samples, splits, loops)
@@ -132,14 +134,17 @@ def test_warns_of_few_clips_a_split():
         inception_score(probabilities, 10)
 
 
-@pytest.mark.parametrize("probabilities, splits, message", [
-    (np.eye(4), 5, "cannot be split into 5"),
-    (np.full((4, 2), 0.7), 1, "sum to one"),
-    (np.array([[1.5, -0.5]] * 3), 1, "non-negative"),
-    (np.array([[np.nan, 1]] * 3), 1, "non-negative"),
-    (np.ones(4), 1, "clips, classes"),
-    (np.ones((4, 0)), 1, "features only"),
-])
+@pytest.mark.parametrize(
+    "probabilities, splits, message",
+    [
+        (np.eye(4), 5, "cannot be split into 5"),
+        (np.full((4, 2), 0.7), 1, "sum to one"),
+        (np.array([[1.5, -0.5]] * 3), 1, "non-negative"),
+        (np.array([[np.nan, 1]] * 3), 1, "non-negative"),
+        (np.ones(4), 1, "clips, classes"),
+        (np.ones((4, 0)), 1, "features only"),
+    ],
+)
 def test_bad_input(probabilities, splits, message):
     with pytest.raises(InputError, match=message):
         inception_score(probabilities, splits)

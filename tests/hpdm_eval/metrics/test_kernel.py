@@ -28,8 +28,14 @@ def written_out(x, y, degree, coef, biased):
     return within(x) + within(y) - 2 * np.mean([k(a, b) for a, b in product(x, y)])
 
 
-@given(n=st.integers(2, 9), m=st.integers(2, 9), degree=st.integers(1, 3), coef=st.sampled_from([0.0, 1.0]),
-       biased=st.booleans(), seed=st.integers(0, 99))
+@given(
+    n=st.integers(2, 9),
+    m=st.integers(2, 9),
+    degree=st.integers(1, 3),
+    coef=st.sampled_from([0.0, 1.0]),
+    biased=st.booleans(),
+    seed=st.integers(0, 99),
+)
 def test_equals_the_sums_written_out(n, m, degree, coef, biased, seed):
     x, y = features(n, seed=seed), features(m, shift=0.3, seed=seed + 1)
     found = polynomial_mmd(x, y, degree=degree, coef=coef, biased=biased)
@@ -48,8 +54,9 @@ def test_equals_torch_fidelity():
     from torch_fidelity.metric_kid import kernel_mmd
 
     x, y = features(60), features(60, shift=0.2, seed=1)
-    theirs = kernel_mmd(x, y, kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None,
-                        kid_kernel_poly_coef0=1)
+    theirs = kernel_mmd(
+        x, y, kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1
+    )
     assert kernel_video_distance(x, y) == pytest.approx(theirs, rel=1e-10)
 
 
@@ -63,8 +70,10 @@ def test_linear_kernel_is_the_distance_of_means():
 
 
 def test_unbiased_averages_to_nothing_and_the_biased_does_not():
-    values = [(kernel_video_distance(*pair), polynomial_mmd(*pair, biased=True))
-              for pair in ((features(20, 3, seed=2 * i), features(20, 3, seed=2 * i + 1)) for i in range(300))]
+    values = [
+        (kernel_video_distance(*pair), polynomial_mmd(*pair, biased=True))
+        for pair in ((features(20, 3, seed=2 * i), features(20, 3, seed=2 * i + 1)) for i in range(300))
+    ]
     unbiased, biased = np.array(values).T
     error = unbiased.std() / np.sqrt(len(unbiased))
     assert abs(unbiased.mean()) < 4 * error
@@ -88,11 +97,14 @@ def test_subsets_are_seeded_and_spread():
         over_subsets(kernel_video_distance, x, y, subsets=1, subset_size=81)
 
 
-@pytest.mark.parametrize("x, y, message", [
-    (features(1), features(4), "at least 2 clips"),
-    (features(3, 4), features(3, 5), "one backbone"),
-    (np.full((3, 2), np.nan), features(3, 2), "not finite"),
-])
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (features(1), features(4), "at least 2 clips"),
+        (features(3, 4), features(3, 5), "one backbone"),
+        (np.full((3, 2), np.nan), features(3, 2), "not finite"),
+    ],
+)
 def test_bad_input(x, y, message):
     with pytest.raises(InputError, match=message):
         kernel_video_distance(x, y)

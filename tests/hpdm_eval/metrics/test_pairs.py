@@ -38,7 +38,10 @@ def test_intervals_stay_within_what_a_figure_can_be():
 def test_equal_sets_differ_in_nothing():
     pairs = compare_pairs([estimate(name, 3.0, 0.0) for name in "ab"] + [estimate("c", 4.0, 0.0)])
     assert [(pair.first, pair.second, pair.p_value, pair.significant) for pair in pairs] == [
-        ("a", "b", 1.0, False), ("a", "c", 0.0, True), ("b", "c", 0.0, True)]
+        ("a", "b", 1.0, False),
+        ("a", "c", 0.0, True),
+        ("b", "c", 0.0, True),
+    ]
 
 
 def test_holm_by_hand():

@@ -56,8 +56,10 @@ def test_drawn_tiles_depend_on_seed_and_name_alone():
     first = draw_tiles((16, 32, 32), PATCH, 3, "a.mp4", 0)
     assert first == draw_tiles((16, 32, 32), PATCH, 3, "a.mp4", 0)
     assert first != draw_tiles((16, 32, 32), PATCH, 3, "b.mp4", 0)
-    assert all(len(starts) == 3 and set(starts) <= set(tiles_by_position((16, 32, 32), PATCH)[name])
-               for name, starts in first.items())
+    assert all(
+        len(starts) == 3 and set(starts) <= set(tiles_by_position((16, 32, 32), PATCH)[name])
+        for name, starts in first.items()
+    )
 
 
 def smooth_clips(count, seed):
@@ -109,8 +111,24 @@ def folders(tmp_path_factory):
 
 
 def judged(root, name, *words):
-    words = ["positions", "--samples", str(root / name), "--reference", str(root / "real"), "--patch", "4x8x8",
-             "--backbone", "shapes3d", "--lossless", "--tiles", "1", "--quiet", "--json", "--no-cache", *words]
+    words = [
+        "positions",
+        "--samples",
+        str(root / name),
+        "--reference",
+        str(root / "real"),
+        "--patch",
+        "4x8x8",
+        "--backbone",
+        "shapes3d",
+        "--lossless",
+        "--tiles",
+        "1",
+        "--quiet",
+        "--json",
+        "--no-cache",
+        *words,
+    ]
     outcome = CliRunner().invoke(main, words)
     assert outcome.exit_code == 0, outcome.output
     return json.loads(outcome.stdout)
@@ -118,8 +136,10 @@ def judged(root, name, *words):
 
 def test_the_command_finds_corners_that_are_noise(folders):
     good, bad = judged(folders, "good"), judged(folders, "bad")
-    value = {name: {entry["position"]: entry["value"] for entry in record["details"] if entry["figure"] == "fvd"}
-             for name, record in (("good", good), ("bad", bad))}
+    value = {
+        name: {entry["position"]: entry["value"] for entry in record["details"] if entry["figure"] == "fvd"}
+        for name, record in (("good", good), ("bad", bad))
+    }
     assert value["bad"]["corner"] > 5 * value["good"]["corner"]
     assert value["bad"]["inside"] == value["good"]["inside"]
     assert bad["value"] == pytest.approx(value["bad"]["corner"] - value["bad"]["inside"])
@@ -141,12 +161,27 @@ def test_a_record_is_made_again_without_the_cache(folders, tmp_path):
 
 def test_statistics_and_large_patches_are_refused_in_a_line(folders, tmp_path):
     stats = tmp_path / "real.npz"
-    outcome = CliRunner().invoke(main, ["stats", "--data", str(folders / "real"), "--backbone", "shapes3d", "--out",
-                                        str(stats), "--quiet", "--protocol", "native", "--no-cache"])
+    outcome = CliRunner().invoke(
+        main,
+        [
+            "stats",
+            "--data",
+            str(folders / "real"),
+            "--backbone",
+            "shapes3d",
+            "--out",
+            str(stats),
+            "--quiet",
+            "--protocol",
+            "native",
+            "--no-cache",
+        ],
+    )
     assert outcome.exit_code == 0, outcome.output
     common = ["--backbone", "shapes3d", "--quiet", "--samples", str(folders / "good")]
     outcome = CliRunner().invoke(main, ["positions", *common, "--reference", str(stats), "--patch", "4x8x8"])
     assert outcome.exit_code == 2 and "the clips themselves" in outcome.stderr
     outcome = CliRunner().invoke(
-        main, ["positions", *common, "--reference", str(folders / "real"), "--patch", "16x64x64"])
+        main, ["positions", *common, "--reference", str(folders / "real"), "--patch", "16x64x64"]
+    )
     assert outcome.exit_code == 2 and "do not fit" in outcome.stderr and "Traceback" not in outcome.output

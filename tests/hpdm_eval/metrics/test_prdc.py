@@ -34,8 +34,13 @@ def by_definition(samples, reference, k):
     }
 
 
-@given(n=st.integers(4, 20), m=st.integers(4, 20), k=st.integers(1, 3), seed=st.integers(0, 99),
-       block=st.sampled_from([None, 1, 3, 7]))
+@given(
+    n=st.integers(4, 20),
+    m=st.integers(4, 20),
+    k=st.integers(1, 3),
+    seed=st.integers(0, 99),
+    block=st.sampled_from([None, 1, 3, 7]),
+)
 def test_equals_the_definitions(n, m, k, seed, block):
     samples, reference = features(m, shift=0.5, seed=seed), features(n, seed=seed + 1)
     found = prdc(samples, reference, k, block=block)
@@ -94,11 +99,14 @@ def test_far_from_the_origin_nothing_changes():
     assert prdc(samples + 1e6, reference + 1e6) == prdc(samples, reference)
 
 
-@pytest.mark.parametrize("samples, reference, message", [
-    (features(5), features(9), "more than 5 clips on each side, got 5 samples"),
-    (features(9, 3), features(9, 4), "one backbone"),
-    (np.full((9, 2), np.inf), features(9, 2), "not finite"),
-])
+@pytest.mark.parametrize(
+    "samples, reference, message",
+    [
+        (features(5), features(9), "more than 5 clips on each side, got 5 samples"),
+        (features(9, 3), features(9, 4), "one backbone"),
+        (np.full((9, 2), np.inf), features(9, 2), "not finite"),
+    ],
+)
 def test_bad_input(samples, reference, message):
     with pytest.raises(InputError, match=message):
         prdc(samples, reference)

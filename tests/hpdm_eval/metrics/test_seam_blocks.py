@@ -38,7 +38,7 @@ def textured(seed, shape=(6, 240, 240)):
     frames, height, width = shape
     noise = gaussian_filter(rng.normal(size=(height + frames, width)), 3)
     noise = 128 + 30 * noise / noise.std()
-    video = np.stack([noise[k:k + height] for k in range(frames)])
+    video = np.stack([noise[k : k + height] for k in range(frames)])
     video = video[..., None] + rng.normal(0, 1, size=(*shape, 3))
     return np.clip(video, 0, 255).astype(np.uint8)
 
@@ -85,14 +85,17 @@ def test_noise_has_no_period():
     found = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        values = {("w", statistic): rng.normal(0, 0.1, 257).astype(np.float32) for statistic in ("step", "coherent-step")}
+        values = {
+            ("w", statistic): rng.normal(0, 0.1, 257).astype(np.float32) for statistic in ("step", "coherent-step")
+        }
         clips = [ClipSeams(name="", shape=(16, 256, 256), scores={}, profiles={}, edges={}, values=values)]
         found += bool(find_blocks(clips, "w", lattices[-1].finest))
     assert found <= 1
 
 
-@pytest.mark.parametrize("size, how", [
-    (256, {}), (256, {"method": "bicubic", "antialias": True}), (180, {"antialias": True}), (288, {})])
+@pytest.mark.parametrize(
+    "size, how", [(256, {}), (256, {"method": "bicubic", "antialias": True}), (180, {"antialias": True}), (288, {})]
+)
 def test_blocks_from_before_a_resize_are_found_and_no_seam(size, how):
     clips = [blocked(k, size, **how) for k in range(8)]
     lattices = seam_lattices(PATCH, lossless=True)
@@ -100,7 +103,10 @@ def test_blocks_from_before_a_resize_are_found_and_no_seam(size, how):
     period = 8 * size / 240
     for axis in "hw":
         (found,) = find_blocks(measured, axis, 64)
-        assert any(found.period == pytest.approx(period * times, rel=0.004) for times in (1, 2, 4, 5, 10)), (axis, found)
+        assert any(found.period == pytest.approx(period * times, rel=0.004) for times in (1, 2, 4, 5, 10)), (
+            axis,
+            found,
+        )
     figures = judged(clips)
     assert not any(figure.significant for figure in figures.values())
     before = settle_lattices(measured, lattices)
@@ -162,9 +168,17 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("codec, name, block", [
-    ("x264", "h264", 16), ("HEVC", "hevc", 16), ("VP9", "vp9", 16), ("AV1", "av1", 64), ("MPEG-4", "mpeg4", 16),
-    ("MJPEG", "mjpeg", 16)])
+@pytest.mark.parametrize(
+    "codec, name, block",
+    [
+        ("x264", "h264", 16),
+        ("HEVC", "hevc", 16),
+        ("VP9", "vp9", 16),
+        ("AV1", "av1", 64),
+        ("MPEG-4", "mpeg4", 16),
+        ("MJPEG", "mjpeg", 16),
+    ],
+)
 def test_key_frames_and_codecs_are_read_from_files(files, tmp_path, codec, name, block):
     coding = read_coding(files / f"{codec}.mkv")
     assert (coding.codec, coding.block, len(coding.sizes)) == (name, block, 20)
@@ -185,6 +199,7 @@ def test_files_that_cannot_be_read_have_no_coding(tmp_path):
 
 def test_borders_at_key_frames_alone_get_no_verdict_and_others_are_compared_without_them():
     """A step in brightness at every key frame is no seam of tiles that start there; tiles elsewhere are judged."""
+
     def clips(period, gop):
         lattices = seam_lattices((period, 64, 64), lossless=False)
         measured = []
@@ -213,8 +228,9 @@ def test_too_few_clips_are_no_proof_that_there_is_no_seam():
     figures = judged([textured(k, (6, 192, 192)) for k in range(3)])
     assert all(figure.significant is None and "fewer than" in figure.reason for figure in figures.values())
     figures = judged([textured(k, (6, 192, 192)) for k in range(12)])
-    assert all(figure.significant is False and figure.reason is None for figure in figures.values()
-               if figure.period == 64)
+    assert all(
+        figure.significant is False and figure.reason is None for figure in figures.values() if figure.period == 64
+    )
 
 
 def test_the_pooled_figure_is_a_mean_over_axes_and_does_not_grow_with_lattices():
@@ -226,8 +242,13 @@ def test_the_pooled_figure_is_a_mean_over_axes_and_does_not_grow_with_lattices()
         measured = [rescore(clip, settled) for clip in measured]
         pooled = pool_seams(measured, settled)
         assert pooled.over == (("f", 4), ("h", 16), ("w", 16))
-        expected = np.mean([[clip.scores[axis, period, statistic] for clip in measured] for axis, period in pooled.over
-                            for statistic in ("step", "coherent-step")])
+        expected = np.mean(
+            [
+                [clip.scores[axis, period, statistic] for clip in measured]
+                for axis, period in pooled.over
+                for statistic in ("step", "coherent-step")
+            ]
+        )
         assert pooled.value == pytest.approx(expected) == pytest.approx(pooled.scores.mean())
         assert pooled.ci95[0] < pooled.value < pooled.ci95[1]
         values.append(pooled.value)
@@ -238,8 +259,11 @@ def test_clips_too_small_for_an_axis_do_not_count_as_without_a_seam():
     lattices = seam_lattices((16, 32, 32), lossless=True)
     clips = [measure_clip(textured(k, (6, 96, 96 if k % 2 else 34)), lattices) for k in range(6)]
     pooled = pool_seams(clips, lattices)
-    scores = [[clip.scores[axis, 32, statistic] for clip in clips if (axis, 32, statistic) in clip.scores]
-              for axis in "hw" for statistic in ("step", "coherent-step")]
+    scores = [
+        [clip.scores[axis, 32, statistic] for clip in clips if (axis, 32, statistic) in clip.scores]
+        for axis in "hw"
+        for statistic in ("step", "coherent-step")
+    ]
     assert pooled.value == pytest.approx(np.mean([np.mean(part) for part in scores]))
 
 
@@ -299,12 +323,22 @@ def test_measurements_of_the_study_are_kept_as_they_are(tmp_path):
     first, second = (judge_combination(steps, kind) for kind in (measured, load_measured(tmp_path / "a.npz")))
     assert first == second and [row["clips"] for row in first] == [4]
     text = page(first, ["v_Punch_g08_c01.avi", "v_Punch_g08_c02.avi", "v_Punch_g09_c01.avi", "x.avi"], 0)
-    assert "on 4 UCF-101 clips of 240x320 from 3 groups" in text and "| 128 crop bilinear, then x264 g16 | 4 | 0/1 |" in text
+    assert (
+        "on 4 UCF-101 clips of 240x320 from 3 groups" in text
+        and "| 128 crop bilinear, then x264 g16 | 4 | 0/1 |" in text
+    )
 
 
 def test_the_page_counts_what_was_found_and_missed():
-    row = {"patch": "16x64x64", "clips": 24, "called": 1, **{f"verdicts {axis}": 2 for axis in "fhw"},
-           **{f"found {axis}": 1 for axis in "fhw"}, **{f"missed {axis}": 0 for axis in "fhw"}, "sets": 2}
+    row = {
+        "patch": "16x64x64",
+        "clips": 24,
+        "called": 1,
+        **{f"verdicts {axis}": 2 for axis in "fhw"},
+        **{f"found {axis}": 1 for axis in "fhw"},
+        **{f"missed {axis}": 0 for axis in "fhw"},
+        "sets": 2,
+    }
     rows = [{**row, "steps": "a"}, {**row, "steps": "b", "found h": 0, "missed w": 1}]
     lines = page(rows, ["x.avi"], 3).splitlines()
     assert "| 24 | 2/4 (50%) | 4/4 (100%) | 4/4 (100%) | 4/4 (100%) | 2/2 | 1/1 | 2/3 |" in lines
@@ -314,18 +348,29 @@ def test_the_page_counts_what_was_found_and_missed():
 @pytest.fixture(scope="module")
 def real_clips(shared):
     """Twelve clips of different scenes, 24 frames each."""
-    source = open_clips(shared / "data" / "ucf101-mini" / "videos",
-                        load_protocol("native", frames=24, samples_selection="shuffled"), num=30, workers=0, quiet=True)
+    source = open_clips(
+        shared / "data" / "ucf101-mini" / "videos",
+        load_protocol("native", frames=24, samples_selection="shuffled"),
+        num=30,
+        workers=0,
+        quiet=True,
+    )
     scenes = {}
     for clip in source:
         scenes.setdefault(clip.name.rsplit("_", 1)[0], clip.video)
     return list(scenes.values())[:12]
 
 
-@pytest.mark.parametrize("steps, stepped", [
-    ((Resize("256 crop", "bilinear"),), "hw"), ((Resize("256 squash", "bicubic"),), "hw"),
-    ((Encode("x264", 16),), "w"), ((Encode("MPEG-4", 12),), "hw"), ((Encode("AV1", 16),), ""),
-])
+@pytest.mark.parametrize(
+    "steps, stepped",
+    [
+        ((Resize("256 crop", "bilinear"),), "hw"),
+        ((Resize("256 squash", "bicubic"),), "hw"),
+        ((Encode("x264", 16),), "w"),
+        ((Encode("MPEG-4", 12),), "hw"),
+        ((Encode("AV1", 16),), ""),
+    ],
+)
 def test_real_clips_after_a_resize_or_a_codec(real_clips, steps, stepped):
     """None is called seamed; a step of one grey level is, but where AV1's own blocks end with the tiles.
 

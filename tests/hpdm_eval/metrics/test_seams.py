@@ -36,15 +36,17 @@ def textured(seed, shape=(16, 96, 96)):
     frames, height, width = shape
     noise = gaussian_filter(rng.normal(size=(height + frames, width)), 3)
     noise = 128 + 30 * noise / noise.std()
-    video = np.stack([noise[k // 2:k // 2 + height] for k in range(frames)])
+    video = np.stack([noise[k // 2 : k // 2 + height] for k in range(frames)])
     video = video[..., None] + rng.normal(0, 1, size=(*shape, 3))
     return np.clip(video, 0, 255).astype(np.uint8)
 
 
 def measured(count, patch=PATCH, kind="none", amount=0, first=0, lossless=False, shape=(16, 96, 96)):
     lattices = seam_lattices(patch, lossless=lossless)
-    clips = [measure_clip(inject_seams(textured(first + k, shape), patch, kind, amount, k), lattices, f"clip {k}")
-             for k in range(count)]
+    clips = [
+        measure_clip(inject_seams(textured(first + k, shape), patch, kind, amount, k), lattices, f"clip {k}")
+        for k in range(count)
+    ]
     return clips, lattices
 
 
@@ -59,7 +61,7 @@ def test_the_third_difference_is_the_height_of_a_step_on_a_parabola(place, heigh
     s = third_difference(values, 0)
     assert s.shape == (17,)
     expected = np.zeros(21)
-    expected[place - 1:place + 2] = np.array([-0.5, 1, -0.5]) * height
+    expected[place - 1 : place + 2] = np.array([-0.5, 1, -0.5]) * height
     assert s == pytest.approx(expected[2:19], abs=1e-9)
 
 
@@ -75,12 +77,22 @@ def test_contrasts_agree_with_a_plain_loop():
         logs = {"step": {}, "coherent-step": {}}
         for p in range(2, size - 1):
             s = 1.5 * (moved[p] - moved[p - 1]) - 0.5 * (moved[p + 1] - moved[p - 2])
-            tiles = [s[a:a + finest[others[0]], b:b + finest[others[1]]]
-                     for a in range(0, s.shape[0], finest[others[0]]) for b in range(0, s.shape[1], finest[others[1]])]
-            logs["coherent-step"][p] = [np.log(abs(np.clip(tile, -CLIP["coherent-step"], CLIP["coherent-step"]).mean())
-                                               + FLOOR["coherent-step"]) for tile in tiles]
-            strips = tiles if axis == "f" else [s[:, b:b + finest[others[1]]]
-                                                for b in range(0, s.shape[1], finest[others[1]])]
+            tiles = [
+                s[a : a + finest[others[0]], b : b + finest[others[1]]]
+                for a in range(0, s.shape[0], finest[others[0]])
+                for b in range(0, s.shape[1], finest[others[1]])
+            ]
+            logs["coherent-step"][p] = [
+                np.log(
+                    abs(np.clip(tile, -CLIP["coherent-step"], CLIP["coherent-step"]).mean()) + FLOOR["coherent-step"]
+                )
+                for tile in tiles
+            ]
+            strips = (
+                tiles
+                if axis == "f"
+                else [s[:, b : b + finest[others[1]]] for b in range(0, s.shape[1], finest[others[1]])]
+            )
             logs["step"][p] = [np.log(np.minimum(abs(strip), CLIP["step"]).mean() + FLOOR["step"]) for strip in strips]
         found = axis_contrasts(video, axis, finest)
         for statistic, values in logs.items():
@@ -93,8 +105,15 @@ def test_contrasts_agree_with_a_plain_loop():
 
 def test_lattices_name_half_periods_where_tiles_overlap_and_coarser_levels():
     found = {(lattice.axis, lattice.period): lattice.finest for lattice in seam_lattices((16, 64, 64), "w", levels=2)}
-    assert found == {("f", 16): 16, ("f", 32): 16, ("h", 64): 64, ("h", 128): 64,
-                     ("w", 32): 32, ("w", 64): 32, ("w", 128): 32}
+    assert found == {
+        ("f", 16): 16,
+        ("f", 32): 16,
+        ("h", 64): 64,
+        ("h", 128): 64,
+        ("w", 32): 32,
+        ("w", 64): 32,
+        ("w", 128): 32,
+    }
     assert {lattice.axis for lattice in seam_lattices((1, 16, 16))} == {"h", "w"}
     with pytest.raises(InputError, match="cannot overlap"):
         seam_lattices((15, 64, 64), "f")
@@ -203,9 +222,15 @@ def test_a_short_period_has_no_verdict_unless_lossless_or_with_a_reference():
 def test_a_reference_with_the_same_blocks_takes_them_away():
     """Steps of period 16 in both are nothing; in the samples alone they are seams."""
     lattices = seam_lattices((16, 16, 16))
+
     def stepped(first, amount):
-        return [measure_clip(inject_seams(textured(first + k, (16, 64, 64)), (16, 16, 16), "brightness", amount, k),
-                             lattices) for k in range(8)]
+        return [
+            measure_clip(
+                inject_seams(textured(first + k, (16, 64, 64)), (16, 16, 16), "brightness", amount, k), lattices
+            )
+            for k in range(8)
+        ]
+
     same = judge_seams(stepped(0, 4), lattices, reference=stepped(20, 4))
     assert not any(figure.significant for figure in same)
     figures = by_key(judge_seams(stepped(0, 4), lattices, reference=stepped(20, 0)))
@@ -215,8 +240,9 @@ def test_a_reference_with_the_same_blocks_takes_them_away():
     assert figure.ci95[0] < figure.excess < figure.ci95[1]
 
 
-@pytest.mark.parametrize("patch, shape", [
-    ((16, 32, 64), (40, 96, 130)), ((8, 32, 32), (80, 72, 72)), ((16, 32, 32), (12, 96, 96))])
+@pytest.mark.parametrize(
+    "patch, shape", [((16, 32, 64), (40, 96, 130)), ((8, 32, 32), (80, 72, 72)), ((16, 32, 32), (12, 96, 96))]
+)
 def test_a_clip_is_also_measured_with_a_step_of_one_grey_level(patch, shape):
     """As if its tiles had been raised before; long clips are thinned, short ones have one tile in time."""
     lattices = seam_lattices(patch, levels=2)
@@ -251,7 +277,9 @@ def test_no_seam_is_said_only_where_a_step_would_be_found(with_reference):
 
     def judged(count, amount, noise):
         clips = [measure_clip(noisy(k, amount, noise=noise), lattices) for k in range(count)]
-        real = [measure_clip(noisy(100 + k, 0, noise=noise), lattices) for k in range(count)] if with_reference else None
+        real = (
+            [measure_clip(noisy(100 + k, 0, noise=noise), lattices) for k in range(count)] if with_reference else None
+        )
         return judge_seams(clips, lattices, reference=real)
 
     assert all(figure.significant is False and figure.reason is None for figure in judged(24, 0, 1.0))
@@ -269,8 +297,12 @@ def test_where_a_verdict_is_given_steps_are_found(noise):
     """Sets of eight clips: none is called seamed; of those that could get a verdict, stepped ones are called."""
     lattices, found, missed, wrong = seam_lattices(PATCH, lossless=True), 0, 0, 0
     for first in range(0, 200, 8):
-        wrong += any(figure.significant for figure in judge_seams(
-            [measure_clip(noisy(first + k, 0, noise=noise), lattices) for k in range(8)], lattices))
+        wrong += any(
+            figure.significant
+            for figure in judge_seams(
+                [measure_clip(noisy(first + k, 0, noise=noise), lattices) for k in range(8)], lattices
+            )
+        )
         figures = judge_seams([measure_clip(noisy(first + k, 1, noise=noise), lattices) for k in range(8)], lattices)
         for axis in "fhw":
             own = [figure.significant for figure in figures if figure.axis == axis]
@@ -364,7 +396,7 @@ def test_injection_changes_what_it_says(kind):
     if kind == "shift":
         tile = changed[:8, 32:64, 32:64]
         moves = [(0, 1), (0, -1), (1, 0), (-1, 0)]
-        assert any((tile == video[:8, 32 + a:64 + a, 32 + b:64 + b]).all() for a, b in moves)
+        assert any((tile == video[:8, 32 + a : 64 + a, 32 + b : 64 + b]).all() for a, b in moves)
     with pytest.raises(InputError, match="unknown kind"):
         inject_seams(video, PATCH, "nonesuch", 1)
 
@@ -372,8 +404,13 @@ def test_injection_changes_what_it_says(kind):
 @pytest.fixture(scope="module")
 def real_clips(shared):
     """Sixteen clips of different scenes, 24 frames each."""
-    source = open_clips(shared / "data" / "ucf101-mini" / "videos",
-                        load_protocol("native", frames=24, samples_selection="shuffled"), num=40, workers=0, quiet=True)
+    source = open_clips(
+        shared / "data" / "ucf101-mini" / "videos",
+        load_protocol("native", frames=24, samples_selection="shuffled"),
+        num=40,
+        workers=0,
+        quiet=True,
+    )
     scenes = {}
     for clip in source:
         scenes.setdefault(clip.name.rsplit("_", 1)[0], clip.video)
@@ -393,8 +430,15 @@ def test_sixteen_real_clips(real_clips, kind, amount):
 @pytest.mark.parametrize("sheet, grid", [("provided-pvdm-16.mp4", "1x8"), ("provided-digan-128.mp4", "1x8+2")])
 def test_published_samples_have_no_tile_seams(shared, sheet, grid):
     """PVDM's show steps at all multiples of 16, which are its codec's, or its autoencoder's, but not tiles'."""
-    clips = list(open_clips(shared / "data" / "published-samples" / sheet, load_protocol("native", frames=16),
-                            grid=grid, workers=0, quiet=True))
+    clips = list(
+        open_clips(
+            shared / "data" / "published-samples" / sheet,
+            load_protocol("native", frames=16),
+            grid=grid,
+            workers=0,
+            quiet=True,
+        )
+    )
     for size in (64, 32):
         lattices = seam_lattices((16, size, size))
         figures = judge_seams([measure_clip(clip.video, lattices) for clip in clips], lattices)

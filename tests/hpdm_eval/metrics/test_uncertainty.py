@@ -208,15 +208,18 @@ def test_extrapolation_is_the_least_squares_line_of_its_points():
     assert line.means[-1] == pytest.approx(frechet_from_features(x, y), rel=1e-7)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda x, y: extrapolate(x[:79], y), "80 samples are needed for 16 features, there are 79"),
-    (lambda x, y: subset_distances(x, y, 101), "subsets of 101 cannot be drawn from 100"),
-    (lambda x, y: subset_distances(x, y, 1), "subsets of 1 "),
-    (lambda x, y: grouped_jackknife(x[:39], y), "at least 40 clips"),
-    (lambda x, y: grouped_jackknife(x, y[:39], over="both"), "at least 40 clips"),
-    (lambda x, y: grouped_jackknife(x, Moments.of(y), over="both"), "--keep-features"),
-    (lambda x, y: grouped_jackknife(x, y, over="neither"), "neither"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x, y: extrapolate(x[:79], y), "80 samples are needed for 16 features, there are 79"),
+        (lambda x, y: subset_distances(x, y, 101), "subsets of 101 cannot be drawn from 100"),
+        (lambda x, y: subset_distances(x, y, 1), "subsets of 1 "),
+        (lambda x, y: grouped_jackknife(x[:39], y), "at least 40 clips"),
+        (lambda x, y: grouped_jackknife(x, y[:39], over="both"), "at least 40 clips"),
+        (lambda x, y: grouped_jackknife(x, Moments.of(y), over="both"), "--keep-features"),
+        (lambda x, y: grouped_jackknife(x, y, over="neither"), "neither"),
+    ],
+)
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call(gaussian(0, 100, 16), gaussian(1, 100, 16))
@@ -250,7 +253,8 @@ def clustered(rng, count, dimension, each=5, shared=0.6):
     """Features whose clips share 60 % of their variance five at a time, as clips cut from one video do."""
     common = rng.normal(size=(-(-count // each), dimension)).repeat(each, axis=0)[:count]
     return (np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.normal(size=(count, dimension))) / np.sqrt(
-        np.arange(1, dimension + 1))
+        np.arange(1, dimension + 1)
+    )
 
 
 def test_clusters_dealt_together_cover_and_apart_do_not():
@@ -304,7 +308,9 @@ def test_extrapolation_of_clips_that_share_sources(over):
             return np.sqrt(0.6) * common + np.sqrt(0.4) * rng.normal(size=(count, dimension))
 
         samples, groups = draw(clips), np.arange(clips) // 5
-        reference = draw(clips) if over == "both" else Moments.from_arrays(np.zeros(dimension), np.eye(dimension), 10**9)
+        reference = (
+            draw(clips) if over == "both" else Moments.from_arrays(np.zeros(dimension), np.eye(dimension), 10**9)
+        )
         for grouped in (True, False):
             known = {"sources": groups, "reference_sources": groups} if grouped else {}
             values[grouped].append(extrapolate(samples, reference, over=over, seed=seed, **known).value)

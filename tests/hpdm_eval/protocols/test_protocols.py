@@ -8,8 +8,16 @@ import pytest
 from hpdm.support.errors import InputError
 from hpdm_eval.protocols import DEFAULT, DESCRIPTION, Protocol, list_protocols, load_protocol
 
-NAMES = {"hpdm-16f", "hpdm-16f-2048", "hpdm-16f-subsampled", "hpdm-64f", "hpdm-64f-2048", "styleganv-16f", "pvdm-16f",
-         "native"}
+NAMES = {
+    "hpdm-16f",
+    "hpdm-16f-2048",
+    "hpdm-16f-subsampled",
+    "hpdm-64f",
+    "hpdm-64f-2048",
+    "styleganv-16f",
+    "pvdm-16f",
+    "native",
+}
 
 
 def test_all_protocols_load_and_have_hashes_of_their_own():
@@ -31,10 +39,15 @@ def test_published_settings():
     assert load_protocol("native").frames is None and load_protocol("native").resolution is None
 
 
-@pytest.mark.parametrize("name, ddof, root, epsilon", [
-    ("styleganv-16f", 0, "scipy-sqrtm", 1e-3), ("pvdm-16f", 1, "fp32-svd", 1e-5),
-    ("hpdm-64f-2048", 0, "scipy-sqrtm", 1e-3), ("larp-16f", 0, "fp64-svd", 1e-3),
-])
+@pytest.mark.parametrize(
+    "name, ddof, root, epsilon",
+    [
+        ("styleganv-16f", 0, "scipy-sqrtm", 1e-3),
+        ("pvdm-16f", 1, "fp32-svd", 1e-5),
+        ("hpdm-64f-2048", 0, "scipy-sqrtm", 1e-3),
+        ("larp-16f", 0, "fp64-svd", 1e-3),
+    ],
+)
 def test_a_paper_s_name_is_its_figure_and_exact_changes_rounding_alone(name, ddof, root, epsilon):
     published, exact = load_protocol(name), load_protocol(name, numerics="exact")
     assert (published.ddof, published.root, published.bn_epsilon) == (ddof, root, epsilon)
@@ -79,17 +92,44 @@ def test_prefixes_are_in_the_label():
 
 def test_hash_is_of_the_settings_and_of_them_alone():
     protocol = load_protocol("hpdm-16f")
-    values = {key: value for key, value in protocol.to_dict().items()
-              if key not in ("name", "title", "citation", "notes", "overrides")}
+    values = {
+        key: value
+        for key, value in protocol.to_dict().items()
+        if key not in ("name", "title", "citation", "notes", "overrides")
+    }
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert protocol.hash() == hashlib.sha256(canonical.encode()).hexdigest()[:12]
     assert replace(protocol, name="x", title="x", citation="x", notes="x", overrides=("x",)).hash() == protocol.hash()
-    others = {"frames": 8, "start": "first", "stride": 2, "fps": 30, "short": "loop", "crop": "none", "resize": "area",
-              "resolution": [64, 64], "antialias": False, "value_range": "0..1", "selection": "shuffled", "split": None,
-              "num_reference": 9, "num_samples": 9, "samples_selection": "shuffled", "samples_frames": "center",
-              "samples_stride": 2, "samples_fps": 8, "clips_per_video": 2,
-              "samples_clips_per_video": 2, "backbone": "x", "backbone_resize": "short-side", "bn_epsilon": 1,
-              "numerics": "exact", "ddof": 1, "root": "fp32-svd", "is_splits": 9, "is_loops": 9}
+    others = {
+        "frames": 8,
+        "start": "first",
+        "stride": 2,
+        "fps": 30,
+        "short": "loop",
+        "crop": "none",
+        "resize": "area",
+        "resolution": [64, 64],
+        "antialias": False,
+        "value_range": "0..1",
+        "selection": "shuffled",
+        "split": None,
+        "num_reference": 9,
+        "num_samples": 9,
+        "samples_selection": "shuffled",
+        "samples_frames": "center",
+        "samples_stride": 2,
+        "samples_fps": 8,
+        "clips_per_video": 2,
+        "samples_clips_per_video": 2,
+        "backbone": "x",
+        "backbone_resize": "short-side",
+        "bn_epsilon": 1,
+        "numerics": "exact",
+        "ddof": 1,
+        "root": "fp32-svd",
+        "is_splits": 9,
+        "is_loops": 9,
+    }
     assert set(others) == {item.name for item in fields(Protocol)} - set(DESCRIPTION)
     bilinear = load_protocol("hpdm-16f", resize="bilinear")
     hashes = {replace(bilinear, **{key: value}).hash() for key, value in others.items()}
@@ -113,7 +153,8 @@ def test_differences_by_role():
     whole = load_protocol("hpdm-16f")
     assert not whole.differences(replace(whole, selection="sorted"), role="reference")  # all are taken
     assert whole.differences(replace(whole, selection="sorted")) and one.differences(
-        replace(one, selection="sorted"), role="reference")
+        replace(one, selection="sorted"), role="reference"
+    )
 
 
 def test_yaml_files_of_ones_own(tmp_path):
@@ -128,15 +169,30 @@ def test_yaml_files_of_ones_own(tmp_path):
         load_protocol(path)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("frame: 16", "unknown setting frame; known are"), ("frames: many", "frames is 'many', expected a whole number"),
-    ("frames: 0", "whole number from 1"), ("frames: true", "whole number"), ("start: middle", "one of first, random"),
-    ("resolution: 256", "height, width"), ("resolution: [256]", "height, width"), ("fps: -1", "positive number"),
-    ("antialias: 1", "true or false"), ("split: ucf101-train-04", "unknown split"), ("ddof: 2", "0 or 1"),
-    ("resize: lanczos", "needs antialias"), ("samples_frames: subsampled\nsamples_stride: 2", "samples_stride 1"),
-    ("- 1", "fields and values"), ("a: [", "not valid YAML"), ("legacy: {x: 1}", "unknown setting x"),
-    ("extends: nothing", "unknown protocol 'nothing'"), ("legacy: 5", "legacy is 5"), ("overrides: 5", "list of texts"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("frame: 16", "unknown setting frame; known are"),
+        ("frames: many", "frames is 'many', expected a whole number"),
+        ("frames: 0", "whole number from 1"),
+        ("frames: true", "whole number"),
+        ("start: middle", "one of first, random"),
+        ("resolution: 256", "height, width"),
+        ("resolution: [256]", "height, width"),
+        ("fps: -1", "positive number"),
+        ("antialias: 1", "true or false"),
+        ("split: ucf101-train-04", "unknown split"),
+        ("ddof: 2", "0 or 1"),
+        ("resize: lanczos", "needs antialias"),
+        ("samples_frames: subsampled\nsamples_stride: 2", "samples_stride 1"),
+        ("- 1", "fields and values"),
+        ("a: [", "not valid YAML"),
+        ("legacy: {x: 1}", "unknown setting x"),
+        ("extends: nothing", "unknown protocol 'nothing'"),
+        ("legacy: 5", "legacy is 5"),
+        ("overrides: 5", "list of texts"),
+    ],
+)
 def test_mistakes_are_named(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)

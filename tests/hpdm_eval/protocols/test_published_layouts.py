@@ -25,7 +25,7 @@ def sheet_of(clips, rows, columns, padding=0):
     sheet = np.zeros((frames, rows * (height + padding) + padding, columns * (width + padding) + padding, 3), np.uint8)
     for k, clip in enumerate(clips):
         top, left = padding + k // columns * (height + padding), padding + k % columns * (width + padding)
-        sheet[:, top:top + height, left:left + width] = clip
+        sheet[:, top : top + height, left : left + width] = clip
     return sheet
 
 
@@ -64,8 +64,10 @@ def test_digan_a_gif_without_padding(tmp_path):
 
 def test_pvdm_a_gif_beside_the_same_as_mp4_and_the_real_ones(tmp_path):
     """eval.py: real_N.gif, generated_N.gif, and each once more as mp4; only the generated count, and once."""
-    sheets = {name: sheet_of(np.stack([grey_clip(4, 16, 16, first=first + k) for k in range(16)]), 4, 4)
-              for name, first in (("generated_2000", 0), ("real_2000", 30))}
+    sheets = {
+        name: sheet_of(np.stack([grey_clip(4, 16, 16, first=first + k) for k in range(16)]), 4, 4)
+        for name, first in (("generated_2000", 0), ("real_2000", 30))
+    }
     for name, sheet in sheets.items():
         write_video(tmp_path / f"{name}.mp4", sheet)
         write_video(tmp_path / f"{name}.gif", sheet, codec="gif", pixel_format="gray")
@@ -129,7 +131,9 @@ def test_folders_of_png_frames_by_class(tmp_path):
         save_frames(tmp_path / label / "sample_1", grey_clip(11, 16, 16), name="{}")
     _, found = read(tmp_path)
     assert [(clip.name, clip.label) for clip in found.values()] == [
-        ("Archery/sample_1", "Archery"), ("Punch/sample_1", "Punch")]
+        ("Archery/sample_1", "Archery"),
+        ("Punch/sample_1", "Punch"),
+    ]
     assert all(numbers(clip.video) == list(range(11)) for clip in found.values())
     assert list(read(tmp_path, match="Punch/*")[1]) == ["Punch/sample_1"]
 
@@ -142,10 +146,13 @@ def test_npz_with_labels_beside_the_videos(tmp_path):
     assert [np.array_equal(clip.video, clips[k]) for k, clip in enumerate(found.values())] == [True] * 4
 
 
-@pytest.mark.parametrize(("file", "grid", "size", "protocol"), [
-    ("provided-pvdm-16.mp4", "1x8", (16, 256, 256, 3), "pvdm-16f"),
-    ("provided-digan-128.mp4", "1x8+2", (16, 128, 128, 3), "digan-16f"),
-])
+@pytest.mark.parametrize(
+    ("file", "grid", "size", "protocol"),
+    [
+        ("provided-pvdm-16.mp4", "1x8", (16, 256, 256, 3), "pvdm-16f"),
+        ("provided-digan-128.mp4", "1x8+2", (16, 128, 128, 3), "digan-16f"),
+    ],
+)
 def test_sheets_that_were_published(shared, file, grid, size, protocol):
     """The protocol that the paper used, on what its authors show."""
     path = shared / "data" / "published-samples" / file
@@ -158,16 +165,32 @@ def test_sheets_that_were_published(shared, file, grid, size, protocol):
 
 
 def test_methods_with_their_own_grids_are_compared(tmp_path):
-    clips = {name: np.stack([procedural_clip(seed, k, 8, 32, 32)[0] for k in range(48)])
-             for seed, name in enumerate(("sheet", "loose", "real"))}
+    clips = {
+        name: np.stack([procedural_clip(seed, k, 8, 32, 32)[0] for k in range(48)])
+        for seed, name in enumerate(("sheet", "loose", "real"))
+    }
     (tmp_path / "sheet").mkdir()
     np.save(tmp_path / "sheet" / "a.npy", np.stack([sheet_of(part, 2, 4, 3) for part in np.split(clips["sheet"], 6)]))
     for name in ("loose", "real"):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "a.npy", clips[name])
-    words = ["--samples", f"a={tmp_path / 'sheet'}", "--samples", f"b={tmp_path / 'loose'}", "--reference",
-             str(tmp_path / "real"), "--protocol", "native", "--workers", "0", "--device", "cpu", "--metrics", "fvd",
-             *random_shapes3d(tmp_path / "weights.safetensors")]
+    words = [
+        "--samples",
+        f"a={tmp_path / 'sheet'}",
+        "--samples",
+        f"b={tmp_path / 'loose'}",
+        "--reference",
+        str(tmp_path / "real"),
+        "--protocol",
+        "native",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--metrics",
+        "fvd",
+        *random_shapes3d(tmp_path / "weights.safetensors"),
+    ]
     result = CliRunner().invoke(main, ["compare", *words, "--grid-of", "a=2x4+3"])
     assert result.exit_code == 0, result.output
     assert "48 samples of each set" in result.stdout

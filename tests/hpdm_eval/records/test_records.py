@@ -18,8 +18,25 @@ from hpdm_eval.records.record import command_line, load_record, save_record
 from tests.support.example_records import some_record
 
 CONTRACT_KEYS = {
-    "schema", "metric", "value", "ci95", "unit", "higher_is_better", "protocol", "num_samples", "num_reference",
-    "samples", "reference", "backbone", "seed", "command", "versions", "hardware", "git", "seconds", "created",
+    "schema",
+    "metric",
+    "value",
+    "ci95",
+    "unit",
+    "higher_is_better",
+    "protocol",
+    "num_samples",
+    "num_reference",
+    "samples",
+    "reference",
+    "backbone",
+    "seed",
+    "command",
+    "versions",
+    "hardware",
+    "git",
+    "seconds",
+    "created",
 }
 
 
@@ -54,22 +71,28 @@ def test_file_name_is_readable_and_names_the_question(tmp_path):
     assert name.startswith("fvd-shapes3d-hpdm-16f-generated-vs-real-clips-") and name.endswith(".json")
     later = replace(record, value=1.0, created="2030-01-01T00:00:00Z", seconds=9.0)
     assert later.file_name() == name
-    for other in (replace(record, seed=4), replace(record, samples={**record.samples, "sha256": "f" * 64}),
-                  replace(record, backbone={**record.backbone, "sha256": "f" * 64}),
-                  replace(record, backbone={**record.backbone, "precision": "bf16"}),
-                  replace(record, extra={"settings": {"splits": 5}}),
-                  replace(record, protocol={**record.protocol, "hash": "f" * 12})):
+    for other in (
+        replace(record, seed=4),
+        replace(record, samples={**record.samples, "sha256": "f" * 64}),
+        replace(record, backbone={**record.backbone, "sha256": "f" * 64}),
+        replace(record, backbone={**record.backbone, "precision": "bf16"}),
+        replace(record, extra={"settings": {"splits": 5}}),
+        replace(record, protocol={**record.protocol, "hash": "f" * 12}),
+    ):
         assert other.file_name() != name
     assert save_record(record, tmp_path) == save_record(later, tmp_path)
     assert load_record(tmp_path / name).value == 1.0
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "not a readable record"),
-    ("[1]", "schema"),
-    ('{"schema": 2}', '"schema" is 2'),
-    ('{"schema": 1, "metric": "fvd"}', "lacks value"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "not a readable record"),
+        ("[1]", "schema"),
+        ('{"schema": 2}', '"schema" is 2'),
+        ('{"schema": 1, "metric": "fvd"}', "lacks value"),
+    ],
+)
 def test_files_that_are_no_records(tmp_path, text, message):
     path = tmp_path / "r.json"
     path.write_text(text)
@@ -83,11 +106,26 @@ def test_missing_file(tmp_path):
         load_record(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("key, value", [
-    ("value", "66"), ("value", None), ("value", True), ("ci95", [1.0]), ("higher_is_better", 1), ("protocol", {}),
-    ("num_samples", -1), ("num_samples", 2.5), ("samples", {"path": "a"}), ("backbone", {"name": "x"}),
-    ("details", {"a": 1}), ("created", "yesterday"), ("seed", None), ("warnings", [1]), ("versions", []),
-])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("value", "66"),
+        ("value", None),
+        ("value", True),
+        ("ci95", [1.0]),
+        ("higher_is_better", 1),
+        ("protocol", {}),
+        ("num_samples", -1),
+        ("num_samples", 2.5),
+        ("samples", {"path": "a"}),
+        ("backbone", {"name": "x"}),
+        ("details", {"a": 1}),
+        ("created", "yesterday"),
+        ("seed", None),
+        ("warnings", [1]),
+        ("versions", []),
+    ],
+)
 def test_wrong_values_are_named(tmp_path, key, value):
     path = save_record(some_record(), tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
@@ -125,7 +163,10 @@ def test_command_line_outside_a_command(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/hpdm-eval", "bench", "a b"])
     monkeypatch.setattr(main, "__spec__", None)
     assert command_line() == "hpdm-eval bench 'a b'"
-    for name, module in (("hpdm_eval.studies.text_to_video.study", "hpdm_eval.studies.text_to_video.study"), ("hpdm.training.__main__", "hpdm.training")):
+    for name, module in (
+        ("hpdm_eval.studies.text_to_video.study", "hpdm_eval.studies.text_to_video.study"),
+        ("hpdm.training.__main__", "hpdm.training"),
+    ):
         monkeypatch.setattr(main, "__spec__", SimpleNamespace(name=name))
         assert command_line() == f"python -m {module} bench 'a b'"
 

@@ -25,11 +25,25 @@ def test_lines_of_curves_differ_in_marker_and_dashes():
 def test_axes_and_statistics_of_the_power_differ_without_colour(monkeypatch):
     drawn = []
     save = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig",
-                        lambda self, *args, **options: (drawn.append(self), save(self, *args, **options)))
-    rows = [{"kind": kind, "amount": amount, "axis": axis, "statistic": statistic, "clips": 24, "excess": 0.1 * amount,
-             "detected": 0.5} for kind, amount in seam_power.conditions() for axis in "whf"
-            for statistic in ("step", "coherent-step")]
+    monkeypatch.setattr(
+        matplotlib.figure.Figure,
+        "savefig",
+        lambda self, *args, **options: (drawn.append(self), save(self, *args, **options)),
+    )
+    rows = [
+        {
+            "kind": kind,
+            "amount": amount,
+            "axis": axis,
+            "statistic": statistic,
+            "clips": 24,
+            "excess": 0.1 * amount,
+            "detected": 0.5,
+        }
+        for kind, amount in seam_power.conditions()
+        for axis in "whf"
+        for statistic in ("step", "coherent-step")
+    ]
     assert seam_power.power_plot(rows).startswith(b"\x89PNG")
     found = looks(drawn[0].axes[0])
     assert len(found) == 6 and len({look[1:] for look in found}) == 6

@@ -35,8 +35,9 @@ from tests.support.report_records import base_record, found, save_records, study
 
 
 def values(*numbers, **changes):
-    return aggregate(found([study_record(value=value, repeat=repeat, **changes)
-                            for repeat, value in enumerate(numbers)]))
+    return aggregate(
+        found([study_record(value=value, repeat=repeat, **changes) for repeat, value in enumerate(numbers)])
+    )
 
 
 def study(records, number=0):
@@ -91,8 +92,11 @@ def test_order_is_antisymmetric_and_follows_the_means(first, second):
 def test_table_of_a_study_and_the_orders_it_claims():
     main_table, orders, _, published = study(study_records()).tables()
     body, claims = cells(main_table), cells(orders)
-    assert [row.heads[0] for row in main_table.rows] == ["deep fusion (default)", "shallow fusion",
-                                                         "no adaptive computation"]
+    assert [row.heads[0] for row in main_table.rows] == [
+        "deep fusion (default)",
+        "shallow fusion",
+        "no adaptive computation",
+    ]
     assert main_table.columns[:3] == ("FVD level 0", "FVD level 1", "FVD level 2")
     assert re.fullmatch(r"4\d\d\.\d\d ± \d\.\d\d", body["shallow fusion"]["FVD level 2"].text)
     assert body["shallow fusion"]["parameters"].text == "402k"
@@ -107,8 +111,12 @@ def test_table_of_a_study_and_the_orders_it_claims():
 
 def test_an_order_against_the_published_one_is_said():
     records = study_records(spread=0.1)
-    records = [replace(record, value=record.value - 60) if record.extra["variant"] == "shallow"
-               and record.extra.get("level") == 0 else record for record in records]
+    records = [
+        replace(record, value=record.value - 60)
+        if record.extra["variant"] == "shallow" and record.extra.get("level") == 0
+        else record
+        for record in records
+    ]
     claims = cells(study(records).tables()[1])
     cell = claims["shallow fusion"]["FVD level 0"]
     assert (cell.text, cell.interval) == ("lower", "published: the other way")
@@ -116,9 +124,11 @@ def test_an_order_against_the_published_one_is_said():
 
 def test_differences_within_seeds_take_out_what_seeds_do_to_all():
     """Three seeds that move all figures by tens, and variants that differ by 2, 3 and 4: against scipy's paired t."""
-    records = [study_record(variant=variant, repeat=repeat, value=value, level=2)
-               for variant, values in (("deep", (300.0, 340.0, 310.0)), ("shallow", (302.0, 343.0, 314.0)))
-               for repeat, value in enumerate(values)]
+    records = [
+        study_record(variant=variant, repeat=repeat, value=value, level=2)
+        for variant, values in (("deep", (300.0, 340.0, 310.0)), ("shallow", (302.0, 343.0, 314.0)))
+        for repeat, value in enumerate(values)
+    ]
     table = next(table for table in study(records).tables() if table.name.endswith("-differences"))
     (row,), (column,) = table.rows, table.columns
     low, high = stats.ttest_rel([302.0, 343.0, 314.0], [300.0, 340.0, 310.0]).confidence_interval(0.95)
@@ -145,19 +155,32 @@ def test_every_table_says_where_it_is_from():
                 assert ("AMD EPYC" if "table3" in table.name else "cores") in table.origin
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"backbone": {"name": "i3d-kinetics400", "sha256": "9" * 64}}, "backbone i3d-kinetics400"),
-    ({"num_samples": 2048}, "samples 2048"),
-    ({"reference": {"path": "c", "sha256": "8" * 64, "clips": 20, "rejected": []}}, "another set of reference clips"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"backbone": {"name": "i3d-kinetics400", "sha256": "9" * 64}}, "backbone i3d-kinetics400"),
+        ({"num_samples": 2048}, "samples 2048"),
+        (
+            {"reference": {"path": "c", "sha256": "8" * 64, "clips": 20, "rejected": []}},
+            "another set of reference clips",
+        ),
+    ],
+)
 def test_figures_made_otherwise_are_marked(changes, words):
     records = study_records()
-    odd = next(index for index, record in enumerate(records)
-               if record.extra["variant"] == "not-adaptive" and record.extra.get("level") == 2)
+    odd = next(
+        index
+        for index, record in enumerate(records)
+        if record.extra["variant"] == "not-adaptive" and record.extra.get("level") == 2
+    )
     records[odd] = replace(records[odd], **changes)
     table = study(records).tables()[0]
-    marked = [(row, column) for row, own in cells(table).items() for column, cell in own.items()
-              if any(words in table.notes[mark - 1] for mark in cell.marks)]
+    marked = [
+        (row, column)
+        for row, own in cells(table).items()
+        for column, cell in own.items()
+        if any(words in table.notes[mark - 1] for mark in cell.marks)
+    ]
     assert marked == [("no adaptive computation", "FVD level 2")]
 
 
@@ -188,7 +211,7 @@ def test_different_questions_have_tables_of_their_own():
 def test_numbers_of_samples_are_pointed_out():
     record = base_record()
     records = [record, replace(record, num_samples=2048, samples={**record.samples, "path": "more"})]
-    (_, table), = single_tables(found(records))
+    ((_, table),) = single_tables(found(records))
     note = next(number for number, text in enumerate(table.notes, 1) if "number of samples" in text)
     assert all(note in row.cells[0].marks for row in table.rows)
 
@@ -210,8 +233,11 @@ def test_the_newer_of_two_records_counts_and_the_older_is_named():
 
 
 def test_columns_for_every_step_and_count():
-    layout = parse_layout("mine", "title: t\nrows: {a: A}\ncolumns:\n"
-                          "  - {metric: fvd, each: [step, num_samples], heading: 'step {step}, {num_samples}'}\n")
+    layout = parse_layout(
+        "mine",
+        "title: t\nrows: {a: A}\ncolumns:\n"
+        "  - {metric: fvd, each: [step, num_samples], heading: 'step {step}, {num_samples}'}\n",
+    )
     records = [study_record("a", step=step, num_samples=count) for step in (10, 9) for count in (256, 64)]
     columns = expand(layout.columns, found(records))
     assert [column.heading for column in columns] == ["step 9, 64", "step 9, 256", "step 10, 64", "step 10, 256"]
@@ -222,16 +248,21 @@ def test_what_differs_within_a_variant_is_a_column_of_its_own():
     layout = parse_layout("mine", "title: t\nrows: {a: A}\ncolumns:\n  - {metric: fvd, heading: FVD}\n")
     records = [study_record("a", num_samples=count) for count in (256, 64)]
     assert [column.heading for column in expand(layout.columns, found(records))] == [
-        "FVD, num samples 64", "FVD, num samples 256"]
+        "FVD, num samples 64",
+        "FVD, num samples 256",
+    ]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("title: t\nrows: {}\ncolumns: []\ncolour: red", "unknown key 'colour'"),
-    ("title: t\nrows: {}\ncolumns: [{metric: fvd, heading: a, lvl: 1}]", "unknown key 'lvl'"),
-    ("title: t\nrows: {}\ncolumns: [{metric: fvd}]", "'heading' is missing"),
-    ("title: t\ncolumns: []", "'rows' is missing"),
-    ("title: t\nrows: {}\ncolumns: [{metric: fvd, heading: a, each: [colour]}]", "'colour' is none of"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("title: t\nrows: {}\ncolumns: []\ncolour: red", "unknown key 'colour'"),
+        ("title: t\nrows: {}\ncolumns: [{metric: fvd, heading: a, lvl: 1}]", "unknown key 'lvl'"),
+        ("title: t\nrows: {}\ncolumns: [{metric: fvd}]", "'heading' is missing"),
+        ("title: t\ncolumns: []", "'rows' is missing"),
+        ("title: t\nrows: {}\ncolumns: [{metric: fvd, heading: a, each: [colour]}]", "'colour' is none of"),
+    ],
+)
 def test_wrong_layouts(text, message):
     with pytest.raises(InputError, match=message):
         parse_layout("mine", text)
@@ -269,8 +300,14 @@ def test_latex_compiles_within_the_line(tmp_path):
     document = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}\begin{document}"
     document += "\n\\clearpage\n".join(map(latex, tables)) + r"\end{document}"
     (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
-    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"], cwd=tmp_path,
-                          capture_output=True, text=True, errors="replace", timeout=120)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
     assert done.returncode == 0 and "Output written on tables.pdf (6 pages" in done.stdout, done.stdout[-2000:]
     assert "Overfull" not in done.stdout and "multiply defined" not in done.stdout
 
@@ -309,9 +346,18 @@ def test_equal_records_give_equal_bytes(tmp_path):
     first, second = files(tmp_path / "a/out"), files(tmp_path / "b/out")
     assert first == second
     names = set(first)
-    assert {"index.html", "report.md", "tables/table3-cpu.tex", "tables/table3-cpu.csv", "tables/published-table3.md",
-            "figures/table3-cpu-bars.svg", "figures/table3-cpu-bars.pdf", "figures/table3-cpu-seams.svg",
-            "figures/table3-cpu-phases.svg", "tables/fvd-shapes3d-hpdm-16f.md"} <= names
+    assert {
+        "index.html",
+        "report.md",
+        "tables/table3-cpu.tex",
+        "tables/table3-cpu.csv",
+        "tables/published-table3.md",
+        "figures/table3-cpu-bars.svg",
+        "figures/table3-cpu-bars.pdf",
+        "figures/table3-cpu-seams.svg",
+        "figures/table3-cpu-phases.svg",
+        "tables/fvd-shapes3d-hpdm-16f.md",
+    } <= names
     assert str(tmp_path).encode() not in b"".join(first.values())
 
 
@@ -347,12 +393,16 @@ def test_what_the_command_refuses(tmp_path):
 
 def test_settings_of_a_metric_are_part_of_its_question():
     """Scores of other numbers of splits are two tables; a record of before settings were kept joins either."""
-    ten, five, bare = (some_record(metric="is", extra=extra) for extra in
-                       ({"settings": {"splits": 10}}, {"settings": {"splits": 5}}, {}))
+    ten, five, bare = (
+        some_record(metric="is", extra=extra)
+        for extra in ({"settings": {"splits": 10}}, {"settings": {"splits": 5}}, {})
+    )
     assert question(ten) != question(five)
     assert question(some_record()) == question(some_record(extra={"settings": {"at": [64], "interval_over": "both"}}))
-    slow, fast = (some_record(backbone={"name": "shapes3d", "sha256": "2" * 64, "precision": precision})
-                  for precision in ("fp32", "bf16"))
+    slow, fast = (
+        some_record(backbone={"name": "shapes3d", "sha256": "2" * 64, "precision": precision})
+        for precision in ("fp32", "bf16")
+    )
     assert question(slow) != question(fast)
     first, second, third = (conditions(found([record])[0]) for record in (ten, five, bare))
     assert differences(second, first) == "splits 5 where others have 10" and differences(third, first) == ""
@@ -360,8 +410,11 @@ def test_settings_of_a_metric_are_part_of_its_question():
 
 def test_levels_are_those_of_the_records():
     """A size of four levels has its own columns; the finest level of studies that judge no other has no number."""
-    records = [study_record(variant, "fvd", value=10.0 + level, repeat=0, level=level)
-               for variant in ("deep", "shallow") for level in range(4)]
+    records = [
+        study_record(variant, "fvd", value=10.0 + level, repeat=0, level=level)
+        for variant in ("deep", "shallow")
+        for level in range(4)
+    ]
     columns = Study("table3", "cpu", None, found(records)).columns
     assert [column.heading for column in columns] == [f"FVD level {level}" for level in range(4)]
     records = [study_record(name, "fvd", study="levels", level=3) for name in ("2", "3")]
@@ -369,10 +422,19 @@ def test_levels_are_those_of_the_records():
 
 
 def test_targets_of_the_efficiency_study_are_those_of_the_records(tmp_path):
-    counted = {"study": "efficiency", "backbone": None, "reference": None, "num_reference": None, "num_samples": 0,
-               "basis": "computed"}
-    records = [study_record("full", metric, 5.0, target=target, **counted)
-               for metric in ("memory", "flops") for target in ("128x64x64", "16x32x32")]
+    counted = {
+        "study": "efficiency",
+        "backbone": None,
+        "reference": None,
+        "num_reference": None,
+        "num_samples": 0,
+        "basis": "computed",
+    }
+    records = [
+        study_record("full", metric, 5.0, target=target, **counted)
+        for metric in ("memory", "flops")
+        for target in ("128x64x64", "16x32x32")
+    ]
     study = Study("efficiency", "cpu", None, found(records))
     headings = [column.heading for column in study.columns]
     assert headings[:2] == ["GiB at 16x32x32, counted", "GiB at 128x64x64, counted"]
@@ -390,8 +452,11 @@ def test_records_without_a_place_are_named(tmp_path):
 
 
 def test_budgets_are_counted_and_claim_no_order():
-    records = [study_record(variant, "compute", value, repeat, study="baselines")
-               for variant, value in (("hpdm", 13.03), ("cascade", 13.09)) for repeat in range(3)]
+    records = [
+        study_record(variant, "compute", value, repeat, study="baselines")
+        for variant, value in (("hpdm", 13.03), ("cascade", 13.09))
+        for repeat in range(3)
+    ]
     study = Study("baselines", "cpu", None, found(records))
     (figure,) = [study.figure("hpdm", column) for column in study.columns]
     assert figure.exact and not study._orders()[0].columns

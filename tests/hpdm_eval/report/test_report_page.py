@@ -83,8 +83,19 @@ def made(tmp_path_factory):
                 write_video(path, clip)
             else:
                 np.save(path.with_suffix(".npy"), clip)
-    words = ["report", "--records", folder / "records", "--out", folder / "out", "--title", "Patches & <pyramids>",
-             "--videos", f"first={folder / 'first'}", "--videos", f"second={folder / 'second'}"]
+    words = [
+        "report",
+        "--records",
+        folder / "records",
+        "--out",
+        folder / "out",
+        "--title",
+        "Patches & <pyramids>",
+        "--videos",
+        f"first={folder / 'first'}",
+        "--videos",
+        f"second={folder / 'second'}",
+    ]
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 0, result.output
     return folder
@@ -141,16 +152,27 @@ def browse(page, folder, *options):
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip("needs a browser: Debian's package chromium")
-    command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-               "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=30000", *options, page.as_uri()]
+    command = [
+        program,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={folder / 'profile'}",
+        "--virtual-time-budget=30000",
+        *options,
+        page.as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 def probed(made):
     """The page with PROBE in it."""
     page = made / "probe.html"
-    page.write_text((made / "out/index.html").read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"),
-                    encoding="utf-8")
+    page.write_text(
+        (made / "out/index.html").read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"), encoding="utf-8"
+    )
     return page
 
 

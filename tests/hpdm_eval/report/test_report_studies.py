@@ -19,9 +19,12 @@ def table_of(study, ending):
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_published_orders_are_of_pyramids_of_as_many_levels(levels):
     """Level 1 is the finest of two levels, which the paper's level 1 of three is not."""
-    records = [study_record(variant, value=value + repeat, repeat=repeat, level=level)
-               for variant, value in (("deep", 100.0), ("shallow", 200.0))
-               for repeat in range(3) for level in range(levels)]
+    records = [
+        study_record(variant, value=value + repeat, repeat=repeat, level=level)
+        for variant, value in (("deep", 100.0), ("shallow", 200.0))
+        for repeat in range(3)
+        for level in range(levels)
+    ]
     orders = table_of(Study("table3", "cpu", None, found(records)), "-orders")
     own = cells(orders)["shallow fusion"]
     assert [cell.text for cell in own.values()] == ["higher"] * levels
@@ -36,8 +39,12 @@ def test_records_without_a_level_have_no_published_order():
 
 
 def test_a_table_that_publishes_no_such_order_is_not_said_to():
-    records = [study_record(variant, value=value + repeat, repeat=repeat, study="table6", num_samples=count)
-               for variant, value in (("short", 100.0), ("whole", 200.0)) for repeat in range(3) for count in (64, 256)]
+    records = [
+        study_record(variant, value=value + repeat, repeat=repeat, study="table6", num_samples=count)
+        for variant, value in (("short", 100.0), ("whole", 200.0))
+        for repeat in range(3)
+        for count in (64, 256)
+    ]
     study = Study("table6", "cpu", None, found(records))
     assert not any("of the paper" in text for text in table_of(study, "-orders").remarks)
     assert study.tables()[-1].name == "published-table6"
@@ -51,8 +58,10 @@ def test_notes_name_no_level_that_another_size_lacks():
 
 @pytest.mark.parametrize("name, words", [("table6", "HPDM-L"), ("figure8", "Fewer samples give higher values")])
 def test_the_published_counterpart_is_a_table_of_its_own(name, words):
-    records = [study_record("whole" if name == "table6" else "deep", study=name, step=500, num_samples=count)
-               for count in (64, 256)]
+    records = [
+        study_record("whole" if name == "table6" else "deep", study=name, step=500, num_samples=count)
+        for count in (64, 256)
+    ]
     ours, *_, published = Study(name, "cpu", None, found(records)).tables()
     assert published.published and not ours.published
     for write in (markdown, latex):
@@ -67,9 +76,17 @@ def test_what_rows_of_one_seed_share():
 
 
 def test_seams_of_a_study_are_of_its_first_training_and_say_so():
-    records = [study_record("deep", "seams", 0.1, repeat, num_samples=12, details=(
-        {"axis": "w", "period": 8, "statistic": "step", "excess": float(repeat), "ci95": [0.0, 20.0]},))
-               for repeat in (10, 9)]  # the file of 10 comes first
+    records = [
+        study_record(
+            "deep",
+            "seams",
+            0.1,
+            repeat,
+            num_samples=12,
+            details=({"axis": "w", "period": 8, "statistic": "step", "excess": float(repeat), "ci95": [0.0, 20.0]},),
+        )
+        for repeat in (10, 9)
+    ]  # the file of 10 comes first
     (picture,) = study_pictures(Study("table3", "cpu", None, found(records)))
     assert "95 % intervals over clips" in picture.caption and "single trainings" in picture.caption
     (panel,) = [axes for axes in picture.draw().axes if axes.get_title()]

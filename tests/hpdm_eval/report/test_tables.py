@@ -14,8 +14,13 @@ def plain_record(**changes):
     record = some_record()
     protocol = {**record.protocol, "overrides": [], "num_samples": 12, "num_reference": None}
     no_rejects = {"rejected": []}
-    return replace(record, protocol=protocol, samples={**record.samples, **no_rejects},
-                   reference={**record.reference, **no_rejects}, **changes)
+    return replace(
+        record,
+        protocol=protocol,
+        samples={**record.samples, **no_rejects},
+        reference={**record.reference, **no_rejects},
+        **changes,
+    )
 
 
 def test_labels_say_network_and_settings():
@@ -26,8 +31,9 @@ def test_labels_say_network_and_settings():
     assert protocol_label(record) == f"hpdm-16f@{record.protocol['hash']}"
 
 
-@pytest.mark.parametrize("value, text", [(66.318, "66.32"), (0, "0.00"), (0.012345, "0.0123"), (-3.2, "-3.20"),
-                                         (1234.5, "1234.50")])
+@pytest.mark.parametrize(
+    "value, text", [(66.318, "66.32"), (0, "0.00"), (0.012345, "0.0123"), (-3.2, "-3.20"), (1234.5, "1234.50")]
+)
 def test_values(value, text):
     assert format_value(value) == text
 
@@ -53,11 +59,17 @@ def test_terminal_columns_line_up():
     assert lines[0].index("protocol") == lines[2].index("hpdm-16f") == lines[3].index("hpdm-16f")
 
 
-@pytest.mark.parametrize("changes, column, note", [
-    ({"backbone": {"name": "i3d-kinetics400", "sha256": "2" * 64, "verified": False, "trust": "first-use"}}, 0,
-     "weights not verified (first-use), SHA-256 222222222222"),
-    ({"warnings": ("12 clips for 128 features",)}, 1, "12 clips for 128 features"),
-])
+@pytest.mark.parametrize(
+    "changes, column, note",
+    [
+        (
+            {"backbone": {"name": "i3d-kinetics400", "sha256": "2" * 64, "verified": False, "trust": "first-use"}},
+            0,
+            "weights not verified (first-use), SHA-256 222222222222",
+        ),
+        ({"warnings": ("12 clips for 128 features",)}, 1, "12 clips for 128 features"),
+    ],
+)
 def test_marks_point_to_notes(changes, column, note):
     for table in (markdown_table([plain_record(**changes)]), text_table([plain_record(**changes)])):
         assert table.count("[1]") == 2 and note in table.splitlines()[-1]

@@ -29,7 +29,15 @@ from tests.support.paths import ROOT
 
 CHOSEN = ("table3.deep", "table3.shallow")
 TABLE3 = {
-    "accuracy", "flops", "fvd-level0", "fvd-level1", "fvd-level2", "memory", "parameters", "pyramid", "seams",
+    "accuracy",
+    "flops",
+    "fvd-level0",
+    "fvd-level1",
+    "fvd-level2",
+    "memory",
+    "parameters",
+    "pyramid",
+    "seams",
     "throughput",
 }
 
@@ -107,7 +115,8 @@ def test_studies_share_trainings_and_samples(made):
     assert result.exit_code == 0, result.output
     assert stamps(out / "runs") == runs
     assert {path.relative_to(out / "samples").parts[0] for path in stamps(out / "samples").keys() - samples.keys()} == {
-        "table4.none"}
+        "table4.none"
+    }
     found = records(out)
     same = [found[f"table{n}.{variant}-r0-fvd-level2"] for n, variant in ((3, "deep"), (4, "hw"))]
     assert same[0].value == same[1].value and same[0].samples["sha256"] == same[1].samples["sha256"]
@@ -135,7 +144,8 @@ def test_real_clips_are_a_row(made):
     assert result.exit_code == 0, result.output
     found = records(out)
     assert {name for name in found if "real" in name} == {
-        f"table3.real-r0-{part}" for part in TABLE3 - {"flops", "memory", "parameters", "throughput"}}
+        f"table3.real-r0-{part}" for part in TABLE3 - {"flops", "memory", "parameters", "throughput"}
+    }
     for level in range(3):
         assert found[f"table3.real-r0-fvd-level{level}"].value < found[f"table3.deep-r0-fvd-level{level}"].value
     assert found["table3.real-r0-accuracy"].value > 0.9
@@ -192,6 +202,7 @@ def test_a_task_that_makes_too_little_ends_the_work(tmp_path):
 
 def test_what_does_not_fit_is_timed_without(tmp_path, monkeypatch, capsys):
     """Shallow does not fit at all, not-adaptive with fewer videos at once: the task is done, and the log says so."""
+
     def fitting(config, device, most):
         assert most == 4
         if config.network.fusion == "shallow":
@@ -224,7 +235,8 @@ def test_baselines_share_a_budget_and_the_lattice_of_seams(made):
     found = {name: record for name, record in records(out).items() if name.startswith("baselines.")}
     both = {"fvd-level2", "accuracy", "is", "seams", "throughput", "parameters", "flops", "compute", "memory"}
     assert set(found) == {f"baselines.autoencoder-r0-{part}" for part in both | {"psnr"}} | {
-        f"baselines.latent-r0-{part}" for part in both | {"sampling"}}
+        f"baselines.latent-r0-{part}" for part in both | {"sampling"}
+    }
     for variant in ("latent", "autoencoder"):
         settings = found[f"baselines.{variant}-r0-seams"].extra["settings"]
         assert settings["patch"] == [4, 8, 8] and settings["levels"] == 3 and settings["lossless"] is True
@@ -295,8 +307,10 @@ def test_an_interrupted_study_goes_on_as_if_never_stopped(made, tmp_path, monkey
 
     result = ablations(out, "--only", "table4.hw")
     assert result.exit_code == 0, result.output
-    for part in ("runs/table3.deep/repeat0/step-00000008/ema.safetensors",
-                 "samples/table3.deep/repeat0/level2/00023_c011.npy"):
+    for part in (
+        "runs/table3.deep/repeat0/step-00000008/ema.safetensors",
+        "samples/table3.deep/repeat0/level2/00023_c011.npy",
+    ):
         assert (out / part).read_bytes() == (whole / part).read_bytes(), part
     assert records(out)["table4.hw-r0-fvd-level2"].value == records(whole)["table3.deep-r0-fvd-level2"].value
     assert "interrupted" in (out / "log.txt").read_text()
@@ -332,13 +346,36 @@ def test_processes_of_torchrun_work_together(made, tmp_path):
         shutil.rmtree(out / folder)
     (port,) = free_ports(1)
     environment = os.environ | {
-        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-c", "from hpdm_eval.commands.entry import main; main()", "ablations", "--tier", "smoke", "--out",
-               str(out), "--device", "cpu", "--only", "table4.hw"]
-    processes = [subprocess.Popen(command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in "01"]
+    command = [
+        sys.executable,
+        "-c",
+        "from hpdm_eval.commands.entry import main; main()",
+        "ablations",
+        "--tier",
+        "smoke",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--only",
+        "table4.hw",
+    ]
+    processes = [
+        subprocess.Popen(
+            command,
+            env=environment | {"RANK": rank, "LOCAL_RANK": rank},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in "01"
+    ]
     try:
         (first, errors), (second, _) = [process.communicate(timeout=120) for process in processes]
     finally:

@@ -26,9 +26,19 @@ def test_rows_are_those_of_the_paper():
     rows = alternatives(load_config("S"))
     assert list(rows) == ROWS
     assert [row.pyramid.patch for row in rows.values()] == [
-        (64, 256, 256), (32, 128, 128), (32, 128, 128), (16, 64, 64), (16, 64, 64)]
+        (64, 256, 256),
+        (32, 128, 128),
+        (32, 128, 128),
+        (16, 64, 64),
+        (16, 64, 64),
+    ]
     assert [row.network.levels_per_block for row in rows.values()] == [
-        (1,) * 6, (2,) * 6, (1, 1, 1, 2, 2, 2), (3,) * 6, (1, 1, 2, 2, 3, 3)]
+        (1,) * 6,
+        (2,) * 6,
+        (1, 1, 1, 2, 2, 2),
+        (3,) * 6,
+        (1, 1, 2, 2, 3, 3),
+    ]
     assert {describe_size(row) for row in rows.values()} == {"64x256x256"}
 
 
@@ -137,6 +147,7 @@ def test_batches_that_are_tried_divide_the_wanted_one(monkeypatch):
 @pytest.fixture
 def small_gpu(monkeypatch):
     """A device that takes steps of at most two videos, and none of the network on whole videos."""
+
     def memory(config, *, batch, device):
         if batch > 2 or config.pyramid.levels == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -164,10 +175,17 @@ def test_rows_that_do_not_fit_are_left_out(small_gpu, tmp_path, capsys, monkeypa
 def test_a_row_that_fails_when_timed_costs_no_other(small_gpu, tmp_path, capsys, monkeypatch):
     """Another process may have taken the memory that the row was tried with."""
     monkeypatch.setattr(efficiency, "step_record", lambda *words, device, **more: step_record(*words, **more))
-    monkeypatch.setattr(efficiency, "training_rates", lambda group, **_: {
-        name: [2.0] for name in group if name != "small-patch"})
-    made = measured(alternatives(small_config()), "4x8x8", batch=4, rounds=1, device=small_gpu,
-                    records=Records(tmp_path, "gpu", "x"))
+    monkeypatch.setattr(
+        efficiency, "training_rates", lambda group, **_: {name: [2.0] for name in group if name != "small-patch"}
+    )
+    made = measured(
+        alternatives(small_config()),
+        "4x8x8",
+        batch=4,
+        rounds=1,
+        device=small_gpu,
+        records=Records(tmp_path, "gpu", "x"),
+    )
     assert {record.extra["variant"] for record in made} == {"small-patch-adaptive"} and len(made) == 2
     said = capsys.readouterr().err
     assert "small-patch does not fit on this device" in said
@@ -177,8 +195,22 @@ def test_a_row_that_fails_when_timed_costs_no_other(small_gpu, tmp_path, capsys,
 @pytest.mark.slow
 def test_command(tmp_path):
     size = write_small(tmp_path / "small.yaml")
-    words = ["efficiency", "--out", tmp_path / "out", "--size", size, "--paper-size", size, "--rounds", "1",
-             "--batch", 2, "--device", "cpu", "--quiet"]
+    words = [
+        "efficiency",
+        "--out",
+        tmp_path / "out",
+        "--size",
+        size,
+        "--paper-size",
+        size,
+        "--rounds",
+        "1",
+        "--batch",
+        2,
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
     result = CliRunner().invoke(main, list(map(str, words)))
     assert result.exit_code == 0, result.output
     records = [load_record(path) for path in (tmp_path / "out/records").glob("*.json")]

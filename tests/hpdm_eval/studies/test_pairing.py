@@ -43,7 +43,8 @@ def test_the_difference_is_that_of_two_distances_and_pairs_make_it_sure():
     reference = rng.standard_normal((500, D)) + 1.0
     paired = frechet_difference(own, other, reference)
     assert paired.value == pytest.approx(
-        frechet_from_features(own, reference) - frechet_from_features(other, reference), abs=1e-6)
+        frechet_from_features(own, reference) - frechet_from_features(other, reference), abs=1e-6
+    )
     crossed = frechet_difference(own, other[rng.permutation(N)], reference)
     assert crossed.value == pytest.approx(paired.value, abs=1e-9)
     assert np.ptp(paired.ci95) < 0.7 * np.ptp(crossed.ci95)

@@ -73,8 +73,11 @@ def test_errors_of_denoising_are_of_the_clean_pixels():
 
 
 def rows(**changes):
-    return [{**one, "tensors": 10, "missing": 0, "missing_share": 0.0, "error": 1e-3, "worst": 2e-3, **changes}
-            for one in combinations(1, quick=True) if one["precision"] == "bf16"]
+    return [
+        {**one, "tensors": 10, "missing": 0, "missing_share": 0.0, "error": 1e-3, "worst": 2e-3, **changes}
+        for one in combinations(1, quick=True)
+        if one["precision"] == "bf16"
+    ]
 
 
 def save_records(folder):
@@ -84,12 +87,27 @@ def save_records(folder):
         place = {"noise_over_signal": 0.5, "position": "inside", "error": 0.4 + shift}
         for metric, study, variant, details in (
             ("denoising", "noise", "signal", [{"noise_over_signal": 0.05, "error": 0.2 + shift}, place]),
-            ("positions", "window-order", "finest-first", [
-                {"figure": "fvd", "position": "corner", "value": 11 + 10 * shift},
-                {"figure": "seams", "axis": "w", "statistic": "step", "position": "inside", "value": 0.5}]),
+            (
+                "positions",
+                "window-order",
+                "finest-first",
+                [
+                    {"figure": "fvd", "position": "corner", "value": 11 + 10 * shift},
+                    {"figure": "seams", "axis": "w", "statistic": "step", "position": "inside", "value": 0.5},
+                ],
+            ),
         ):
-            record = make_record(started=0.0, metric=metric, value=1.0, higher_is_better=False, protocol={"name": "native"},
-                                 num_samples=0, samples=NO_CLIPS, seed=repeat, details=tuple(details))
+            record = make_record(
+                started=0.0,
+                metric=metric,
+                value=1.0,
+                higher_is_better=False,
+                protocol={"name": "native"},
+                num_samples=0,
+                samples=NO_CLIPS,
+                seed=repeat,
+                details=tuple(details),
+            )
             about = {"study": study, "variant": variant, "repeat": repeat, "level": 0}
             write_json(folder / f"{metric}-{repeat}.json", replace(record, extra=about).to_dict())
 
@@ -97,8 +115,11 @@ def save_records(folder):
 @pytest.mark.parametrize(("changes", "code"), [({}, 0), ({"missing": 3, "missing_share": 0.5}, 1), ({"error": 0.3}, 1)])
 def test_the_command_writes_a_report_and_fails_for_wrong_gradients(tmp_path, monkeypatch, changes, code):
     monkeypatch.setattr(recipe_check, "measure", lambda worlds, quick, parts: rows(**changes))
-    monkeypatch.setattr(recipe_check, "learn", lambda variant: {
-        "variant": variant, "loss": [1.0, 0.5], "loss_after": 0.5, "output_rms": 0.4})
+    monkeypatch.setattr(
+        recipe_check,
+        "learn",
+        lambda variant: {"variant": variant, "loss": [1.0, 0.5], "loss_after": 0.5, "output_rms": 0.4},
+    )
     save_records(tmp_path / "records")
     options = ["--out", str(tmp_path), "--records", str(tmp_path / "records"), "--quiet"]
     result = CliRunner().invoke(recipe_check.main, options)

@@ -42,13 +42,27 @@ def test_fine_detail_is_what_half_the_resolution_loses():
 
 
 def made(job, features, seconds=1.0, seams=0.1):
-    about = {"option": job.option, "seed": job.seed, "seconds": seconds, "settings": option_settings(
-        OPTIONS[job.option], load_config("nano")), "samples": {"path": "p", "sha256": "0" * 64, "clips": job.num,
-                                                               "rejected": []},
-        "backbone": {"name": "shapes3d", "sha256": "1" * 64, "verified": True}, "all_settings": {}, "command": "c",
-        "block_evaluations_per_video": 2436, "versions": {"torch": "2"}, "git": None, "hardware": "cpu"}
-    return SampledSet(features=features, right=np.ones(job.num, bool), seams=np.full(job.num, seams)
-                      + 0.01 * np.arange(job.num) / job.num, detail=np.full(job.num, -2.0) - seams * np.linspace(0.9, 1.1, job.num), about=about)
+    about = {
+        "option": job.option,
+        "seed": job.seed,
+        "seconds": seconds,
+        "settings": option_settings(OPTIONS[job.option], load_config("nano")),
+        "samples": {"path": "p", "sha256": "0" * 64, "clips": job.num, "rejected": []},
+        "backbone": {"name": "shapes3d", "sha256": "1" * 64, "verified": True},
+        "all_settings": {},
+        "command": "c",
+        "block_evaluations_per_video": 2436,
+        "versions": {"torch": "2"},
+        "git": None,
+        "hardware": "cpu",
+    }
+    return SampledSet(
+        features=features,
+        right=np.ones(job.num, bool),
+        seams=np.full(job.num, seams) + 0.01 * np.arange(job.num) / job.num,
+        detail=np.full(job.num, -2.0) - seams * np.linspace(0.9, 1.1, job.num),
+        about=about,
+    )
 
 
 @pytest.fixture
@@ -60,19 +74,45 @@ def no_work(monkeypatch):
     def load(job):
         own = np.random.default_rng([job.seed, len(job.option)]).standard_normal((48, 5))
         shift = {"paper": 0.0, "no overlap": 1.0}.get(job.option, 0.0)
-        return made(job, (0.95 * shared[job.seed] + 0.3 * own + shift).astype(np.float32),
-                    seconds=48.0 if job.option == BASELINE else 12.0, seams=0.5 if shift else 0.1)
+        return made(
+            job,
+            (0.95 * shared[job.seed] + 0.3 * own + shift).astype(np.float32),
+            seconds=48.0 if job.option == BASELINE else 12.0,
+            seams=0.5 if shift else 0.1,
+        )
 
     monkeypatch.setattr(sampling, "load_set", load)
     monkeypatch.setattr(sampling, "make_sets", lambda jobs, *arguments, **options: None)
-    monkeypatch.setattr(sampling, "draw_reference", lambda *arguments: (
-        rng.standard_normal((200, 5)), -2.1, {"path": "r", "sha256": "2" * 64, "clips": 200, "rejected": []}))
+    monkeypatch.setattr(
+        sampling,
+        "draw_reference",
+        lambda *arguments: (
+            rng.standard_normal((200, 5)),
+            -2.1,
+            {"path": "r", "sha256": "2" * 64, "clips": 200, "rejected": []},
+        ),
+    )
     return load
 
 
 def run(tmp_path, *words):
-    return CliRunner().invoke(sampling.main, ["--out", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch"),
-                                              "--num", "48", "--seeds", "2", "--device", "cpu", "--quiet", *words])
+    return CliRunner().invoke(
+        sampling.main,
+        [
+            "--out",
+            str(tmp_path / "out"),
+            "--scratch",
+            str(tmp_path / "scratch"),
+            "--num",
+            "48",
+            "--seeds",
+            "2",
+            "--device",
+            "cpu",
+            "--quiet",
+            *words,
+        ],
+    )
 
 
 def test_the_page_tells_apart_what_the_intervals_do(tmp_path, no_work):
@@ -104,8 +144,9 @@ def test_several_networks_are_compared_each_with_its_own_baseline(tmp_path, no_w
 
 
 def test_sets_that_lack_are_left_out_and_unknown_options_refused(tmp_path, no_work, monkeypatch):
-    monkeypatch.setattr(sampling, "load_set",
-                        lambda job: None if job.option == "tilings 4" and job.seed else no_work(job))
+    monkeypatch.setattr(
+        sampling, "load_set", lambda job: None if job.option == "tilings 4" and job.seed else no_work(job)
+    )
     result = run(tmp_path, "--only", "tilings 2", "--only", "tilings 4")
     assert result.exit_code == 0 and "1 rows are left out" in result.output and "| tilings 4 |" not in result.output
     assert run(tmp_path, "--only", "tilings 5").exit_code == 2
@@ -115,8 +156,15 @@ def test_sets_that_lack_are_left_out_and_unknown_options_refused(tmp_path, no_wo
 
 
 def test_a_set_is_made_once_and_again_for_other_settings(tmp_path, monkeypatch):
-    job = SetJob(checkpoint="nano", sha256="ab" * 32, option="fewer steps for the same work", seed=3, num=4, device="cpu",
-                 scratch=tmp_path)
+    job = SetJob(
+        checkpoint="nano",
+        sha256="ab" * 32,
+        option="fewer steps for the same work",
+        seed=3,
+        num=4,
+        device="cpu",
+        scratch=tmp_path,
+    )
     assert load_set(job) is None
     make_sets([job], 1, deadline=0.0, quiet=True)
     assert load_set(job) is None  # too late to begin

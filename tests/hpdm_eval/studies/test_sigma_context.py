@@ -7,10 +7,13 @@ from hpdm_eval.studies.sampling import sigma_context
 from tests.support.example_records import some_record
 
 
-@pytest.mark.parametrize("ci95, words", [
-    (None, "The lowest is 0.05; there are no intervals for 0.002, 0.02, 0.05, 0.1, 0.2, so no order"),  # few clips
-    (1.5, "The lowest is 0.05; intervals overlap with its own at 0.02, 0.05, 0.1, so no order"),
-])
+@pytest.mark.parametrize(
+    "ci95, words",
+    [
+        (None, "The lowest is 0.05; there are no intervals for 0.002, 0.02, 0.05, 0.1, 0.2, so no order"),  # few clips
+        (1.5, "The lowest is 0.05; intervals overlap with its own at 0.02, 0.05, 0.1, so no order"),
+    ],
+)
 def test_the_page_with_and_without_intervals(tmp_path, monkeypatch, ci95, words):
     values = iter((14.0, 12.0, 10.0, 12.5, 20.0))
 
@@ -21,7 +24,8 @@ def test_the_page_with_and_without_intervals(tmp_path, monkeypatch, ci95, words)
 
     monkeypatch.setattr(sigma_context, "call", call)
     monkeypatch.setattr(sigma_context, "draw_clips", lambda *options: None)
-    result = CliRunner().invoke(sigma_context.main, ["--out", str(tmp_path / "out"), "--clips", "24",
-                                                     "--scratch", str(tmp_path / "scratch")])
+    result = CliRunner().invoke(
+        sigma_context.main, ["--out", str(tmp_path / "out"), "--clips", "24", "--scratch", str(tmp_path / "scratch")]
+    )
     assert result.exit_code == 0, result.output
     assert words in " ".join((tmp_path / "out" / "sigma-context.md").read_text(encoding="utf-8").split())

@@ -37,9 +37,9 @@ def test_repeats_are_named_after_their_seeds():
     assert {samples.repeat for samples in plan.sample_sets} == {5, 6}
 
 
-@pytest.mark.parametrize("name", [
-    "cpu", *(pytest.param(name, marks=pytest.mark.slow) for name in TIERS if name != "cpu"),
-])
+@pytest.mark.parametrize(
+    "name", ["cpu", *(pytest.param(name, marks=pytest.mark.slow) for name in TIERS if name != "cpu")]
+)
 def test_every_variant_of_every_tier_is_a_network(name):
     """Configurations fit together, whatever the tier's numbers are, also of variants that the tier leaves out."""
     assert name in tier_names()
@@ -111,8 +111,13 @@ def test_variants_differ_in_what_they_say(cpu):
 
     def changes(name):
         other = config_to_dict(one_of(cpu.runs, name).config)
-        return {f"{section}.{key}" for section, values in other.items() if isinstance(values, dict)
-                for key, value in values.items() if value != deep[section][key]} - {"training.keep"}
+        return {
+            f"{section}.{key}"
+            for section, values in other.items()
+            if isinstance(values, dict)
+            for key, value in values.items()
+            if value != deep[section][key]
+        } - {"training.keep"}
 
     assert changes("table3.detached") == {"network.fusion"}
     assert changes("table3.not-adaptive") == {"network.levels_per_block"}
@@ -143,8 +148,11 @@ def test_real_clips_stand_in_only_for_data_without_end():
 
 def test_baselines_cost_what_hpdm_costs(cpu):
     """Within the rounding to whole steps; latent and its autoencoder together."""
-    costs = {run.name.removeprefix("baselines."): training_cost(run.config) for run in cpu.runs
-             if run.repeat == 0 and (run.name.startswith("baselines.") or run.name == "table3.deep")}
+    costs = {
+        run.name.removeprefix("baselines."): training_cost(run.config)
+        for run in cpu.runs
+        if run.repeat == 0 and (run.name.startswith("baselines.") or run.name == "table3.deep")
+    }
     budget = costs.pop("table3.deep")
     latent = costs.pop("latent") + costs.pop("autoencoder")
     assert set(costs) == {"full-resolution", "cascade", "patch-diffusion"}
@@ -223,8 +231,9 @@ def test_costs_count_the_tiles():
     """Without overlap level l has 8^l tiles; the coarsest level takes two evaluations a step but for the last."""
     config = make_plan(load_tier("cpu"), ["table4.none"]).sample_sets[0].config
     figures = count_flops(config)
-    per_level = [sum(e["flops"] for e in figures.by_block if e["level"] == n) + figures.outside_blocks / 3
-                 for n in range(3)]
+    per_level = [
+        sum(e["flops"] for e in figures.by_block if e["level"] == n) + figures.outside_blocks / 3 for n in range(3)
+    ]
     evaluations = [23, 8 * 6, 64 * 3]
     assert sampling_flops(config, figures) == pytest.approx(sum(e * f for e, f in zip(evaluations, per_level)))
     tokens = 4 * 4 * 4

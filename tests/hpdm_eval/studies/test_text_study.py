@@ -104,8 +104,10 @@ def test_the_study_from_the_command_line_and_again(tmp_path):
         assert picture.width > picture.height > 300  # six prompts by three variants
     runs = {path.parent.parent.name for path in (tmp_path / "runs").glob("*/repeat0/log.jsonl")}
     assert runs == {"joint", "video-only", "fine-tuned", "low-resolution"}
-    steps = {name: json.loads((tmp_path / "runs" / name / "repeat0" / "log.jsonl").read_text().splitlines()[-1])["step"]
-             for name in runs}
+    steps = {
+        name: json.loads((tmp_path / "runs" / name / "repeat0" / "log.jsonl").read_text().splitlines()[-1])["step"]
+        for name in runs
+    }
     assert steps == {"joint": 4, "video-only": 4, "fine-tuned": 2, "low-resolution": 6}  # equal FLOPs
     study = TextStudy("smoke", tmp_path, torch.device("cpu"), True)
     assert study.configure("video-only", 0).data.image_share == 0
