@@ -163,6 +163,11 @@ class ClipSource:
     def _own_part(self):
         return share(range(self._most()), *self.part)
 
+    def prepare(self, *, min_frames=1, shared=False, part=None):
+        """Say how it will be read: clips shorter than `min_frames`, which the network needs, are rejected; shared and
+        part: among processes, and which share of the wanted candidates alone, as (index, count)."""
+        self.min_frames, self.shared, self.part = min_frames, shared, part
+
     def listing(self):
         """[path, clips that are wanted, hash over the names of all candidates]: which clips there are to be read."""
         names = "".join(f"{candidate.name}\n" for candidate in self._candidates)

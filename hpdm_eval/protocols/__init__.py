@@ -185,6 +185,16 @@ class Protocol:
         text = json.dumps(self.settings(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def changed(self, **settings):
+        """A copy with other settings, which its `overrides` name. Raises InputError."""
+        _check_keys(self.name, settings)
+        protocol = replace(self, **settings)
+        kept = {text.partition("=")[0]: text for text in self.overrides}
+        new = {key: f"{key}={_short(mine)}" for key, (mine, _) in protocol.differences(self).items()}
+        order = [item.name for item in fields(self) if item.name != "numerics"] + ["numerics"]
+        overrides = sorted((kept | new).items(), key=lambda item: order.index(item[0]))
+        return replace(protocol, overrides=tuple(text for _, text in overrides))
+
     def differences(self, other, role=None):
         """Settings that differ, as {field: (mine, theirs)}; role="reference": those that decide its statistics."""
         theirs = other.settings()

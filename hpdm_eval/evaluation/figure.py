@@ -1,0 +1,84 @@
+"""A figure and a set of figures, as Python gets them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpdm_eval.evaluation.settings import Place
+from hpdm_eval.records.record import Record, save_record
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric of one set of samples; `float(figure)` is its value."""
+
+    record: Record
+
+    @property
+    def value(self) -> float:
+        """The headline figure."""
+        return self.record.value
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """Its 95 % confidence interval, where the metric has one."""
+        return self.record.ci95
+
+    def __float__(self) -> float:
+        return float(self.record.value)
+
+    def __str__(self) -> str:
+        from hpdm_eval.report.tables import text_table  # the reports' own words
+
+        return text_table([self.record])
+
+
+class Result(Mapping[str, Figure]):
+    """Figures by the name of their metric: `result["fvd"].value`; in the order in which they were computed."""
+
+    def __init__(self, records: Mapping[str, Record], missing: Mapping[str, str] | None = None):
+        self._figures = {name: Figure(record) for name, record in records.items()}
+        self.missing = dict(missing or {})  # {metric: why it could not be had}, of metrics that nobody asked for by name
+
+    def __getitem__(self, name: str) -> Figure:
+        return self._figures[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._figures)
+
+    def __len__(self) -> int:
+        return len(self._figures)
+
+    @property
+    def records(self) -> list[Record]:
+        """The records behind the figures."""
+        return [figure.record for figure in self._figures.values()]
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A row for every figure, details included; see `hpdm_eval.records.frame.to_frame`."""
+        from hpdm_eval.records.frame import to_frame  # pandas takes half a second to import
+
+        return to_frame(self.records)
+
+    def save(self, place: Place) -> list[Path]:
+        """Write the records, and return where: into a folder as JSON, a file each; a name that ends in .csv, .parquet
+        or .jsonl gets one table of all."""
+        place = Path(place)
+        if place.suffix.lower() in (".csv", ".parquet", ".json", ".jsonl"):
+            from hpdm_eval.records.frame import save_table
+
+            save_table(self.records, place)
+            return [place]
+        return [Path(save_record(record, place)) for record in self.records]
+
+    def __str__(self) -> str:
+        from hpdm_eval.report.tables import text_table
+
+        return text_table(self.records)
+
+    def __repr__(self) -> str:
+        return f"Result({', '.join(f'{name}={float(figure):.4g}' for name, figure in self.items())})"
