@@ -53,8 +53,8 @@ class Comparisons:
             own = metric.backbone
             protocol = evaluation.protocol.changed(backbone=own)
             evaluation = replace(evaluation, protocol=protocol, weights=None, precision="fp32")
-        if not metric.reference and (own is not None or metric.needs != "probabilities"):
-            evaluation = replace(evaluation, reference=None)
+            if not metric.reference:
+                evaluation = replace(evaluation, reference=None)
         key = (own, metric.needs == "frames", evaluation.reference is not None)
         return key, evaluation
 

@@ -42,7 +42,9 @@ class Result(Mapping[str, Figure]):
 
     def __init__(self, records: Mapping[str, Record], missing: Mapping[str, str] | None = None):
         self._figures = {name: Figure(record) for name, record in records.items()}
-        self.missing = dict(missing or {})  # {metric: why it could not be had}, of metrics that nobody asked for by name
+        self.missing = dict(
+            missing or {}
+        )  # {metric: why it could not be had}, of metrics that nobody asked for by name
 
     def __getitem__(self, name: str) -> Figure:
         return self._figures[name]

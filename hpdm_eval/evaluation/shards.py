@@ -70,9 +70,7 @@ def extract_share(opened: Opened, shard: tuple[int, int], folder: Place = FOLDER
     return Share(cache=cache.folder.name, sets=sets, clips=clips)
 
 
-def share_of(
-    evaluation: Evaluation, shard: tuple[int, int], folder: Place = FOLDER, per_frame: bool = False
-) -> Share:
+def share_of(evaluation: Evaluation, shard: tuple[int, int], folder: Place = FOLDER, per_frame: bool = False) -> Share:
     """Open a comparison and extract a shard's share of it; see `extract_share`."""
     check_shard(evaluation)
     return extract_share(open_comparison(evaluation, per_frame=per_frame), shard, folder)
