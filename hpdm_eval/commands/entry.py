@@ -36,6 +36,7 @@ SUBCOMMANDS = {
     "ablations": ("ablations", "ablations"),
     "efficiency": ("efficiency", "efficiency"),
     "report": ("report", "report"),
+    "records": ("records", "records"),
     "reproduce": ("reproduce", "reproduce"),
     "quickstart": ("quickstart", "quickstart"),
 }

@@ -21,8 +21,8 @@ MOST_NAMED = 10
     required=True,
     multiple=True,
     type=click.Path(),
-    metavar="DIR",
-    help="Folder of records, searched with all that lies below; repeatable.",
+    metavar="DIR|ARCHIVE",
+    help="Folder of records and archives, searched with all that lies below, or an archive; repeatable.",
 )
 @click.option(
     "--out",

@@ -16,6 +16,7 @@ from hpdm.support import openmp
 from hpdm.support.environment import git_revision, hardware, package_versions
 from hpdm.support.errors import InputError
 from hpdm.support.files import parse_json, write_json
+from hpdm_eval.records.archive import find_entry, has_archive_suffix, is_archive, split_place
 from hpdm_eval.records.labels import label_remarks, protocol_label, split_is_missing
 
 SCHEMA = 1
@@ -135,13 +136,23 @@ def save_record(record, folder):
     return path
 
 
-def load_record(path):
-    """Read a record; raises InputError that names the file and the key where it is not one of schema 1."""
+def load_record(place, metric=None):
+    """Read a record from its file, or from an archive by `ARCHIVE#NAME`, or by the metric where only one has it.
+
+    Raises InputError that names the file and the key where it is not one of schema 1, or is not of `metric`.
+    """
+    path, name = split_place(place)
     try:
-        values = parse_json(Path(path).read_bytes())
+        if name is not None or (has_archive_suffix(path) and is_archive(path)):
+            entry = find_entry(path, name, metric)
+            return parse_record(entry.values, f"{path}#{entry.name}")
+        values = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable record ({error})") from error
-    return parse_record(values, path)
+        raise InputError(f"{place}: not a readable record ({error})") from error
+    record = parse_record(values, place)
+    if metric is not None and record.metric != metric:
+        raise InputError(f"{place}: a record of {record.metric}, not of {metric}")
+    return record
 
 
 def parse_record(values, path):
