@@ -102,7 +102,7 @@ def read_archive(path: str | os.PathLike) -> list[Entry]:
 
 
 def find_entry(path: str | os.PathLike, name: str | None = None, metric: str | None = None) -> Entry:
-    """The one entry of that name, its .json optional, and of that metric. Raises InputError for none and for several."""
+    """The one entry of that name, its .json optional, and of that metric; raises InputError for none or several."""
     entries = read_archive(path)
     chosen = [entry for entry in entries if _is_asked_for(entry, name, metric)]
     if len(chosen) == 1:
@@ -142,7 +142,7 @@ def check_name(name: Any) -> str | None:
 
 
 def record_files(folder: str | os.PathLike) -> Iterator[tuple[str, bytes]]:
-    """(name below `folder`, content) of every loose record below it, sorted by name. Other JSON files are passed over."""
+    """(name below `folder`, content) of every loose record in it, sorted by name; other JSON files are passed over."""
     for path in sorted(Path(folder).rglob("*.json")):
         if path.is_file():
             content = path.read_bytes()
