@@ -11,6 +11,7 @@ from hpdm_eval.clips.source import open_clips
 from hpdm_eval.commands.options import protocol_options, reading_options, take_reading
 from hpdm_eval.records.record import make_record, save_record
 from hpdm_eval.report.tables import text_table
+from hpdm_eval.support.text_tables import aligned_lines as aligned  # noqa: F401 - of the commands on pixels
 
 
 def pixel_options(function):
@@ -63,16 +64,3 @@ def show_record(record, options, lines=()):
     if options["folder"]:
         note(f"record: {save_record(record, options['folder'])}", options["quiet"])
     return record
-
-
-def aligned(header, rows):
-    """Lines of a table: first column to the left, the others to the right."""
-    rows = [list(map(str, row)) for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
