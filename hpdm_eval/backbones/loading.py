@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -185,6 +186,8 @@ def _load_c3d(weights, unverified, mean, settings):
 
 
 def _load_inception(weights, unverified, settings):
+    if find_spec("torch_fidelity") is None:
+        raise InputError("the network inception needs the extra `fid`: pip install 'hpdm[fid]'")
     info = find(INCEPTION, weights=weights, unverified=unverified)
     # torch-fidelity reads the file by pickle without restrictions; what gets through here holds nothing but tensors
     read_tensors(info.path)
