@@ -61,6 +61,7 @@ setup(
     package_data={
         "hpdm": ["configs/*.yaml", "prompts/*.yaml", "weights/*"],
         "hpdm_eval": [
+            "*.pyi",
             "protocols/*.yaml",
             "backbones/weights/*",
             "backbones/*.yaml",
@@ -87,6 +88,8 @@ setup(
         "timm>=1.0.31",
         "tqdm>=4.65",
         "av>=18",
+        "torchmetrics>=1.4",
+        "lazy-loader>=0.4",
     ],
     extras_require={
         # What reading videos is compared with; no command needs it.

@@ -365,5 +365,8 @@ def read_side(source: ClipSource | Statistics, backbone: Backbone | PerFrame, ev
 
 
 def open_cache(backbone: Backbone | PerFrame, evaluation: Evaluation) -> FeatureCache | None:
-    """The cache of features that an evaluation uses, None where it uses none."""
-    return FeatureCache(backbone, verify=evaluation.verify_cache) if evaluation.cache else None
+    """The cache of features that an evaluation uses, None where it uses none, or where a registered network's code is
+    in no file, so that nothing says whether it is still the same."""
+    if not evaluation.cache or not getattr(getattr(backbone, "backbone", backbone), "cacheable", True):
+        return None
+    return FeatureCache(backbone, verify=evaluation.verify_cache)
