@@ -58,7 +58,8 @@ def load_backbone(
     """Load a network for evaluation; returns a Backbone. Raises InputError for files and settings that do not fit.
 
     name: "i3d", "shapes3d", "c3d", "inception", or "videomae:WHERE" and "vjepa:WHERE" with a folder or an id on the
-    hub, or a registered one, see `registry`; the last three take no `weights`. weights: a file in place of the cached or shipped one; one whose hash
+    hub, or a registered one, see `registry`; the last three take no `weights`. weights: a file in place of the cached
+    or shipped one; one whose hash
     is not known needs `unverified`. precision: "bf16" runs all but the head in bfloat16. bn_epsilon: of the BatchNorms;
     None is the network's own (I3D: 1e-3, its TensorFlow original's). resize_rule: how clips get to the network's size,
     see `preprocess.resize`; c3d and inception have their own way. c3d_mean: the mean video of c3d, an .npz with the key

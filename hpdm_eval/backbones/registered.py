@@ -105,5 +105,5 @@ def _check(name, values, shape, wanted):
     if not isinstance(values, torch.Tensor) or not values.is_floating_point():
         kind = str(values.dtype) if isinstance(values, torch.Tensor) else type(values).__name__
         raise InputError(f"backbone {name} returned {kind}, {wanted}")
-    if values.ndim != 2 or any(b is not None and a != b for a, b in zip(values.shape, shape)):
+    if values.ndim != 2 or any(b is not None and a != b for a, b in zip(values.shape, shape, strict=True)):
         raise InputError(f"backbone {name} returned {list(values.shape)}, {wanted}")

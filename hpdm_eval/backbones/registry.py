@@ -114,7 +114,8 @@ def register_backbone(
     Score needs. It is run in fp32, in evaluation mode and without gradients; on a CPU in several threads at once, each
     with one clip. dimension: D. frames: how many a clip must have, a number or (fewest, most or None). size: pixels
     that clips are resized to, a number or (height, width). about: further fields of `BackboneInfo`. Records name the
-    network with a SHA-256 over its weights, and its features are cached by that and by the text of the files that define it. Raises InputError for a name that is taken and for sizes that cannot be.
+    network with a SHA-256 over its weights, and its features are cached by that and by the text of the files that
+    define it. Raises InputError for a name that is taken and for sizes that cannot be.
 
     >>> import torch, hpdm_eval
     >>> @hpdm_eval.register_backbone("mean-colour", dimension=3, frames=(1, None), size=8)
