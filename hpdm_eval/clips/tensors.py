@@ -14,9 +14,10 @@ from hpdm.support.errors import InputError
 from hpdm.video.timeline import Timeline
 from hpdm_eval.clips import arrays
 from hpdm_eval.clips.frames import NoVideo, Rejected
-from hpdm_eval.clips.jobs import DecodeSettings
+from hpdm_eval.clips.jobs import DecodeSettings, too_large
 from hpdm_eval.clips.resize import axis_taps, center_window
-from hpdm_eval.support.limits import in_words, limit
+from hpdm_eval.clips.source import too_few
+from hpdm_eval.support.limits import limit
 
 BLOCK_ELEMENTS = 1 << 24  # of frames that are floats at once: 64 MiB
 FLOAT_RANGE = "-1..1"  # of float clips where nothing else is said
@@ -98,24 +99,34 @@ def to_uint8(values: torch.Tensor, name: str) -> torch.Tensor:
     return values.expand(*values.shape[:-1], 3) if values.shape[-1] == 1 else values
 
 
-def chosen_frames(frames: int, settings: DecodeSettings, names: Sequence[str], repeat: int = 0) -> list[np.ndarray]:
-    """Numbers of the frames int64 [t] that clip `repeat` of each video is made of; all have `frames` frames.
+def plan(
+    shape: Sequence[int], settings: DecodeSettings, names: Sequence[str], *, repeat: int = 0, min_frames: int = 1
+) -> list[np.ndarray]:
+    """Numbers of the frames int64 [t] that clip `repeat` of each video is made of; all videos have one `shape`.
 
-    Raises Rejected where they are too few: of videos of one length that holds for all or for none.
+    shape: (T, H, W) of each. Raises Rejected where they are too short for that or, once cut, shorter than `min_frames`
+    or too large: of videos of one shape that holds for all or for none.
     """
-    return [settings.rule.indices(Timeline.even(frames, None), settings.seed, name, repeat) for name in names]
+    timeline = Timeline.even(shape[0], None)
+    indices = [settings.rule.indices(timeline, settings.seed, name, repeat) for name in names]
+    frames = len(indices[0])
+    height, width = settings.resolution or _window(shape, settings)[2:]
+    size, most = frames * height * width * 3, limit("HPDM_EVAL_MAX_CLIP")
+    if size > most:
+        raise Rejected(too_large(frames, size, most))
+    if frames < min_frames:
+        raise Rejected(too_few(frames, min_frames))
+    return indices
 
 
 def cut(videos: torch.Tensor, indices: Sequence[np.ndarray], settings: DecodeSettings, name: str) -> torch.Tensor:
     """Clips uint8 [B, t, h, w, 3] of videos [B, T, H, W, C]: frames by their numbers, range, crop and size.
 
-    indices: of each video, all as many; name: range of the values. Raises Rejected for clips that are too large.
+    indices: of each video, as `plan` returns them; name: range of the values.
     """
-    if settings.crop == "center":
-        top, left, height, width = center_window(*videos.shape[2:4], settings.resolution)
-        videos = videos[:, :, top : top + height, left : left + width]
-    size = settings.resolution or tuple(videos.shape[2:4])
-    _check_size(len(indices[0]) * size[0] * size[1] * 3, len(indices[0]))
+    top, left, height, width = _window(videos.shape[1:4], settings)
+    videos = videos[:, :, top : top + height, left : left + width]
+    size = settings.resolution or (height, width)
     out = torch.empty((len(videos), len(indices[0]), *size, 3), dtype=torch.uint8, device=videos.device)
     step = max(BLOCK_ELEMENTS // (videos[0, 0].numel() + size[0] * size[1] * 3), 1)
     for video, chosen, clip in zip(videos, indices, out, strict=True):
@@ -126,6 +137,13 @@ def cut(videos: torch.Tensor, indices: Sequence[np.ndarray], settings: DecodeSet
                 block = resize(block, settings.resolution, settings.resize, settings.antialias)
             clip[start : start + step] = block
     return out
+
+
+def _window(shape: Sequence[int], settings: DecodeSettings) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of what the crop leaves of frames of (T, H, W)."""
+    if settings.crop == "center":
+        return center_window(*shape[1:3], settings.resolution)
+    return 0, 0, shape[1], shape[2]
 
 
 def resize(video: torch.Tensor, resolution: tuple[int, int], method: str = "bilinear", antialias: bool = False):
@@ -149,14 +167,6 @@ def _weighted_sum(frames: torch.Tensor, axis: int, taps: np.ndarray, weights: np
         term *= torch.from_numpy(weight).to(frames.device).reshape(shape)
         total = term if total is None else total.add_(term)
     return total
-
-
-def _check_size(size: int, frames: int) -> None:
-    if size > (most := limit("HPDM_EVAL_MAX_CLIP")):
-        raise Rejected(
-            f"{frames} frames of this size take {in_words(size)}, more than {in_words(most)}; set --frames or "
-            "--resolution, or HPDM_EVAL_MAX_CLIP"
-        )
 
 
 def _kind(videos: torch.Tensor) -> str:
