@@ -63,6 +63,7 @@ setup(
         "hpdm": ["py.typed", "configs/*.yaml", "prompts/*.yaml", "weights/*"],
         "hpdm_eval": [
             "py.typed",
+            "*.pyi",
             "protocols/*.yaml",
             "backbones/weights/*",
             "backbones/*.yaml",
@@ -95,6 +96,7 @@ setup(
         "lazy_loader>=0.4",
         "tqdm>=4.65",
         "av>=18",
+        "torchmetrics>=1.4",
     ],
     extras_require={
         # What reading videos is compared with; no command needs it.

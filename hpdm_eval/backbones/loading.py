@@ -24,6 +24,8 @@ from hpdm_eval.backbones.backbone import (
 from hpdm_eval.backbones.forms import is_torchscript
 from hpdm_eval.backbones.names import BACKBONES, C3D, I3D, INCEPTION, KNOWN, SHAPES3D, SHORT_NAMES
 from hpdm_eval.backbones.preprocess import RULES
+from hpdm_eval.backbones.registered import load_registered
+from hpdm_eval.backbones.registry import find_backbone, registered_names
 from hpdm_eval.backbones.scripted import read_scripted, without_prefix
 from hpdm_eval.backbones.shapes3d import Shapes3D
 from hpdm_eval.backbones.video_transformers import is_transformers_name, load_transformers
@@ -37,8 +39,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def backbone_name(name):
     """Full name of a backbone given by its full or short name; raises InputError for an unknown one."""
     full = SHORT_NAMES.get(name, name)
-    if full not in BACKBONES and not is_transformers_name(full):
-        raise InputError(f"unknown backbone {name!r}; choose one of {', '.join(KNOWN)}")
+    if full not in BACKBONES and not is_transformers_name(full) and find_backbone(full) is None:
+        raise InputError(f"unknown backbone {name!r}; choose one of {', '.join([*KNOWN, *registered_names()])}")
     return full
 
 
@@ -57,7 +59,8 @@ def load_backbone(
     """Load a network for evaluation; returns a Backbone. Raises InputError for files and settings that do not fit.
 
     name: "i3d", "shapes3d", "c3d", "inception", or "videomae:WHERE" and "vjepa:WHERE" with a folder or an id on the
-    hub, which take no `weights`. weights: a file in place of the cached or shipped one; one whose hash
+    hub, or a registered one, see `registry`; the last three take no `weights`. weights: a file in place of the cached
+    or shipped one; one whose hash
     is not known needs `unverified`. precision: "bf16" runs all but the head in bfloat16. bn_epsilon: of the BatchNorms;
     None is the network's own (I3D: 1e-3, its TensorFlow original's). resize_rule: how clips get to the network's size,
     see `preprocess.resize`; c3d and inception have their own way. c3d_mean: the mean video of c3d, an .npz with the key
@@ -81,6 +84,9 @@ def load_backbone(
         if weights is not None:
             raise InputError(f"{name}: --weights is not for this backbone; name its folder after the colon")
         return load_transformers(name, dtype=dtype, **settings)
+    if (registered := find_backbone(name)) is not None:
+        _check_registered(name, weights, bn_epsilon, dtype)
+        return load_registered(registered, **settings)
     if dtype != torch.float32:
         raise InputError(f"{name} runs in fp32 only")
     if bn_epsilon is not None:
@@ -88,6 +94,15 @@ def load_backbone(
     if name == C3D:
         return _load_c3d(weights, unverified, c3d_mean, settings)
     return _load_inception(weights, unverified, settings)
+
+
+def _check_registered(name, weights, bn_epsilon, dtype):
+    if weights is not None:
+        raise InputError(f"{name}: --weights is not for a registered backbone; its function loads them")
+    if dtype != torch.float32:
+        raise InputError(f"{name} is a registered backbone, which runs in fp32 only")
+    if bn_epsilon is not None:
+        raise InputError(f"bn_epsilon is a setting of i3d; leave it null for {name}")
 
 
 def _load_i3d(weights, unverified, bn_epsilon, dtype, optimize, settings):

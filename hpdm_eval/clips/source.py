@@ -82,7 +82,7 @@ def open_clips(
     reference = role == "reference"
     grid = parse_grid(grid)
     scratch = Scratch()
-    settings = _decode_settings(protocol, reference, grid, seed)
+    settings = decode_settings(protocol, reference, grid, seed)
     listing = Listing(path, scratch, grid, protocol.value_range, settings.rule.clips)
     if strict and listing.rejected:
         raise InputError("{path}: {reason} (--strict)".format(**listing.rejected[0]))
@@ -212,11 +212,10 @@ class ClipSource:
         (clips that equal an earlier one).
         """
         digests = self.digests
-        digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(digests)).encode())
         about = {**self._about, "duplicates": len(digests) - len(set(digests))}
         return {
             "path": self.path,
-            "sha256": digest.hexdigest(),
+            "sha256": set_digest(digests),
             "clips": self.accepted,
             "rejected": self.rejected,
             "split": self._split,
@@ -243,10 +242,7 @@ class ClipSource:
                 position = next(following)
                 reason = result.reason
                 if reason is None and result.frames < self.min_frames:
-                    reason = (
-                        f"{result.frames} frames, needs at least {self.min_frames}; --frames "
-                        f"{self.min_frames} --short loop repeats them"
-                    )
+                    reason = too_few(result.frames, self.min_frames)
                 if reason is not None:
                     self._reject(candidate.name, reason)
                     continue
@@ -322,7 +318,18 @@ class ClipSource:
         self._complete = True
 
 
-def _decode_settings(protocol, reference, grid, seed):
+def set_digest(digests):
+    """Hex SHA-256 of a set of clips: over their sorted hex digests, a line each."""
+    return hashlib.sha256("".join(f"{line}\n" for line in sorted(digests)).encode()).hexdigest()
+
+
+def too_few(frames, needed):
+    """Why a clip of `frames` frames is rejected where the network needs more."""
+    return f"{frames} frames, needs at least {needed}; --frames {needed} --short loop repeats them"
+
+
+def decode_settings(protocol, reference, grid, seed):
+    """`DecodeSettings` of a protocol for reference clips, or for samples."""
     if reference:
         cut = {
             "start": protocol.start,

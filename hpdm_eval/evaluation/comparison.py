@@ -6,7 +6,7 @@ Evaluation → clips and backbone → features of both sides → the metric's fi
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -141,7 +141,7 @@ def compare(evaluation: Evaluation, *, reference: Side | None = None, per_frame:
     opened = open_comparison(evaluation, reference, per_frame)
     sides = {role: read_side(source, opened.backbone, evaluation) for role, source in opened.sources.items()}
     remarks = remarks_on_copies(
-        {role: source for role, source in opened.sources.items() if isinstance(source, ClipSource)}
+        {role: source.digests for role, source in opened.sources.items() if isinstance(source, ClipSource)}
     )
     return Comparison(
         started=started,
@@ -196,7 +196,6 @@ def merged_from(shards: list[dict[str, Any]]) -> Iterator[None]:
 def open_comparison(evaluation: Evaluation, reference: Side | None = None, per_frame: bool = False) -> Opened:
     """`Opened` as `compare` does it. Raises InputError."""
     device = choose_device(evaluation.device)
-    protocol = evaluation.protocol
     roles = ["samples", *(["reference"] if evaluation.reference is not None and reference is None else [])]
     sources = {role: open_source(role, evaluation) for role in roles}
     backbone = open_backbone(evaluation, device, per_frame)
@@ -205,21 +204,24 @@ def open_comparison(evaluation: Evaluation, reference: Side | None = None, per_f
         remarks += (f"limited to {evaluation.limit} clips: a quick look, no figure to compare",)
     stored = sources.get("reference")
     if isinstance(stored, Statistics):
-        where = evaluation.reference
-        stored.check_match(protocol, backbone.describe(), where)
-        check_dimension(stored, backbone, where)
-        drawn = protocol.selection != "sorted" and protocol.num_reference is not None
-        if stored.foreign:
-            note(
-                f"{where}: statistics of another tool, of {stored.moments.n} clips; nothing in it says "
-                "which clips, network and protocol they are of",
-                evaluation.quiet,
-            )
-        elif stored.seed != evaluation.seed and (protocol.start == "random" or drawn):
-            note(
-                f"{where} was drawn with --seed {stored.seed}, the samples are with {evaluation.seed}", evaluation.quiet
-            )
+        check_statistics(stored, backbone, evaluation)
     return Opened(evaluation=evaluation, device=device, sources=sources, backbone=backbone, remarks=remarks)
+
+
+def check_statistics(stored: Statistics, backbone: Backbone | PerFrame, evaluation: Evaluation) -> None:
+    """Raise InputError where the reference's statistics do not fit the evaluation; say what nothing in them tells."""
+    protocol, where = evaluation.protocol, evaluation.reference
+    stored.check_match(protocol, backbone.describe(), where)
+    check_dimension(stored, backbone, where)
+    drawn = protocol.selection != "sorted" and protocol.num_reference is not None
+    if stored.foreign:
+        note(
+            f"{where}: statistics of another tool, of {stored.moments.n} clips; nothing in it says "
+            "which clips, network and protocol they are of",
+            evaluation.quiet,
+        )
+    elif stored.seed != evaluation.seed and (protocol.start == "random" or drawn):
+        note(f"{where} was drawn with --seed {stored.seed}, the samples are with {evaluation.seed}", evaluation.quiet)
 
 
 def judge_warnings(evaluation: Evaluation) -> tuple[str, ...]:
@@ -280,9 +282,8 @@ def check_dimension(stored: Statistics, backbone: Backbone | PerFrame, where: Pl
         )
 
 
-def remarks_on_copies(sources: Mapping[str, ClipSource]) -> tuple[str, ...]:
-    """Texts on clips that are in a set more than once, or in both; sources: {role: ClipSource}, after reading."""
-    digests = {role: source.digests for role, source in sources.items()}
+def remarks_on_copies(digests: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Texts on clips that are in a set more than once, or in both; digests: of the clips of each role."""
     remarks = []
     for role, all_of_them in digests.items():
         copies = len(all_of_them) - len(set(all_of_them))
@@ -319,8 +320,13 @@ def open_backbone(evaluation: Evaluation, device: torch.device, per_frame: bool 
     return backbone
 
 
-def read_side(source: ClipSource | Statistics, backbone: Backbone | PerFrame, evaluation: Evaluation) -> Side:
-    """Run the network over a ClipSource, or take what the `Statistics` hold."""
+def read_side(
+    source: ClipSource | Statistics, backbone: Backbone | PerFrame, evaluation: Evaluation, shared: bool = True
+) -> Side:
+    """Run the network over a ClipSource, or take what the `Statistics` hold.
+
+    shared: whether several processes, where there are any, all call this and share the work.
+    """
     if isinstance(source, Statistics):
         stored = {
             "statistics": str(evaluation.reference),
@@ -335,7 +341,7 @@ def read_side(source: ClipSource | Statistics, backbone: Backbone | PerFrame, ev
             summary={**source.source, **stored},
             sources=sources,
         )
-    source.prepare(min_frames=backbone.min_frames, shared=True)
+    source.prepare(min_frames=backbone.min_frames, shared=shared)
     cache = open_cache(backbone, evaluation)
     reading = {"batch": evaluation.batch, "quiet": evaluation.quiet, "cache": cache}
     merged = _merged.get()
@@ -364,5 +370,8 @@ def read_side(source: ClipSource | Statistics, backbone: Backbone | PerFrame, ev
 
 
 def open_cache(backbone: Backbone | PerFrame, evaluation: Evaluation) -> FeatureCache | None:
-    """The cache of features that an evaluation uses, None where it uses none."""
-    return FeatureCache(backbone, verify=evaluation.verify_cache) if evaluation.cache else None
+    """The cache of features that an evaluation uses, None where it uses none, or where a registered network's code is
+    in no file, so that nothing says whether it is still the same."""
+    if not evaluation.cache or not getattr(getattr(backbone, "backbone", backbone), "cacheable", True):
+        return None
+    return FeatureCache(backbone, verify=evaluation.verify_cache)

@@ -1,9 +1,8 @@
 """A figure and a set of figures, as Python gets them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpdm_eval.evaluation.settings import Place
 from hpdm_eval.records.labels import format_value, metric_label, protocol_label
@@ -11,13 +10,14 @@ from hpdm_eval.records.record import Record, save_record
 
 if TYPE_CHECKING:
     import pandas
+    import torch
 
 
-@dataclass(frozen=True)
 class Figure:
     """One metric of one set of samples; `float(figure)` is its value."""
 
-    record: Record
+    def __init__(self, record: Record):  # no dataclass: torchmetrics goes through the fields of those, and copies them
+        self.record = record
 
     @property
     def value(self) -> float:
@@ -28,6 +28,20 @@ class Figure:
     def ci95(self) -> tuple[float, float] | None:
         """Its 95 % confidence interval, where the metric has one."""
         return self.record.ci95
+
+    def tensor(self, device: Any = None) -> "torch.Tensor":
+        """The value as a float32 tensor without axes, for loggers that take tensors alone."""
+        import torch
+
+        return torch.tensor(float(self), dtype=torch.float32, device=device)
+
+    def __repr__(self) -> str:
+        return f"Figure({self.record.metric}={float(self):.4g})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.record == other.record if isinstance(other, Figure) else NotImplemented
+
+    __hash__ = None
 
     def __float__(self) -> float:
         return float(self.record.value)

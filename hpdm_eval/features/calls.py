@@ -12,7 +12,6 @@ others share its call, and with them on --batch, on the number of processes and 
 from contextlib import contextmanager
 from itertools import groupby, islice
 
-import numpy as np
 import torch
 
 from hpdm_eval.support.threads import side_by_side
@@ -27,7 +26,7 @@ def call_size(backbone, batch):
 
 @contextmanager
 def network_calls(backbone, batch):
-    """Yield a function: list of uint8 [T,H,W,3] of any sizes → (features, probabilities) as arrays for each, in order.
+    """Yield a function: list of uint8 [T,H,W,3], arrays or tensors, of any sizes → (features, probabilities) as arrays for each, in order.
 
     batch: how many are in memory as floats at once, and on a device other than a CPU the size of a call.
     """
@@ -55,8 +54,8 @@ def _by_shape(videos, batch, extract):
 def _padded(backbone, videos, size):
     """[(features, probabilities)] of up to `size` clips of one shape, by a call of exactly `size`."""
     count = len(videos)
-    videos = [videos[index % count] for index in range(size)]
-    stacked = torch.from_numpy(videos[0][None] if size == 1 else np.stack(videos))
+    tensors = [torch.as_tensor(videos[index % count]) for index in range(size)]  # arrays are not copied
+    stacked = tensors[0][None] if size == 1 else torch.stack(tensors)
     return [tuple(values.numpy() for values in row) for row in zip(*backbone.extract(stacked))][:count]
 
 
