@@ -1,14 +1,17 @@
 """Rows of text as tables: aligned for a terminal, piped for markdown."""
 
 
-def aligned(header, rows, right=()):
-    """Rows of text under a header, columns aligned for a terminal; those named in `right` to the right."""
+def aligned(header, rows, right=(), rule=True):
+    """Rows of text under a header, columns aligned for a terminal; those named in `right` to the right.
+
+    rule: whether a line of dashes stands below the header.
+    """
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if name in right else cell.ljust(width) for name, cell, width in zip(header, row, widths)
         ).rstrip()
-        for row in [header, ["-" * width for width in widths], *rows]
+        for row in [header, *[["-" * width for width in widths]] * rule, *rows]
     )
 
 
