@@ -13,10 +13,6 @@ from hpdm.support.files import parse_json
 from hpdm.support.torchvision_compat import import_torchvision
 from hpdm_eval.backbones import c3d, i3d
 from hpdm_eval.backbones.backbone import (
-    C3D,
-    I3D,
-    INCEPTION,
-    SHAPES3D,
     C3DBackbone,
     I3DBackbone,
     InceptionBackbone,
@@ -25,6 +21,7 @@ from hpdm_eval.backbones.backbone import (
     Shapes3DBackbone,
 )
 from hpdm_eval.backbones.forms import is_torchscript
+from hpdm_eval.backbones.names import BACKBONES, C3D, I3D, INCEPTION, KNOWN, SHAPES3D, SHORT_NAMES
 from hpdm_eval.backbones.preprocess import RULES
 from hpdm_eval.backbones.scripted import read_scripted, without_prefix
 from hpdm_eval.backbones.shapes3d import Shapes3D
@@ -32,10 +29,7 @@ from hpdm_eval.backbones.video_transformers import is_transformers_name, load_tr
 from hpdm_eval.backbones.weights import TRUSTS, WeightsInfo, find, fingerprint
 from hpdm_eval.support.npz import read_npz
 
-SHORT_NAMES = {"i3d": I3D, "c3d": C3D, "inception": INCEPTION}
 KINDS = {I3D: I3DBackbone, SHAPES3D: Shapes3DBackbone, C3D: C3DBackbone, INCEPTION: InceptionBackbone}
-BACKBONES = tuple(KINDS)
-KNOWN = ("i3d", "shapes3d", "c3d", "inception", "videomae:WHERE", "vjepa:WHERE")  # as a person calls them
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -24,12 +24,12 @@ from hpdm.support.progress import note
 from hpdm_eval.clips.source import ClipSource
 from hpdm_eval.evaluation.comparison import Opened, open_comparison
 from hpdm_eval.evaluation.settings import Evaluation, Place
+from hpdm_eval.evaluation.shard_folder import FOLDER
 from hpdm_eval.features.cache import SUFFIX, FeatureCache
 from hpdm_eval.features.entry_file import EntryFile
 from hpdm_eval.features.extraction import fill_cache
 from hpdm_eval.records.record import command_line
 
-FOLDER = "shards"  # where none is named
 FEATURES = "features"  # folder of the caches
 OWN = ("--shard", "--shards")  # options that are no part of the evaluation
 EQUAL = {

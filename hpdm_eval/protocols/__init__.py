@@ -12,9 +12,7 @@ from pathlib import Path
 
 from hpdm.support.errors import InputError
 from hpdm.support.yaml_text import parse_yaml
-from hpdm_eval.clips.arrays import RANGES
-from hpdm_eval.clips.resize import METHODS
-from hpdm_eval.clips.selection import RULES, check_split
+from hpdm_eval.clips.choices import METHODS, RANGES, RULES, check_split
 from hpdm_eval.records.labels import subset_remarks
 
 DEFAULT = "generic-16f"  # claims nothing of the data
