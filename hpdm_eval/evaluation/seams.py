@@ -199,9 +199,7 @@ def size_text(numbers: Sequence[int]) -> str:
     return "x".join(map(str, numbers))
 
 
-def _measure_set(
-    evaluation: Evaluation, role: str, lattices: list[Lattice]
-) -> tuple[list[ClipSeams], dict[str, Any]]:
+def _measure_set(evaluation: Evaluation, role: str, lattices: list[Lattice]) -> tuple[list[ClipSeams], dict[str, Any]]:
     """The clips of a role, with the videos they come from where several come from one, and the record's entry."""
     codings, protocol = Codings(evaluation.path(role)), evaluation.protocol
 
