@@ -9,16 +9,18 @@ with ends_at_once():
 
     from hpdm.support.console import Group
     from hpdm.support.openmp import wait_passively
+    from hpdm_eval.metrics.registry import metric_names
 
-# subcommand → (module in hpdm_eval.commands, attribute); imported only when it is called, so --help stays fast
+# subcommand → (module in hpdm_eval.commands, attribute); imported only when it is called, so --help stays fast. Those
+# without a module are made from the registry of metrics, as are those of metrics that other packages bring.
 SUBCOMMANDS = {
-    "fvd": ("fvd", "fvd"),
+    "fvd": None,
     "curve": ("curve", "curve"),
     "compare-protocols": ("compare_protocols", "compare_protocols"),
-    "is": ("inception_score", "inception_score_command"),
-    "kvd": ("kvd", "kvd"),
-    "prdc": ("prdc", "prdc"),
-    "fid": ("fid", "fid"),
+    "is": None,
+    "kvd": None,
+    "prdc": None,
+    "fid": None,
     "clipsim": ("clipsim", "clipsim"),
     "all": ("all_metrics", "all_metrics"),
     "merge": ("merge", "merge"),
@@ -30,6 +32,7 @@ SUBCOMMANDS = {
     "dead-tokens": ("dead_tokens", "dead_tokens"),
     "pyramid": ("pyramid", "pyramid"),
     "positions": ("positions", "positions"),
+    "ls": ("ls", "ls"),
     "weights": ("weights", "weights"),
     "protocols": ("protocols", "protocols"),
     "bench": ("bench", "bench"),
@@ -44,18 +47,22 @@ SUBCOMMANDS = {
 class LazyGroup(Group):
     """Imports a subcommand's module when the subcommand is looked up."""
 
-    def list_commands(self, context):
-        return list(SUBCOMMANDS)
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [*SUBCOMMANDS, *(name for name in metric_names() if name not in SUBCOMMANDS)]
 
-    def get_command(self, context, name):
-        if name not in SUBCOMMANDS:
+    def get_command(self, context: click.Context | None, name: str) -> click.Command | None:
+        if name not in self.list_commands(context):
             return None
         wait_passively()
+        if SUBCOMMANDS.get(name) is None:
+            from hpdm_eval.commands.metric import metric_command
+
+            return metric_command(name)
         module, attribute = SUBCOMMANDS[name]
         return getattr(importlib.import_module(f"hpdm_eval.commands.{module}"), attribute)
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hpdm")
-def main():
+def main() -> None:
     """Judge generated videos: every figure comes with a record of how it was made."""

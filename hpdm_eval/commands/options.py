@@ -23,6 +23,8 @@ from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.evaluation.shard_folder import FOLDER
 from hpdm_eval.protocols import CHOICES, DEFAULT, Protocol, load_protocol
 
+SAMPLES = "Clips to judge: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files."
+
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
@@ -108,7 +110,7 @@ def protocol_options(default: str = DEFAULT) -> Decorator:
     def decorate(function):
         for flag, key, kind, text in reversed(_OVERRIDES):
             names = (f"{flag}/--no-{flag[2:]}",) if kind is None else (flag,)
-            function = click.option(*names, key, type=kind, default=None, help=text + " [protocol's]")(function)
+            function = click.option(*names, key, type=kind, default=None, help=SAMPLES + " [protocol's]")(function)
         return click.option(
             "--protocol",
             default=default,
@@ -120,7 +122,7 @@ def protocol_options(default: str = DEFAULT) -> Decorator:
     return decorate
 
 
-def reading_options(function: Function) -> Function:
+def reading_options(function: Function, reference: bool = True) -> Function:
     """Add the options of `open_clips` that are no part of a protocol."""
     for option in (
         click.option(
@@ -137,7 +139,7 @@ def reading_options(function: Function) -> Function:
         ),
         click.option("--workers", type=click.IntRange(min=0), help="Decoding processes. [one per core]"),
         click.option("--strict", is_flag=True, help="Stop at the first unusable file instead of listing it."),
-        click.option("--reference-grid", metavar="RxC[+PAD]", help="As --grid, for the reference."),
+        *([click.option("--reference-grid", metavar="RxC[+PAD]", help="As --grid, for the reference.")] * reference),
         click.option(
             "--match",
             metavar="PATTERN",
@@ -212,11 +214,11 @@ def backbone_options(function: Function, default: str | None = None) -> Function
     return function
 
 
-def metric_options(default: str = DEFAULT, backbone: str | None = None) -> Decorator:
+def metric_options(default: str = DEFAULT, backbone: str | None = None, reference: bool = True) -> Decorator:
     """All of the above."""
 
     def decorate(function):
-        return protocol_options(default)(backbone_options(reading_options(function), backbone))
+        return protocol_options(default)(backbone_options(reading_options(function, reference), backbone))
 
     return decorate
 
@@ -340,7 +342,7 @@ def judging_options(
             ),
         ):
             function = option(function)
-        function = metric_options(protocol, backbone)(common_options(function))
+        function = metric_options(protocol, backbone, reference)(common_options(function))
         if reference:
             function = click.option(
                 "--reference",
@@ -349,14 +351,13 @@ def judging_options(
                 metavar="DIR|STATS.npz",
                 help="Real clips, or their statistics from `hpdm-eval stats`.",
             )(function)
-        text = "Clips to judge: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files."
         return click.option(
             "--samples",
             required=True,
             type=click.Path(),
             metavar="DIR|FILE",
             multiple=several,
-            help=text + " Give it once per set." * several,
+            help=SAMPLES + " Give it once per set." * several,
         )(function)
 
     return decorate
@@ -372,3 +373,17 @@ def pixel_options(function: Function) -> Function:
     ):
         function = option(function)
     return protocol_options("native")(reading_options(common_options(function)))
+
+
+def pixel_set_options(reference: bool) -> Decorator:
+    """Options of a metric on clips that a package registers: --samples, --reference and `pixel_options`."""
+
+    def decorate(function: Function) -> Function:
+        function = pixel_options(function)
+        if reference:
+            function = click.option(
+                "--reference", type=click.Path(), metavar="DIR|FILE", help="Real clips, where the metric compares."
+            )(function)
+        return click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE", help=SAMPLES)(function)
+
+    return decorate

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from hpdm.support.console import Command, Device
+from hpdm.support.console import Command, Device, OutputFile, OutputFolder
+from hpdm.support.errors import InputError
 from hpdm_eval.evaluation.reproduce import ABSOLUTE, RELATIVE
 from hpdm_eval.evaluation.reproduce import reproduce as run_again
 from hpdm_eval.records.labels import metric_label
@@ -56,6 +57,7 @@ def reproduce(context, record, folder, tolerance, device, seed, allow, quiet, as
     recorded = load_record(record)
     result = run_again(
         recorded,
+        run_command,
         folder=folder,
         near=Path(record).parent,
         relative=tolerance,
@@ -104,3 +106,16 @@ def _differences(differences):
         yield from differences[:MOST_SHOWN]
         if len(differences) > MOST_SHOWN:
             yield f"... and {len(differences) - MOST_SHOWN} more"
+
+
+def run_command(name: str, words: list[str], scratch: Path) -> None:
+    """Run a subcommand that writes nothing outside of `scratch`."""
+    from hpdm_eval.commands.entry import main  # which imports this module on demand
+
+    command = main.get_command(None, name)
+    with command.make_context(name, list(words)) as context:
+        for parameter in command.get_params(context):
+            value = context.params.get(parameter.name)
+            if isinstance(parameter.type, OutputFolder | OutputFile) and str(value) not in ("None", "()", str(scratch)):
+                raise InputError(f"the record's command would write to {value}")
+        command.invoke(context)

@@ -1,7 +1,6 @@
 """Metrics that other packages register on the clips themselves."""
 
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from hpdm_eval.features.reference_statistics import is_statistics
 from hpdm_eval.metrics.registry import MetricInfo
 from hpdm_eval.metrics.settings import MetricSettings
 from hpdm_eval.records.record import Record, make_record
+from hpdm_eval.support.caught import caught_warnings
 
 
 class Clips:
@@ -46,8 +46,7 @@ def evaluate_clips(metric: MetricInfo, evaluation: Evaluation, options: Mapping[
     roles = ["samples", *(["reference"] if metric.reference and evaluation.reference is not None else [])]
     sets = {role: Clips(open_set(role, evaluation)) for role in roles}
     settings = MetricSettings(protocol=evaluation.protocol, seed=evaluation.seed, options=options)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with caught_warnings() as said:
         returned = metric.function()(sets["samples"], sets.get("reference"), settings)
         figures = as_figures(returned, metric, settings)
     own = figures.pop("settings", None)
@@ -65,7 +64,7 @@ def evaluate_clips(metric: MetricInfo, evaluation: Evaluation, options: Mapping[
         samples=summaries["samples"],
         reference=summaries.get("reference"),
         seed=evaluation.seed,
-        warnings=tuple(dict.fromkeys([*limited, *(str(warning.message) for warning in caught)])),
+        warnings=tuple(dict.fromkeys([*limited, *said()])),
         extra=({"settings": own} if own else {}) | ({"limit": evaluation.limit} if evaluation.limit else {}),
         **figures,
     )

@@ -6,7 +6,6 @@ Evaluation → clips and backbone → features of both sides → the metric's fi
 import math
 import re
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,6 +38,7 @@ from hpdm_eval.metrics.score_tests import mean_interval
 from hpdm_eval.metrics.settings import MetricSettings
 from hpdm_eval.protocols import Protocol
 from hpdm_eval.records.record import Record, make_record
+from hpdm_eval.support.caught import caught_warnings
 from hpdm_eval.support.threads import one_thread
 
 MANY_COPIES = 100  # from one clip in so many on, copies are worth a remark
@@ -67,11 +67,9 @@ class Comparison:
         settings = MetricSettings(
             protocol=self.protocol, seed=self.seed, options={**metric.defaults(), **(options or {})}
         )
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            with one_thread():
-                figures = as_figures(metric.function()(self.samples, self.reference, settings), metric, settings)
-        return self.record_of(metric, figures, [str(warning.message) for warning in caught])
+        with caught_warnings() as said, one_thread():
+            figures = as_figures(metric.function()(self.samples, self.reference, settings), metric, settings)
+        return self.record_of(metric, figures, said())
 
     def record_of(self, metric: MetricInfo, figures: Mapping[str, Any], said: Iterable[str] = ()) -> Record:
         """The Record of figures that are computed already, a dict of the record's fields."""

@@ -148,6 +148,7 @@ _METRICS = (
                 name="splits",
                 kind=int,
                 minimum=1,
+                overrides="is_splits",
                 help="Parts over which the score is averaged. [the protocol's, or 10]",
             ),
         ),

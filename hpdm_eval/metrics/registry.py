@@ -37,6 +37,7 @@ class MetricOption:
     flags: tuple[str, ...] = ()  # on the command line; by default --name
     choices: tuple[str, ...] = ()
     minimum: int | None = None
+    overrides: str | None = None  # the protocol's setting of the same meaning, where the protocol has one
 
 
 @dataclass(frozen=True, kw_only=True)
