@@ -5,10 +5,11 @@ from typing import Any
 import click
 
 from hpdm_eval.commands.options import pixel_options, take_evaluation
-from hpdm_eval.commands.pixel_output import figure_lines, show_record
+from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.metrics.builtin import DEFAULT_CLIP
 from hpdm_eval.records.record import Record
+from hpdm_eval.support.text_tables import figure_lines
 
 WORST = 5
 
@@ -42,4 +43,4 @@ def clipsim(clip: str, **options: Any) -> Record:
     worst = sorted(record.details, key=lambda entry: entry["value"])[:WORST]
     rows = [(entry["prompt"], f"{entry['value']:.2f}") for entry in worst]
     lines = ["", "prompts with the least:", *figure_lines(("prompt", "similarity"), rows)]
-    return show_record(record, lines, quiet=evaluation.quiet, **options)
+    return show_record(record, {**options, "quiet": evaluation.quiet}, lines)

@@ -9,9 +9,10 @@ from hpdm.support.console import OutputFolder
 from hpdm.support.files import atomic_file
 from hpdm.support.progress import note
 from hpdm_eval.commands.options import pixel_options, take_evaluation
-from hpdm_eval.commands.pixel_output import figure_lines, show_record
+from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.records.record import Record
+from hpdm_eval.support.text_tables import figure_lines
 
 
 @click.command(cls=RecordedCommand)
@@ -53,7 +54,7 @@ def dead_tokens(token: str, plots: str | None, **options: Any) -> Record:
         *figure_lines(("figure", ""), [(key.replace("_", " "), _short(value)) for key, value in figures.items()]),
         *_worst_lines(counted.record.extra["worst"]),
     ]
-    return show_record(counted.record, lines, quiet=evaluation.quiet, **options)
+    return show_record(counted.record, {**options, "quiet": evaluation.quiet}, lines)
 
 
 def _worst_lines(worst: list[dict[str, Any]]) -> list[str]:

@@ -5,11 +5,12 @@ from typing import Any
 import click
 
 from hpdm_eval.commands.options import judging_options, take_evaluation
-from hpdm_eval.commands.pixel_output import figure_lines, show_record
+from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.metrics.tilings import OVERLAPS, TILES
 from hpdm_eval.records.labels import format_value
 from hpdm_eval.records.record import Record
+from hpdm_eval.support.text_tables import figure_lines
 
 
 @click.command(cls=RecordedCommand)
@@ -41,7 +42,7 @@ def positions(patch: str | None, overlap: str | None, lossless: bool, tiles: int
     evaluation = take_evaluation(options)
     own = {"patch": patch, "overlap": overlap, "lossless": lossless, "tiles": tiles}
     record = evaluate_positions(evaluation, own)
-    return show_record(record, ["", *_table(record.details)], quiet=evaluation.quiet, **options)
+    return show_record(record, {**options, "quiet": evaluation.quiet}, ["", *_table(record.details)])
 
 
 def _table(details: tuple[dict[str, Any], ...]) -> list[str]:

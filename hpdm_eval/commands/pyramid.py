@@ -5,9 +5,10 @@ from typing import Any
 import click
 
 from hpdm_eval.commands.options import pixel_options, take_evaluation
-from hpdm_eval.commands.pixel_output import figure_lines, show_record
+from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.records.record import Record
+from hpdm_eval.support.text_tables import figure_lines
 
 
 @click.command(cls=RecordedCommand)
@@ -31,7 +32,7 @@ def pyramid(levels: int, **options: Any) -> Record:
 
     evaluation = take_evaluation(options)
     record = evaluate_pyramid(evaluation, {"levels": levels})
-    return show_record(record, ["", *_table(record.details)], quiet=evaluation.quiet, **options)
+    return show_record(record, {**options, "quiet": evaluation.quiet}, ["", *_table(record.details)])
 
 
 def _table(details: tuple[dict[str, Any], ...]) -> list[str]:

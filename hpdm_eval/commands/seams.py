@@ -7,10 +7,11 @@ import click
 from hpdm.support.console import OutputFolder
 from hpdm.support.progress import note
 from hpdm_eval.commands.options import pixel_options, take_evaluation
-from hpdm_eval.commands.pixel_output import figure_lines, show_record
+from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.metrics.tilings import OVERLAPS
 from hpdm_eval.records.record import Record
+from hpdm_eval.support.text_tables import figure_lines
 
 if TYPE_CHECKING:
     from hpdm_eval.metrics.seam_tests import SeamFigure
@@ -94,7 +95,7 @@ def seams(
             [(*list(entry.values())[:-1], f"{entry['score']:.3f}") for entry in worst],
         ),
     ]
-    return show_record(judged.record, lines, quiet=evaluation.quiet, **options)
+    return show_record(judged.record, {**options, "quiet": evaluation.quiet}, lines)
 
 
 def _table(figures: "list[SeamFigure]") -> list[str]:

@@ -9,9 +9,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,7 @@ class Comparison:
     reference: Side | None
     seed: int
     remarks: tuple[str, ...] = ()  # on both sets of clips and on the judge, for every record
-    extra: Mapping[str, Any] = MappingProxyType({})  # further entries of every record
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further entries of every record
 
     def record(self, metric: MetricInfo, options: Mapping[str, Any] | None = None) -> Record:
         """The Record of one metric on features; what its function warns of is in it.

@@ -1,7 +1,6 @@
 """Tiles of samples by their position in the video, as a record: are the corners as good as the inside?"""
 
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +26,7 @@ from hpdm_eval.metrics.seams import Lattice, seam_lattices
 from hpdm_eval.metrics.uncertainty import FEWEST_GROUPS, GROUPS, grouped_jackknife, jackknife_errors
 from hpdm_eval.protocols import Protocol
 from hpdm_eval.records.record import Record, make_record
+from hpdm_eval.support.caught import caught_warnings
 from hpdm_eval.support.threads import one_thread
 
 Interval = tuple[float, float]
@@ -59,8 +59,7 @@ def evaluate_positions(evaluation: Evaluation, options: Mapping[str, Any]) -> Re
             tiles, backbone, batch=evaluation.batch, quiet=evaluation.quiet, cache=open_cache(backbone, evaluation)
         )
         sides[role], summaries[role] = TileFeatures(tiles=tiles, features=extracted.features), source.summary()
-    with warnings.catch_warnings(record=True) as caught, one_thread():
-        warnings.simplefilter("always")
+    with caught_warnings() as said, one_thread():
         figures = position_figures(
             sides["samples"], sides["reference"], protocol, seed=evaluation.seed, group_by=evaluation.group_by
         )
@@ -80,7 +79,7 @@ def evaluate_positions(evaluation: Evaluation, options: Mapping[str, Any]) -> Re
         backbone=backbone.describe(),
         seed=evaluation.seed,
         details=tuple(figures.details),
-        warnings=tuple(dict.fromkeys([*remarks, *(str(warning.message) for warning in caught)])),
+        warnings=tuple(dict.fromkeys([*remarks, *said()])),
         extra={
             "settings": {
                 "patch": list(plan.patch),

@@ -15,6 +15,11 @@ def aligned(header, rows, right=(), rule=True):
     )
 
 
+def figure_lines(header, rows):
+    """Lines of a table of figures: first column to the left, the others to the right, no line below the header."""
+    return aligned(header, [list(map(str, row)) for row in rows], right=header[1:], rule=False).splitlines()
+
+
 def piped(header, rows, right=()):
     """Rows of text under a header as a markdown table, with a final newline."""
     lines = [
