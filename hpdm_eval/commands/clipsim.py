@@ -9,7 +9,7 @@ from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.metrics.builtin import DEFAULT_CLIP
 from hpdm_eval.records.record import Record
-from hpdm_eval.support.text_tables import figure_lines
+from hpdm_eval.support.text_tables import aligned_lines
 
 WORST = 5
 
@@ -42,5 +42,5 @@ def clipsim(clip: str, **options: Any) -> Record:
     record = evaluate_clip_similarity(evaluation, {"clip": clip})
     worst = sorted(record.details, key=lambda entry: entry["value"])[:WORST]
     rows = [(entry["prompt"], f"{entry['value']:.2f}") for entry in worst]
-    lines = ["", "prompts with the least:", *figure_lines(("prompt", "similarity"), rows)]
+    lines = ["", "prompts with the least:", *aligned_lines(("prompt", "similarity"), rows)]
     return show_record(record, {**options, "quiet": evaluation.quiet}, lines)

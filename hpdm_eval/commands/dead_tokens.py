@@ -12,7 +12,7 @@ from hpdm_eval.commands.options import pixel_options, take_evaluation
 from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.records.record import Record
-from hpdm_eval.support.text_tables import figure_lines
+from hpdm_eval.support.text_tables import aligned_lines
 
 
 @click.command(cls=RecordedCommand)
@@ -51,7 +51,7 @@ def dead_tokens(token: str, plots: str | None, **options: Any) -> Record:
     (figures,) = counted.record.details
     lines = [
         "",
-        *figure_lines(("figure", ""), [(key.replace("_", " "), _short(value)) for key, value in figures.items()]),
+        *aligned_lines(("figure", ""), [(key.replace("_", " "), _short(value)) for key, value in figures.items()]),
         *_worst_lines(counted.record.extra["worst"]),
     ]
     return show_record(counted.record, {**options, "quiet": evaluation.quiet}, lines)
@@ -61,7 +61,7 @@ def _worst_lines(worst: list[dict[str, Any]]) -> list[str]:
     if not worst:
         return []
     rows = [(entry["name"], entry["dead"], f"{entry['per_million']:.1f}") for entry in worst]
-    return ["", "clips with the most:", *figure_lines(("name", "dead", "per million"), rows)]
+    return ["", "clips with the most:", *aligned_lines(("name", "dead", "per million"), rows)]
 
 
 def _short(value: Any) -> Any:

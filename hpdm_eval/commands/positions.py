@@ -10,7 +10,7 @@ from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.metrics.tilings import OVERLAPS, TILES
 from hpdm_eval.records.labels import format_value
 from hpdm_eval.records.record import Record
-from hpdm_eval.support.text_tables import figure_lines
+from hpdm_eval.support.text_tables import aligned_lines
 
 
 @click.command(cls=RecordedCommand)
@@ -59,4 +59,4 @@ def _table(details: tuple[dict[str, Any], ...]) -> list[str]:
                 entry.get("tiles", ""),
             )
         )
-    return figure_lines(("figure", "position", "value", "95 %", "tiles"), rows)
+    return aligned_lines(("figure", "position", "value", "95 %", "tiles"), rows)

@@ -8,7 +8,7 @@ from hpdm_eval.commands.options import pixel_options, take_evaluation
 from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.records.record import Record
-from hpdm_eval.support.text_tables import figure_lines
+from hpdm_eval.support.text_tables import aligned_lines
 
 
 @click.command(cls=RecordedCommand)
@@ -48,4 +48,4 @@ def _table(details: tuple[dict[str, Any], ...]) -> list[str]:
         ]
         for entry in details
     ]
-    return figure_lines(header, rows)
+    return aligned_lines(header, rows)

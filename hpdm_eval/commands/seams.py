@@ -11,7 +11,7 @@ from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.metrics.tilings import OVERLAPS
 from hpdm_eval.records.record import Record
-from hpdm_eval.support.text_tables import figure_lines
+from hpdm_eval.support.text_tables import aligned_lines
 
 if TYPE_CHECKING:
     from hpdm_eval.metrics.seam_tests import SeamFigure
@@ -90,7 +90,7 @@ def seams(
         *_table(judged.figures),
         "",
         "clips with the largest scores:",
-        *figure_lines(
+        *aligned_lines(
             ("name", "axis", "period", "statistic", "score"),
             [(*list(entry.values())[:-1], f"{entry['score']:.3f}") for entry in worst],
         ),
@@ -113,4 +113,4 @@ def _table(figures: "list[SeamFigure]") -> list[str]:
         )
         for figure in figures
     ]
-    return figure_lines(("axis", "period", "statistic", "excess", "95 %", "p", "z", "rank", "seam"), rows)
+    return aligned_lines(("axis", "period", "statistic", "excess", "95 %", "p", "z", "rank", "seam"), rows)

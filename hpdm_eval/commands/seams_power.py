@@ -10,7 +10,7 @@ from hpdm_eval.commands.options import pixel_options, take_evaluation
 from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.records.record import Record
-from hpdm_eval.support.text_tables import figure_lines
+from hpdm_eval.support.text_tables import aligned_lines
 
 
 @click.command(cls=RecordedCommand)
@@ -48,7 +48,7 @@ def seams_power(patch: str, per_test: int, resamples: int, longest: int, out: st
     )
     options["folder"] = options["folder"] or str(Path(out) / "records")
     rows = [[_short(row[key]) for key in COLUMNS] for row in record.details]
-    return show_record(record, {**options, "quiet": evaluation.quiet}, ["", *figure_lines(COLUMNS, rows)])
+    return show_record(record, {**options, "quiet": evaluation.quiet}, ["", *aligned_lines(COLUMNS, rows)])
 
 
 def _short(value: Any) -> Any:
