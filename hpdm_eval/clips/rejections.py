@@ -5,10 +5,6 @@ The list itself, with a reason for every clip, is in the record.
 
 import re
 
-import click
-
-from hpdm.support.progress import note
-
 FEW = 3  # rejections that are named one by one
 MOST_REASONS = 6
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -39,15 +35,6 @@ def reason_counts(rejected, most=FEW):
     if len(groups) > most:
         words.append(f"{sum(map(len, groups[most:]))} for other reasons")
     return "; ".join(words)
-
-
-def note_once(text, quiet=False):
-    """Print a note on stderr unless the running command has printed the same before."""
-    context = click.get_current_context(silent=True)
-    said = set() if context is None else context.meta.setdefault(__name__, set())
-    if text not in said:
-        said.add(text)
-        note(text, quiet)
 
 
 def _by_reason(rejected):

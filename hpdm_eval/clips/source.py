@@ -21,10 +21,10 @@ from hpdm_eval.clips.frames import FrameRule, parse_grid
 from hpdm_eval.clips.jobs import DecodeSettings, Job, Part
 from hpdm_eval.clips.listing import Listing, Scratch
 from hpdm_eval.clips.parts import take_part
-from hpdm_eval.clips.rejections import note_once as note
 from hpdm_eval.clips.rejections import rejection_lines
 from hpdm_eval.clips.remembered import Remembered
 from hpdm_eval.support.distributed import gather, rank_and_size, share
+from hpdm_eval.support.notes import note_once as note
 
 MOST_WORKERS = 16
 

@@ -73,7 +73,7 @@ def _option(option: MetricOption) -> Any:
     elif option.kind in KINDS:
         about["type"] = KINDS[option.kind]()
     elif isinstance(option.default, bool):
-        about["is_flag"] = not any("/" in flag for flag in flags)
+        about |= {} if any("/" in flag for flag in flags) else {"is_flag": True}  # an on/off pair says it by itself
     elif option.kind is int or isinstance(option.default, int):
         about["type"] = click.IntRange(min=option.minimum)
     elif option.kind is float or isinstance(option.default, float):

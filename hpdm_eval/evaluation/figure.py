@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpdm_eval.evaluation.settings import Place
+from hpdm_eval.records.labels import format_value, metric_label, protocol_label
 from hpdm_eval.records.record import Record, save_record
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ class Figure:
         return float(self.record.value)
 
     def __str__(self) -> str:
-        from hpdm_eval.report.tables import text_table  # the reports' own words
-
-        return text_table([self.record])
+        interval = "" if self.ci95 is None else " [{}, {}]".format(*map(format_value, self.ci95))
+        record = self.record
+        return f"{metric_label(record)} {format_value(record.value)}{interval} under {protocol_label(record)}"
 
 
 class Result(Mapping[str, Figure]):
@@ -78,9 +79,7 @@ class Result(Mapping[str, Figure]):
         return [Path(save_record(record, place)) for record in self.records]
 
     def __str__(self) -> str:
-        from hpdm_eval.report.tables import text_table
-
-        return text_table(self.records)
+        return "\n".join(map(str, self.values()))
 
     def __repr__(self) -> str:
         return f"Result({', '.join(f'{name}={float(figure):.4g}' for name, figure in self.items())})"
