@@ -69,7 +69,11 @@ setup(
             "backbones/*.yaml",
             "studies/*.yaml",
             "report/layouts/*.yaml",
+            "records/*.json",
             "report/page.*",
+            "report/*.html",
+            "report/*.jinja*",
+            "report/*.md",
         ],
         "baselines": ["*.yaml", "published/*.yaml", "published/peers/*.yaml"],
     },
@@ -96,7 +100,6 @@ setup(
         "lazy_loader>=0.4",
         "tqdm>=4.65",
         "av>=18",
-        "torchmetrics>=1.4",
     ],
     extras_require={
         # What reading videos is compared with; no command needs it.

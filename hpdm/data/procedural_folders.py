@@ -1,5 +1,6 @@
-"""Folders of procedural clips that studies judge against."""
+"""Folders of procedural clips, such as studies judge samples against."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpdm.data.procedural import procedural_clip
@@ -10,7 +11,7 @@ from hpdm.video.writer import write_video
 REFERENCE_SEED, REAL_SEED = 8_000_000, 8_000_001  # far from the training data's seed
 
 
-def draw_clips(path, seed, count, size, quiet=False):
+def draw_clips(path: str | Path, seed: int, count: int, size: Sequence[int], quiet: bool = False) -> None:
     """Fill a folder with `count` procedural clips of `size` (frames, rows, columns) as <index>_c<class>.mp4.
 
     A folder that is there already is left as it is.

@@ -5,15 +5,9 @@ from pathlib import Path
 import click
 
 from hpdm.support.console import OutputFolder, common_options, own_folder
-from hpdm.support.environment import choose_device
 from hpdm.support.errors import InputError
 from hpdm.support.progress import note
-from hpdm_eval.benchmarks.gpu.bench import Settings
-from hpdm_eval.benchmarks.gpu.plan import plan
-from hpdm_eval.benchmarks.gpu.run import PAGE, RECORDS, Budget, ItemFailed, Journal, run_items
-from hpdm_eval.benchmarks.gpu.worker import Worker
 from hpdm_eval.commands.recorded import RememberingCommand
-from hpdm_eval.records.record import command_line
 
 
 @click.command(cls=RememberingCommand)
@@ -37,7 +31,17 @@ from hpdm_eval.records.record import command_line
 )
 @click.option("--list", "listed", is_flag=True, help="Print the items in their order and what each may cost.")
 @common_options
-def gpu(out, minutes, only, rehearse, commit, listed, device, seed, quiet):
+def gpu(
+    out: Path | None,
+    minutes: float,
+    only: tuple[str, ...],
+    rehearse: bool,
+    commit: str | None,
+    listed: bool,
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Agreement with the processor, roof, training, memory, gradients, sampling and feature networks on a GPU.
 
     Items run in the order of --list, the most valuable first. Each result is a line of records.jsonl at once, so an
@@ -49,32 +53,29 @@ def gpu(out, minutes, only, rehearse, commit, listed, device, seed, quiet):
       python -m hpdm_eval.benchmarks.gpu --minutes 8 --out runs/gpu     from a source tree
       hpdm-eval bench gpu --rehearse --out runs/rehearsal          everything in small on the processor
     """
+    from hpdm_eval.benchmarks.gpu.bench import Settings
+    from hpdm_eval.benchmarks.gpu.everything import bench_gpu
+    from hpdm_eval.benchmarks.gpu.plan import plan
+    from hpdm_eval.benchmarks.gpu.run import PAGE, RECORDS
+    from hpdm_eval.records.record import command_line
+
     name = "cpu" if rehearse and device == "auto" else "cuda" if device == "auto" else device
     settings = Settings(device=name, rehearse=rehearse, seed=seed, only=tuple(only))
-    items = plan(settings)
     if listed:
+        items = plan(settings)
         for item in items:
             click.echo(f"{item.name:<32}{item.cost:>5.0f} s")
         click.echo(f"{'all':<32}{sum(item.cost for item in items):>5.0f} s")
         return
     if out is None:
         raise InputError("--out DIR is missing: the folder for the records")
-    budget = Budget(60 * minutes)
-    if choose_device(name).type == "cpu" and not rehearse:
-        raise InputError("without a GPU this takes hours: --rehearse runs the same code on tiny sizes")
     own_folder(out)
     words = command_line()
     if click.get_current_context().parent is None:
         words = words.replace("hpdm-eval gpu", "python -m hpdm_eval.benchmarks.gpu", 1)
-    journal = Journal(out, seed=seed, command=words, commit=commit, say=lambda text: note(text, quiet))
-    try:
-        with Worker(plan, settings, journal.place.update) as execute:
-            execute.begin(budget.left())
-            run_items(items, execute, journal, budget, patient=rehearse)
-    except ItemFailed as error:
-        raise InputError(f"the measuring process did not start: {error}") from error
-    finally:
-        journal.write_page()
+    journal = bench_gpu(
+        out, settings, minutes=minutes, command=words, commit=commit, say=lambda text: note(text, quiet)
+    )
     if not quiet:
         click.echo((out / PAGE).read_text(encoding="utf-8"))
     click.echo(f"wrote {out / PAGE} and {len(journal.records)} records in {out / RECORDS}")
