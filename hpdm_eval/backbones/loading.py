@@ -146,7 +146,7 @@ def _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
         path = Path(str(resources.files("hpdm_eval.backbones") / "weights" / "shapes3d.safetensors"))
         if not path.is_file():
             raise InputError(
-                f"{path} is missing; make it with `python -m hpdm_eval.backbones.train_shapes3d --out {path}`"
+                f"{path} is missing; make it with `python -m hpdm_eval.studies.shipped.train_shapes3d --out {path}`"
             )
         info = WeightsInfo(
             name=path.name, path=path, sha256=fingerprint(path).sha256, trust="package", source="package"

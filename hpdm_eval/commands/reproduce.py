@@ -1,6 +1,7 @@
 """`hpdm-eval reproduce`: is a record's figure still what its command gives, and if not, what has changed?"""
 
 import json
+from pathlib import Path
 
 import click
 

@@ -1,6 +1,6 @@
 """Train the shipped classifier on procedural videos and write its weights and model card.
 
-    python -m hpdm_eval.backbones.train_shapes3d --out hpdm_eval/backbones/weights/shapes3d.safetensors
+    python -m hpdm_eval.studies.shipped.train_shapes3d --out hpdm_eval/backbones/weights/shapes3d.safetensors
 
 Every batch is a function of (seed, step), so the same command on the same machine gives the same weights. The clips
 are drawn at several sizes and lengths and then made worse (less resolution, blur, noise, other brightness): a
@@ -234,7 +234,7 @@ def main(out, steps, batch, learning_rate, held_out, workers, seed, quiet):
         )
         note(f"held out at {frames}x{size}x{size}: accuracy {accuracies[-1]['accuracy']:.4f}", quiet)
     facts = {
-        "command": "python -m hpdm_eval.backbones.train_shapes3d " + shlex.join(sys.argv[1:]),
+        "command": "python -m hpdm_eval.studies.shipped.train_shapes3d " + shlex.join(sys.argv[1:]),
         "seed": seed,
         "steps": steps,
         "batch": batch,
