@@ -60,6 +60,14 @@ class Method:
         found = self.estimates[figure]
         return found.value if isinstance(found, Estimate) else found
 
+    def metric_of(self, figure):
+        """The metric whose record holds the figure."""
+        return FIGURES[figure].metric
+
+    def higher_is_better(self, figure):
+        """The figure's direction."""
+        return FIGURES[figure].higher
+
     def interval(self, figure):
         """95 %, cut to the range that the figure can have: the record's own where the figure is its value."""
         record, found = self.records[FIGURES[figure].metric], self.estimates[figure]

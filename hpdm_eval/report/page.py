@@ -97,11 +97,11 @@ def _cell(cell):
     return f"<td>{escape(cell.text)}{marks}{interval}</td>"
 
 
-def _sources(found):
+def _sources(records):
     rows = "".join(
-        f"<li><code>{escape(item.name)}</code> <code>{escape(item.record.command)}</code></li>\n" for item in found
+        f"<li><code>{escape(item.name)}</code> <code>{escape(item.record.command)}</code></li>\n" for item in records
     )
-    return f"<details><summary>Records and commands ({len(found)})</summary><ul>\n{rows}</ul></details>\n"
+    return f"<details><summary>Records and commands ({len(records)})</summary><ul>\n{rows}</ul></details>\n"
 
 
 def _videos(grid, left_out):
