@@ -92,7 +92,7 @@ class Study:
         """The Figure of a row and a column; None where there is no record."""
         taken = [item for item in self.records if str(item.get("variant")) == variant and column.takes(item)]
         taken = sorted(taken, key=lambda item: (item.get("repeat") or 0, item.name))
-        return aggregate(_distinct(taken)) if taken else None
+        return aggregate(distinct(taken)) if taken else None
 
     def tables(self) -> list[Table]:
         """Our table, the orders of its rows and, where the layout names one, the published table."""
@@ -214,7 +214,7 @@ class Study:
         ]
 
 
-def _distinct(records: Iterable[NamedRecord]) -> list[NamedRecord]:
+def distinct(records: Iterable[NamedRecord]) -> list[NamedRecord]:
     """Without what was measured again on the same clips with the same result, such as real clips for every seed."""
     kept = {}
     for item in records:

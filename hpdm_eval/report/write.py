@@ -121,14 +121,19 @@ def write_report(
 
 
 def _markdown_page(title: str, lead: str, sections: Iterable[Section]) -> str:
-    parts = [f"# {title}\n\n{lead}\n"]
+    return f"# {title}\n\n{lead}\n" + markdown_sections(sections).rstrip("\n") + "\n"
+
+
+def markdown_sections(sections: Iterable[Section]) -> str:
+    """The tables and pictures of a report as markdown, a heading of second order for each section."""
+    parts = []
     for section in sections:
         parts.append(f"\n## {section.title}\n\n" + (f"{section.text}\n\n" if section.text else ""))
         for position, table in enumerate(section.tables):
             parts.append(markdown(table, heading=table.title != section.title) + "\n")
             if position == 0:
                 parts += [f"![{picture.caption}](figures/{picture.name}.svg)\n\n" for picture in section.pictures]
-    return "".join(parts).rstrip("\n") + "\n"
+    return "".join(parts)
 
 
 def _write(path: Path, text: str) -> None:
