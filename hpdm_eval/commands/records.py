@@ -87,8 +87,8 @@ def list_(places):
 def render(context, folder, check):
     """Write the pages of all templates below DIR: every PAGE.md.jinja becomes PAGE.md.
 
-    A template names its figures, such as {{ figure("nano/records.jsonl", metric="fvd", samples="nano") | ci(1) }}, which
-    are looked up in archives of records and in other results below DIR.
+    A template names its figures, such as {{ figure("nano/records.jsonl", metric="fvd", samples="nano") | ci(1) }}.
+    They are looked up in archives of records and in other results below DIR; hpdm_eval/report/numbers.py lists how.
     """
     changed = render_pages(folder, check)
     for page in changed:

@@ -213,10 +213,10 @@ def render_pages(folder: str | os.PathLike, check: bool = False) -> list[Path]:
 
 def difference(own: Number, first: Number) -> Difference:
     """What `own` is above `first`, within training seeds."""
-    found = difference_within_seeds(own.figure, first.figure)
-    if found is None:
+    within = difference_within_seeds(own.figure, first.figure)
+    if within is None:
         raise InputError(f"{own.figure.records[0].name}: fewer than three seeds to compare within")
-    return Difference(*found)
+    return Difference(*within)
 
 
 def fixed(value: float | Number, digits: int = 0) -> str:

@@ -25,7 +25,7 @@ def study_groups(records: Iterable[NamedRecord]) -> list[tuple[tuple[str, str, s
     """[((study, tier, machine or None), its `NamedRecord`)] of the records that belong to studies, sorted.
 
     Where machines have given different answers to one question, each machine has a group of its own, which also holds
-    what only one of them was asked.
+    what only one of them measured.
     """
 
     def group(item: NamedRecord) -> tuple[str, str]:

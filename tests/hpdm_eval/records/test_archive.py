@@ -166,6 +166,23 @@ def test_one_record_of_an_archive(tmp_path):
     assert result.exit_code == 2 and "a/generated" in result.stderr  # its inputs, not the archive
 
 
+def test_reproduce_takes_a_record_of_an_archive(tmp_path, monkeypatch):
+    """As it takes the file: the same record, and inputs are looked for where the archive lies."""
+    folder = save_records(tmp_path / "study" / "records", [study_record(value=1.0), study_record(metric="kvd")])
+    archive = packed(folder)
+    calls = []
+
+    def run_again(record, **options):
+        calls.append((record, options["near"]))
+        raise InputError("enough")
+
+    monkeypatch.setattr("hpdm_eval.commands.reproduce.run_again", run_again)
+    for words in ([f"{archive}#000.json"], [f"{archive}#000"], [archive, "--metric", "fvd"], [folder / "000.json"]):
+        assert "enough" in call("reproduce", *words).stderr
+    assert [record for record, _ in calls] == [load_record(folder / "000.json")] * 4
+    assert [near for _, near in calls] == [archive.parent] * 3 + [folder]
+
+
 def damaged(content):
     """(how, bytes) of an archive's usual accidents."""
     header, *lines = content.splitlines(keepends=True)
