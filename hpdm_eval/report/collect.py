@@ -34,16 +34,16 @@ def collect_records(places: Iterable[str | os.PathLike]) -> list[NamedRecord]:
     places names begin with that of the place, with as many parents as tell the places apart. Raises InputError for a
     missing place, a record or an archive that cannot be read, and where there is none.
     """
-    places = [Path(place) for place in places]
+    paths = [Path(place) for place in places]
     seen: set[Path] = set()
     collected: dict[str, Record] = {}
-    for place, prefix in zip(places, _prefixes(places), strict=True):
+    for place, prefix in zip(paths, _prefixes(paths), strict=True):
         own: dict[str, Record] = {}
         for name, record in _records_of(place, seen):
             _add(own, prefix + name, record)
         collected |= own
     if not collected:
-        raise InputError(f"no record in {', '.join(map(str, places))}; metric commands save them with --record DIR")
+        raise InputError(f"no record in {', '.join(map(str, paths))}; metric commands save them with --record DIR")
     return [NamedRecord(name=name, record=collected[name]) for name in sorted(collected)]
 
 

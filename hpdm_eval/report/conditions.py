@@ -24,7 +24,7 @@ SETTING = "setting: "
 def conditions(item: NamedRecord) -> dict[str, Any]:
     """{what: value} of one `NamedRecord` that another figure in its column must share to be compared with it."""
     record = item.record
-    known = {}
+    known: dict[str, Any] = {}
     if record.num_samples:
         settings = {
             key: value for key, value in record.protocol.items() if key not in (*DESCRIPTION, *OF_COUNTS, "hash")

@@ -10,7 +10,7 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpdm_eval.metrics.score_tests import TOLERANCE
 from hpdm_eval.report.model import PREFIXES
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Interval = tuple[float, float]
 Seams = tuple[str, int, str]  # axis, period, statistic
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -223,10 +223,9 @@ def profiles(panels: Sequence[tuple[Seams, Mapping[str, tuple[Sequence[int], Seq
 
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
-    return figure
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
 
 
 def _wrapped(heading: str) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from typing import Any
 
 from hpdm_eval.report.model import Cell, Table
 from hpdm_eval.support.text_tables import inert, piped
@@ -119,7 +120,7 @@ def csv_text(table: Table) -> str:
             figure = cell.figure
             low, high = figure.interval or (None, None) if figure else (None, None)
             record = figure.record if figure else None
-            values = [table.name, inert(" / ".join(row.heads)), inert(column), cell.text]
+            values: list[Any] = [table.name, inert(" / ".join(row.heads)), inert(column), cell.text]
             values += [figure.value, figure.spread, low, high, figure.trainings] if figure else [None] * 5
             values += (
                 [inert(record.metric), record.unit and inert(record.unit), record.num_samples, record.num_reference]

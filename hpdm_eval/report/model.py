@@ -119,10 +119,10 @@ def origin(records: Sequence[NamedRecord]) -> str:
     days = sorted({record.created[:10] for record in own})
     commits = sorted({_short(record.git) for record in own})
     trained = sorted({_short(commit) for record in own for commit in record.extra.get("trained_by") or ()})
-    trained = f", networks trained at {', '.join(trained)}" if trained and trained != commits else ""
+    others = f", networks trained at {', '.join(trained)}" if trained and trained != commits else ""
     dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     count = f"{len(own)} record{'s' * (len(own) > 1)}"
-    return f"{'; '.join(hardware)}. {dates}. Commit {', '.join(commits)}{trained}. {count}."
+    return f"{'; '.join(hardware)}. {dates}. Commit {', '.join(commits)}{others}. {count}."
 
 
 def slug(*parts: object) -> str:

@@ -120,7 +120,8 @@ class Pages:
         )
         environment.filters |= FILTERS
         lookups = (self.figure, self.result, self.json, self.cells, self.published, self.report, self.lead)
-        environment.globals = {lookup.__name__: lookup for lookup in lookups} | {"difference": difference}
+        environment.globals.clear()
+        environment.globals |= {lookup.__name__: lookup for lookup in lookups} | {"difference": difference}
         try:
             return environment.from_string(template.read_text(encoding="utf-8")).render()
         except (InputError, jinja2.TemplateError, TypeError, ArithmeticError, LookupError) as error:
@@ -219,19 +220,23 @@ def difference(own: Number, first: Number) -> Difference:
     return Difference(*within)
 
 
-def fixed(value: float | Number, digits: int = 0) -> str:
+def _plain(value: "float | Number | Difference") -> float:
+    return value.value if isinstance(value, Number | Difference) else value
+
+
+def fixed(value: float | Number | Difference, digits: int = 0) -> str:
     """3,000.5: so many decimals, thousands apart."""
-    return f"{getattr(value, 'value', value):,.{digits}f}"
+    return f"{_plain(value):,.{digits}f}"
 
 
 def signed(value: float | Difference, digits: int = 0) -> str:
     """As `fixed`, always with a sign."""
-    return f"{getattr(value, 'value', value):+,.{digits}f}"
+    return f"{_plain(value):+,.{digits}f}"
 
 
 def percent(value: float | Number, digits: int = 0) -> str:
     """0.73 as 73."""
-    return fixed(100 * getattr(value, "value", value), digits)
+    return fixed(100 * _plain(value), digits)
 
 
 def ci(number: Number | Difference, digits: int = 0, sign: bool = False) -> str:
@@ -243,16 +248,16 @@ def ci(number: Number | Difference, digits: int = 0, sign: bool = False) -> str:
 
 def span(values: Iterable[float | Number], digits: int = 0) -> str:
     """2.9 to 8.3: the least and the largest."""
-    plain = [getattr(value, "value", value) for value in values]
+    plain = [_plain(value) for value in values]
     low, high = fixed(min(plain), digits), fixed(max(plain), digits)
     return low if low == high else f"{low} to {high}"
 
 
 def over(values: Sequence[float | Number], others: Sequence[float | Number] | float | Number) -> list[float]:
     """Each of a list over its counterpart in another, or all over one value."""
-    first = [getattr(value, "value", value) for value in values]
+    first = [_plain(value) for value in values]
     second = list(others) if isinstance(others, Sequence) else [others] * len(first)
-    quotients = [one / getattr(other, "value", other) for one, other in zip(first, second, strict=True)]
+    quotients = [one / _plain(other) for one, other in zip(first, second, strict=True)]
     if not all(map(math.isfinite, quotients)):
         raise InputError("a ratio that is not a number")
     return quotients

@@ -113,7 +113,7 @@ def _study_curves(study: Study) -> list[Picture]:
         if place:
             groups.setdefault((column.metric, tuple(sorted(where.items()))), []).append((place, column))
     pictures = []
-    for (metric, where), columns in groups.items():
+    for (metric, others_of), columns in groups.items():
         across = next((key for key in axes if len({place.get(key) for place, _ in columns}) > 1), None)
         if across is None:
             continue
@@ -130,7 +130,7 @@ def _study_curves(study: Study) -> list[Picture]:
                     name = ", ".join(([label] if len(study.lines) > 1 or not others else []) + others)
                     lines.setdefault(name, []).append((place[across], figure.value, figure.interval))
         if any(len(points) > 1 for points in lines.values()):
-            title = " ".join([metric, *(f"{key} {value}" for key, value in where)])
+            title = " ".join([metric, *(f"{key} {value}" for key, value in others_of)])
             pictures.append(
                 Picture(
                     name=f"{study.name}-{metric}-curve",

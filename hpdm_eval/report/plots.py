@@ -51,14 +51,14 @@ def curve_figure(curves: Mapping[str, Sequence[tuple[int, float, float | None]]]
         panels[0].errorbar(
             sizes, means, [spread or 0 for spread in spreads], capsize=3, label=name, **line_style(number)
         )
-    sizes = sorted({size for points in curves.values() for size, *_ in points})
-    panels[0].set(xscale="log", xlabel="samples", ylabel="distance", xticks=sizes, xticklabels=sizes)
+    ticks = sorted({size for points in curves.values() for size, *_ in points})
+    panels[0].set(xscale="log", xlabel="samples", ylabel="distance", xticks=ticks, xticklabels=ticks)
     panels[0].xaxis.set_minor_locator(NullLocator())
     panels[0].legend()
     if len(curves) > 1:
-        for number, size in enumerate(sizes):
-            points = [(name, *rest) for name, points in curves.items() for count, *rest in points if count == size]
-            names, means, spreads = zip(*points, strict=True)
+        for number, size in enumerate(ticks):
+            own = [(name, *rest) for name, points in curves.items() for count, *rest in points if count == size]
+            names, means, spreads = zip(*own, strict=True)
             panels[1].errorbar(
                 names,
                 means,

@@ -121,10 +121,11 @@ def _map(clips: Sequence[Any], finest: Mapping[str, int]) -> Figure | None:
         panel.set(xlim=(0, shape[1]), ylim=(shape[0], 0), aspect="equal", facecolor="0.85")
         panel.set_title(f"{statistic}, mean of {count} clips of {shape[0]}x{shape[1]}", fontsize=9)
         panel = panels[1][column]
-        if in_time[statistic] is None:
+        borders = in_time[statistic]
+        if borders is None:
             panel.axis("off")
             continue
-        lines, excess = in_time[statistic]
+        lines, excess = borders
         panel.imshow(excess.T, aspect="auto", cmap=colours, norm=scale, interpolation="nearest")
         panel.set_xticks(range(len(lines)), lines, fontsize=7)
         panel.set(xlabel="border before frame", ylabel="tile")

@@ -84,7 +84,7 @@ def _table(records: Sequence[NamedRecord]) -> Table:
         f"Protocol {', '.join(sorted({protocol_label(item.record) for item in records}))}.",
     ]
     if record.reference:
-        references = sorted({item.record.reference["path"] for item in records})
+        references = sorted({item.record.reference["path"] for item in records if item.record.reference})
         about.append(f"Reference: {', '.join(references)}, SHA-256 {record.reference['sha256'][:12]}.")
     return Table(
         name=slug(record.metric, record.backbone and record.backbone["name"], record.protocol["name"]),

@@ -31,9 +31,10 @@ def study_groups(records: Iterable[NamedRecord]) -> list[tuple[tuple[str, str, s
     def group(item: NamedRecord) -> tuple[str, str]:
         return str(item.get("study")), str(item.get("tier") or "")
 
-    groups = []
-    for (study, tier), own in groupby(sorted((item for item in records if item.get("study")), key=group), key=group):
-        own = sorted(own, key=lambda item: item.name)
+    groups: list[tuple[tuple[str, str, str | None], list[NamedRecord]]] = []
+    in_order = sorted((item for item in records if item.get("study")), key=group)
+    for (study, tier), members in groupby(in_order, key=group):
+        own = sorted(members, key=lambda item: item.name)
         machines = sorted(
             {_machine(item) for items in _by_question(own).values() if _disagree(items) for item in items}
         )
@@ -102,15 +103,16 @@ class Study:
         return tables
 
     def _main(self) -> Table:
-        notes, remarks, body = Notes(), [], {}
+        notes, body = Notes(), {}
+        judgements: list[str | None] = []
         for column in self.columns:
             figures = {row: self.figure(row, column) for row, _ in self.rows}
             made = [figure for figure in figures.values() if figure]
-            remarks.append(describe(made))
+            judgements.append(describe(made))
             common = usual(made)
             for row, figure in figures.items():
                 body[row, column] = figure_cell(figure, _marks(figure, common, notes)) if figure else EMPTY
-        judged = "; ".join(dict.fromkeys(filter(None, remarks)))
+        judged = "; ".join(dict.fromkeys(filter(None, judgements)))
         remarks = [f"Judged by {judged}."] if judged else []
         if any(item.record.num_samples for item in self.records):
             remarks.append(_about_intervals(self.records))
@@ -150,9 +152,9 @@ class Study:
         for row, label in others:
             cells = []
             for column in columns:
-                own = self.figure(row, column)
+                own, base = self.figure(row, column), self.figure(first, column)
                 known = _published_order(published, column, row, first, levels)
-                cells.append(_standing(own, self.figure(first, column), known) if own else EMPTY)
+                cells.append(_standing(own, base, known) if own and base else EMPTY)
             rows.append(Row(heads=(label,), cells=tuple(cells)))
         remarks = [
             "An order is claimed only where the 95 % intervals do not overlap; open: they do, or one of the two "
@@ -163,7 +165,7 @@ class Study:
             remarks.append(
                 "Where a figure is of a single training, the order is that of these trainings, not of the variants."
             )
-        if any(cell.interval for row in rows for cell in row.cells):
+        if published and any(cell.interval for row in rows for cell in row.cells):
             remarks.append(f"The second line compares with {published.table} of the paper.")
         return [
             Table(
@@ -183,8 +185,8 @@ class Study:
         body = {}
         for row, _ in others:
             for column in self.columns:
-                pair = self.figure(row, column), self.figure(first, column)
-                body[row, column] = difference_within_seeds(*pair) if all(pair) else None
+                own, base = self.figure(row, column), self.figure(first, column)
+                body[row, column] = difference_within_seeds(own, base) if own and base else None
         columns = [column for column in self.columns if any(body[row, column] for row, _ in others)]
         rows = tuple(
             Row(heads=(label,), cells=tuple(_difference(body[row, column]) for column in columns))
@@ -216,7 +218,7 @@ class Study:
 
 def distinct(records: Iterable[NamedRecord]) -> list[NamedRecord]:
     """Without what was measured again on the same clips with the same result, such as real clips for every seed."""
-    kept = {}
+    kept: dict[tuple[str, float], NamedRecord] = {}
     for item in records:
         kept.setdefault((item.record.samples["sha256"], item.record.value), item)
     return list(kept.values())
@@ -254,7 +256,7 @@ def _published_order(
     number shows another share of the video.
     """
     where = dict(column.where)
-    known = {figure.level for figure in (published.figures if published else ())} - {None}
+    known: set[Any] = {figure.level for figure in (published.figures if published else ())} - {None}
     if "level" in where and known and max(levels, default=None) != max(known):
         return None
     figures = [
@@ -265,7 +267,7 @@ def _published_order(
         and ("level" not in where or figure.level == where["level"])
         and ("target" not in where or figure.clip == where["target"])
     ]
-    values = {}
+    values: dict[Any, Any] = {}
     for figure in figures:  # the first clip size of several: the paper's main one
         values.setdefault(figure.variant, figure.value)
     if row not in values or first not in values or values[row] == values[first]:
