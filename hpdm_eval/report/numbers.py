@@ -20,7 +20,6 @@ Filters: fixed(digits), signed(digits), percent(digits), ci(digits), span(digits
 lists, or of a list and a value, above: what ratios are above 1 in percent, below.
 """
 
-import json
 import math
 import os
 import re
@@ -32,7 +31,7 @@ from typing import Any
 
 from baselines.published import load_published
 from hpdm.support.errors import InputError
-from hpdm.support.files import atomic_file, read_json
+from hpdm.support.files import atomic_file, parse_json, read_json
 from hpdm_eval.report.aggregate import Figure, aggregate, difference_within_seeds
 from hpdm_eval.report.collect import NamedRecord, collect_records
 from hpdm_eval.report.layouts import PLACES
@@ -120,11 +119,10 @@ class Pages:
         )
         environment.filters |= FILTERS
         lookups = (self.figure, self.result, self.json, self.cells, self.published, self.report, self.lead)
-        environment.globals.clear()
         environment.globals |= {lookup.__name__: lookup for lookup in lookups} | {"difference": difference}
         try:
             return environment.from_string(template.read_text(encoding="utf-8")).render()
-        except (InputError, jinja2.TemplateError, TypeError, ArithmeticError, LookupError) as error:
+        except (InputError, jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             line = getattr(error, "lineno", None)
             raise InputError(f"{template}{f', line {line}' if line else ''}: {error}") from error
 
@@ -134,6 +132,9 @@ class Pages:
         chosen = [item for item in self._records(archive) if all(_has(item, *entry) for entry in where.items())]
         if not chosen:
             raise InputError(f"{archive} holds no record with {_words(where)}")
+        if len(chosen) > 1 and not all(item.get("study") for item in chosen):
+            names = ", ".join(item.name for item in chosen)
+            raise InputError(f"{archive}: several records with {_words(where)}: {names}")
         for key in ("metric", *QUESTION):
             values = sorted({str(item.get(key)) for item in chosen})
             if len(values) > 1:
@@ -143,7 +144,7 @@ class Pages:
     @_each
     def result(self, file: str, **where: Any) -> dict[str, Any]:
         """The only line of a file of JSON lines that has the keys and settings of `where`."""
-        lines = self._read(file, lambda path: [json.loads(line) for line in path.read_text().splitlines()])
+        lines = self._read(file, lambda path: [parse_json(line) for line in path.read_bytes().splitlines()])
         chosen = [own for own in lines if all((own | own["settings"]).get(key) == where[key] for key in where)]
         return _only(chosen, f"{file}: lines with {_words(where)}")
 

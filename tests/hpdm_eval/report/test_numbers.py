@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -12,7 +13,7 @@ from hpdm_eval.records.archive import layout, write_archive
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.report.numbers import FILTERS, Pages, render_pages
 from tests.support.paths import ROOT
-from tests.support.report_records import study_record
+from tests.support.report_records import base_record, study_record
 
 REPORTS = ROOT / "reports"
 # Digits that are names, settings, labels or what others published, in the prose of templates: no figure of ours.
@@ -30,6 +31,8 @@ def folder(tmp_path):
     records += [study_record("shallow", value=value, repeat=n, level=2) for n, value in enumerate((90.0, 102.0, 110.0))]
     records += [study_record("shallow", value=5.0, level=1, ci95=(4.0, 6.25))]
     write_archive(tmp_path / "a.jsonl", {f"{n}.json": layout(own.to_dict()) for n, own in enumerate(records)})
+    loose = [base_record(), replace(base_record(), seed=8)]
+    write_archive(tmp_path / "b.jsonl", {f"{n}.json": layout(own.to_dict()) for n, own in enumerate(loose)})
     lines = [{"item": "x", "value": 2.5, "settings": {"precision": precision}} for precision in ("fp16", "bf16")]
     (tmp_path / "gpu.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "timed.json").write_text('{"seconds": [1.5, 3]}')
@@ -55,6 +58,7 @@ def rendered(folder, text):
         ('{{ [0.69, 0.5] | below | span }} {{ [1.31] | above | span }} {{ 0.734 | percent(1) }}', "31 to 50 31 73.4"),
         ('{{ result("gpu.jsonl", precision="fp16").value | fixed(1) }} {{ 12345.6 | fixed }}', "2.5 12,346"),
         ('{{ json("timed.json").seconds | max | signed }}', "+3"),
+        ('{{ figure("b.jsonl", samples="generated", seed=8) | fixed(2) }}', "66.25"),
         ('{{ cells("page.md", "covers") | span(1) }}', "94.0 to 1,100.5"),
         ('{{ cells("page.md", "covers", D="a") }}', "[94.0]"),
         ('{{ published("table1", metric="memory", variant="full", clip="64x256x256") }}', "65.3"),
@@ -70,6 +74,7 @@ def test_lookups(folder, text, expected):
     [
         ('{{ figure("a.jsonl", variant="deep", level=0) | ci }}', "no record with variant=deep, level=0"),
         ('{{ figure("a.jsonl", variant="shallow") | ci }}', "differ in level: 1, 2"),
+        ('{{ figure("b.jsonl", metric="fvd") }}', "several records with metric=fvd: 0.json, 1.json"),
         ('{{ figure("none.jsonl") }}', "no such file"),
         ('{{ json("../x.json") }}', "outside of"),
         ('{{ result("gpu.jsonl", item="x") }}', "there are 2, a template needs one"),
