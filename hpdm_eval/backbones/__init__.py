@@ -4,8 +4,25 @@ i3d.py, shapes3d.py and c3d.py hold the networks, loading.py finds their weights
 them; weights.py and download.py look after the files, preprocess.py after range and size.
 """
 
-from hpdm_eval.backbones.backbone import Backbone, PerFrame
-from hpdm_eval.backbones.loading import BACKBONES, backbone_name, load_backbone
-from hpdm_eval.backbones.weights import WeightsInfo
+import time
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from hpdm_eval.backbones.backbone import Backbone, PerFrame
+    from hpdm_eval.backbones.loading import BACKBONES, backbone_name, load_backbone
+    from hpdm_eval.backbones.weights import WeightsInfo
+
+IMPORTED_AT = time.time()  # before any module of this package is read, see `features.cache.running_code`
 
 __all__ = ["BACKBONES", "Backbone", "PerFrame", "WeightsInfo", "backbone_name", "load_backbone"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "backbone": ["Backbone", "PerFrame"],
+        "loading": ["BACKBONES", "backbone_name", "load_backbone"],
+        "weights": ["WeightsInfo"],
+    },
+)

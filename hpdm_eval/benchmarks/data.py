@@ -1,5 +1,7 @@
 """`hpdm-eval bench index` and `bench shards`: what data of many files cost at the start and in each step."""
 
+from pathlib import Path
+
 import click
 import torch
 
@@ -16,7 +18,7 @@ QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 )
 @QUIET
 @result_options
-def index(rows, quiet, as_json, record):
+def index(rows: int, quiet: bool, as_json: bool, record: Path | None) -> None:
     """Measure a start of training on many files: from the index of hpdm-data, and by looking at every file.
 
     \b
@@ -42,7 +44,7 @@ def index(rows, quiet, as_json, record):
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Decoding processes.")
 @QUIET
 @result_options
-def shards(videos, rounds, workers, quiet, as_json, record):
+def shards(videos: int, rounds: int, workers: int, quiet: bool, as_json: bool, record: Path | None) -> None:
     """Compare clips per second from a folder of many small videos with those from shards.
 
     \b

@@ -1,5 +1,7 @@
 """`hpdm-eval bench decoding`: whether frames are the right ones, and what reading costs, against decord."""
 
+from pathlib import Path
+
 import click
 import torch
 
@@ -21,7 +23,9 @@ from hpdm_eval.commands.recorded import RecordedCommand
 )
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @result_options
-def decoding_command(folders, generated, seed, quiet, as_json, record):
+def decoding_command(
+    folders: tuple[str, ...], generated: bool, seed: int, quiet: bool, as_json: bool, record: Path | None
+) -> None:
     """Read every video in FOLDERS at random places and count the frames that are not those the file shows.
 
     \b

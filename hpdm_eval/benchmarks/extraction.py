@@ -63,8 +63,22 @@ from hpdm_eval.support.timing import median_rates, peak_rss_mib
 @result_options
 @common_options
 def extract(
-    clips, frames, size, batch, rounds, memory, bf16, weights, unverified, workers, as_json, record, device, seed, quiet
-):
+    clips: int,
+    frames: int,
+    size: int,
+    batch: int,
+    rounds: int,
+    memory: str,
+    bf16: bool,
+    weights: Path | None,
+    unverified: bool,
+    workers: int | None,
+    as_json: bool,
+    record: Path | None,
+    device: torch.device,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Feature extraction with I3D: decoding, resizing, network and all of it together, in clips per second.
 
     The yardstick is the network as public code runs it (float32, contiguous, BatchNorm unfolded, explicit padding),
@@ -192,7 +206,7 @@ def _memory(folder, clips, weights, unverified, device, seed, batch, workers, qu
     return {"clips": clips, "peak_rss_mib": json.loads(done.stdout.splitlines()[-1])}
 
 
-def run_for_memory(request):
+def run_for_memory(request: str) -> None:
     """Body of the measured process: reads the same files again and again until it has seen enough clips."""
     request = json.loads(request)
     backbone = _backbone(request["weights"], request["unverified"], torch.device(request["device"]), request["seed"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+import torch
 
 from hpdm.support.console import OutputFolder, common_options, own_folder
 from hpdm.support.environment import choose_device
@@ -37,7 +38,17 @@ from hpdm_eval.records.record import command_line
 )
 @click.option("--list", "listed", is_flag=True, help="Print the items in their order and what each may cost.")
 @common_options
-def gpu(out, minutes, only, rehearse, commit, listed, device, seed, quiet):
+def gpu(
+    out: Path | None,
+    minutes: float,
+    only: tuple[str, ...],
+    rehearse: bool,
+    commit: str | None,
+    listed: bool,
+    device: torch.device,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Agreement with the processor, roof, training, memory, gradients, sampling and feature networks on a GPU.
 
     Items run in the order of --list, the most valuable first. Each result is a line of records.jsonl at once, so an

@@ -2,6 +2,7 @@
 
 import statistics
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
@@ -24,7 +25,16 @@ DIRECT, SUMS, WHOLE = "jackknife, joined moments", "jackknife, projected sums", 
 @click.option("--clips", type=click.IntRange(min=2 * GROUPS), default=2048, show_default=True, help="On each side.")
 @click.option("--features", type=click.IntRange(min=1), default=400, show_default=True, help="Per clip.")
 @bench_options
-def interval(clips, features, rounds, as_json, record, device, seed, quiet):
+def interval(
+    clips: int,
+    features: int,
+    rounds: int,
+    as_json: bool,
+    record: Path | None,
+    device: torch.device,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Time FVD with its 95 % interval from features: of one side by two methods, and all of it.
 
     "joined moments" multiplies both covariances for each group that is left out; "projected sums" is what fvd does.
@@ -66,7 +76,7 @@ def interval(clips, features, rounds, as_json, record, device, seed, quiet):
 
 
 @one_thread()
-def direct_jackknife(samples, reference, *, seed=0):
+def direct_jackknife(samples: np.ndarray, reference: Moments | np.ndarray, *, seed: int = 0) -> Jackknife:
     """`grouped_jackknife` by moments of all groups but one, joined, and a distance from their covariance."""
     target, parts = Target(reference), [Moments.of(samples[rows]) for rows in deal(len(samples), seed=seed)]
     value = target.distance(_join(parts))

@@ -5,9 +5,12 @@ say where it comes from: command, hardware, versions, commit and date.
 """
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+import torch
 
 from hpdm.support.console import OutputFolder, common_options
 from hpdm.support.environment import git_revision, hardware, package_versions
@@ -29,7 +32,7 @@ TITLES = {
 }
 
 
-def result_options(function):
+def result_options(function: Callable) -> Callable:
     """Add `--json` and `--record`, for `finish`."""
     for option in (
         click.option(
@@ -41,7 +44,7 @@ def result_options(function):
     return function
 
 
-def bench_options(function):
+def bench_options(function: Callable) -> Callable:
     """`--rounds`, the options of the result and the common ones."""
     rounds = click.option(
         "--rounds",
@@ -53,7 +56,9 @@ def bench_options(function):
     return rounds(result_options(common_options(function)))
 
 
-def finish(result, lines, *, device, as_json, record):
+def finish(
+    result: Mapping[str, Any], lines: Sequence[str], *, device: str | torch.device, as_json: bool, record: Path | None
+) -> None:
     """Complete a result with its origin, print it, and save it if `record` names a folder."""
     result = {
         **result,
@@ -73,7 +78,7 @@ def finish(result, lines, *, device, as_json, record):
 NOTES = "<!-- notes: what follows is kept when the page is written again -->"
 
 
-def write_page(folder, out):
+def write_page(folder: Path, out: Path) -> None:
     """Markdown with every result of a folder, in a fixed order; raises InputError where there is none.
 
     What people have written on the page, from the line NOTES on, stays.

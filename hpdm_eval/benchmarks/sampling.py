@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import click
 import torch
@@ -24,7 +25,19 @@ from hpdm_eval.support.timing import median_rates, peak_rss_mib
 @click.option("--overlaps", default="none,hw,fhw", show_default=True, metavar="O,O,..", help="Overlaps to time.")
 @click.option("--cached-only", is_flag=True, help="Leave out the runs that recompute all context: they take long.")
 @bench_options
-def sampling(checkpoint, videos, steps, overlaps, cached_only, rounds, as_json, record, device, seed, quiet):
+def sampling(
+    checkpoint: str,
+    videos: int,
+    steps: str | None,
+    overlaps: str,
+    cached_only: bool,
+    rounds: int,
+    as_json: bool,
+    record: Path | None,
+    device: torch.device,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Sampling with the context cache and without, for several overlaps of tiles, in one run.
 
     Both make the same videos. A block evaluation is one block of the network on one tile.

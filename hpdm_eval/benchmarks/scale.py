@@ -40,7 +40,19 @@ ROW = "{:<12}{:<24}{:>9}{:>11}{:>11}{:>14}{:>12}"
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the clips.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @result_options
-def scale(counts, reference, frames, size, commands, backbone, folder, seed, quiet, as_json, record):
+def scale(
+    counts: str,
+    reference: int,
+    frames: int,
+    size: int,
+    commands: str,
+    backbone: str,
+    folder: Path | None,
+    seed: int,
+    quiet: bool,
+    as_json: bool,
+    record: Path | None,
+) -> None:
     """Judge ever more clips by whole commands: seconds, processor time and the largest process' memory.
 
     \b

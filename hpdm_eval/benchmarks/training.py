@@ -5,6 +5,7 @@ B batch, d token width; a token grid is frames x rows x columns.
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import torch
@@ -26,7 +27,17 @@ from hpdm_eval.support.timing import median_rates, peak_rss_mib
 @click.option("--tokens", default="16x16x16", show_default=True, metavar="FxHxW", help="Token grid of a patch.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
 @bench_options
-def fusion(width, tokens, batch, rounds, as_json, record, device, seed, quiet):
+def fusion(
+    width: int,
+    tokens: str,
+    batch: int,
+    rounds: int,
+    as_json: bool,
+    record: Path | None,
+    device: torch.device,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Resampling of a coarse level's tokens, forward and backward: three small matrices against F.grid_sample."""
     grid = _parse_grid(tokens)
     device = choose_device(device)
@@ -83,7 +94,17 @@ def fusion(width, tokens, batch, rounds, as_json, record, device, seed, quiet):
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per pass.")
 @bench_options
-def training(size, overrides, batch, rounds, as_json, record, device, seed, quiet):
+def training(
+    size: str,
+    overrides: tuple[str, ...],
+    batch: int,
+    rounds: int,
+    as_json: bool,
+    record: Path | None,
+    device: torch.device,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Forward and backward of a training sample: with and without adaptive computation, and matrix products alone.
 
     Without adaptive computation every level runs every block. The yardstick of efficiency is the time that the step's

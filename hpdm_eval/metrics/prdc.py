@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpdm.support.errors import InputError
+from hpdm_eval.features.moments import Features
 
 NEIGHBOURS = 5
 BLOCK_ELEMENTS = 1 << 23  # distances held at once, 64 MiB
@@ -35,7 +36,7 @@ class Prdc:
     k: int
 
 
-def prdc(samples, reference, k=NEIGHBOURS, *, block=None):
+def prdc(samples: Features, reference: Features, k: int = NEIGHBOURS, *, block: int | None = None) -> Prdc:
     """`Prdc` of features `samples` [M, D] against `reference` [N, D].
 
     block: rows of distances at a time; None bounds their memory. Raises InputError where a set does not have more than

@@ -1,7 +1,9 @@
 """Rows of text as tables: aligned for a terminal, piped for markdown."""
 
+from collections.abc import Collection, Iterable, Sequence
 
-def aligned(header, rows, right=()):
+
+def aligned(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> str:
     """Rows of text under a header, columns aligned for a terminal; those named in `right` to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     return "\n".join(
@@ -12,7 +14,7 @@ def aligned(header, rows, right=()):
     )
 
 
-def piped(header, rows, right=()):
+def piped(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> str:
     """Rows of text under a header as a markdown table, with a final newline."""
     lines = [
         "| " + " | ".join(header) + " |",
