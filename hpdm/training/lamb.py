@@ -56,7 +56,9 @@ class Lamb(torch.optim.Optimizer):
             return
         lengths, steps = _norms(parameters), _norms(updates) * scale
         ratios = torch.where((lengths > 0) & (steps > 0), lengths / steps, 1.0)
-        for parameter, update, size in zip(parameters, updates, (ratios * (-group["lr"] * scale)).unbind(), strict=True):
+        for parameter, update, size in zip(
+            parameters, updates, (ratios * (-group["lr"] * scale)).unbind(), strict=True
+        ):
             parameter.addcmul_(update, size)
 
 
