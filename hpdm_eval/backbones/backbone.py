@@ -12,12 +12,11 @@ from torch import nn
 
 from hpdm.support.errors import InputError
 from hpdm_eval.backbones import c3d, i3d, shapes3d
+from hpdm_eval.backbones.names import C3D, I3D, INCEPTION, SHAPES3D
 from hpdm_eval.backbones.preprocess import resize, to_unit_range
 from hpdm_eval.backbones.weights import WeightsInfo
 
 BLOCK_PIXELS = 1 << 24  # turned into floats at a time while clips are made ready: 192 MiB
-
-I3D, SHAPES3D, C3D, INCEPTION = "i3d-kinetics400", "shapes3d", "c3d-ucf101", "inception-v3"
 
 
 class Extractor(Protocol):

@@ -16,10 +16,6 @@ from hpdm.support.files import parse_json
 from hpdm.support.torchvision_compat import import_torchvision
 from hpdm_eval.backbones import c3d, i3d
 from hpdm_eval.backbones.backbone import (
-    C3D,
-    I3D,
-    INCEPTION,
-    SHAPES3D,
     Backbone,
     C3DBackbone,
     I3DBackbone,
@@ -29,25 +25,25 @@ from hpdm_eval.backbones.backbone import (
     Shapes3DBackbone,
 )
 from hpdm_eval.backbones.forms import is_torchscript
+from hpdm_eval.backbones.names import BACKBONES, C3D, I3D, INCEPTION, KNOWN, SHAPES3D, SHORT_NAMES
 from hpdm_eval.backbones.preprocess import RULES
+from hpdm_eval.backbones.registered import load_registered
+from hpdm_eval.backbones.registry import find_backbone, registered_names
 from hpdm_eval.backbones.scripted import read_scripted, without_prefix
 from hpdm_eval.backbones.shapes3d import Shapes3D
 from hpdm_eval.backbones.video_transformers import is_transformers_name, load_transformers
 from hpdm_eval.backbones.weights import TRUSTS, WeightsInfo, find, fingerprint
 from hpdm_eval.support.npz import read_npz
 
-SHORT_NAMES = {"i3d": I3D, "c3d": C3D, "inception": INCEPTION}
 KINDS = {I3D: I3DBackbone, SHAPES3D: Shapes3DBackbone, C3D: C3DBackbone, INCEPTION: InceptionBackbone}
-BACKBONES = tuple(KINDS)
-KNOWN = ("i3d", "shapes3d", "c3d", "inception", "videomae:WHERE", "vjepa:WHERE")  # as a person calls them
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def backbone_name(name: str) -> str:
     """Full name of a backbone given by its full or short name; raises InputError for an unknown one."""
     full = SHORT_NAMES.get(name, name)
-    if full not in BACKBONES and not is_transformers_name(full):
-        raise InputError(f"unknown backbone {name!r}; choose one of {', '.join(KNOWN)}")
+    if full not in BACKBONES and not is_transformers_name(full) and find_backbone(full) is None:
+        raise InputError(f"unknown backbone {name!r}; choose one of {', '.join([*KNOWN, *registered_names()])}")
     return full
 
 
@@ -66,7 +62,8 @@ def load_backbone(
     """Load a network for evaluation; returns a Backbone. Raises InputError for files and settings that do not fit.
 
     name: "i3d", "shapes3d", "c3d", "inception", or "videomae:WHERE" and "vjepa:WHERE" with a folder or an id on the
-    hub, which take no `weights`. weights: a file in place of the cached or shipped one; one whose hash
+    hub, or a registered one, see `registry`; the last three take no `weights`. weights: a file in place of the cached
+    or shipped one; one whose hash
     is not known needs `unverified`. precision: "bf16" runs all but the head in bfloat16. bn_epsilon: of the BatchNorms;
     None is the network's own (I3D: 1e-3, its TensorFlow original's). resize_rule: how clips get to the network's size,
     see `preprocess.resize`; c3d and inception have their own way. c3d_mean: the mean video of c3d, an .npz with the key
@@ -90,6 +87,9 @@ def load_backbone(
         if weights is not None:
             raise InputError(f"{name}: --weights is not for this backbone; name its folder after the colon")
         return load_transformers(name, dtype=dtype, **settings)
+    if (registered := find_backbone(name)) is not None:
+        _check_registered(name, weights, bn_epsilon, dtype)
+        return load_registered(registered, **settings)
     if dtype != torch.float32:
         raise InputError(f"{name} runs in fp32 only")
     if bn_epsilon is not None:
@@ -97,6 +97,15 @@ def load_backbone(
     if name == C3D:
         return _load_c3d(weights, unverified, c3d_mean, settings)
     return _load_inception(weights, unverified, settings)
+
+
+def _check_registered(name, weights, bn_epsilon, dtype):
+    if weights is not None:
+        raise InputError(f"{name}: --weights is not for a registered backbone; its function loads them")
+    if dtype != torch.float32:
+        raise InputError(f"{name} is a registered backbone, which runs in fp32 only")
+    if bn_epsilon is not None:
+        raise InputError(f"bn_epsilon is a setting of i3d; leave it null for {name}")
 
 
 def _load_i3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
@@ -140,7 +149,7 @@ def _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
         path = Path(str(resources.files("hpdm_eval.backbones") / "weights" / "shapes3d.safetensors"))
         if not path.is_file():
             raise InputError(
-                f"{path} is missing; make it with `python -m hpdm_eval.backbones.train_shapes3d --out {path}`"
+                f"{path} is missing; make it with `python -m hpdm_eval.studies.shipped.train_shapes3d --out {path}`"
             )
         info = WeightsInfo(
             name=path.name, path=path, sha256=fingerprint(path).sha256, trust="package", source="package"

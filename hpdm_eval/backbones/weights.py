@@ -5,7 +5,8 @@ Trust of a file, from best to worst:
     hash         its SHA-256 (or git blob id) is the published one
     first-use    no hash is published; it has the bytes that this machine's cache got first
     unverified   accepted because the user insisted
-Only the first two count as verified; the others mark every record made with them.
+Only the first two count as verified; the others mark every record made with them, and so does "registered", the weights
+of a network that another package brings.
 """
 
 import hashlib
@@ -71,7 +72,7 @@ class WeightsInfo:
 
     @property
     def verified(self) -> bool:
-        return self.trust not in PINNED
+        return self.trust in TRUSTS[:2]
 
 
 def cache_dir() -> Path:

@@ -13,7 +13,6 @@ from numpy.typing import DTypeLike
 
 from hpdm_eval.clips.frames import NoVideo, Rejected
 
-RANGES = ("auto", "0..1", "-1..1", "0..255")
 SPANS = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "0..255": (0.0, 255.0)}
 SCAN_BYTES = 1 << 24
 

@@ -115,6 +115,14 @@ def clip_digest(video: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def too_large(frames: int, size: int, most: int) -> str:
+    """Why a clip of `frames` frames and `size` bytes is rejected where `most` are allowed."""
+    return (
+        f"{frames} frames of this size take {in_words(size)}, more than {in_words(most)}; set --frames or "
+        "--resolution, or HPDM_EVAL_MAX_CLIP"
+    )
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
@@ -191,10 +199,7 @@ class _Cutter:
     def _check(self, frame_bytes):
         sizes = [frame_bytes * len(inverse) for inverse in self._inverse]
         if max(sizes) > (most := limit("HPDM_EVAL_MAX_CLIP")):
-            raise Rejected(
-                f"{len(self._inverse[0])} frames of this size take {in_words(max(sizes))}, more than "
-                f"{in_words(most)}; set --frames or --resolution, or HPDM_EVAL_MAX_CLIP"
-            )
+            raise Rejected(too_large(len(self._inverse[0]), max(sizes), most))
         if self._job.allowance is not None and sum(sizes) > self._job.allowance:
             raise _AboveAllowance(sum(sizes))
 

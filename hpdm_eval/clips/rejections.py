@@ -6,10 +6,6 @@ The list itself, with a reason for every clip, is in the record.
 import re
 from collections.abc import Mapping, Sequence
 
-import click
-
-from hpdm.support.progress import note
-
 FEW = 3  # rejections that are named one by one
 MOST_REASONS = 6
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -40,15 +36,6 @@ def reason_counts(rejected: Sequence[Mapping[str, str]], most: int = FEW) -> str
     if len(groups) > most:
         words.append(f"{sum(map(len, groups[most:]))} for other reasons")
     return "; ".join(words)
-
-
-def note_once(text: str, quiet: bool = False) -> None:
-    """Print a note on stderr unless the running command has printed the same before."""
-    context = click.get_current_context(silent=True)
-    said = set() if context is None else context.meta.setdefault(__name__, set())
-    if text not in said:
-        said.add(text)
-        note(text, quiet)
 
 
 def _by_reason(rejected):

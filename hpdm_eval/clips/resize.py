@@ -18,8 +18,6 @@ from functools import lru_cache
 
 import numpy as np
 
-METHODS = ("bilinear", "bicubic", "area", "lanczos")
-
 
 def center_window(height: int, width: int, resolution: tuple[int, int] | None) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the largest centred window with the aspect of `resolution` (None: a square)."""

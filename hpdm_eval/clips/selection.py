@@ -11,20 +11,13 @@ from typing import Any
 from hpdm.support.errors import InputError
 from hpdm.support.files import sha256_file
 from hpdm.video.ucf101 import read_list, video_key
+from hpdm_eval.clips.choices import SPLIT_NAME, check_split
 from hpdm_eval.clips.frames import natural_key, seeded_key
 from hpdm_eval.clips.listing import Candidate
 
-RULES = ("sorted", "shuffled", "class-balanced")
 SPLIT_FOLDER = "ucfTrainTestlist"
-_SPLIT = re.compile(r"ucf101-(train|test)-0([123])")
 _UCF_GROUP = re.compile(r"(v_[A-Za-z]+_g\d+)_c\d+")
 _CLASS_IN_NAME = re.compile(r"(?:v_([A-Za-z]+)_g\d+_c\d+|\d+_c(\d+))$")
-
-
-def check_split(name: str) -> None:
-    """Raise InputError unless `name` is a split: ucf101-train-01 ... ucf101-test-03."""
-    if not _SPLIT.fullmatch(name):
-        raise InputError(f"unknown split {name!r}: ucf101-train-01, -02, -03 and ucf101-test-01, -02, -03 are known")
 
 
 def matching(candidates: list[Candidate], pattern: str | None, where: object) -> list[Candidate]:
@@ -165,7 +158,7 @@ def apply_split(candidates: Sequence[Candidate], split: str, lists: Path) -> tup
     Returns (candidates, {"name", "sha256", "listed", "present"}); raises InputError.
     """
     check_split(split)
-    part, number = _SPLIT.fullmatch(split).groups()  # type: ignore[union-attr]  # checked above
+    part, number = SPLIT_NAME.fullmatch(split).groups()  # type: ignore[union-attr]  # checked above
     path = Path(lists, f"{part}list0{number}.txt")
     if not path.is_file():
         raise InputError(f"split {split}: {path} does not exist; --split-lists takes UCF-101's {SPLIT_FOLDER} folder")

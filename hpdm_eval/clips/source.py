@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,13 +25,13 @@ from hpdm_eval.clips.frames import FrameRule, Grid, parse_grid
 from hpdm_eval.clips.jobs import DecodeSettings, Job, Part
 from hpdm_eval.clips.listing import Candidate, Listing, Scratch
 from hpdm_eval.clips.parts import take_part
-from hpdm_eval.clips.rejections import note_once as note
 from hpdm_eval.clips.rejections import rejection_lines
 from hpdm_eval.clips.remembered import Remembered
 from hpdm_eval.support.distributed import gather, rank_and_size, share
 
 if TYPE_CHECKING:
     from hpdm_eval.protocols import Protocol
+from hpdm_eval.support.notes import note_once as note
 
 MOST_WORKERS = 16
 
@@ -89,7 +89,7 @@ def open_clips(
     reference = role == "reference"
     grid = parse_grid(grid)
     scratch = Scratch()
-    settings = _decode_settings(protocol, reference, grid, seed)
+    settings = decode_settings(protocol, reference, grid, seed)
     listing = Listing(path, scratch, grid, protocol.value_range, settings.rule.clips)
     if strict and listing.rejected:
         raise InputError("{path}: {reason} (--strict)".format(**listing.rejected[0]))
@@ -182,6 +182,11 @@ class ClipSource:
     def _own_part(self):
         return share(range(self._most()), *self.part)
 
+    def prepare(self, *, min_frames: int = 1, shared: bool = False, part: Any = None) -> None:
+        """Say how it will be read: clips shorter than `min_frames`, which the network needs, are rejected; shared and
+        part: among processes, and which share of the wanted candidates alone, as (index, count)."""
+        self.min_frames, self.shared, self.part = min_frames, shared, part
+
     def listing(self) -> list[Any]:
         """[path, clips that are wanted, hash over the names of all candidates]: which clips there are to be read."""
         names = "".join(f"{candidate.name}\n" for candidate in self._candidates)
@@ -226,11 +231,10 @@ class ClipSource:
         (clips that equal an earlier one).
         """
         digests = self.digests
-        digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(digests)).encode())
         about = {**self._about, "duplicates": len(digests) - len(set(digests))}
         return {
             "path": self.path,
-            "sha256": digest.hexdigest(),
+            "sha256": set_digest(digests),
             "clips": self.accepted,
             "rejected": self.rejected,
             "split": self._split,
@@ -257,10 +261,7 @@ class ClipSource:
                 position = next(following)
                 reason = result.reason
                 if reason is None and result.frames < self.min_frames:
-                    reason = (
-                        f"{result.frames} frames, needs at least {self.min_frames}; --frames "
-                        f"{self.min_frames} --short loop repeats them"
-                    )
+                    reason = too_few(result.frames, self.min_frames)
                 if reason is not None:
                     self._reject(candidate.name, reason)
                     continue
@@ -336,9 +337,20 @@ class ClipSource:
         self._complete = True
 
 
-def _decode_settings(protocol, reference, grid, seed):
+def set_digest(digests: Iterable[str]) -> str:
+    """Hex SHA-256 of a set of clips: over their sorted hex digests, a line each."""
+    return hashlib.sha256("".join(f"{line}\n" for line in sorted(digests)).encode()).hexdigest()
+
+
+def too_few(frames: int, needed: int) -> str:
+    """Why a clip of `frames` frames is rejected where the network needs more."""
+    return f"{frames} frames, needs at least {needed}; --frames {needed} --short loop repeats them"
+
+
+def decode_settings(protocol: Protocol, reference: bool, grid: Grid | None, seed: int) -> DecodeSettings:
+    """`DecodeSettings` of a protocol for reference clips, or for samples."""
     if reference:
-        cut = {
+        cut: dict[str, Any] = {
             "start": protocol.start,
             "stride": protocol.stride,
             "fps": protocol.fps,

@@ -9,13 +9,12 @@ from hpdm.support.console import OutputFolder, own_folder
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
 from hpdm.support.progress import note
-from hpdm_eval.commands.fvd import measure
+from hpdm_eval.commands.options import judging_options, take_evaluation
+from hpdm_eval.commands.printing import announce
 from hpdm_eval.commands.recorded import RecordedCommand
-from hpdm_eval.evaluation.comparison import announce, evaluate, judging_options
+from hpdm_eval.metrics.registry import get_metric
 from hpdm_eval.protocols import Protocol, list_protocols
 from hpdm_eval.records.labels import format_value, metric_label, protocol_label
-from hpdm_eval.report.plots import bar_figure, save_png
-from hpdm_eval.support.distributed import rank_and_size
 from hpdm_eval.support.text_tables import aligned, piped
 
 COLUMNS = ("protocol", "numerics", "fvd", "change", "samples", "reference", "what differs")
@@ -40,17 +39,21 @@ def compare_protocols(protocols, legacy, out, **options):
     protocols. One that cannot be applied to these videos is listed with the reason.
     """
     own_folder(out)
-    baseline = options["protocol"]
+    chosen = options["protocol"]
     named = [protocol.name for protocol in list_protocols() if protocol.is_splits is None]  # not of Inception Scores
     names = protocols.split(",") if protocols else named
-    names = [baseline, *(name for name in names if name != baseline)]
+    names = [chosen, *(name for name in names if name != chosen)]
     variants = [options["numerics"]] if options["numerics"] else ["exact", "legacy"] if legacy else ["exact"]
+
+    from hpdm_eval.evaluation.comparisons import evaluate_one
+    from hpdm_eval.support.distributed import rank_and_size
+
     records, failed = [], {}  # reason → protocols
     for name in names:
         for numerics in variants:
-            chosen = {**options, "protocol": name, "numerics": numerics}
             try:
-                record = evaluate("fvd", _measure_with_interval(options["seed"]), chosen, higher_is_better=False)
+                evaluation = take_evaluation({**options, "protocol": name, "numerics": numerics})
+                record = evaluate_one(get_metric("fvd"), evaluation)
             except InputError as error:
                 # without legacy numerics of its own a protocol has nothing to add to its exact form
                 if "no legacy numerics" not in str(error):
@@ -58,7 +61,7 @@ def compare_protocols(protocols, legacy, out, **options):
                 continue
             records.append(record)
     if not records:
-        raise InputError(next(iter(failed), f"protocol {baseline} knows no legacy numerics; use exact"))
+        raise InputError(next(iter(failed), f"protocol {chosen} knows no legacy numerics; use exact"))
     rows, caption = _rows(records), _caption(records, failed)
     if options["as_json"]:
         click.echo(json.dumps([record.to_dict() for record in records], ensure_ascii=False))
@@ -66,6 +69,8 @@ def compare_protocols(protocols, legacy, out, **options):
         click.echo(aligned(COLUMNS, rows, RIGHT) + "\n" + "\n".join(caption))
     announce(records, options)
     if rank_and_size()[0] == 0:
+        from hpdm_eval.report.plots import save_png  # matplotlib takes a second to import
+
         with atomic_file(out / "protocols.md", "w") as file:
             file.write(piped(COLUMNS, rows, RIGHT) + "\n" + "  \n".join(caption) + "\n")
         save_png(_bars(records), out / "protocols.png")
@@ -74,6 +79,8 @@ def compare_protocols(protocols, legacy, out, **options):
 
 
 def _bars(records):
+    from hpdm_eval.report.plots import bar_figure
+
     labels = {f"{record.protocol['name']}, {record.protocol['numerics']}": record for record in records}
     return bar_figure(
         {label: record.value for label, record in labels.items()},
@@ -81,10 +88,6 @@ def _bars(records):
         label=metric_label(records[0]),
         title=f"{Path(records[0].samples['path']).name}: one set of videos under each protocol",
     )
-
-
-def _measure_with_interval(seed):
-    return lambda samples, reference, protocol: measure(samples, reference, protocol, interval=True, seed=seed)
 
 
 def _rows(records):

@@ -10,12 +10,10 @@ from hpdm.support.console import OutputFolder, own_folder
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
 from hpdm.support.progress import note
-from hpdm_eval.commands.fvd import Sizes, subset_figure
+from hpdm_eval.commands.options import Sizes, judging_options, take_evaluation
+from hpdm_eval.commands.printing import announce
 from hpdm_eval.commands.recorded import RecordedCommand
-from hpdm_eval.evaluation.comparison import announce, evaluate, judging_options
 from hpdm_eval.records.labels import format_value, protocol_label
-from hpdm_eval.report.plots import curve_figure, save_png
-from hpdm_eval.support.distributed import rank_and_size
 from hpdm_eval.support.text_tables import aligned, piped
 
 SIZES = (128, 256, 512, 2048, 10000)  # those of the paper's figure 8
@@ -41,35 +39,25 @@ def curve(out, at, **options):
     distance of ten random subsets from the whole reference, with their spread; the last is all samples of the set.
     """
     own_folder(out)
-    names = _names(options["samples"])
-    records, reference = {}, None
-    for name, path in names.items():
-        seen = []
+    names = _names(options.pop("samples"))
+    evaluation = take_evaluation(options, samples="")
+    quiet = evaluation.quiet
 
-        def measure(samples, real, protocol):
-            seen.append(real)
-            sizes = sorted({size for size in at if size < samples.count} | {samples.count})
-            points = [{"n": size, **subset_figure(samples, real, size, protocol, options["seed"])} for size in sizes]
-            return {"value": points[-1]["value"], "details": tuple(points)}
+    from hpdm_eval.evaluation.curve import curve_records
+    from hpdm_eval.support.distributed import rank_and_size
 
-        records[name] = evaluate(
-            "fvd-curve", measure, {**options, "samples": path}, higher_is_better=False, reference=reference
-        )
-        reference = seen[0]
-        missing = [size for size in at if size > records[name].num_samples]
-        if missing:
-            note(
-                f"{name}: {records[name].num_samples} samples, none for {', '.join(map(str, missing))}",
-                options["quiet"],
-            )
+    records = curve_records(names, evaluation, at)
+    for name, record in records.items():
+        if missing := [size for size in at if size > record.num_samples]:
+            note(f"{name}: {record.num_samples} samples, none for {', '.join(map(str, missing))}", quiet)
     if options["as_json"]:
         click.echo(json.dumps([record.to_dict() for record in records.values()], ensure_ascii=False))
     else:
         click.echo(aligned(COLUMNS, _cells(records), right=COLUMNS[1:]) + "\n" + _caption(records))
-    announce(list(records.values()), options)
+    announce(list(records.values()), {**options, "quiet": quiet})
     if rank_and_size()[0] == 0:
         _write(out, records)
-    note(f"curve.csv, curve.md and curve.png are in {out}", options["quiet"])
+    note(f"curve.csv, curve.md and curve.png are in {out}", quiet)
     return list(records.values())
 
 
@@ -96,6 +84,8 @@ def _write(out, records):
         name: [(point["n"], point["value"], point["spread"]) for point in record.details]
         for name, record in records.items()
     }
+    from hpdm_eval.report.plots import curve_figure, save_png  # matplotlib takes a second to import
+
     save_png(curve_figure(points, title=_caption(records)), out / "curve.png")
 
 

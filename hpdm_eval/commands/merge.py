@@ -1,13 +1,9 @@
 """`hpdm-eval merge`: the record of an evaluation whose features were extracted by the jobs of an array."""
 
-import importlib
-
 import click
 
 from hpdm.support.console import Command
 from hpdm.support.errors import InputError
-from hpdm_eval.evaluation.comparison import merged_from
-from hpdm_eval.evaluation.shards import join_caches, joined_cache, read_shards
 
 
 @click.command(cls=Command)
@@ -23,14 +19,15 @@ def merge(folder, quiet):
     The figures are those of the command without --shard, to the last bit, and so are the records, which list the shards
     besides. The clips must be where they were, and the processor of the same kind.
     """
-    from hpdm_eval.commands.entry import SUBCOMMANDS
+    from hpdm_eval.commands.entry import main
+    from hpdm_eval.evaluation.comparison import merged_from
+    from hpdm_eval.evaluation.shards import join_caches, joined_cache, read_shards
 
     shards = read_shards(folder)
     name, *words = shards[0]["words"]
-    if name not in SUBCOMMANDS:
+    command = main.get_command(click.get_current_context(), name)
+    if command is None:
         raise InputError(f"{folder}: hpdm-eval has no command {name!r}; make the shards again")
-    module, attribute = SUBCOMMANDS[name]
-    command = getattr(importlib.import_module(f"hpdm_eval.commands.{module}"), attribute)
     join_caches(folder, quiet)
     with joined_cache(folder), merged_from(shards):
         return command.main(

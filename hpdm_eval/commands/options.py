@@ -1,21 +1,32 @@
 """Options that the metric commands share, and their translation into a protocol and into arguments of `open_clips`.
 
-A command takes them as keywords and hands them on:
+A command takes them as keywords, and makes an `Evaluation` of them; what is left in `options` is its own:
 
-    @click.command(cls=Command)
-    @metric_options()
-    @common_options
+    @click.command(cls=RecordedCommand)
+    @judging_options()
     def fvd(**options):
-        protocol = take_protocol(options)
-        samples = open_clips(path, protocol, role="samples", **take_reading(options, "samples"))
+        evaluation = take_evaluation(options)
+
+Nothing here imports torch, so that `--help` and typing mistakes are answered at once.
 """
 
 import re
+from collections.abc import Callable, MutableMapping
+from dataclasses import fields
+from typing import Any
 
 import click
 
-from hpdm_eval.backbones.loading import KNOWN, SHORT_NAMES
-from hpdm_eval.protocols import CHOICES, DEFAULT, load_protocol
+from hpdm.support.console import OutputFolder, common_options
+from hpdm_eval.backbones.names import KNOWN, SHORT_NAMES
+from hpdm_eval.evaluation.settings import Evaluation
+from hpdm_eval.evaluation.shard_folder import FOLDER
+from hpdm_eval.protocols import CHOICES, DEFAULT, Protocol, load_protocol
+
+SAMPLES = "Clips to judge: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files."
+
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
 
 
 class _Number(click.ParamType):
@@ -93,13 +104,13 @@ _BOTH = {
 }
 
 
-def protocol_options(default=DEFAULT):
+def protocol_options(default: str = DEFAULT) -> Decorator:
     """Add `--protocol` and an option for every setting that a command line may override."""
 
     def decorate(function):
         for flag, key, kind, text in reversed(_OVERRIDES):
             names = (f"{flag}/--no-{flag[2:]}",) if kind is None else (flag,)
-            function = click.option(*names, key, type=kind, default=None, help=text + " [protocol's]")(function)
+            function = click.option(*names, key, type=kind, default=None, help=SAMPLES + " [protocol's]")(function)
         return click.option(
             "--protocol",
             default=default,
@@ -111,9 +122,15 @@ def protocol_options(default=DEFAULT):
     return decorate
 
 
-def reading_options(function):
+def reading_options(function: Function, reference: bool = True) -> Function:
     """Add the options of `open_clips` that are no part of a protocol."""
     for option in (
+        click.option(
+            "--limit",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Look at N clips of either set at most: a quick look, which the record says it is.",
+        ),
         click.option(
             "--split-lists",
             type=click.Path(exists=True, file_okay=False),
@@ -122,7 +139,7 @@ def reading_options(function):
         ),
         click.option("--workers", type=click.IntRange(min=0), help="Decoding processes. [one per core]"),
         click.option("--strict", is_flag=True, help="Stop at the first unusable file instead of listing it."),
-        click.option("--reference-grid", metavar="RxC[+PAD]", help="As --grid, for the reference."),
+        *([click.option("--reference-grid", metavar="RxC[+PAD]", help="As --grid, for the reference.")] * reference),
         click.option(
             "--match",
             metavar="PATTERN",
@@ -139,7 +156,7 @@ def reading_options(function):
     return function
 
 
-def backbone_options(function, default=None):
+def backbone_options(function: Function, default: str | None = None) -> Function:
     """Add `--backbone`, `--weights`, `--c3d-mean`, `--unverified`, `--precision`, `--batch`, `--cache`, `--verify-cache`.
 
     default: the backbone of a metric that has one of its own, in place of the protocol's.
@@ -197,16 +214,16 @@ def backbone_options(function, default=None):
     return function
 
 
-def metric_options(default=DEFAULT, backbone=None):
+def metric_options(default: str = DEFAULT, backbone: str | None = None, reference: bool = True) -> Decorator:
     """All of the above."""
 
     def decorate(function):
-        return protocol_options(default)(backbone_options(reading_options(function), backbone))
+        return protocol_options(default)(backbone_options(reading_options(function, reference), backbone))
 
     return decorate
 
 
-def take_protocol(options):
+def take_protocol(options: MutableMapping[str, Any]) -> Protocol:
     """Remove the protocol's options from `options` and return the resolved Protocol; overrides are noted in it.
 
     `--start`, `--stride` and `--fps` apply to samples as well, unless their own options say otherwise. `--backbone`, if
@@ -231,9 +248,142 @@ def take_protocol(options):
     return protocol
 
 
-def take_reading(options, role):
-    """Keywords for `open_clips` from `options` (which stay there, since samples and reference both need them)."""
-    reading = {key: options[key] for key in ("strict", "workers", "split_lists", "seed", "quiet") if key in options}
-    if role == "samples":
-        return {**reading, "grid": options["grid"], "match": options["match"]}
-    return {**reading, "grid": options["reference_grid"]}
+def take_evaluation(options: MutableMapping[str, Any], **more: Any) -> Evaluation:
+    """Remove from `options` what an `Evaluation` holds and return that; more: further fields of it. Raises InputError.
+
+    The protocol's options are resolved, see `take_protocol`, and the network is the protocol's then.
+    """
+    protocol = take_protocol(options)
+    options.pop("backbone", None)
+    known = {item.name for item in fields(Evaluation)} - {"protocol", *more}
+    return Evaluation(protocol=protocol, **{name: options.pop(name) for name in list(options) if name in known}, **more)
+
+
+class Sizes(click.ParamType):
+    """Comma-separated numbers of samples, ascending and each once."""
+
+    name = "N,N,..."
+
+    def convert(self, value, parameter, context):
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch("[0-9]+(,[0-9]+)*", value) or min(sizes := set(map(int, value.split(",")))) < 2:
+            self.fail(f"{value!r}: write numbers of samples from 2 up, such as 256,512,2048", parameter, context)
+        return tuple(sorted(sizes))
+
+
+class Shard(click.ParamType):
+    """I/N, as (number from 1 on, how many)."""
+
+    name = "I/N"
+
+    def convert(self, value, parameter, context):
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", value)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            self.fail(
+                f"{value!r}: write the number of this job and how many there are, such as 1/8 ... 8/8",
+                parameter,
+                context,
+            )
+        return int(found[1]), int(found[2])
+
+
+def shard_options(function: Function) -> Function:
+    """Add `--shard` and `--shards`."""
+    function = click.option(
+        "--shards", type=OutputFolder(), metavar="DIR", help=f"Folder of the shards, for --shard. [{FOLDER}]"
+    )(function)
+    return click.option(
+        "--shard",
+        type=Shard(),
+        metavar="I/N",
+        help="Only extract the features of the I-th of N shares of the clips; `hpdm-eval merge` makes "
+        "the record when all are there.",
+    )(function)
+
+
+def judging_options(
+    protocol: str = DEFAULT,
+    reference: bool = True,
+    several: bool = False,
+    backbone: str | None = None,
+    shards: bool = False,
+) -> Decorator:
+    """Options of a metric command: --samples, --reference, how to read and compare them, where the result goes.
+
+    several: --samples may be given more than once and comes as a tuple. backbone: default in place of the protocol's.
+    shards: whether jobs can share the work.
+    """
+
+    def decorate(function):
+        function = shard_options(function) if shards else function
+        for option in (
+            click.option(
+                "--record", "folder", type=OutputFolder(), metavar="DIR", help="Also save the record in this folder."
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
+            click.option(
+                "--trained-with",
+                multiple=True,
+                metavar="NAME",
+                help="A network, such as videomae, from whose features the samples' model learnt; also read "
+                "from `trained_with` in their samples.json. Such a network is refused as their judge.",
+            ),
+            click.option("--allow-trained-judge", is_flag=True, help="Use it nevertheless; the record is marked."),
+            click.option(
+                "--group-by",
+                default="auto",
+                show_default=True,
+                metavar="auto|none|folder|REGEX",
+                help="Which clips come from one video, and are no independent draws in intervals: auto knows "
+                "UCF-101's groups, REGEX is searched in the names.",
+            ),
+        ):
+            function = option(function)
+        function = metric_options(protocol, backbone, reference)(common_options(function))
+        if reference:
+            function = click.option(
+                "--reference",
+                required=True,
+                type=click.Path(),
+                metavar="DIR|STATS.npz",
+                help="Real clips, or their statistics from `hpdm-eval stats`.",
+            )(function)
+        return click.option(
+            "--samples",
+            required=True,
+            type=click.Path(),
+            metavar="DIR|FILE",
+            multiple=several,
+            help=SAMPLES + " Give it once per set." * several,
+        )(function)
+
+    return decorate
+
+
+def pixel_options(function: Function) -> Function:
+    """Add the options of metrics on pixels: the protocol's (default: clips as they are), of reading, --json, --record."""
+    for option in (
+        click.option(
+            "--record", "folder", type=OutputFolder(), metavar="DIR", help="Also save the record in this folder."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
+    ):
+        function = option(function)
+    return protocol_options("native")(reading_options(common_options(function)))
+
+
+def pixel_set_options(reference: bool) -> Decorator:
+    """Options of a metric on clips that a package registers: --samples, --reference and `pixel_options`."""
+
+    def decorate(function: Function) -> Function:
+        function = pixel_options(function)
+        if reference:
+            function = click.option(
+                "--reference", type=click.Path(), metavar="DIR|FILE", help="Real clips, where the metric compares."
+            )(function)
+        return click.option("--samples", required=True, type=click.Path(), metavar="DIR|FILE", help=SAMPLES)(function)
+
+    return decorate

@@ -7,7 +7,7 @@ from hpdm.support.console import Command
 from hpdm.support.errors import WriteError
 from hpdm.support.files import no_room
 from hpdm_eval.records.record import running_command
-from hpdm_eval.support.distributed import joined_processes, rank_and_size
+from hpdm_eval.support.notes import printing_once
 
 
 class RememberingCommand(Command):
@@ -23,7 +23,7 @@ class RememberingCommand(Command):
         return context
 
     def invoke(self, context):
-        with running_command(context.meta[__name__]):
+        with running_command(context.meta[__name__]), printing_once():
             return super().invoke(context)
 
 
@@ -31,6 +31,8 @@ class RecordedCommand(RememberingCommand):
     """A remembering command whose processes work together under `torchrun`; the first one speaks."""
 
     def invoke(self, context):
+        from hpdm_eval.support.distributed import joined_processes, rank_and_size  # which import torch
+
         with joined_processes():
             if rank_and_size()[0] > 0:
                 context.params["quiet"] = True

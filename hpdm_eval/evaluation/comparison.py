@@ -1,24 +1,21 @@
-"""The way from a command line to a record that all metrics on features share.
+"""The way from two sets of clips to a record that all metrics on features share.
 
-options → protocol, clips, backbone → features of both sides → the metric's figures → record → terminal, folder
-
-A metric brings one function, `measure(samples, reference, protocol) -> dict`, of two `Side`s and a Protocol; the dict
-holds `value` and, where there are any, `ci95`, `details` and `settings` of the record. Settings are the metric's own,
-such as the number of splits: JSON-able, and what tells two records of the same clips apart.
+Evaluation → clips and backbone → features of both sides → the metric's figures → record
 """
 
-import json
+import math
 import re
 import time
-import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import click
 import numpy as np
+import torch
 
-from hpdm.support.console import OutputFolder, common_options
 from hpdm.support.environment import choose_device
 from hpdm.support.errors import InputError
 from hpdm.support.files import parse_json, sha256_file
@@ -28,17 +25,19 @@ from hpdm_eval.backbones.backbone import check_frames
 from hpdm_eval.backbones.loading import KINDS
 from hpdm_eval.clips.selection import sources_of
 from hpdm_eval.clips.source import ClipSource, open_clips
-from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
-from hpdm_eval.evaluation.shards import check_shard, extract_share, finish_shard, shard_options
-from hpdm_eval.features.cache import open_cache
+from hpdm_eval.evaluation.settings import Evaluation, Place
+from hpdm_eval.evaluation.sides import Side
+from hpdm_eval.features.cache import FeatureCache
 from hpdm_eval.features.calls import call_size
 from hpdm_eval.features.extraction import extract_features, extract_moments
 from hpdm_eval.features.moments import Moments
 from hpdm_eval.features.reference_statistics import Statistics, is_statistics
-from hpdm_eval.protocols import DEFAULT, Protocol
-from hpdm_eval.records.record import make_record, save_record
-from hpdm_eval.report.tables import text_table
-from hpdm_eval.support.distributed import rank_and_size
+from hpdm_eval.metrics.registry import MetricInfo
+from hpdm_eval.metrics.score_tests import mean_interval
+from hpdm_eval.metrics.settings import MetricSettings
+from hpdm_eval.protocols import Protocol
+from hpdm_eval.records.record import Record, make_record
+from hpdm_eval.support.caught import caught_warnings
 from hpdm_eval.support.threads import one_thread
 
 MANY_COPIES = 100  # from one clip in so many on, copies are worth a remark
@@ -46,60 +45,42 @@ FAMILIES = ("videomae", "vjepa", "i3d", "c3d", "inception", "shapes3d")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Side:
-    """One side of a comparison, as a metric sees it."""
-
-    moments: Moments
-    features: np.ndarray | None  # float32 [N, D]; None for statistics that were stored without, and for frames
-    probabilities: np.ndarray | None  # float32 [N, K] of a classifier
-    summary: dict  # the record's entry: {"path", "sha256", "clips", "rejected"}
-    sources: list[str] | None = None  # of each clip, where several come from one video; None: all are independent
-
-    @property
-    def count(self):
-        return self.summary["clips"]
-
-    @property
-    def distribution(self):
-        """Features [N, D] where there are any, else `Moments`."""
-        return self.moments if self.features is None else self.features
-
-    def need_features(self, metric):
-        """Features [N, D]; InputError for statistics that were stored without."""
-        if self.features is None:
-            raise InputError(
-                f"{self.summary['statistics']} holds no features of single clips, and {metric} needs "
-                "them; make it again with `hpdm-eval stats --keep-features`, or give the clips"
-            )
-        return self.features
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
     """Both sides of a comparison, read; what is left is arithmetic."""
 
     started: float  # time.time()
-    device: object
+    device: torch.device
     protocol: Protocol
     backbone: Backbone | PerFrame
     samples: Side
     reference: Side | None
     seed: int
     remarks: tuple[str, ...] = ()  # on both sets of clips and on the judge, for every record
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further entries of every record
 
-    def record(self, metric, measure, *, higher_is_better, unit=None):
-        """The Record of one metric; what its `measure` warns of is in it."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            with one_thread():
-                figures = measure(self.samples, self.reference, self.protocol)
+    def record(self, metric: MetricInfo, options: Mapping[str, Any] | None = None) -> Record:
+        """The Record of one metric on features; what its function warns of is in it.
+
+        options: the metric's own, over its defaults.
+        """
+        settings = MetricSettings(
+            protocol=self.protocol, seed=self.seed, options={**metric.defaults(), **(options or {})}
+        )
+        with caught_warnings() as said, one_thread():
+            figures = as_figures(metric.function()(self.samples, self.reference, settings), metric, settings)
+        return self.record_of(metric, figures, said())
+
+    def record_of(self, metric: MetricInfo, figures: Mapping[str, Any], said: Iterable[str] = ()) -> Record:
+        """The Record of figures that are computed already, a dict of the record's fields."""
+        figures = dict(figures)
         settings = figures.pop("settings", None)
+        merged = _merged.get()
         return make_record(
             started=self.started,
             device=self.device,
-            metric=metric,
-            unit=unit,
-            higher_is_better=higher_is_better,
+            metric=figures.pop("metric", metric.name),
+            unit=metric.unit,
+            higher_is_better=metric.higher_is_better,
             protocol={**self.protocol.to_dict(), "hash": self.protocol.hash()},
             num_samples=self.samples.count,
             num_reference=self.reference and self.reference.count,
@@ -107,116 +88,71 @@ class Comparison:
             reference=self.reference and self.reference.summary,
             backbone=self.backbone.describe(),
             seed=self.seed,
-            warnings=tuple(dict.fromkeys([*self.remarks, *(str(warning.message) for warning in caught)])),
-            extra=({"settings": settings} if settings else {}) | ({"shards": _shards} if _shards else {}),
+            warnings=tuple(dict.fromkeys([*self.remarks, *said])),
+            extra=({"settings": settings} if settings else {})
+            | dict(self.extra)
+            | ({"shards": merged.shards} if merged else {}),
             **figures,
         )
 
 
-def judging_options(protocol=DEFAULT, reference=True, several=False, backbone=None, shards=False):
-    """Options of a metric command: --samples, --reference, how to read and compare them, where the result goes.
+def as_figures(returned: Any, metric: MetricInfo, settings: MetricSettings) -> dict[str, Any]:
+    """What a metric's function returned as fields of a record: a number, an array of one per clip, or those fields.
 
-    several: --samples may be given more than once and comes as a tuple. backbone: default in place of the protocol's.
-    shards: whether jobs can share the work.
+    Raises InputError, naming the metric, for anything else and for figures that are not finite.
     """
-
-    def decorate(function):
-        function = shard_options(function) if shards else function
-        for option in (
-            click.option(
-                "--record", "folder", type=OutputFolder(), metavar="DIR", help="Also save the record in this folder."
-            ),
-            click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
-            click.option(
-                "--trained-with",
-                multiple=True,
-                metavar="NAME",
-                help="A network, such as videomae, from whose features the samples' model learnt; also read "
-                "from `trained_with` in their samples.json. Such a network is refused as their judge.",
-            ),
-            click.option("--allow-trained-judge", is_flag=True, help="Use it nevertheless; the record is marked."),
-            click.option(
-                "--group-by",
-                default="auto",
-                show_default=True,
-                metavar="auto|none|folder|REGEX",
-                help="Which clips come from one video, and are no independent draws in intervals: auto knows "
-                "UCF-101's groups, REGEX is searched in the names.",
-            ),
-        ):
-            function = option(function)
-        function = metric_options(protocol, backbone)(common_options(function))
-        if reference:
-            function = click.option(
-                "--reference",
-                required=True,
-                type=click.Path(),
-                metavar="DIR|STATS.npz",
-                help="Real clips, or their statistics from `hpdm-eval stats`.",
-            )(function)
-        text = "Clips to judge: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files."
-        return click.option(
-            "--samples",
-            required=True,
-            type=click.Path(),
-            metavar="DIR|FILE",
-            multiple=several,
-            help=text + " Give it once per set." * several,
-        )(function)
-
-    return decorate
+    if isinstance(returned, Mapping):
+        figures = dict(returned)
+    elif isinstance(returned, int | float | np.number):
+        figures = {"value": float(returned)}
+    else:
+        try:
+            values = np.asarray(returned, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"metric {metric.name} returned {type(returned).__name__}; return a number, an array of "
+                'one number per clip, or a dict with "value"'
+            ) from error
+        if values.ndim != 1 or not len(values):
+            raise InputError(
+                f"metric {metric.name} returned an array of shape {list(values.shape)}, expected one number per clip"
+            )
+        interval = mean_interval(values, np.random.default_rng(settings.seed))
+        figures = {"value": float(values.mean()), "ci95": interval}
+    if "value" not in figures:
+        raise InputError(f'metric {metric.name} returned a dict without "value"')
+    figures["value"] = float(figures["value"])
+    if not math.isfinite(figures["value"]):
+        raise InputError(f"metric {metric.name} is {figures['value']} on these clips")
+    if figures.get("ci95") is not None:
+        figures["ci95"] = tuple(float(end) for end in figures["ci95"])
+    if metric.options and "settings" not in figures and not isinstance(metric.measure, str):
+        figures["settings"] = dict(settings.options)  # tells records of one set apart
+    return figures
 
 
-def judge(metric, measure, options, *, higher_is_better, unit=None, per_frame=False):
-    """Run one metric as `options` (those of `judging_options`, by name) say; show and return its Record."""
-    if options.get("shard"):
-        finish_shard([share_of(options, per_frame)], options)
-    comparison = compare(options, per_frame=per_frame)
-    record = comparison.record(metric, measure, higher_is_better=higher_is_better, unit=unit)
-    click.echo(json.dumps(record.to_dict(), ensure_ascii=False) if options["as_json"] else text_table([record]))
-    announce([record], options)
-    return record
+def compare(evaluation: Evaluation, *, reference: Side | None = None, per_frame: bool = False) -> Comparison:
+    """Read both sides of an evaluation; without a reference in it, the samples alone.
 
-
-def announce(records, options):
-    """Say on stderr what records warn of, and save them where `options` say so."""
-    for message in dict.fromkeys(message for record in records for message in record.warnings):
-        note(f"warning: {message}", options["quiet"])
-    if options["folder"] and rank_and_size()[0] == 0:
-        for record in records:
-            note(f"record: {save_record(record, options['folder'])}", options["quiet"])
-
-
-def evaluate(metric, measure, options, *, higher_is_better, unit=None, reference=None):
-    """The Record of one metric; shows and saves nothing.
-
-    reference: the `Side` that an earlier call with the same options handed to its `measure`, to save reading it again.
-    """
-    comparison = compare(options, reference=reference)
-    return comparison.record(metric, measure, higher_is_better=higher_is_better, unit=unit)
-
-
-def compare(options, *, reference=None, per_frame=False):
-    """Read both sides as `options` say; returns a Comparison. `reference` as in `evaluate`.
-
-    per_frame: single frames are what is compared. Everything that can be found wrong without running the network is,
-    before it runs.
+    reference: the side that an earlier call of the same settings read, to save reading it again. per_frame: single
+    frames are what is compared. Everything that can be found wrong without running the network is, before it runs.
     """
     started = time.time()
-    opened = open_comparison(options, reference, per_frame)
-    sides = {role: read_side(source, opened.backbone, opened.options) for role, source in opened.sources.items()}
+    opened = open_comparison(evaluation, reference, per_frame)
+    sides = {role: read_side(source, opened.backbone, evaluation) for role, source in opened.sources.items()}
     remarks = remarks_on_copies(
-        {role: source for role, source in opened.sources.items() if isinstance(source, ClipSource)}
+        {role: source.digests for role, source in opened.sources.items() if isinstance(source, ClipSource)}
     )
     return Comparison(
         started=started,
         device=opened.device,
-        protocol=opened.protocol,
+        protocol=evaluation.protocol,
         backbone=opened.backbone,
         samples=sides["samples"],
         reference=reference or sides.get("reference"),
-        seed=options["seed"],
+        seed=evaluation.seed,
         remarks=(*opened.remarks, *remarks),
+        extra={"limit": evaluation.limit} if evaluation.limit else {},
     )
 
 
@@ -224,74 +160,81 @@ def compare(options, *, reference=None, per_frame=False):
 class Opened:
     """A comparison before the network runs: everything that can be found wrong without it has been looked at."""
 
-    options: dict  # without those of the protocol
-    device: object
-    protocol: Protocol
-    sources: dict  # {role: ClipSource or Statistics}
+    evaluation: Evaluation
+    device: torch.device
+    sources: dict[str, ClipSource | Statistics]  # by role
     backbone: Backbone | PerFrame
     remarks: tuple[str, ...]
 
 
-def share_of(options, per_frame=False):
-    """Extract a shard's share of a comparison, see `shards`."""
-    check_shard(options)
-    opened = open_comparison(options, None, per_frame)
-    return extract_share(opened, opened.options)
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """Shards whose features are being merged."""
+
+    shards: tuple[dict[str, Any], ...]  # what records say of them
+    caches: frozenset[str]  # names of their folders
 
 
-_shards, _caches = (), ()  # descriptions of those whose features are being merged; their folders
+_merged: ContextVar[Merged | None] = ContextVar("merged shards", default=None)
 
 
 @contextmanager
-def merged_from(shards):
+def merged_from(shards: list[dict[str, Any]]) -> Iterator[None]:
     """Within the block, records say that their features come from these shards."""
-    global _shards, _caches
-    _caches = {name for shard in shards for name in shard["caches"]}
-    _shards = tuple({key: shard[key] for key in ("number", "clips", "hardware", "versions", "git")} for shard in shards)
+    keys = ("number", "clips", "hardware", "versions", "git")
+    merged = Merged(
+        shards=tuple({key: shard[key] for key in keys} for shard in shards),
+        caches=frozenset(name for shard in shards for name in shard["caches"]),
+    )
+    token = _merged.set(merged)
     try:
         yield
     finally:
-        _shards, _caches = (), ()
+        _merged.reset(token)
 
 
-def open_comparison(options, reference=None, per_frame=False):
+def open_comparison(evaluation: Evaluation, reference: Side | None = None, per_frame: bool = False) -> Opened:
     """`Opened` as `compare` does it. Raises InputError."""
-    options = dict(options)
-    device = choose_device(options["device"])
-    protocol = take_protocol(options)
-    roles = [role for role in ("samples", "reference") if role in options and not (role == "reference" and reference)]
-    sources = {role: open_source(role, protocol, options) for role in roles}
-    backbone = open_backbone(protocol, options, device, per_frame)
-    warn = judge_warnings(protocol.backbone, options)
+    device = choose_device(evaluation.device)
+    roles = ["samples", *(["reference"] if evaluation.reference is not None and reference is None else [])]
+    sources = {role: open_source(role, evaluation) for role in roles}
+    backbone = open_backbone(evaluation, device, per_frame)
+    remarks = judge_warnings(evaluation)
+    if evaluation.limit:
+        remarks += (f"limited to {evaluation.limit} clips: a quick look, no figure to compare",)
     stored = sources.get("reference")
     if isinstance(stored, Statistics):
-        stored.check_match(protocol, backbone.describe(), options["reference"])
-        check_dimension(stored, backbone, options["reference"])
-        drawn = protocol.selection != "sorted" and protocol.num_reference is not None
-        if stored.foreign:
-            note(
-                f"{options['reference']}: statistics of another tool, of {stored.moments.n} clips; nothing in it says "
-                "which clips, network and protocol they are of",
-                options["quiet"],
-            )
-        elif stored.seed != options["seed"] and (protocol.start == "random" or drawn):
-            note(
-                f"{options['reference']} was drawn with --seed {stored.seed}, the samples are with {options['seed']}",
-                options["quiet"],
-            )
-    return Opened(options=options, device=device, protocol=protocol, sources=sources, backbone=backbone, remarks=warn)
+        check_statistics(stored, backbone, evaluation)
+    return Opened(evaluation=evaluation, device=device, sources=sources, backbone=backbone, remarks=remarks)
 
 
-def judge_warnings(backbone, options):
+def check_statistics(stored: Statistics, backbone: Backbone | PerFrame, evaluation: Evaluation) -> None:
+    """Raise InputError where the reference's statistics do not fit the evaluation; say what nothing in them tells."""
+    protocol, where = evaluation.protocol, evaluation.reference
+    stored.check_match(protocol, backbone.describe(), where)
+    check_dimension(stored, backbone, where)
+    drawn = protocol.selection != "sorted" and protocol.num_reference is not None
+    if stored.foreign:
+        note(
+            f"{where}: statistics of another tool, of {stored.moments.n} clips; nothing in it says "
+            "which clips, network and protocol they are of",
+            evaluation.quiet,
+        )
+    elif stored.seed != evaluation.seed and (protocol.start == "random" or drawn):
+        note(f"{where} was drawn with --seed {stored.seed}, the samples are with {evaluation.seed}", evaluation.quiet)
+
+
+def judge_warnings(evaluation: Evaluation) -> tuple[str, ...]:
     """Warnings of a judge whose features the samples' model was trained with; InputError unless that is allowed."""
-    known = {name: "--trained-with" for name in options.get("trained_with") or ()}
-    manifest = Path(options["samples"], "samples.json")
+    backbone = evaluation.protocol.backbone
+    known = {name: "--trained-with" for name in evaluation.trained_with}
+    manifest = Path(evaluation.samples, "samples.json")
     if manifest.is_file():
         known |= dict.fromkeys(_trained_with(manifest), str(manifest))
     for name, source in known.items():
         if _family(name) == _family(backbone):
             text = f"the samples' model was trained with features of {name} ({source}), and {backbone} is to judge them"
-            if not options.get("allow_trained_judge"):
+            if not evaluation.allow_trained_judge:
                 raise InputError(
                     f"{text}: its figure would measure the training; --allow-trained-judge computes it "
                     "nevertheless and marks it"
@@ -300,7 +243,7 @@ def judge_warnings(backbone, options):
     return ()
 
 
-def _trained_with(manifest):
+def _trained_with(manifest: Path) -> list[str]:
     try:
         names = parse_json(manifest.read_bytes()).get("trained_with") or []
     except (OSError, ValueError, AttributeError):
@@ -308,20 +251,29 @@ def _trained_with(manifest):
     return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
-def _family(name):
+def _family(name: str) -> str:
     """What networks of one kind share: videomae:some/folder, VideoMAE-v2 → videomae; i3d-kinetics400 → i3d."""
     word = re.sub("[^a-z0-9]", "", name.partition(":")[0].lower())
     return next((family for family in FAMILIES if word.startswith(family)), word)
 
 
-def open_source(role, protocol, options):
+def open_source(role: str, evaluation: Evaluation) -> ClipSource | Statistics:
     """`Statistics` where the reference is a file of them, else a ClipSource."""
-    if role == "reference" and is_statistics(options[role]):
-        return Statistics.load(options[role], protocol.num_reference)
-    return open_clips(options[role], protocol, role=role, **take_reading(options, role))
+    path, protocol = evaluation.path(role), evaluation.protocol
+    if role == "reference" and is_statistics(path):
+        return Statistics.load(path, protocol.num_reference)
+    return open_set(role, evaluation)
 
 
-def check_dimension(stored, backbone, where):
+def open_set(role: str, evaluation: Evaluation) -> ClipSource:
+    """The clips of a role, at most as many as the evaluation's limit."""
+    protocol = evaluation.protocol
+    wanted = protocol.num_samples if role == "samples" else protocol.num_reference
+    most = min(filter(None, (wanted, evaluation.limit)), default=None)
+    return open_clips(evaluation.path(role), protocol, role=role, num=most, **evaluation.reading(role))
+
+
+def check_dimension(stored: Statistics, backbone: Backbone | PerFrame, where: Place) -> None:
     """Raise InputError where `Statistics` have another number of features than the network makes."""
     if stored.moments.dimension != backbone.feature_dim:
         raise InputError(
@@ -330,9 +282,8 @@ def check_dimension(stored, backbone, where):
         )
 
 
-def remarks_on_copies(sources):
-    """Texts on clips that are in a set more than once, or in both; sources: {role: ClipSource}, after reading."""
-    digests = {role: source.digests for role, source in sources.items()}
+def remarks_on_copies(digests: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Texts on clips that are in a set more than once, or in both; digests: of the clips of each role."""
     remarks = []
     for role, all_of_them in digests.items():
         copies = len(all_of_them) - len(set(all_of_them))
@@ -344,22 +295,23 @@ def remarks_on_copies(sources):
     return tuple(remarks)
 
 
-def open_backbone(protocol, options, device, per_frame=False):
-    """The backbone that the protocol and the options name; InputError where it cannot see the protocol's clips."""
+def open_backbone(evaluation: Evaluation, device: torch.device, per_frame: bool = False) -> Backbone | PerFrame:
+    """The backbone that an evaluation names; InputError where it cannot see the protocol's clips."""
+    protocol = evaluation.protocol
     name = backbone_name(protocol.backbone)
     where = f"protocol {protocol.label}"
     if name in KINDS and protocol.frames is not None and not per_frame:
         check_frames(KINDS[name], protocol.frames, where)  # before the weights are missed
     backbone = load_backbone(
         name,
-        weights=options["weights"],
-        unverified=options["unverified"],
+        weights=evaluation.weights,
+        unverified=evaluation.unverified,
         device=device,
-        precision=options["precision"],
+        precision=evaluation.precision,
         # a protocol states the epsilon of the network it was published with, which is always I3D
         bn_epsilon=protocol.bn_epsilon if name == "i3d-kinetics400" else None,
         resize_rule=protocol.backbone_resize,
-        c3d_mean=options["c3d_mean"],
+        c3d_mean=evaluation.c3d_mean,
     )
     if per_frame:
         return PerFrame(backbone)
@@ -368,15 +320,20 @@ def open_backbone(protocol, options, device, per_frame=False):
     return backbone
 
 
-def read_side(source, backbone, options):
-    """Run the network over a ClipSource, or take what the `Statistics` hold."""
+def read_side(
+    source: ClipSource | Statistics, backbone: Backbone | PerFrame, evaluation: Evaluation, shared: bool = True
+) -> Side:
+    """Run the network over a ClipSource, or take what the `Statistics` hold.
+
+    shared: whether several processes, where there are any, all call this and share the work.
+    """
     if isinstance(source, Statistics):
         stored = {
-            "statistics": options["reference"],
-            "statistics_sha256": sha256_file(options["reference"]),
+            "statistics": str(evaluation.reference),
+            "statistics_sha256": sha256_file(evaluation.reference),
             "seed": source.seed,
         }
-        sources = None if options.get("group_by", "auto") == "none" else source.sources
+        sources = None if evaluation.group_by == "none" else source.sources
         return Side(
             moments=source.moments,
             features=source.features,
@@ -384,9 +341,13 @@ def read_side(source, backbone, options):
             summary={**source.source, **stored},
             sources=sources,
         )
-    source.min_frames, source.shared = backbone.min_frames, True
-    reading = {"batch": options["batch"], "quiet": options["quiet"], "cache": open_cache(backbone, options)}
-    if _shards and reading["cache"].for_calls(call_size(backbone, options["batch"])).folder.name not in _caches:
+    source.prepare(min_frames=backbone.min_frames, shared=shared)
+    cache = open_cache(backbone, evaluation)
+    reading = {"batch": evaluation.batch, "quiet": evaluation.quiet, "cache": cache}
+    merged = _merged.get()
+    if merged and (
+        not cache or cache.for_calls(call_size(backbone, evaluation.batch)).folder.name not in merged.caches
+    ):
         raise InputError(
             "the shards were made on another kind of processor, or with other libraries or weights than "
             "are here, and features differ by that: run hpdm-eval merge where they were made"
@@ -404,5 +365,13 @@ def read_side(source, backbone, options):
         features=extracted.features,
         probabilities=extracted.probabilities,
         summary=source.summary(),
-        sources=sources_of(extracted.names, options.get("group_by", "auto"), source.settings.rule.clips),
+        sources=sources_of(extracted.names, evaluation.group_by, source.settings.rule.clips),
     )
+
+
+def open_cache(backbone: Backbone | PerFrame, evaluation: Evaluation) -> FeatureCache | None:
+    """The cache of features that an evaluation uses, None where it uses none, or where a registered network's code is
+    in no file, so that nothing says whether it is still the same."""
+    if not evaluation.cache or not getattr(getattr(backbone, "backbone", backbone), "cacheable", True):
+        return None
+    return FeatureCache(backbone, verify=evaluation.verify_cache)

@@ -14,7 +14,6 @@ from pathlib import Path, PurePath
 
 import yaml
 
-from hpdm.support.console import OutputFile, OutputFolder
 from hpdm.support.errors import InputError
 from hpdm.support.files import scratch_folder
 from hpdm.support.trust import only_trusting
@@ -57,6 +56,7 @@ class Reproduction:
 
 def reproduce(
     record,
+    run,
     *,
     folder=None,
     near=None,
@@ -69,8 +69,9 @@ def reproduce(
 ):
     """Run the command of a `Record` again and compare: a `Reproduction`.
 
-    folder: where the command's relative paths start; without it, the working folder or, where the inputs are not there,
-    the folder `near`, such as the record's own, or one above it. relative, absolute: what figures may differ by.
+    run: function of (name of a subcommand, its words, folder it may write to) that runs it, see
+    `hpdm_eval.commands.reproduce.run_command`. folder: where the command's relative paths start; without it, the
+    working folder or, where the inputs are not there, the folder `near`, such as the record's own, or one above it. relative, absolute: what figures may differ by.
     device, seed: in place of the command's own. quiet: no progress on stderr. allow: what the command may use though
     nobody has verified it: weights files and folders by path or SHA-256, networks by their id on the hub. The protocol
     is the one that the record holds, whatever its name means now; of a command that measures more, only the record's
@@ -84,7 +85,7 @@ def reproduce(
         name, words = rerun_words(record.command, scratch, device, seed, quiet, record)
         place = find_folder(words, folder, near)
         with contextlib.chdir(place), contextlib.redirect_stdout(printed), only_trusting(allow):
-            _run(name, words, scratch)
+            run(name, words, scratch)
     now = _matching(record, json.loads(printed.getvalue()))
     return Reproduction(
         recorded=record,
@@ -182,19 +183,6 @@ def _write_protocol(name, record, scratch):
     path = Path(scratch, f"{record.protocol['name']}.yaml")
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return str(path)
-
-
-def _run(name, words, scratch):
-    """Run a subcommand that writes nothing outside of `scratch`."""
-    from hpdm_eval.commands.entry import main  # imports every command's module on demand
-
-    command = main.get_command(None, name)
-    with command.make_context(name, list(words)) as context:
-        for parameter in command.get_params(context):
-            value = context.params.get(parameter.name)
-            if isinstance(parameter.type, OutputFolder | OutputFile) and str(value) not in ("None", "()", str(scratch)):
-                raise InputError(f"the record's command would write to {value}")
-        command.invoke(context)
 
 
 def _without(words, options):

@@ -10,26 +10,26 @@ the place of rejected ones belong to no share, `merge` reads them itself.
 """
 
 import os
-import re
 import shlex
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import click
-
-from hpdm.support.console import OutputFolder
 from hpdm.support.environment import choose_device, git_revision, hardware, package_versions, processes_here
 from hpdm.support.errors import InputError
 from hpdm.support.files import read_json, write_json
 from hpdm.support.progress import note
 from hpdm_eval.clips.source import ClipSource
+from hpdm_eval.evaluation.comparison import Opened, open_comparison
+from hpdm_eval.evaluation.settings import Evaluation, Place
+from hpdm_eval.evaluation.shard_folder import FOLDER
 from hpdm_eval.features.cache import SUFFIX, FeatureCache
 from hpdm_eval.features.entry_file import EntryFile
 from hpdm_eval.features.extraction import fill_cache
 from hpdm_eval.records.record import command_line
 
-FOLDER = "shards"  # where none is named
 FEATURES = "features"  # folder of the caches
 OWN = ("--shard", "--shards")  # options that are no part of the evaluation
 EQUAL = {
@@ -41,38 +41,6 @@ EQUAL = {
 }
 
 
-class Shard(click.ParamType):
-    """I/N, as (number from 1 on, how many)."""
-
-    name = "I/N"
-
-    def convert(self, value, parameter, context):
-        if isinstance(value, tuple):
-            return value
-        found = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", value)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
-            self.fail(
-                f"{value!r}: write the number of this job and how many there are, such as 1/8 ... 8/8",
-                parameter,
-                context,
-            )
-        return int(found[1]), int(found[2])
-
-
-def shard_options(function):
-    """Add `--shard` and `--shards`."""
-    function = click.option(
-        "--shards", type=OutputFolder(), metavar="DIR", help=f"Folder of the shards, for --shard. [{FOLDER}]"
-    )(function)
-    return click.option(
-        "--shard",
-        type=Shard(),
-        metavar="I/N",
-        help="Only extract the features of the I-th of N shares of the clips; `hpdm-eval merge` makes "
-        "the record when all are there.",
-    )(function)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """What one comparison of a shard has done."""
@@ -82,28 +50,35 @@ class Share:
     clips: int
 
 
-def extract_share(opened, options):
-    """Extract the features of a shard's share of all clips of a comparison; returns a Share.
+def extract_share(opened: Opened, shard: tuple[int, int], folder: Place = FOLDER) -> Share:
+    """Extract the features of a shard's share of all clips of a comparison.
 
-    opened: an `Opened` comparison, see `judge`. Raises InputError where nothing is to be extracted.
+    shard: (number from 1 on, how many). Raises InputError where nothing is to be extracted.
     """
-    (number, count), folder = options["shard"], options["shards"] or FOLDER
-    sources = {role: source for role, source in opened.sources.items() if isinstance(source, ClipSource)}
+    number, count = shard
+    evaluation = opened.evaluation
     cache = FeatureCache(
-        opened.backbone, Path(folder, FEATURES), part=f"{number}of{count}", verify=options.get("verify_cache", False)
+        opened.backbone, Path(folder, FEATURES), part=f"{number}of{count}", verify=evaluation.verify_cache
     )
     sets, clips = {}, 0
-    for role, source in sources.items():
-        source.min_frames, source.part = opened.backbone.min_frames, (number - 1, count)
-        cache, done = fill_cache(source, opened.backbone, options["batch"], options["quiet"], cache)
-        clips += done
-        sets[role] = source.listing()
+    for role, source in opened.sources.items():
+        if isinstance(source, ClipSource):
+            source.prepare(min_frames=opened.backbone.min_frames, part=(number - 1, count))
+            cache, done = fill_cache(source, opened.backbone, evaluation.batch, evaluation.quiet, cache)
+            clips += done
+            sets[role] = source.listing()
     return Share(cache=cache.folder.name, sets=sets, clips=clips)
 
 
-def finish_shard(shares, options):
-    """Write what a shard's command has done, once all of its comparisons are, and end the command."""
-    (number, count), folder = options["shard"], options["shards"] or FOLDER
+def share_of(evaluation: Evaluation, shard: tuple[int, int], folder: Place = FOLDER, per_frame: bool = False) -> Share:
+    """Open a comparison and extract a shard's share of it; see `extract_share`."""
+    check_shard(evaluation)
+    return extract_share(open_comparison(evaluation, per_frame=per_frame), shard, folder)
+
+
+def write_shard(shares: list[Share], shard: tuple[int, int], folder: Place, evaluation: Evaluation) -> None:
+    """Write down what a shard's command has done, once all of its comparisons are."""
+    number, count = shard
     words = shlex.split(command_line())[1:]
     write_json(
         _path(folder, number, count),
@@ -116,25 +91,24 @@ def finish_shard(shares, options):
             "clips": sum(share.clips for share in shares),
             "git": git_revision(),
             "versions": package_versions(),
-            "hardware": hardware(choose_device(options["device"])),
+            "hardware": hardware(choose_device(evaluation.device)),
         },
     )
     note(
         f"shard {number} of {count} is done in {folder}; `hpdm-eval merge {folder}` makes the record when all are",
-        options["quiet"],
+        evaluation.quiet,
     )
-    raise click.exceptions.Exit(0)
 
 
-def check_shard(options):
-    """Raise InputError for options that do not go with --shard."""
-    if not options["cache"]:
+def check_shard(evaluation: Evaluation) -> None:
+    """Raise InputError for settings that do not go with a shard."""
+    if not evaluation.cache:
         raise InputError("--shard with --no-cache: a shard is a cache of features; leave one out")
     if processes_here().world_size > 1:
         raise InputError("--shard under torchrun: torchrun shares out the clips by itself; use one of them")
 
 
-def read_shards(folder):
+def read_shards(folder: Place) -> list[dict[str, Any]]:
     """Descriptions of all shards of a folder, by number. Raises InputError for any that is missing or unlike others."""
     paths = sorted(Path(folder).glob("shard-*-of-*.json"))
     if not paths:
@@ -160,7 +134,7 @@ def read_shards(folder):
     return sorted(shards, key=lambda shard: shard["number"])
 
 
-def join_caches(folder, quiet=False):
+def join_caches(folder: Place, quiet: bool = False) -> None:
     """Make one cache of the shards' own: all entries of a set go to its file; those that are there already stay."""
     damaged = 0
     for path in sorted(Path(folder, FEATURES).glob(f"*/*.part-*{SUFFIX}")):
@@ -175,7 +149,7 @@ def join_caches(folder, quiet=False):
 
 
 @contextmanager
-def joined_cache(folder):
+def joined_cache(folder: Place) -> Iterator[None]:
     """Within the block, commands use the joined cache of a folder of shards."""
     before = os.environ.get("HPDM_EVAL_CACHE")
     os.environ["HPDM_EVAL_CACHE"] = str(Path(folder, FEATURES).absolute())

@@ -53,6 +53,7 @@ COMPUTES = (
     "i3d.py",
     "loading.py",
     "preprocess.py",
+    "registered.py",
     "scripted.py",
     "shapes3d.py",
     "video_transformers.py",

@@ -33,6 +33,8 @@ def network_calls(
 ) -> Iterator[Callable[[Sequence[np.ndarray]], list[tuple[np.ndarray, ...]]]]:
     """Yield a function: list of uint8 [T,H,W,3] of any sizes → (features, probabilities) as arrays for each, in order.
 
+    The clips are arrays or tensors.
+
     batch: how many are in memory as floats at once, and on a device other than a CPU the size of a call.
     """
     if not _on_cpu(backbone):
@@ -59,8 +61,8 @@ def _by_shape(videos, batch, extract):
 def _padded(backbone, videos, size):
     """[(features, probabilities)] of up to `size` clips of one shape, by a call of exactly `size`."""
     count = len(videos)
-    videos = [videos[index % count] for index in range(size)]
-    stacked = torch.from_numpy(videos[0][None] if size == 1 else np.stack(videos))
+    tensors = [torch.as_tensor(videos[index % count]) for index in range(size)]  # arrays are not copied
+    stacked = tensors[0][None] if size == 1 else torch.stack(tensors)
     return [tuple(values.numpy() for values in row) for row in zip(*backbone.extract(stacked))][:count]
 
 

@@ -12,11 +12,13 @@ n clips, K classes.
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hpdm.support.errors import InputError
+from hpdm_eval.metrics.settings import MetricSettings
 
 SPLITS = 10
 FEW_PER_CLASS = 5
@@ -93,3 +95,28 @@ def _score(part):
     # a probability of 0 contributes 0 to the divergence; where p is positive the mean is too
     ratio = np.divide(part, part.mean(axis=0), out=np.ones_like(part), where=part > 0)
     return np.exp((part * np.log(ratio)).sum(axis=1).mean())
+
+
+def inception_figures(samples: Any, reference: Any, settings: MetricSettings) -> dict[str, Any]:
+    """The record's fields of a `Side` of a classifier; the clips are shuffled by the seed. Option: splits.
+
+    The protocol's splits, where it has any, come before the option's; it may ask for several sets.
+    """
+    protocol, seed = settings.protocol, settings.seed
+    splits, loops = protocol.is_splits or settings["splits"] or SPLITS, protocol.is_loops or 1
+    if loops > 1:
+        per_loop = (protocol.num_samples or samples.count) // loops
+        score = looped_score(samples.probabilities, splits=splits, loops=loops, per_loop=per_loop, seed=seed)
+        if score.loops < loops:
+            warnings.warn(
+                f"{score.loops} of the {loops} sets that {protocol.name} averages over: there are "
+                f"{samples.count} samples and it takes {protocol.num_samples}",
+                stacklevel=2,
+            )
+    else:
+        score = inception_score(samples.probabilities, splits, seed)
+    detail = {"figure": "is", "value": score.mean, "std": score.std, "n": score.n, "splits": score.splits}
+    own = {"splits": splits}
+    if loops > 1:
+        detail["sets"] = own["sets"] = score.loops
+    return {"value": score.mean, "details": (detail,), "settings": own}

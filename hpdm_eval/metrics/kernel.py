@@ -13,11 +13,13 @@ Shapes: x [N, D], y [M, D].
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hpdm.support.errors import InputError
 from hpdm_eval.features.moments import Features
+from hpdm_eval.metrics.settings import MetricSettings
 
 BLOCK = 2048
 
@@ -116,3 +118,24 @@ def _checked(x, y):
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError("features are not finite; check the backbone's weights and precision")
     return x, y
+
+
+VARIANTS = {"kvd": kernel_video_distance, "jedi": jedi_distance}
+
+
+def kvd(samples: Any, reference: Any, settings: MetricSettings) -> dict[str, Any]:
+    """The record's fields of two `Side`s that hold features.
+
+    Options: variant, "kvd" or "jedi"; subsets, how many random ones beside the whole; subset_size, their clips.
+    """
+    distance, subsets, subset_size = VARIANTS[settings["variant"]], settings["subsets"], settings["subset_size"]
+    x, y = samples.need_features("kvd"), reference.need_features("kvd")
+    figures: dict[str, Any] = {"value": distance(x, y)}
+    if settings["variant"] != "kvd":
+        figures["metric"] = f"mmd-{settings['variant']}"
+    if subsets:
+        figures["settings"] = {"subsets": subsets, "subset_size": subset_size}
+        mean = over_subsets(distance, x, y, subsets=subsets, subset_size=subset_size, seed=settings.seed)
+        detail = {"figure": "mean over subsets", "value": mean.mean, "std": mean.std}
+        figures["details"] = (detail | {"subsets": mean.subsets, "subset_size": mean.subset_size},)
+    return figures

@@ -15,11 +15,13 @@ Shapes: reference x [N, D], samples y [M, D].
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hpdm.support.errors import InputError
 from hpdm_eval.features.moments import Features
+from hpdm_eval.metrics.settings import MetricSettings
 
 NEIGHBOURS = 5
 BLOCK_ELEMENTS = 1 << 23  # distances held at once, 64 MiB
@@ -95,3 +97,14 @@ def _squared_distances(a, b):
 
 def _blocks(length, block):
     return [slice(start, min(start + block, length)) for start in range(0, length, block)]
+
+
+FIGURES = ("precision", "recall", "density", "coverage")
+
+
+def prdc_figures(samples: Any, reference: Any, settings: MetricSettings) -> dict[str, Any]:
+    """The record's fields of two `Side`s that hold features; its value is the coverage. Option: neighbours."""
+    neighbours = settings["neighbours"]
+    found = prdc(samples.need_features("prdc"), reference.need_features("prdc"), neighbours)
+    details = tuple({"figure": name, "value": getattr(found, name), "k": found.k} for name in FIGURES)
+    return {"value": found.coverage, "details": details, "settings": {"neighbours": neighbours}}

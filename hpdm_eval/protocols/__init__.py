@@ -15,9 +15,7 @@ from typing import Any
 
 from hpdm.support.errors import InputError
 from hpdm.support.yaml_text import parse_yaml
-from hpdm_eval.clips.arrays import RANGES
-from hpdm_eval.clips.resize import METHODS
-from hpdm_eval.clips.selection import RULES, check_split
+from hpdm_eval.clips.choices import METHODS, RANGES, RULES, check_split
 from hpdm_eval.records.labels import subset_remarks
 
 DEFAULT = "generic-16f"  # claims nothing of the data
@@ -187,6 +185,16 @@ class Protocol:
         """First 12 hex digits of the SHA-256 of the settings as canonical JSON (sorted keys, no spaces)."""
         text = json.dumps(self.settings(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def changed(self, **settings: Any) -> "Protocol":
+        """A copy with other settings, which its `overrides` name. Raises InputError."""
+        _check_keys(self.name, settings)
+        protocol = replace(self, **settings)
+        kept = {text.partition("=")[0]: text for text in self.overrides}
+        new = {key: f"{key}={_short(mine)}" for key, (mine, _) in protocol.differences(self).items()}
+        order = [item.name for item in fields(self) if item.name != "numerics"] + ["numerics"]
+        overrides = sorted((kept | new).items(), key=lambda item: order.index(item[0]))
+        return replace(protocol, overrides=tuple(text for _, text in overrides))
 
     def differences(self, other: "Protocol", role: str | None = None) -> dict[str, tuple[Any, Any]]:
         """Settings that differ, as {field: (mine, theirs)}; role="reference": those that decide its statistics."""

@@ -17,9 +17,9 @@ from hpdm_eval.backbones.i3d import random_network
 from hpdm_eval.backbones.loading import load_backbone
 from hpdm_eval.backbones.scripted import read_scripted
 from hpdm_eval.commands.entry import main
-from hpdm_eval.evaluation.reproduce import reproduce
 from hpdm_eval.records.record import load_record
 from tests.support.paths import TESTS
+from tests.support.rerun import reproduce
 
 COMMITTED = TESTS / "records" / "fvd-shapes3d-procedural.json"
 

@@ -13,7 +13,7 @@ from hpdm.support.errors import InputError
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.backbones.preprocess import to_unit_range
 from hpdm_eval.backbones.shapes3d import FEATURE_DIM, Shapes3D
-from hpdm_eval.backbones.train_shapes3d import ATTRIBUTES, TrainingBatches, degrade, main
+from hpdm_eval.studies.shipped.train_shapes3d import ATTRIBUTES, TrainingBatches, degrade, main
 
 
 def randomise_batchnorm(network):

@@ -11,11 +11,12 @@ from PIL import Image
 
 from hpdm.data.procedural import procedural_clip
 from hpdm_eval.commands.entry import main
-from hpdm_eval.commands.fvd import details_table, measure
+from hpdm_eval.commands.printing import details_table
 from hpdm_eval.features.moments import Moments
 from hpdm_eval.metrics.uncertainty import extrapolate, grouped_jackknife, subset_distances
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records.record import load_record
+from tests.support.figures import measure
 
 COUNTS = {"real": 50, "step-100": 44, "step-200": 48}
 

@@ -16,7 +16,7 @@ from hpdm_eval.backbones import PerFrame, load_backbone
 from hpdm_eval.backbones.backbone import Backbone
 from hpdm_eval.clips.source import open_clips
 from hpdm_eval.commands.entry import main
-from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.commands.metric import metric_command
 from hpdm_eval.commands.options import take_protocol
 from hpdm_eval.features.extraction import FeatureSet
 from hpdm_eval.metrics.inception_score import inception_score
@@ -248,7 +248,7 @@ def test_fid_against_statistics_of_frames(run, clips, sides, tmp_path):
 def test_both_names_of_a_network_are_one_protocol(clips):
     words = ["fvd", "--samples", str(clips / "a"), "--reference", str(clips / "b"), "--backbone"]
     for name in ("i3d", "i3d-kinetics400"):
-        options = fvd.make_context("fvd", words[1:] + [name]).params
+        options = metric_command("fvd").make_context("fvd", words[1:] + [name]).params
         assert take_protocol(options).hash() == load_protocol(DEFAULT).hash()
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from hpdm.data.procedural import procedural_clip
 from hpdm_eval.commands.entry import main
 from hpdm_eval.evaluation import comparison as judge
+from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.protocols import list_protocols, load_protocol
 from hpdm_eval.records.record import load_record
 
@@ -172,7 +173,6 @@ def test_the_paper_s_network_is_loaded_whatever_the_numerics(monkeypatch, name, 
 
     monkeypatch.setattr(judge, "load_backbone", lambda *_, **settings: seen.append(settings["bn_epsilon"]) or Network())
     monkeypatch.setattr(judge, "check_frames", lambda *_: None)
-    options = {"weights": None, "unverified": False, "precision": "fp32", "c3d_mean": None}
     for numerics in ("exact", "legacy") if epsilon else ("exact",):
-        judge.open_backbone(load_protocol(name, numerics=numerics), options, "cpu")
+        judge.open_backbone(Evaluation(protocol=load_protocol(name, numerics=numerics), samples="."), "cpu")
     assert set(seen) == {epsilon}

@@ -18,9 +18,10 @@ from hpdm.data.procedural import procedural_clip
 from hpdm.support.errors import InputError
 from hpdm.support.files import write_json
 from hpdm_eval.commands.entry import main
-from hpdm_eval.evaluation.reproduce import reproduce, rerun_words
+from hpdm_eval.evaluation.reproduce import rerun_words
 from hpdm_eval.records.record import load_record
 from tests.support.paths import TESTS
+from tests.support.rerun import reproduce
 
 COMMITTED = TESTS / "records" / "fvd-shapes3d-procedural.json"
 COUNT = 44  # a jackknife needs 40

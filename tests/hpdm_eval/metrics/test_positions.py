@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from hpdm.support.errors import InputError
 from hpdm_eval.commands.entry import main
-from hpdm_eval.evaluation.reproduce import reproduce, rerun_words
+from hpdm_eval.evaluation.reproduce import rerun_words
 from hpdm_eval.metrics.positions import draw_tiles, seams_by_position, tiles_by_position
 from hpdm_eval.metrics.seams import seam_lattices
 from hpdm_eval.records.record import load_record
+from tests.support.rerun import reproduce
 
 PATCH = (4, 8, 8)
 
