@@ -373,7 +373,7 @@ import numpy as np
 from types import SimpleNamespace
 from pathlib import Path
 import torch
-from hpdm_eval.cache import FeatureCache
+from hpdm_eval.features.cache import FeatureCache
 backbone = SimpleNamespace(name="net", device=torch.device("cpu"), describe=lambda: {})
 cache = FeatureCache(backbone, Path(sys.argv[1]))
 print("ready", flush=True)
