@@ -164,7 +164,7 @@ def pack(root, out, shard_size, resolution, shrink, crf, captions, jobs, quiet):
     from hpdm.config.data import need_decoder
 
     need_decoder()
-    from hpdm.data.members import is_address
+    from hpdm.data.addresses import is_address
     from hpdm.data.pack import Smaller
     from hpdm.data.pack import pack as pack_folder
 
