@@ -16,14 +16,7 @@ from hpdm.config.data import DataConfig
 from hpdm.data.addresses import is_address, persistently
 from hpdm.data.index import IndexedVideo, Progress, check_limit, known_entries, probed, unchanged
 from hpdm.data.members import Member
-from hpdm.data.store import (
-    is_sharded,
-    open_shard,
-    refuse_unfinished,
-    shard_index_files,
-    shard_names,
-    stored_table,
-)
+from hpdm.data.store import is_sharded, open_shard, refuse_unfinished, shard_index_files, shard_names, stored_table
 from hpdm.data.table import SHOWN, FoundFile, VideoTable, now
 from hpdm.support.columns import Texts
 from hpdm.support.errors import InputError

@@ -25,7 +25,6 @@ SHARD_SUFFIX = ".tar"
 BLOCK = 8 << 20  # bytes of a download at once
 
 
-
 def is_sharded(root):
     """Whether a folder or address holds shards: .tar files, and neither videos nor folders (or the index of shards)."""
     if is_address(root):
