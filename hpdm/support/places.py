@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
 from hpdm.support.leftovers import locked_folder, sweep_one
 
 _swept: set[tuple[Path, str]] = set()  # (folder, prefix) whose leftovers this process has looked through
@@ -44,11 +46,13 @@ def remove_scratch(folder: Path) -> None:
 
 
 def user_cache(name: str) -> Path:
-    """Folder `name` in the user's cache folder; in the temporary folder for users without a home."""
-    if chosen := os.environ.get("XDG_CACHE_HOME"):
-        return Path(chosen) / name
-    home = home_folder()
-    return home / ".cache" / name if home else _own_temporary(f"{name}-{os.getuid()}")
+    """Folder `name` where the platform keeps caches; in the temporary folder for users without a home.
+
+    On Linux that is $XDG_CACHE_HOME or ~/.cache.
+    """
+    if home_folder() is None and not os.environ.get("XDG_CACHE_HOME"):
+        return _own_temporary(f"{name}-{os.getuid()}")
+    return Path(user_cache_dir(name, appauthor=False, opinion=False))
 
 
 def _own_temporary(name):

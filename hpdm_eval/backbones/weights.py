@@ -12,7 +12,6 @@ of a network that another package brings.
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from typing import Any
 import yaml
 
 from hpdm.support.errors import InputError
-from hpdm.support.files import atomic_file, expand_user, home_folder, parse_json, write_json
+from hpdm.support.files import atomic_file, expand_user, parse_json, write_json
 from hpdm.support.files import user_cache as platform_cache
 from hpdm.support.trust import need_trust, trust_is_limited
 from hpdm_eval.backbones.forms import check_form, is_torchscript
@@ -84,11 +83,6 @@ def cache_dir() -> Path:
 
 def user_cache() -> Path:
     """hpdm-eval in the platform's cache folder."""
-    home = home_folder()
-    if sys.platform == "darwin" and home:
-        return home / "Library" / "Caches" / "hpdm-eval"
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA") or (home and home / "AppData" / "Local")):
-        return Path(local) / "hpdm-eval"
     return platform_cache("hpdm-eval")
 
 
