@@ -49,7 +49,7 @@ class RegisteredBackbone(Backbone):
         return features, logits
 
 
-def load_registered(registered: Registered, **settings) -> RegisteredBackbone:
+def load_registered(registered: Registered, **settings: Any) -> RegisteredBackbone:
     """Make a registered network; raises InputError for a function that fails or returns no network."""
     info = registered.info
     try:
