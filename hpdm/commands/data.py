@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.support.console import Command, Group, OutputFile, OutputFolder
+from hpdm.support.console import Command, Group, OutputFile, OutputFolder, version_option
 from hpdm.support.errors import InputError
 from hpdm.support.progress import note
 
@@ -60,6 +60,7 @@ class _Numbers(click.ParamType):
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@version_option
 def data():
     """Prepare training data: index millions of files once, or pack them into shards for a cluster.
 
@@ -164,7 +165,7 @@ def pack(root, out, shard_size, resolution, shrink, crf, captions, jobs, quiet):
     from hpdm.config.data import need_decoder
 
     need_decoder()
-    from hpdm.data.members import is_address
+    from hpdm.data.addresses import is_address
     from hpdm.data.pack import Smaller
     from hpdm.data.pack import pack as pack_folder
 

@@ -45,7 +45,7 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     from hpdm.config.data import AUTO, PROCEDURAL
     from hpdm.data.captions import find_captions, read_captions
     from hpdm.data.index import find_file
-    from hpdm.data.store import open_shards
+    from hpdm.data.shards import open_shards
     from hpdm.model.text import WORDS, load_encoder, store_embeddings
     from hpdm.support.environment import choose_device
     from hpdm.support.lock import hold

@@ -10,7 +10,7 @@ from hpdm.commands.ema import ema
 from hpdm.commands.export import export
 from hpdm.commands.verify import verify
 from hpdm.config.method import method_names
-from hpdm.support.console import Command, common_options
+from hpdm.support.console import Command, common_options, version_option
 
 ABOUT_RUNS = {command.name: command for command in (verify, export, ema)}
 
@@ -41,6 +41,7 @@ class InfoCommand(Command):
     help="Plan memory and traffic for this number of GPUs; parallel=hsdp then needs shard_size.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
+@version_option
 @common_options
 def info(
     size: str,

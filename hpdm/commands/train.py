@@ -10,7 +10,15 @@ from click.core import ParameterSource
 
 from hpdm.commands.encode_text import encode_text
 from hpdm.config.method import method_names
-from hpdm.support.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, OutputFolder, common_options, words_of_command
+from hpdm.support.console import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    Command,
+    OutputFolder,
+    common_options,
+    version_option,
+    words_of_command,
+)
 
 
 class TrainCommand(Command):
@@ -114,6 +122,7 @@ class TrainCommand(Command):
 @click.option(
     "--profile-data", is_flag=True, help="Compare the speed of the data with that of the steps; write nothing."
 )
+@version_option
 @common_options
 @click.pass_context
 def train(

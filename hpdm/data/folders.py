@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from hpdm.config.data import check_classes
+from hpdm.data.addresses import is_address
 from hpdm.data.index import INDEX_NAME, OLD_NAME, build_index, cache_files, list_videos, trusted_table
-from hpdm.data.members import is_address
-from hpdm.data.store import open_shards, split_lists
+from hpdm.data.shards import open_shards
+from hpdm.data.store import split_lists
 from hpdm.data.videos import FolderClips
 from hpdm.support.columns import Texts
 from hpdm.support.errors import InputError

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from hpdm.config.data import AUTO, need_decoder
+from hpdm.data.addresses import is_address
 from hpdm.data.captions import CaptionList, find_captions
 from hpdm.data.index import cache_files, find_file, known_entries, list_videos, save, scan
-from hpdm.data.members import is_address
 from hpdm.data.shards import index_shards
 from hpdm.data.store import is_sharded
 from hpdm.data.table import VideoTable, now

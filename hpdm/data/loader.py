@@ -376,7 +376,7 @@ def _already_shrunk(config):
     Raises InputError where they were averaged over other blocks than can be made up for.
     """
     need_decoder()
-    from hpdm.data.store import open_shards
+    from hpdm.data.shards import open_shards
 
     table = open_shards(config)
     done = tuple(table.about.get("shrunk", ())) if table is not None else ()

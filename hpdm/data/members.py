@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from hpdm.data.addresses import is_address, read_range
 from hpdm.video.errors import DecodingError
 
 
@@ -30,8 +31,6 @@ class Member:
         """
         if not self.remote or self.content is not None:
             return self
-        from hpdm.data.store import read_range
-
         return replace(self, content=read_range(self.shard, self.offset, self.size))
 
     def load(self):
@@ -48,8 +47,3 @@ class Member:
         if len(content) != self.size:
             raise DecodingError(f"its shard ends {self.size - len(content)} bytes before it does")
         return content
-
-
-def is_address(path):
-    """Whether a path is an address that fsspec opens, such as s3://bucket/folder."""
-    return "://" in str(path)

@@ -12,9 +12,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from hpdm.config.data import DataConfig
+from hpdm.data.addresses import is_address, persistently
 from hpdm.data.index import IndexedVideo, Progress, check_limit, known_entries, probed, unchanged
-from hpdm.data.members import Member, is_address
-from hpdm.data.store import open_shard, persistently, refuse_unfinished, shard_index_files, shard_names
+from hpdm.data.members import Member
+from hpdm.data.store import is_sharded, open_shard, refuse_unfinished, shard_index_files, shard_names, stored_table
 from hpdm.data.table import SHOWN, FoundFile, VideoTable, now
 from hpdm.support.columns import Texts
 from hpdm.support.errors import InputError
@@ -53,6 +55,28 @@ class Shard:
     stamp: int
     samples: list
     passed_over: Counter
+
+
+def open_shards(config: DataConfig) -> VideoTable | None:
+    """The VideoTable of the shards that `config.path` names; None where that is a folder of something else.
+
+    Raises InputError where a folder is still being packed, where shards of the index are missing, and where shards have
+    no index and hold more than `config.index_limit` videos.
+    """
+    root = config.path
+    if not is_sharded(root):
+        return None
+    refuse_unfinished(root)
+    table = stored_table(root, config.index)
+    if table is None or config.recheck:
+        table = index_shards(root, limit=config.index_limit, quiet=True)
+    missing = sorted(set(table.about["shards"]) - set(shard_names(root)))
+    if missing:
+        raise InputError(
+            f"{root} lacks {len(missing)} of the {len(table.about['shards'])} shards of its index, the "
+            f"first is {missing[0]}; bring them back, or run hpdm-data index --data {root} again"
+        )
+    return table
 
 
 def index_shards(root, *, out=None, workers=None, quiet=False, limit=None):

@@ -43,7 +43,7 @@ class _ExitCodes:
         if not standalone_mode:
             return super().main(args=args, prog_name=prog_name, standalone_mode=False, **extra)
         _unbuffer_stderr()
-        with raises_interrupt() as asked, _watched_stdout() as output:
+        with raises_interrupt() as interruption, _watched_stdout() as output:
             try:
                 # In this mode click returns the code of an early exit (--help is 0) instead of raising it.
                 code = super().main(args=args, prog_name=prog_name, standalone_mode=False, **extra)
@@ -51,7 +51,7 @@ class _ExitCodes:
                 if sys.stdout is not None:
                     sys.stdout.flush()
             except BaseException as error:
-                code = _code_of(error, asked.to_end, output)
+                code = _code_of(error, interruption.to_end, output)
         sys.exit(code)
 
 
@@ -62,11 +62,11 @@ def _unbuffer_stderr():
         sys.stderr = io.TextIOWrapper(raw, encoding=sys.stderr.encoding, errors="backslashreplace", write_through=True)
 
 
-def _code_of(error, asked_to_end, output):
+def _code_of(error, interrupted, output):
     """Say what ended a command; returns its exit code. output: the `_Output` that stdout leads to, if it is known."""
     if isinstance(error, SystemExit):
         raise error
-    if asked_to_end or isinstance(error, KeyboardInterrupt | click.Abort):
+    if interrupted or isinstance(error, KeyboardInterrupt | click.Abort):
         # Libraries turn an interrupt that hits them while they are imported into errors of their own.
         _say("interrupted")
         return EXIT_INTERRUPTED
@@ -218,7 +218,7 @@ def _check_place(kind, folder, param, ctx):
 
 
 class Device(click.ParamType):
-    """A device as PyTorch names it, or auto; whether it is there is found by `hpdm.support.environment.choose_device`."""
+    """A device as PyTorch names it, or auto; `hpdm.support.environment.choose_device` finds out whether it exists."""
 
     name = "device"
 
@@ -234,7 +234,26 @@ class Device(click.ParamType):
 DEVICES = "auto|cpu|cuda|cuda:1|mps"
 
 
-def called_with(program):
+def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        import hpdm
+
+        click.echo(f"{context.find_root().info_name}, version {hpdm.__version__}")
+        context.exit()
+
+
+version_option = click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    show_default=False,
+    callback=_show_version,
+    help="Print the version of hpdm and exit.",
+)
+
+
+def called_with(program: str) -> str:
     """The running command as a line for a shell: `program` and the words it got, from a shell or from Python."""
     return shlex.join([program, *words_of_command()])
 

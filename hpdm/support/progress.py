@@ -11,8 +11,8 @@ from hpdm.support.pace import Pace
 def progress(iterable=None, *, total=None, unit="it", description="", quiet=False, initial=0):
     """A progress bar on stderr with rate and time left (a tqdm object); `quiet` silences it.
 
-    The time left is of work after the first batch, see `hpdm.support.pace`, and not shown before that can be measured. Where
-    stderr is not a terminal, a line every half minute is enough.
+    The time left is of work after the first batch, see `hpdm.support.pace`, and not shown before that can be measured.
+    Where stderr is not a terminal, a line every half minute is enough.
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     interval = 0.5 if terminal else 30

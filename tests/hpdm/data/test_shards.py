@@ -18,8 +18,8 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import load_file
 
+import hpdm.data.addresses as addresses
 import hpdm.data.pack as pack_module
-import hpdm.data.store as store
 from hpdm.data.loader import DataConfig, open_clips
 from hpdm.data.quarantine import Quarantine
 from hpdm.data.store import INDEX_FILE, PACKING
@@ -51,7 +51,7 @@ SIZE = {"frames": 4, "height": 16, "width": 16, "seed": 3, "quiet": True}
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(store, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(addresses, "WAITS", (0.01, 0.01))
 
 
 @pytest.fixture(scope="module")
