@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from hpdm.support.errors import InputError
 from hpdm_eval.clips.source import Clip, ClipSource
@@ -45,6 +45,29 @@ def evaluate_clips(metric: MetricInfo, evaluation: Evaluation, options: Mapping[
         )
     roles = ["samples", *(["reference"] if metric.reference and evaluation.reference is not None else [])]
     sets = {role: Clips(open_set(role, evaluation)) for role in roles}
+    return record_of_clips(metric, sets, evaluation, options, started)
+
+
+class SetOfClips(Protocol):
+    """What a metric on clips gets of each role."""
+
+    def __iter__(self) -> Iterator[Clip]: ...
+
+    def __len__(self) -> int: ...
+
+    def summary(self) -> dict[str, Any]:
+        """The record's entry for them."""
+        ...
+
+
+def record_of_clips(
+    metric: MetricInfo,
+    sets: Mapping[str, SetOfClips],
+    evaluation: Evaluation,
+    options: Mapping[str, Any],
+    started: float,
+) -> Record:
+    """The Record of a metric on sets of clips, {role: SetOfClips}."""
     settings = MetricSettings(protocol=evaluation.protocol, seed=evaluation.seed, options=options)
     with caught_warnings() as said:
         returned = metric.function()(sets["samples"], sets.get("reference"), settings)
