@@ -8,6 +8,7 @@ from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent
 DECORD = 'decord>=0.6; platform_machine=="x86_64" and sys_platform=="linux"'  # built for nothing else
+TORCH_FIDELITY = "torch-fidelity>=0.4,<0.5"
 BUILD_FILE = Path("hpdm", "_build.json")
 
 
@@ -50,7 +51,7 @@ class SdistWithCommit(sdist):
 setup(
     name="hpdm",
     version="0.1.0",
-    description="Hierarchical Patch Diffusion Models for video, and the bench that judges video generators",
+    description="Hierarchical Patch Diffusion Models for video, and an evaluation suite with traceable results",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -59,43 +60,54 @@ setup(
     cmdclass={"build_py": BuildWithCommit, "sdist": SdistWithCommit},
     packages=find_packages(include=["hpdm", "hpdm.*", "hpdm_eval", "hpdm_eval.*", "baselines", "baselines.*"]),
     package_data={
-        "hpdm": ["configs/*.yaml", "prompts/*.yaml", "weights/*"],
+        "hpdm": ["py.typed", "configs/*.yaml", "prompts/*.yaml", "weights/*"],
         "hpdm_eval": [
+            "py.typed",
             "*.pyi",
             "protocols/*.yaml",
             "backbones/weights/*",
             "backbones/*.yaml",
             "studies/*.yaml",
             "report/layouts/*.yaml",
+            "records/*.json",
             "report/page.*",
+            "report/*.html",
+            "report/*.jinja*",
+            "report/*.md",
         ],
         "baselines": ["*.yaml", "published/*.yaml", "published/peers/*.yaml"],
     },
-    # torch is bounded above because torchvision's newest release asks for a newer torch than it is tested with;
-    # the bound is part of one resolve, so nothing below can pull another torch.
+    # No upper bounds: whoever has a torch keeps it. Nothing here needs torchvision, whose releases each ask for one
+    # exact torch and would exchange the one that is installed; it comes with the extras `fid` and `test`. The versions
+    # that this tree is tested with are in constraints.txt.
     install_requires=[
-        "torch>=2.6,<2.14",
-        "torch-fidelity>=0.4,<0.5",
+        "torch>=2.6",
+        "torchmetrics>=1.4",
         "numpy>=1.26",
         "scipy>=1.11",
         "scikit-learn>=1.4",
         "threadpoolctl>=3.1",
         "pandas>=2.1",
+        "pyarrow>=15",
         "matplotlib>=3.8",
+        "jinja2>=3.1",
         "click>=8.1",
         "pyyaml>=6",
         "safetensors>=0.4",
-        "timm>=1.0.31",
+        "huggingface_hub>=0.30",
+        "fsspec>=2023.1",
+        "platformdirs>=4",
+        "lazy_loader>=0.4",
         "tqdm>=4.65",
         "av>=18",
-        "torchmetrics>=1.4",
-        "lazy-loader>=0.4",
     ],
     extras_require={
         # What reading videos is compared with; no command needs it.
         "bench": [DECORD],
-        # Training from shards behind an address; s3fs, gcsfs or huggingface_hub bring the kind of address.
-        "shards": ["fsspec>=2023.1"],
+        # The network of FID, as its authors' TensorFlow graph computes it.
+        "fid": [TORCH_FIDELITY],
+        # Kept for `pip install 'hpdm[shards]'`; s3fs, gcsfs or huggingface_hub bring the kind of address.
+        "shards": [],
         "tb": ["tensorboard>=2.15"],
         "video": ["transformers>=4.53"],
         "text": ["transformers>=4.53", "sentencepiece>=0.2"],
@@ -107,8 +119,10 @@ setup(
             "hypothesis>=6.100",
             "mpmath>=1.3",
             "submitit>=1.5",
-            "fsspec>=2023.1",
             "webdataset>=0.2.86",
+            "jsonschema>=4.20",
+            "timm>=1.0.31",
+            TORCH_FIDELITY,
             DECORD,
         ],
     },
@@ -135,6 +149,9 @@ setup(
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

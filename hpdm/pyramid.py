@@ -8,75 +8,45 @@ Positions are half-pixel centred: sample `i` of an axis of `n` covers `[i, i+1] 
 Shapes: B batch, C channels, L levels, N tiles; starts are int64 in the order (frame, row, column).
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 
+from hpdm.config.pyramid import (
+    AXES,
+    BORDERS,
+    OVERLAPS,
+    SHRINKS,
+    SPLITS,
+    WINDOW_ORDERS,
+    Pyramid,
+    check_branching,
+    window_levels,
+)
 from hpdm.support.errors import InputError
 
-OVERLAPS = ("none", "w", "h", "hw", "f", "fw", "fh", "fhw")
-BORDERS = ("covered", "kept")
-ORDERS = ("coarse-first", "finest-first")
-SHRINKS = ("area", "stride")
-AXES = "fhw"
-SPLITS = ("fhw", "hw", "fh", "fw", "f", "h", "w")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pyramid:
-    """`levels` nested grids; each level doubles the resolution of the one below it along every split axis."""
-
-    levels: int
-    # Resolution of every window, (frames, rows, columns); also the whole video's on level 0.
-    patch: tuple[int, int, int]
-    # Axes along which windows halve from level to level: fhw, or hw where every window spans all frames.
-    split: str = "fhw"
-
-    def __post_init__(self):
-        patch = tuple(self.patch)
-        object.__setattr__(self, "patch", patch)
-        if self.levels < 1:
-            raise InputError(f"A pyramid needs at least one level, not {self.levels}.")
-        if len(patch) != 3 or any(not isinstance(r, int) or r < 1 for r in patch):
-            raise InputError(f"The patch must be three positive whole numbers (frames, height, width), not {patch}.")
-        if self.split not in SPLITS:
-            raise InputError(f"pyramid.split must be one of {', '.join(SPLITS)}; got {self.split!r}.")
-
-    def factors(self, level: int) -> tuple[int, int, int]:
-        """How many windows of `level` make up the video along each axis: 2^level, 1 where the axis is not split."""
-        return tuple(1 << level if axis in self.split else 1 for axis in AXES)
-
-    def resolution(self, level: int, canvas: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int]:
-        """Size of the whole video on the grid of `level`, (frames, rows, columns).
-
-        `canvas` is how many times as large as in training the video is along each axis.
-        """
-        return tuple(r * n * times for r, n, times in zip(self.patch, self.factors(level), canvas, strict=True))
-
-    def scale(self, level: int) -> float:
-        """Fraction of the video that a window of `level` covers along each split axis: s_l = 2^-l."""
-        return 2.0**-level
-
-
-def window_levels(branching) -> tuple[int, ...]:
-    """The level of each of a sample's windows, coarse to fine: (0, 1, 1, 2, 2, 2, 2) for branching (1, 2, 4)."""
-    return tuple(level for level, count in enumerate(branching) for _ in range(count))
-
-
-def check_branching(branching, levels: int):
-    """Raises InputError where numbers of windows per level do not fit `levels`, or no level shares out the next."""
-    if not branching or len(branching) != levels:
-        raise InputError(
-            f"training.branching needs one number of windows per level: {levels or 'some'}, not {len(branching)}."
-        )
-    if min(branching) < 1 or any(fine % coarse for coarse, fine in pairwise(branching)):
-        raise InputError(
-            f"training.branching must be at least 1 and each number must divide the next, such as "
-            f"{[2**level for level in range(levels)]}; got {list(branching)}."
-        )
+__all__ = [
+    "AXES",
+    "BORDERS",
+    "OVERLAPS",
+    "SHRINKS",
+    "SPLITS",
+    "WINDOW_ORDERS",
+    "Pyramid",
+    "check_branching",
+    "enlarge_video",
+    "extract_patches",
+    "parent_coordinates",
+    "parent_tiles",
+    "rotating_starts",
+    "sample_windows",
+    "shrink_video",
+    "tile_starts",
+    "token_centres",
+    "window_levels",
+]
 
 
 def sample_windows(
@@ -93,8 +63,8 @@ def sample_windows(
     children of a window next to each other. Siblings are independent given their parent, and every path from the
     coarsest window to a finest one has the distribution of the chain. None: one window per level.
     """
-    if order not in ORDERS:
-        raise InputError(f"Unknown order of windows {order!r}; choose one of {', '.join(ORDERS)}.")
+    if order not in WINDOW_ORDERS:
+        raise InputError(f"Unknown order of windows {order!r}; choose one of {', '.join(WINDOW_ORDERS)}.")
     if branching is not None and max(branching) > 1:
         return _sample_tree(pyramid, batch, generator, order, branching)
     patch = torch.tensor(pyramid.patch, device=generator.device)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,15 +21,17 @@ settings.load_profile("default")
 # What is started in the background may inherit an ignored Ctrl-C, which tests of interruption and their children need.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SHARED = ROOT.parent / "shared"
-
 
 @pytest.fixture(scope="session")
 def shared():
-    """Folder of real clips and reference values that lies beside a developer's checkout; a user has none."""
-    if not (SHARED / "data").is_dir():
-        pytest.skip("needs the developers' folder of real clips and reference vectors")
-    return SHARED
+    """Real clips and reference values: the folder $HPDM_SHARED, or `shared` beside the checkout; a user has neither.
+
+    The only place outside the repository that tests read, see `test_hygiene.py`.
+    """
+    folder = Path(os.environ.get("HPDM_SHARED") or ROOT.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"needs a folder of real clips and reference vectors: {folder}, or what $HPDM_SHARED names")
+    return folder
 
 
 @pytest.fixture(autouse=True)

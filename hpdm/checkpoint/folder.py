@@ -336,6 +336,11 @@ class OpenWeights:
         header = _header(self._opened)
         return {key: header[key] for key in ("config", "step", "weights")}
 
+    @property
+    def kind(self) -> str | None:
+        """Which weights: "model", "ema" or an average's name; None where the file does not say."""
+        return _header(self._opened).get("weights")
+
     def __iter__(self):
         return iter(self._names)
 

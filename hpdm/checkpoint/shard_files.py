@@ -220,6 +220,7 @@ class ShardedWeights:
     def __init__(self, index: Index, opened):
         self._index, self._opened = index, opened
         self.header = {"config": index.config, "step": index.step, "weights": index.kind}
+        self.kind = index.kind
 
     def __iter__(self):
         return iter(self._index.tensors)

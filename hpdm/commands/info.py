@@ -7,10 +7,10 @@ from dataclasses import asdict
 import click
 
 from hpdm.commands.ema import ema
-from hpdm.methods import method_names
+from hpdm.commands.export import export
+from hpdm.commands.verify import verify
+from hpdm.config.method import method_names
 from hpdm.support.console import Command, common_options
-from hpdm.training.export import export
-from hpdm.training.verify import verify
 
 ABOUT_RUNS = {command.name: command for command in (verify, export, ema)}
 
@@ -30,7 +30,7 @@ class InfoCommand(Command):
     "--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml", help="Size of the network, or a file of settings."
 )
 @click.option(
-    "--baseline", metavar="NAME", help=f"Of what HPDM is compared with, at that size: {', '.join(method_names())}."
+    "--baseline", metavar="NAME", help=f"Describe a baseline instead, at that size: {', '.join(method_names())}."
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
 @click.option(
@@ -42,7 +42,16 @@ class InfoCommand(Command):
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @common_options
-def info(size, baseline, overrides, processes, as_json, device, seed, quiet):
+def info(
+    size: str,
+    baseline: str | None,
+    overrides: tuple[str, ...],
+    processes: int,
+    as_json: bool,
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Show parameters by part, FLOPs per level and block, memory and disk space of a size.
 
     Nothing is computed or allocated, so device and seed make no difference. `hpdm-info verify RUN` checks a run's

@@ -1,14 +1,15 @@
 """The `hpdm-train` command. Heavy imports wait until it runs, so that --help is quick."""
 
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from hpdm.commands.encode_text import encode_text
-from hpdm.methods import method_names
+from hpdm.config.method import method_names
 from hpdm.support.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, OutputFolder, common_options, words_of_command
 
 
@@ -25,7 +26,7 @@ class TrainCommand(Command):
 @click.command(cls=TrainCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--size", required=True, metavar="nano|S|M|L|T2V|FILE.yaml", help="Size of the network and its defaults.")
 @click.option(
-    "--baseline", metavar="NAME", help=f"Train what HPDM is compared with, at that size: {', '.join(method_names())}."
+    "--baseline", metavar="NAME", help=f"Train a baseline instead, at that size: {', '.join(method_names())}."
 )
 @click.option(
     "--data",
@@ -43,7 +44,8 @@ class TrainCommand(Command):
 @click.option(
     "--levels",
     type=click.IntRange(min=1),
-    help="Train so many of the coarsest levels alone; a run of all levels can start from that one.",
+    metavar="N",
+    help="Train only the N coarsest levels; a run of all levels can start from that one.",
 )
 @click.option("--init-from", metavar="RUN", help="Start from the averaged weights of a run with fewer levels.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the whole schedule.  [default: the size's]")
@@ -51,7 +53,7 @@ class TrainCommand(Command):
     "--stop-after",
     type=click.IntRange(min=1),
     metavar="STEP",
-    help="Save and end when STEP steps in all are made; the schedule stays that of --steps.",
+    help="Save and end after STEP steps in total; the schedule stays that of --steps.",
 )
 @click.option("--batch", type=click.IntRange(min=1), help="Samples per step, over all processes together.")
 @click.option(
@@ -82,7 +84,7 @@ class TrainCommand(Command):
 @click.option(
     "--slurm",
     metavar="NODESxGPUS",
-    help="Submit the command to SLURM, to so many nodes with so many GPUs each; extra `slurm`.",
+    help="Submit the command to SLURM, to that many nodes with that many GPUs each; extra `slurm`.",
 )
 @click.option("--slurm-partition", metavar="NAME", help="Partition to submit to.  [default: the cluster's]")
 @click.option(
@@ -115,32 +117,19 @@ class TrainCommand(Command):
 @common_options
 @click.pass_context
 def train(
-    context,
-    size,
-    baseline,
-    data,
-    run,
-    levels,
-    init_from,
-    steps,
-    stop_after,
-    batch,
-    eval_every,
-    eval_reference,
-    resume,
-    overrides,
-    slurm,
-    slurm_partition,
-    slurm_time,
-    slurm_cpus,
-    slurm_set,
-    slurm_cluster,
-    dry_run,
-    profile_data,
-    device,
-    seed,
-    quiet,
-):
+    context: click.Context,
+    run: Path | None,
+    baseline: str | None,
+    size: str,
+    seed: int,
+    stop_after: int | None,
+    resume: bool,
+    dry_run: bool,
+    profile_data: bool,
+    device: str,
+    quiet: bool,
+    **options: Any,
+) -> int:
     """Train an HPDM, or one of the methods it is compared with. `hpdm-train encode-text` encodes captions beforehand.
 
     The same command again continues where the run stopped; it may then change learning rate, schedule, batch, precision
@@ -150,27 +139,13 @@ def train(
     if run is None and not (dry_run or profile_data):
         raise click.UsageError("--out RUN is missing: the folder for checkpoints and log")
 
-    from hpdm.config import coarsest_levels, load_config
+    from hpdm.training.request import TrainRequest
 
-    settings = {
-        "data.path": data,
-        "training.steps": steps,
-        "training.batch": batch,
-        "training.init_from": init_from,
-        "training.eval_every": eval_every,
-        "eval.reference": eval_reference,
-    }
-    if context.get_parameter_source("seed") is not ParameterSource.DEFAULT:
-        settings["training.seed"] = seed
-    options = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
-    config = load_config(size, [*options, *overrides], method=baseline)
-    if levels is not None:
-        config = coarsest_levels(config, levels)
-    if not any(text.partition("=")[0].strip() in ("num_classes", "network.num_classes") for text in overrides):
-        from hpdm.training.data import with_classes_of_data
-
-        config = with_classes_of_data(config, run, must_exist=not dry_run)
-
+    job = {key: options.pop(f"slurm_{key}") for key in ("partition", "time", "cpus", "cluster")}
+    job |= {"shape": options.pop("slurm"), "settings": options.pop("slurm_set")}
+    chosen = context.get_parameter_source("seed") is not ParameterSource.DEFAULT
+    request = TrainRequest(config=size, method=baseline, seed=seed if chosen else None, **options)
+    config = request.resolve(run, must_exist=not dry_run)
     if dry_run:
         from hpdm.training.plan import describe_run
 
@@ -181,25 +156,14 @@ def train(
 
         click.echo(profile_run(config, device=device, quiet=quiet))
         return 0
-
-    if slurm:
+    if job["shape"]:
         from hpdm.config.training import plan_batch
         from hpdm.training.slurm import parse_shape, submit, without_slurm
 
-        nodes, gpus = parse_shape(slurm)
+        nodes, gpus = parse_shape(job["shape"])
         plan_batch(config.training, nodes * gpus)
-        job = submit(
-            without_slurm(words_of_command()),
-            run,
-            shape=slurm,
-            time=slurm_time,
-            partition=slurm_partition,
-            cpus=slurm_cpus,
-            settings=slurm_set,
-            cluster=slurm_cluster,
-            use_gpus=device != "cpu",
-        )
-        click.echo(f"job {job.job_id}; its output is in {job.paths.folder}")
+        submitted = submit(run_command, without_slurm(words_of_command()), run, use_gpus=device != "cpu", **job)
+        click.echo(f"job {submitted.job_id}; its output is in {submitted.paths.folder}")
         return 0
 
     from hpdm.training.loop import NonFiniteLoss
@@ -213,3 +177,12 @@ def train(
         click.echo(f"error: {error}", err=True)
         return EXIT_FAILURE
     return EXIT_INTERRUPTED if outcome.interrupted else 0
+
+
+def run_command(words: Sequence[str]) -> int:
+    """Exit code of `hpdm-train` with these words: what a task of a SLURM job runs."""
+    try:
+        train.main(list(words), prog_name="hpdm-train")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0

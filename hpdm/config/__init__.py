@@ -14,12 +14,12 @@ from pathlib import Path
 import yaml
 
 from hpdm.config.data import DataConfig
+from hpdm.config.diffusion import DiffusionConfig
+from hpdm.config.method import HPDM_METHOD, MethodConfig, method_class, settings_class
 from hpdm.config.network import NetworkConfig, TextConfig
+from hpdm.config.pyramid import Pyramid, check_branching
 from hpdm.config.sampling import SamplingConfig
 from hpdm.config.training import EvalConfig, TrainingConfig
-from hpdm.diffusion import DiffusionConfig
-from hpdm.methods import HPDM_METHOD, MethodConfig, method_class, settings_class
-from hpdm.pyramid import Pyramid, check_branching
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
 from hpdm.support.yaml_text import parse_yaml

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from hpdm.diffusion import SamplerConfig
-from hpdm.pyramid import AXES, BORDERS, OVERLAPS
+from hpdm.config.diffusion import SamplerConfig
+from hpdm.config.pyramid import AXES, BORDERS, OVERLAPS
 from hpdm.support.errors import InputError
 
 TILE_WEIGHTS = ("uniform", "feathered")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hpdm.batches import BatchPlan
-from hpdm.pyramid import OVERLAPS, check_branching
+from hpdm.config.pyramid import OVERLAPS, SHRINKS, WINDOW_ORDERS, check_branching
 from hpdm.support.errors import InputError
 
 LENGTHS = (0.05, 0.10)  # sigma_rel of the two traces from which post-hoc EMA is reconstructed, EDM2's
@@ -13,8 +13,6 @@ SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
 ATTENTION_PRECISIONS = ("fp32", "bf16", "fp16")
 PARALLEL = ("ddp", "fsdp", "hsdp")
-WINDOW_ORDERS = ("coarse-first", "finest-first")
-SHRINKS = ("area", "stride")
 FIRST_PASSES = ("chosen", "whole")
 AUTO = "auto"
 

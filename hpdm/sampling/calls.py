@@ -18,7 +18,6 @@ import torch
 
 from hpdm.model.conditioning import no_conditions
 
-CALLS = ("exact", "fastest")
 TOKENS_PER_CALL = 4096  # data tokens that fill a call on a processor; larger calls are for GPUs
 LARGEST_CALL = 256  # tiles
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from hpdm.config.sampling import SamplingConfig
 from hpdm.model.fusion import FUSIONS
 from hpdm.pyramid import tile_starts
-from hpdm.sampling.calls import LARGEST_CALL
+from hpdm.sampling.calls import LARGEST_CALL, reference_size
 from hpdm.sampling.steps import group_starts, level_tilings
+from hpdm.support.errors import InputError
+from hpdm.support.progress import note
 
 GIB = 2**30
 CANVASES = 6  # of the finest level that live at once: y, its next value, two slopes, the average, noise
@@ -153,3 +157,72 @@ def choose_tile_batch(network, sampling, *, levels, batch, device, use_cache, of
     room = SHARE * free_memory(device) - estimate_memory(network, sampling, tile_batch=0, **options).needed
     fitting = int(room // tile_bytes(network, levels, use_cache, offload))
     return max(at_least, min(LARGEST_CALL, 2 ** (max(fitting, 1).bit_length() - 1)))
+
+
+def fitting_batch(
+    network: nn.Module,
+    sampling: SamplingConfig,
+    *,
+    levels: int,
+    device: torch.device | str,
+    use_cache: bool = True,
+    offload: bool = False,
+) -> int:
+    """`choose_batch` with the smallest calls that a network may have."""
+    plan = {"levels": levels, "use_cache": use_cache, "offload": offload}
+    return choose_batch(network, sampling, device=device, at_least=smallest_call(network), **plan)
+
+
+def fitting_tile_batch(
+    network: nn.Module,
+    sampling: SamplingConfig,
+    *,
+    levels: int,
+    batch: int,
+    device: torch.device | str,
+    use_cache: bool = True,
+    offload: bool = False,
+) -> int:
+    """`choose_tile_batch` with the smallest calls that a network may have."""
+    plan = {"levels": levels, "use_cache": use_cache, "offload": offload}
+    return choose_tile_batch(network, sampling, batch=batch, device=device, at_least=smallest_call(network), **plan)
+
+
+def smallest_call(network: nn.Module) -> int:
+    """`reference_size` of a network: tiles of the calls that all others must agree with."""
+    return reference_size(math.prod(network.token_grid))
+
+
+def check_memory(
+    network: nn.Module,
+    sampling: SamplingConfig,
+    batch: int,
+    tile_batch: int,
+    device: torch.device,
+    *,
+    levels: int,
+    use_cache: bool = True,
+    offload: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Note what sampling needs and what is free; raises InputError, with what would help, where that is not enough."""
+    plan = {"levels": levels, "use_cache": use_cache, "offload": offload}
+    estimate = estimate_memory(network, sampling, batch=batch, tile_batch=tile_batch, **plan)
+    free = free_memory(device)
+    note(
+        f"memory for {batch} videos at once, {tile_batch} tiles per call: about {estimate}; {free / GIB:.2f} GiB free",
+        quiet,
+    )
+    advice = []
+    if estimate.needed > free:
+        advice += ["--batch 1"] * (batch > 1) + ["a smaller --tile-batch"] * (tile_batch > 1)
+        advice += ["--offload"] * (estimate.cache > 0 and device.type == "cuda" and not offload)
+        advice += ["less --overlap"] * (sampling.overlap != "none") + ["--no-cache"] * use_cache
+        advice += ["fewer --levels"]
+    elif estimate.host > free_memory("cpu"):
+        advice = ["a run without --offload", "--batch 1", "less --overlap"]
+    if advice:
+        raise InputError(
+            f"sampling would not fit into memory: about {estimate} needed, {free / GIB:.2f} GiB free; "
+            f"what helps: {', '.join(advice)}"
+        )

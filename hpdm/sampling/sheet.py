@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hpdm.data.ranges import to_uint8
-from hpdm.training.sheets import save_picture
 from hpdm.video.reader import VideoReader
-from hpdm.video.writer import write_video
+from hpdm.video.writer import save_picture, write_video
 
 COLUMNS, ROWS = 8, 6
 MARGIN = 2

@@ -9,23 +9,31 @@ Shapes: clips are uint8 [T, H, W, 3].
 import fcntl
 import json
 import re
+from collections.abc import Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hpdm.config.sampling import SAMPLERS
+from hpdm.data.ranges import to_uint8
 from hpdm.support.environment import git_revision, package_versions
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, read_json, write_json, writing
+from hpdm.video.formats import DEFAULT_CRF
 from hpdm.video.writer import write_video
 
 MANIFEST = "samples.json"
-FORMATS = ("mp4", "npy")
 # What folders were made with whose manifest does not yet name these settings.
 BEFORE_THERE_WERE_OTHERS = {**SAMPLERS["paper"], "calls": "exact"}
 SAMPLE_NAME = re.compile(r"(\d{5,})_c(\d{3,})\.(mp4|npy)")
+
+
+def to_clips(videos: torch.Tensor) -> np.ndarray:
+    """Float [B, C, T, H, W] in [-1, 1] → uint8 array [B, T, H, W, 3]."""
+    return to_uint8(videos).permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
 class SamplesFolder:
@@ -36,7 +44,16 @@ class SamplesFolder:
     Raises InputError where the folder was made with other settings, or holds videos that nobody accounts for.
     """
 
-    def __init__(self, folder, settings: dict, about: dict, *, fps=25, crf=17, names=()):
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: dict,
+        about: dict,
+        *,
+        fps: float = 25,
+        crf: int = DEFAULT_CRF,
+        names: Sequence[str] = (),
+    ) -> None:
         self.folder = Path(folder)
         self.settings = json.loads(json.dumps(settings))  # as they will be read back
         self.about, self.names = about, names
@@ -51,7 +68,7 @@ class SamplesFolder:
         """Whether a sample has been written."""
         return (self.folder / self.name(index, label)).is_file()
 
-    def write(self, index: int, label: int, clip: np.ndarray):
+    def write(self, index: int, label: int, clip: np.ndarray) -> None:
         """Write one clip, atomically."""
         path = self.folder / self.name(index, label)
         if self.format == "mp4":
@@ -69,7 +86,7 @@ class SamplesFolder:
                 sample["class"] = self.names[sample["label"]]
         return sorted(samples, key=lambda sample: sample["index"])
 
-    def write_manifest(self):
+    def write_manifest(self) -> None:
         """Write `samples.json` for what the folder holds now."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder / ".samples.lock"):

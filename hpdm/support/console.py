@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.support.environment import processes_here
+from hpdm.support.environment import git_revision, processes_here
 from hpdm.support.errors import InputError
 from hpdm.support.interrupts import EXIT_INTERRUPTED, raises_interrupt
 from hpdm.support.lock import hold
@@ -157,11 +157,15 @@ class Command(_ExitCodes, click.Command):
         context.meta[__name__] = words
         return context
 
+    def invoke(self, context):
+        git_revision()  # which is remembered: records name the commit that the command began with
+        return super().invoke(context)
+
 
 def _check_number(context, parameter, value):
     """Refuse numbers that nothing can be: not a number, infinity, whole ones beyond 64 bits."""
     for number in value if isinstance(value, tuple | list) else (value,):
-        if isinstance(number, float) and not math.isfinite(number) and not (number > 0 and parameter.name == "s_max"):
+        if isinstance(number, float) and not math.isfinite(number) and not (number > 0 and parameter.name == "S_max"):
             raise click.BadParameter(f"{number} is no finite number", context, parameter)
         if isinstance(number, int) and not -MOST <= number <= (LARGEST_SEED if parameter.name == "seed" else MOST):
             raise click.BadParameter("the number is too large", context, parameter)

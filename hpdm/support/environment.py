@@ -4,19 +4,23 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from hpdm.support.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 BUILD_FILE = "_build.json"  # {"git": commit}, written by setup.py
 RECORDED_PACKAGES = ("hpdm", "torch", "numpy", "scipy", "torch-fidelity", "decord", "av")
 
 
-def package_versions(names=RECORDED_PACKAGES):
+def package_versions(names: Sequence[str] = RECORDED_PACKAGES) -> dict[str, str]:
     """Installed versions by package name, plus Python's; packages that are absent are left out."""
     versions = {"python": platform.python_version()}
     for name in names:
@@ -27,8 +31,10 @@ def package_versions(names=RECORDED_PACKAGES):
     return versions
 
 
-def hardware(device="cpu"):
+def hardware(device: "torch.device | str" = "cpu") -> str:
     """One line that names the processor or GPU a figure was measured on."""
+    import torch  # in functions here: what only asks for processes or versions does without
+
     device = torch.device(device)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -37,24 +43,24 @@ def hardware(device="cpu"):
     return f"{_processor_name()}, {cores} cores, {torch.get_num_threads()} threads"
 
 
-def processor(device="cpu"):
+def processor(device: "torch.device | str" = "cpu") -> str:
     """What the last bits of a computation depend on beside libraries: the model of the GPU or CPU, and its vectors."""
+    import torch
+
     device = torch.device(device)
     if device.type == "cpu":
         return f"{_processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
     return torch.cuda.get_device_name(device) if device.type == "cuda" and torch.cuda.is_available() else device.type
 
 
-def git_revision():
+@cache
+def git_revision() -> str | None:
     """Commit of the source tree this package runs from, with "-dirty" for local changes; of an installed package that
     of the tree it was built from, which the build writes into it; None where neither is known.
 
-    It is that of when the program started: a long run may outlive a commit, and its code does not change with it.
+    It is read once in a process: commands ask when they begin, for a long run may outlive a commit, and its code does
+    not change with it.
     """
-    return _REVISION
-
-
-def _read_revision():
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return _built_from(Path(__file__).resolve().parents[1] / BUILD_FILE)
@@ -72,11 +78,14 @@ def _built_from(path):
         return None
 
 
-def choose_device(name):
+def choose_device(name: "torch.device | str") -> "torch.device":
     """Turn `auto`, `cpu`, `cuda`, `cuda:1`, `mps` or any other device of PyTorch into a `torch.device`.
 
-    One of CUDA has its number: `cuda` is the current one and, under `torchrun`, each process' own. Raises InputError for a device that is not there.
+    One of CUDA has its number: `cuda` is the current one and, under `torchrun`, each process' own. Raises InputError
+    for a device that is not there.
     """
+    import torch
+
     name = str(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,6 +120,8 @@ def choose_device(name):
 
 def _try(device, name):
     """Raise InputError where nothing can be put on a device."""
+    import torch
+
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError) as error:
@@ -126,7 +137,7 @@ class Launched:
     world_size: int
 
 
-def processes_here():
+def processes_here() -> Launched:
     """The `Launched` of the environment's RANK and WORLD_SIZE; raises InputError where they make no sense."""
     world_size = _whole_number("WORLD_SIZE")
     world_size = 1 if world_size is None else world_size
@@ -143,7 +154,7 @@ def processes_here():
     return Launched(rank=rank, world_size=world_size)
 
 
-def check_meeting_point():
+def check_meeting_point() -> None:
     """Raise InputError where several processes are to join and the environment does not say where."""
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if processes_here().world_size > 1 and missing:
@@ -179,6 +190,3 @@ def _processor_name():
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-_REVISION = _read_revision()

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from hpdm.commands.sample import fitting_batch, tiling, to_clips
 from hpdm.data.loader import default_workers, open_clips
 from hpdm.model.rin import set_attention_precision
-from hpdm.sampling.calls import find_call_sizes, reference_size
-from hpdm.sampling.memory import choose_tile_batch, free_memory
-from hpdm.sampling.writer import SamplesFolder
+from hpdm.sampling.calls import find_call_sizes
+from hpdm.sampling.memory import fitting_batch, fitting_tile_batch, free_memory
+from hpdm.sampling.settings import tiling
+from hpdm.sampling.writer import SamplesFolder, to_clips
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
 from hpdm.support.progress import note
@@ -158,10 +158,9 @@ class Evaluations:
             self._manifest(folder).write_manifest()
         if not own:
             return
-        plan = {"levels": self.levels, "use_cache": True, "offload": False}
-        reference = reference_size(int(np.prod(network.token_grid)))
-        batch = min(fitting_batch(network, self.sampling, plan, here.device), len(own))
-        tiles = choose_tile_batch(network, self.sampling, batch=batch, device=here.device, at_least=reference, **plan)
+        plan = {"levels": self.levels, "device": here.device}
+        batch = min(fitting_batch(network, self.sampling, **plan), len(own))
+        tiles = fitting_tile_batch(network, self.sampling, batch=batch, **plan)
         sampler = self.method.sampler(
             network,
             self.config.diffusion,

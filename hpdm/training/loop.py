@@ -32,10 +32,11 @@ from hpdm.training.provenance import note_start
 from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sharing import plan_sharing
-from hpdm.training.sheets import CLIPS, save_picture
+from hpdm.training.sheets import CLIPS
 from hpdm.training.signals import stop_on_signals
 from hpdm.training.snapshots import kept_at, snapshot_folder
 from hpdm.training.start import build_network, start_from
+from hpdm.video.writer import save_picture
 
 
 class NonFiniteLoss(Exception):

@@ -9,14 +9,13 @@ left. `leave_zero` gives such matrices small random numbers.
 """
 
 import math
-from inspect import signature
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from hpdm.model.sharding import fill
-from hpdm.support.torchvision_compat import import_torchvision
+from hpdm.training.lamb import Lamb
 from hpdm.training.loss import seed_starting_values
 
 LAMB_START_GAIN = 0.5  # 0.02 at the published widths
@@ -51,15 +50,9 @@ def make_optimizer(network, config) -> torch.optim.Optimizer:
     settings = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **settings, foreach=not sharded)
-    import_torchvision()  # timm imports it
-    from timm.optim.lamb import Lamb
-
     for group in groups:
-        group["always_adapt"] = group["name"] == "decay"
-    if "foreach" in signature(Lamb).parameters:  # from timm 1.0.31 on; the steps are the same without, and slower
-        settings["foreach"] = None if sharded else True
-    # Its own clipping is off: the gradient is clipped before, and its norm logged.
-    return Lamb(groups, **settings, max_grad_norm=None)
+        group["trust_ratio"] = group["name"] == "decay"
+    return Lamb(groups, **settings)
 
 
 @torch.no_grad()

@@ -6,15 +6,11 @@ step. It shows at a glance what is learnt on each level; it is not a sample.
 B clips, L levels, C channels, patches of rf x rh x rw.
 """
 
-import io
-
-import matplotlib.image
 import numpy as np
 import torch
 
 from hpdm.data.ranges import to_uint8
 from hpdm.diffusion import add_noise, denoise, preconditioning
-from hpdm.support.files import atomic_file
 
 NOISE_RATIOS = (0.2, 0.8, 2.4, 8.0)  # standard deviation of the noise over that of the scaled signal
 CLIPS = 4
@@ -42,14 +38,6 @@ def draw_sheet(clean, config, predict, show=lambda patch: patch) -> np.ndarray:
         outputs = predict(inputs, c_noise)
         columns.append([denoise(*arguments) for arguments in zip(outputs, noisy, sigmas, scales, strict=True)])
     return grid([[show(patch) for patch in column] for column in columns])
-
-
-def save_picture(path, picture):
-    """Write uint8 [height, width, 3] as PNG, atomically."""
-    buffer = io.BytesIO()
-    matplotlib.image.imsave(buffer, picture, format="png")
-    with atomic_file(path) as file:
-        file.write(buffer.getvalue())
 
 
 def grid(columns) -> np.ndarray:

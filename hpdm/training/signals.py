@@ -9,24 +9,27 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
-from hpdm.support.console import EXIT_INTERRUPTED
+from hpdm.support.interrupts import ENDING, EXIT_INTERRUPTED, handling
 from hpdm.support.progress import note
 
-# torchrun passes Ctrl-C on to processes that the terminal has already told: within this time it is the same one.
+# torchrun passes Ctrl-C on to processes that have it from the terminal already: within this time it is the same one.
 SAME_PRESS_SECONDS = 2.0
 
 
 class StopRequest:
     """Whether the run was asked to stop, set by the signal handlers; `in_steps`: whether there are steps to finish."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = self.in_steps = False
         self.at_once = False  # without finishing the step in progress
-        self._pressed = None  # when Ctrl-C first came
+        self._pressed: float | None = None  # when Ctrl-C first came
 
-    def receive(self, number, frame):
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
         if not self.in_steps:
             raise KeyboardInterrupt
         grace = SAME_PRESS_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
@@ -45,12 +48,8 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals():
-    """Handle SIGTERM and SIGINT within the block; yields the `StopRequest`."""
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Handle SIGTERM and SIGINT within the block; yields the `StopRequest`. Outside the main thread it never comes."""
     request = StopRequest()
-    before = {number: signal.signal(number, request.receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(dict.fromkeys(ENDING, request.receive)):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

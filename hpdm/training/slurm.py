@@ -9,10 +9,12 @@ resumes. SIGTERM, which `scancel` sends too, saves without that.
 import os
 import re
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from hpdm.support.console import EXIT_INTERRUPTED
 from hpdm.support.errors import InputError
+from hpdm.support.interrupts import EXIT_INTERRUPTED, handling
 
 OPTIONS = ("--slurm", "--slurm-partition", "--slurm-time", "--slurm-cpus", "--slurm-set", "--slurm-cluster")
 SIGNAL_DELAY = 120  # seconds between the signal and the end of the job: a step's pass and a checkpoint must fit
@@ -39,7 +41,7 @@ def parse_time(text: str) -> int:
     return -(-total // 60)
 
 
-def without_slurm(words) -> list[str]:
+def without_slurm(words: Sequence[str]) -> list[str]:
     """The words of the command without the options of OPTIONS."""
     kept, skip = [], False
     for word in words:
@@ -50,25 +52,24 @@ def without_slurm(words) -> list[str]:
 
 
 class TrainingJob:
-    """What a task of the job runs: `hpdm-train` with `words`."""
+    """What a task of the job runs: `program(words)`, which returns an exit code; both must pickle."""
 
-    def __init__(self, words):
-        self.words = tuple(words)
+    def __init__(self, program: Callable[[Sequence[str]], int], words: Sequence[str]) -> None:
+        self.program, self.words = program, tuple(words)
 
-    def __call__(self):
-        """Raises SystemExit with the command's code where that is not 0."""
+    def __call__(self) -> int:
+        """Raises SystemExit with the program's code where that is not 0."""
         os.environ |= torchrun_environment()
         number = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
-        told = []
+        requested = []
 
         def end(*_):
-            told.append(True)
+            requested.append(True)
             signal.raise_signal(signal.SIGTERM)  # the training's own handler: it saves and exits
 
-        requeue = signal.signal(number, end)
-        code = run_command(self.words)
-        signal.signal(number, requeue)
-        if told and code == EXIT_INTERRUPTED:
+        with handling({number: end}):
+            code = self.program(self.words)
+        if requested and code == EXIT_INTERRUPTED:
             if os.environ["RANK"] == "0":
                 signal.raise_signal(number)  # submitit's handler: `checkpoint`, then back into the queue
             raise SystemExit(0)
@@ -76,43 +77,44 @@ class TrainingJob:
             raise SystemExit(code)
         return code
 
-    def checkpoint(self):
+    def checkpoint(self) -> Any:
         """submitit's hook: what to run when the job comes up again. The run is saved already."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
-def run_command(words) -> int:
-    """Exit code of `hpdm-train` with these words."""
-    from hpdm.commands.train import train
-
-    try:
-        train.main(list(words), prog_name="hpdm-train")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
-
-
 def torchrun_environment() -> dict[str, str]:
     """The variables that torchrun would set, of this task of a submitit job."""
     import submitit
 
-    here = submitit.helpers.TorchDistributedEnvironment()
+    place = submitit.helpers.TorchDistributedEnvironment()
     local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
     return {
-        "RANK": str(here.rank),
-        "WORLD_SIZE": str(here.world_size),
-        "LOCAL_RANK": str(here.local_rank),
-        "LOCAL_WORLD_SIZE": str(here.local_world_size),
-        "MASTER_ADDR": "127.0.0.1" if local else here.master_addr,
-        "MASTER_PORT": str(here.master_port),
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.world_size),
+        "LOCAL_RANK": str(place.local_rank),
+        "LOCAL_WORLD_SIZE": str(place.local_world_size),
+        "MASTER_ADDR": "127.0.0.1" if local else place.master_addr,
+        "MASTER_PORT": str(place.master_port),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
 
 
-def submit(words, run, *, shape, time, partition=None, cpus=None, settings=(), cluster="slurm", use_gpus=True):
-    """Submit `hpdm-train` with `words`; returns submitit's job. Its logs are in a folder beside `run`.
+def submit(
+    program: Callable[[Sequence[str]], int],
+    words: Sequence[str],
+    run: str | Path,
+    *,
+    shape: str,
+    time: str,
+    partition: str | None = None,
+    cpus: int | None = None,
+    settings: Sequence[str] = (),
+    cluster: str = "slurm",
+    use_gpus: bool = True,
+) -> Any:
+    """Submit `program(words)`, a training run; returns submitit's job. Its logs are in a folder next to `run`.
 
     shape, time: see `parse_shape` and `parse_time`; cpus: per task; settings: further "key=value" of sbatch; cluster:
     "local" runs the tasks on this machine, to try a command. Raises InputError where submitit or SLURM is missing, or
@@ -146,7 +148,7 @@ def submit(words, run, *, shape, time, partition=None, cpus=None, settings=(), c
             slurm_additional_parameters={"requeue": True, **more},
         )
         with submitit.helpers.clean_env():
-            return executor.submit(TrainingJob(words))
+            return executor.submit(TrainingJob(program, words))
     except (RuntimeError, NameError, AssertionError, submitit.core.utils.FailedJobError) as error:
         raise InputError(f"--slurm: {' '.join(str(error).split())[:500]}") from error
 

@@ -1,46 +1,29 @@
-"""`hpdm-info verify`: whether checkpoints are as they were written."""
+"""Whether checkpoints are as they were written."""
 
-import json
 from pathlib import Path
 
-import click
-
-from hpdm.support.console import Command
+from hpdm.checkpoint.folder import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SNAPSHOTS,
+    STATE_FILE,
+    check_files,
+    read_weights,
+    steps_saved,
+)
+from hpdm.checkpoint.shard_files import index_file
 from hpdm.support.errors import InputError
-
-
-@click.command(cls=Command, name="verify", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("paths", nargs=-1, required=True, metavar="RUN|STEP|FILE...")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on stdout and nothing else.")
-def verify(paths, as_json):
-    """Compare checkpoints with their checksums: all of a run, one step's folder, or a .safetensors file.
-
-    Every byte is read and nothing is written. Exit code 2 where something is damaged.
-
-        hpdm-info verify runs/L
-    """
-    rows = [row for path in paths for row in check(Path(path))]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-    else:
-        for row in rows:
-            click.echo(f"{row['path']}: {row['state']}")
-    if bad := [row for row in rows if row["state"] not in ("whole", UNCHECKED)]:
-        raise InputError(f"{len(bad)} of {len(rows)} are damaged: {', '.join(row['path'] for row in bad)}")
-
+from hpdm.support.files import read_json
+from hpdm.training.snapshots import check_snapshot
 
 UNCHECKED = "not checked: saved without checksums"
 
 
-def check(path: Path) -> list[dict]:
+def check(path: Path) -> list[dict[str, str]]:
     """[{"path", "state"}] of what a path stands for; the state is `whole`, UNCHECKED or what is wrong.
 
     Raises InputError where there is no checkpoint.
     """
-    from hpdm.checkpoint.folder import MODEL_FILE, SNAPSHOTS, check_files, read_weights, steps_saved
-    from hpdm.checkpoint.shard_files import index_file
-    from hpdm.training.snapshots import check_snapshot
-
     if path.is_file():
         return [{"path": str(path), "state": _state(path, lambda: read_weights(path))}]
     snapshots = list(steps_saved(path / SNAPSHOTS).values())
@@ -60,9 +43,6 @@ def check(path: Path) -> list[dict]:
 
 def _of_export(folder):
     """The files of a folder that `hpdm-info export` has written, which has no training state; None for others."""
-    from hpdm.checkpoint.folder import MANIFEST_FILE, STATE_FILE
-    from hpdm.support.files import read_json
-
     try:
         files = read_json(folder / MANIFEST_FILE)["files"]
         return None if STATE_FILE in files else list(files)

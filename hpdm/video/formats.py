@@ -7,6 +7,8 @@ other. So a `.mp4` that is WebM inside is read, and a text file that names other
 import os
 from pathlib import PurePath
 
+DEFAULT_CRF = 17  # of H.264: about where compression stops being visible; libx264's own default is 23
+
 VIDEO_SUFFIXES = (
     ".3g2",
     ".3gp",

@@ -5,13 +5,13 @@ Shapes: T frames, H rows, W columns; clips are uint8 [T, H, W, 3] in RGB.
 
 import io
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
-
-DEFAULT_CRF = 17  # about where compression stops being visible; libx264's own default is 23
+from hpdm.video.formats import DEFAULT_CRF
 
 
 def write_video(path, video, *, fps=25, crf=DEFAULT_CRF, lossless=False):
@@ -62,3 +62,13 @@ def _container(path):
     if extension not in containers:
         raise InputError(f"{path}: cannot write .{extension}; name the file .mp4, .mkv or .mov")
     return containers[extension]
+
+
+def save_picture(path: str | Path, picture: np.ndarray) -> None:
+    """Write uint8 [H, W, 3] as PNG, atomically."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="png")
+    with atomic_file(path) as file:
+        file.write(buffer.getvalue())

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -145,7 +146,7 @@ def _load_shapes3d(weights, unverified, bn_epsilon, dtype, optimize, settings):
         path = Path(str(resources.files("hpdm_eval.backbones") / "weights" / "shapes3d.safetensors"))
         if not path.is_file():
             raise InputError(
-                f"{path} is missing; make it with `python -m hpdm_eval.backbones.train_shapes3d --out {path}`"
+                f"{path} is missing; make it with `python -m hpdm_eval.studies.shipped.train_shapes3d --out {path}`"
             )
         info = WeightsInfo(
             name=path.name, path=path, sha256=fingerprint(path).sha256, trust="package", source="package"
@@ -200,6 +201,8 @@ def _load_c3d(weights, unverified, mean, settings):
 
 
 def _load_inception(weights, unverified, settings):
+    if find_spec("torch_fidelity") is None:
+        raise InputError("the network inception needs the extra `fid`: pip install 'hpdm[fid]'")
     info = find(INCEPTION, weights=weights, unverified=unverified)
     # torch-fidelity reads the file by pickle without restrictions; what gets through here holds nothing but tensors
     read_tensors(info.path)

@@ -1,53 +1,24 @@
-"""`hpdm-eval bench index` and `bench shards`: what data of many files cost at the start and in each step."""
+"""What data of many files cost at the start and in each step."""
 
-import click
-import torch
+from typing import Any
 
 from hpdm.support.progress import note
-from hpdm_eval.benchmarks.results import finish, result_options
-from hpdm_eval.commands.recorded import RecordedCommand
-
-QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+from hpdm_eval.benchmarks.results import Measured
 
 
-@click.command(cls=RecordedCommand)
-@click.option(
-    "--rows", type=click.IntRange(1000, 10**8), default=1_000_000, show_default=True, help="Files of the data."
-)
-@QUIET
-@result_options
-def index(rows, quiet, as_json, record):
-    """Measure a start of training on many files: from the index of hpdm-data, and by looking at every file.
+def bench_index(*, rows: int = 1_000_000, quiet: bool = False) -> Measured:
+    """Time a start of training on `rows` files: from the index of hpdm-data, and by looking at every file.
 
-    \b
-    hpdm-eval bench index --rows 1000000 --record reports/benchmarks/
-
-    Makes so many empty files in the temporary folder (TMPDIR).
+    The files, empty ones, are made in the temporary folder.
     """
     from hpdm_eval.benchmarks.index_cost import measure
 
     result = {"bench": "index", "rows": rows, **measure(rows, quiet=quiet)}
-    finish(result, _index_lines(result), device=torch.device("cpu"), as_json=as_json, record=record)
+    return Measured(result=result, lines=_index_lines(result))
 
 
-@click.command(cls=RecordedCommand)
-@click.option("--videos", type=click.IntRange(16, 10**6), default=2000, show_default=True, help="Files of the data.")
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Each source is timed so often, in turn; the median counts.",
-)
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Decoding processes.")
-@QUIET
-@result_options
-def shards(videos, rounds, workers, quiet, as_json, record):
-    """Compare clips per second from a folder of many small videos with those from shards.
-
-    \b
-    hpdm-eval bench shards --record reports/benchmarks/
-    """
+def bench_shards(*, videos: int = 2000, rounds: int = 3, workers: int = 1, quiet: bool = False) -> Measured:
+    """Clips per second from a folder of many small videos and from shards; workers: decoding processes."""
     from hpdm.config.data import need_decoder
 
     need_decoder()
@@ -61,10 +32,10 @@ def shards(videos, rounds, workers, quiet, as_json, record):
     }
     unlike = [name for name, equal in result["as they are"]["equal"].items() if not equal]
     note(f"other clips than from the folder: {', '.join(unlike)}", not unlike)
-    finish(result, _shard_lines(result), device=torch.device("cpu"), as_json=as_json, record=record)
+    return Measured(result=result, lines=_shard_lines(result))
 
 
-def _index_lines(result):
+def _index_lines(result: dict[str, Any]) -> list[str]:
     size = result["bytes"]["index"] / 2**20
     lines = [
         f"{result['rows']:,} files in 1,000 classes, a caption each; index {size:.0f} MiB",
@@ -86,7 +57,7 @@ def _index_lines(result):
     return lines + ["", "memory is beyond what imports take; own: not shared between the processes of a machine"]
 
 
-def _shard_lines(result):
+def _shard_lines(result: dict[str, Any]) -> list[str]:
     lines = [f"{result['videos']:,} videos of 64 frames of 64x64 px, {result['workers']} decoding processes"]
     for title, base in (("as they are", "folder"), ("averaged 8x8x8", "folder")):
         part = result[title]

@@ -1,49 +1,34 @@
-"""`hpdm-eval bench decoding`: whether frames are the right ones, and what reading costs, against decord."""
+"""Whether frames are the right ones, and what reading costs, against decord."""
 
-import click
-import torch
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from hpdm.support.progress import note
-from hpdm_eval.benchmarks.results import finish, result_options
-from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.benchmarks.results import Measured
 
 
-@click.command(cls=RecordedCommand)
-@click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False))
-@click.option(
-    "--generated/--no-generated",
-    default=True,
-    show_default=True,
-    help="Also write and read the matrix of files whose frames carry their numbers.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes the frames that are read."
-)
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
-@result_options
-def decoding_command(folders, generated, seed, quiet, as_json, record):
-    """Read every video in FOLDERS at random places and count the frames that are not those the file shows.
+def bench_decoding(
+    folders: Sequence[str | Path] = (), *, generated: bool = True, seed: int = 0, quiet: bool = False
+) -> Measured:
+    """Read videos at random places and count the frames that are not those the file shows.
 
-    \b
-    hpdm-eval bench decoding UCF-101/
-    hpdm-eval bench decoding --record reports/benchmarks/
-
-    Readings: the last frame, all frames, six clips at random starts and strides. decord is compared where it is
-    installed (extra `bench`).
+    folders: of videos; generated: also the matrix of written files whose frames carry their numbers; seed: fixes the
+    frames that are read. decord is compared where it is installed.
     """
-    from hpdm_eval.benchmarks import reading as decoding  # needs PyAV, which other benchmarks do not
+    from hpdm_eval.benchmarks import reading  # needs PyAV, which other benchmarks do not
 
-    result = {"bench": "decoding", "seed": seed, "readers": decoding.readers(), "tables": {}}
+    result = {"bench": "decoding", "seed": seed, "readers": reading.readers(), "tables": {}}
     note("decord is not installed: only this package's reader is checked", quiet or "decord" in result["readers"])
     if generated:
-        result["tables"]["generated"] = [row.as_dict() for row in decoding.check_generated(seed, quiet)]
+        result["tables"]["generated"] = [row.as_dict() for row in reading.check_generated(seed, quiet)]
     if folders:
-        rows, unreadable = decoding.check_files(folders, seed, quiet)
+        rows, unreadable = reading.check_files(folders, seed, quiet)
         result["tables"]["files"] = [row.as_dict() for row in rows]
         result["unreadable"] = unreadable
     if generated:
-        result["tables"]["timed"] = [row.as_dict() for row in decoding.time_generated(seed, quiet)]
-    finish(result, _lines(result), device=torch.device("cpu"), as_json=as_json, record=record)
+        result["tables"]["timed"] = [row.as_dict() for row in reading.time_generated(seed, quiet)]
+    return Measured(result=result, lines=_lines(result))
 
 
 TITLES = {
@@ -53,7 +38,7 @@ TITLES = {
 }
 
 
-def _lines(result):
+def _lines(result: dict[str, Any]) -> list[str]:
     lines = []
     for name, rows in result["tables"].items():
         lines += ([""] if lines else []) + [TITLES[name], ""] + _table(rows, result["readers"], name == "timed")
@@ -62,7 +47,7 @@ def _lines(result):
     return lines
 
 
-def _table(rows, readers, timed):
+def _table(rows: list[dict[str, Any]], readers: list[str], timed: bool) -> list[str]:
     total = {"kind": "all", "files": 0, "readings": 0, "wrong": {}, "failed": {}, "seconds": {}, "ratio": None}
     for row in rows:
         for key in ("files", "readings"):

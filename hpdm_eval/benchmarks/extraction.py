@@ -1,30 +1,26 @@
-"""`hpdm-eval bench extract`: speed and memory of feature extraction, against the plain network in the same run."""
+"""Speed and memory of feature extraction, against the plain network in the same run."""
 
 import json
 import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import click
 import numpy as np
 import torch
 
 from hpdm.data.procedural import procedural_clip
-from hpdm.support.console import common_options
-from hpdm.support.environment import choose_device
-from hpdm.support.errors import InputError
 from hpdm.support.progress import note
 from hpdm.video.writer import write_video
 from hpdm_eval.backbones import WeightsInfo, load_backbone
 from hpdm_eval.backbones.backbone import I3DBackbone
 from hpdm_eval.backbones.convolution import apart
 from hpdm_eval.backbones.i3d import TENSORFLOW_EPSILON, FoldedI3D, multiply_adds, random_network
-from hpdm_eval.benchmarks.results import finish, result_options
+from hpdm_eval.benchmarks.results import CPU, Measured
 from hpdm_eval.clips.source import open_clips
-from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.features.extraction import extract_features
 from hpdm_eval.metrics.frechet import FewSamplesWarning, frechet_from_features
 from hpdm_eval.protocols import load_protocol
@@ -32,46 +28,30 @@ from hpdm_eval.support.threads import side_by_side
 from hpdm_eval.support.timing import median_rates, peak_rss_mib
 
 
-@click.command(cls=RecordedCommand)
-@click.option("--clips", type=click.IntRange(min=4), default=32, show_default=True, help="Videos to make and read.")
-@click.option("--frames", type=click.IntRange(min=9), default=16, show_default=True, help="Frames per clip.")
-@click.option("--size", type=click.IntRange(min=16), default=256, show_default=True, help="Height and width (even).")
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Clips per forward pass.")
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Every stage is timed so often, in turn; the median counts.",
-)
-@click.option(
-    "--memory",
-    default="50,500",
-    show_default=True,
-    metavar="N,N,...|none",
-    help="Peak memory of runs over so many clips, each in a process of its own.",
-)
-@click.option("--bf16", is_flag=True, help="Also bfloat16: speed, error of the features, drift of the distance.")
-@click.option(
-    "--weights",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="FILE",
-    help="I3D state dict; random weights otherwise, which cost the same time.",
-)
-@click.option("--unverified", is_flag=True, help="Accept weights whose checksum is not known.")
-@click.option("--workers", type=click.IntRange(min=0), help="Decoding processes.  [default: one per core]")
-@result_options
-@common_options
-def extract(
-    clips, frames, size, batch, rounds, memory, bf16, weights, unverified, workers, as_json, record, device, seed, quiet
-):
+def bench_extraction(
+    *,
+    clips: int = 32,
+    frames: int = 16,
+    size: int = 256,
+    batch: int = 8,
+    rounds: int = 3,
+    memory: Sequence[int] = (50, 500),
+    bf16: bool = False,
+    weights: str | None = None,
+    unverified: bool = False,
+    workers: int | None = None,
+    device: torch.device = CPU,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Measured:
     """Feature extraction with I3D: decoding, resizing, network and all of it together, in clips per second.
 
-    The yardstick is the network as public code runs it (float32, contiguous, BatchNorm unfolded, explicit padding),
-    without any decoding or resizing, timed in the same run.
+    clips: videos to make and read, `frames` of `size` x `size`; batch: clips per forward pass; memory: numbers of clips
+    whose peak memory is measured, each in a process of its own; bf16: also bfloat16; weights: I3D's state dict, None
+    takes random ones, which cost the same time; workers: decoding processes. The yardstick is the network as public
+    code runs it (float32, contiguous, BatchNorm unfolded, explicit padding), without any decoding or resizing, timed in
+    the same run.
     """
-    counts = _parse_counts(memory)
-    device = choose_device(device)
     plain = _backbone(weights, unverified, device, seed, optimize=False)
     fast = _backbone(weights, unverified, device, seed)
     half = None
@@ -117,9 +97,9 @@ def extract(
         if half:
             result["bf16"] = _drift(source, fast, half, batch)
         result["memory"] = [
-            _memory(folder, count, weights, unverified, device, seed, batch, workers, quiet) for count in counts
+            _memory(folder, count, weights, unverified, device, seed, batch, workers, quiet) for count in memory
         ]
-    finish(result, _table(result), device=device, as_json=as_json, record=record)
+    return Measured(result=result, lines=_table(result), device=device)
 
 
 def _backbone(weights, unverified, device, seed, precision="fp32", optimize=True):
@@ -192,7 +172,7 @@ def _memory(folder, clips, weights, unverified, device, seed, batch, workers, qu
     return {"clips": clips, "peak_rss_mib": json.loads(done.stdout.splitlines()[-1])}
 
 
-def run_for_memory(request):
+def run_for_memory(request: str) -> None:
     """Body of the measured process: reads the same files again and again until it has seen enough clips."""
     request = json.loads(request)
     backbone = _backbone(request["weights"], request["unverified"], torch.device(request["device"]), request["seed"])
@@ -213,18 +193,6 @@ def _has_bf16(device):
 
 def _relative_error(x, y):
     return ((x.double() - y.double()).norm() / y.double().norm()).item()
-
-
-def _parse_counts(text):
-    if text == "none":
-        return []
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = [0]
-    if min(counts) < 1:
-        raise InputError(f"--memory {text}: write numbers of clips such as 50,500, or none")
-    return counts
 
 
 def _table(result):

@@ -1,17 +1,17 @@
-"""`hpdm-eval bench interval`: what a metric costs once its features are there."""
+"""What a metric costs once its features are there."""
 
 import statistics
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
-import click
 import numpy as np
-import torch
 
-from hpdm_eval.benchmarks.results import bench_options, finish
-from hpdm_eval.commands.fvd import measure
-from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.benchmarks.results import Measured
 from hpdm_eval.features.moments import Moments
+from hpdm_eval.metrics.fvd import fvd
+from hpdm_eval.metrics.registry import get_metric
+from hpdm_eval.metrics.settings import MetricSettings
 from hpdm_eval.metrics.uncertainty import GROUPS, Jackknife, Target, deal, grouped_jackknife
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.support.threads import one_thread
@@ -20,14 +20,13 @@ from hpdm_eval.support.timing import rates_by_round
 DIRECT, SUMS, WHOLE = "jackknife, joined moments", "jackknife, projected sums", "fvd with interval"
 
 
-@click.command(cls=RecordedCommand)
-@click.option("--clips", type=click.IntRange(min=2 * GROUPS), default=2048, show_default=True, help="On each side.")
-@click.option("--features", type=click.IntRange(min=1), default=400, show_default=True, help="Per clip.")
-@bench_options
-def interval(clips, features, rounds, as_json, record, device, seed, quiet):
+def bench_interval(
+    *, clips: int = 2048, features: int = 400, rounds: int = 3, seed: int = 0, quiet: bool = False
+) -> Measured:
     """Time FVD with its 95 % interval from features: of one side by two methods, and all of it.
 
-    "joined moments" multiplies both covariances for each group that is left out; "projected sums" is what fvd does.
+    clips: on each side, features: of each. "joined moments" multiplies both covariances for each group that is left
+    out; "projected sums" is what fvd does.
     """
     rng = np.random.default_rng(seed)
     scale = 1 / np.sqrt(np.arange(1, features + 1))
@@ -35,12 +34,14 @@ def interval(clips, features, rounds, as_json, record, device, seed, quiet):
     samples, reference = (
         SimpleNamespace(features=side, distribution=side, moments=Moments.of(side), count=clips) for side in (x, y)
     )
-    protocol = load_protocol("native")
+    settings = MetricSettings(
+        protocol=load_protocol("native"), seed=seed, options=get_metric("fvd").defaults() | {"interval": True}
+    )
 
     def whole():
         with warnings.catch_warnings(), one_thread():
             warnings.simplefilter("ignore")
-            return measure(samples, reference, protocol, interval=True, seed=seed)
+            return fvd(samples, reference, settings)
 
     stages = {
         DIRECT: (1, lambda: direct_jackknife(x, reference.moments, seed=seed)),
@@ -62,11 +63,11 @@ def interval(clips, features, rounds, as_json, record, device, seed, quiet):
             name: abs(getattr(second, name) / getattr(first, name) - 1) for name in ("value", "standard_error", "bias")
         },
     }
-    finish(result, _lines(result), device=torch.device("cpu"), as_json=as_json, record=record)
+    return Measured(result=result, lines=_lines(result))
 
 
 @one_thread()
-def direct_jackknife(samples, reference, *, seed=0):
+def direct_jackknife(samples: np.ndarray, reference: Moments, *, seed: int = 0) -> Jackknife:
     """`grouped_jackknife` by moments of all groups but one, joined, and a distance from their covariance."""
     target, parts = Target(reference), [Moments.of(samples[rows]) for rows in deal(len(samples), seed=seed)]
     value = target.distance(_join(parts))
@@ -78,14 +79,14 @@ def direct_jackknife(samples, reference, *, seed=0):
     return Jackknife(value=value, standard_error=float(error), bias=float(value - corrected), groups=len(parts))
 
 
-def _join(parts):
+def _join(parts: list[Moments]) -> Moments:
     joined = Moments(parts[0].dimension)
     for part in parts:
         joined.merge(part)
     return joined
 
 
-def _lines(result):
+def _lines(result: dict[str, Any]) -> list[str]:
     lines = [f"{result['clips']:,} clips of {result['features']} features on each side, {GROUPS} groups", ""]
     lines += [
         f"{name:<28}{statistics.median(own):>8.3f} s   ({min(own):.3f} to {max(own):.3f})"

@@ -1,15 +1,16 @@
-"""Results of `hpdm-eval bench` as files, and a page made from them.
+"""Results of benchmarks as files, and a page made from them.
 
 A result is a JSON object with "bench" (which one), its figures, "text" (the table for people), and what is needed to
 say where it comes from: command, hardware, versions, commit and date.
 """
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import click
+import torch
 
-from hpdm.support.console import OutputFolder, common_options
 from hpdm.support.environment import git_revision, hardware, package_versions
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, parse_json, write_json
@@ -29,51 +30,40 @@ TITLES = {
 }
 
 
-def result_options(function):
-    """Add `--json` and `--record`, for `finish`."""
-    for option in (
-        click.option(
-            "--record", type=OutputFolder(path_type=Path), metavar="DIR", help="Also save the result in this folder."
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the table."),
-    ):
-        function = option(function)
-    return function
+CPU = torch.device("cpu")
 
 
-def bench_options(function):
-    """`--rounds`, the options of the result and the common ones."""
-    rounds = click.option(
-        "--rounds",
-        type=click.IntRange(min=1),
-        default=3,
-        show_default=True,
-        help="Each alternative is timed so often, in turn; the median counts.",
-    )
-    return rounds(result_options(common_options(function)))
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a benchmark has measured."""
+
+    result: dict[str, Any]  # "bench", which one, and its figures; JSON-able
+    lines: Sequence[str]  # a table for people
+    device: torch.device = CPU
+
+    def complete(self) -> dict[str, Any]:
+        """The result with its table as "text" and with where it comes from."""
+        return {
+            **self.result,
+            "text": "\n".join(self.lines),
+            "command": command_line(),
+            "hardware": hardware(self.device),
+            "versions": package_versions(),
+            "git": git_revision(),
+            "created": utc_now(),
+        }
 
 
-def finish(result, lines, *, device, as_json, record):
-    """Complete a result with its origin, print it, and save it if `record` names a folder."""
-    result = {
-        **result,
-        "text": "\n".join(lines),
-        "command": command_line(),
-        "hardware": hardware(device),
-        "versions": package_versions(),
-        "git": git_revision(),
-        "created": utc_now(),
-    }
-    click.echo(json.dumps(result) if as_json else result["text"])
-    if record:
-        name = "-".join(str(result[key]) for key in ("bench", "size", "precision") if key in result)
-        write_json(record / f"{name}.json", result)
+def save_result(result: dict[str, Any], folder: Path) -> None:
+    """Write a complete result to a folder, in a file named by its benchmark, size and precision."""
+    name = "-".join(str(result[key]) for key in ("bench", "size", "precision") if key in result)
+    write_json(folder / f"{name}.json", result)
 
 
 NOTES = "<!-- notes: what follows is kept when the page is written again -->"
 
 
-def write_page(folder, out):
+def write_page(folder: str | Path, out: str | Path) -> None:
     """Markdown with every result of a folder, in a fixed order; raises InputError where there is none.
 
     What people have written on the page, from the line NOTES on, stays.
@@ -110,7 +100,7 @@ def write_page(folder, out):
         file.write("\n".join(lines) + "\n")
 
 
-def _read(path):
+def _read(path: Path) -> Any:
     try:
         return parse_json(path.read_bytes())
     except ValueError as error:

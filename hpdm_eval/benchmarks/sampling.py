@@ -1,42 +1,42 @@
-"""`hpdm-eval bench sampling`: what the context cache and the overlap of tiles cost and save."""
+"""What the context cache and the overlap of tiles cost and save."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
-import click
 import torch
 
 from hpdm.checkpoint.load import load_checkpoint
-from hpdm.pyramid import OVERLAPS
 from hpdm.sampling.calls import find_call_sizes, reference_size
 from hpdm.sampling.memory import GIB, choose_tile_batch, estimate_memory
-from hpdm.support.environment import choose_device
-from hpdm.support.errors import InputError
-from hpdm_eval.benchmarks.results import bench_options, finish
-from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.benchmarks.results import CPU, Measured
 from hpdm_eval.support.timing import median_rates, peak_rss_mib
 
 
-@click.command(cls=RecordedCommand)
-@click.option("--checkpoint", default="nano", show_default=True, metavar="RUN|FILE|nano", help="As for hpdm-sample.")
-@click.option("--videos", type=click.IntRange(min=1), default=4, show_default=True, help="Videos made at once.")
-@click.option("--steps", metavar="128,64,32", help="Steps per level. [default: the checkpoint's]")
-@click.option("--overlaps", default="none,hw,fhw", show_default=True, metavar="O,O,..", help="Overlaps to time.")
-@click.option("--cached-only", is_flag=True, help="Leave out the runs that recompute all context: they take long.")
-@bench_options
-def sampling(checkpoint, videos, steps, overlaps, cached_only, rounds, as_json, record, device, seed, quiet):
+def bench_sampling(
+    checkpoint: str = "nano",
+    *,
+    videos: int = 4,
+    steps: tuple[int, ...] | None = None,
+    overlaps: Sequence[str] = ("none", "hw", "fhw"),
+    cached_only: bool = False,
+    rounds: int = 3,
+    device: torch.device = CPU,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Measured:
     """Sampling with the context cache and without, for several overlaps of tiles, in one run.
 
-    Both make the same videos. A block evaluation is one block of the network on one tile.
+    checkpoint: as for `load_checkpoint`; videos: made at once; steps: per level, None as the checkpoint has them. Both
+    make the same videos. A block evaluation is one block of the network on one tile.
     """
-    device = choose_device(device)
     loaded = load_checkpoint(checkpoint, device=device)
     network, config = loaded.network, loaded.config
     settings = config.sampling
     if steps:
-        settings = dataclasses.replace(settings, steps=_steps(steps))
+        settings = dataclasses.replace(settings, steps=steps)
     rows, stages = [], {}
-    for overlap in _overlaps(overlaps):
+    for overlap in overlaps:
         chosen = dataclasses.replace(settings, overlap=overlap)
         for cached in (True, False)[: 1 if cached_only else 2]:
             plan = {"levels": config.pyramid.levels, "batch": videos, "use_cache": cached, "offload": False}
@@ -99,18 +99,4 @@ def sampling(checkpoint, videos, steps, overlaps, cached_only, rounds, as_json, 
             f"{row['block_evaluations_per_video']:>14,.0f}{row['estimated_memory_gib']:>15.2f}{saved}"
         )
     lines.append(f"peak memory of all these runs: {result['peak_memory_mib']:.0f} MiB")
-    finish(result, lines, device=device, as_json=as_json, record=record)
-
-
-def _steps(text):
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError as error:
-        raise InputError(f"--steps takes whole numbers such as 128,64,32; got {text!r}") from error
-
-
-def _overlaps(text):
-    names = text.split(",")
-    if unknown := [name for name in names if name not in OVERLAPS]:
-        raise InputError(f"--overlaps: unknown {unknown[0]!r}; choose among {', '.join(OVERLAPS)}")
-    return names
+    return Measured(result=result, lines=lines, device=device)

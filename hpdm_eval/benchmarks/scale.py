@@ -1,63 +1,49 @@
-"""`hpdm-eval bench scale`: time and memory of commands over more and more clips, and what the cache saves of them."""
+"""Time and memory of commands over more and more clips, and what the cache saves of them."""
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import click
-import torch
-
+from hpdm.data.procedural_folders import REAL_SEED, REFERENCE_SEED, draw_clips
 from hpdm.support.errors import InputError
 from hpdm.support.progress import note
-from hpdm_eval.benchmarks.results import finish, result_options
-from hpdm_eval.commands.recorded import RecordedCommand
-from hpdm_eval.studies.shipped.drawing import REAL_SEED, REFERENCE_SEED, draw_clips
+from hpdm_eval.benchmarks.results import Measured
 
 COLD, DECODED, WARM = "empty cache", "full cache, decoding", "full cache"
 OPTIONS = {COLD: (), DECODED: ("--verify-cache",), WARM: ()}
 ROW = "{:<12}{:<24}{:>9}{:>11}{:>11}{:>14}{:>12}"
 
 
-@click.command(cls=RecordedCommand)
-@click.option(
-    "--clips",
-    "counts",
-    default="1000,10000",
-    show_default=True,
-    metavar="N,N,...",
-    help="Samples to judge, each number in turn.",
-)
-@click.option("--reference", type=click.IntRange(min=40), default=1000, show_default=True, help="Real clips.")
-@click.option("--frames", type=click.IntRange(min=1), default=64, show_default=True, help="Frames per clip.")
-@click.option("--size", type=click.IntRange(min=16), default=32, show_default=True, help="Height and width (even).")
-@click.option("--commands", default="fvd,all", show_default=True, metavar="NAME,NAME,...", help="Of hpdm-eval.")
-@click.option("--backbone", default="shapes3d", show_default=True, help="Network that sees the clips.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Keep the clips here.  [default: a temporary folder]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the clips.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
-@result_options
-def scale(counts, reference, frames, size, commands, backbone, folder, seed, quiet, as_json, record):
+def bench_scale(
+    counts: Sequence[int] = (1000, 10000),
+    *,
+    reference: int = 1000,
+    frames: int = 64,
+    size: int = 32,
+    commands: Sequence[str] = ("fvd", "all"),
+    backbone: str = "shapes3d",
+    folder: Path | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Measured:
     """Judge ever more clips by whole commands: seconds, processor time and the largest process' memory.
 
-    \b
-    hpdm-eval bench scale --clips 1000,10000 --record reports/benchmarks/
-
-    Draws the clips first. Every command runs with an empty cache, with a full one while it decodes and compares all
-    clips nevertheless (--verify-cache), and with a full one.
+    counts: samples to judge, each number in turn; reference: real clips, which like them are drawn first, `frames`
+    of `size` x `size`, into `folder` where one is named; commands: of hpdm-eval. Every command runs with an empty
+    cache, with a full one while it decodes and compares all clips nevertheless, and with a full one.
     """
-    if not re.fullmatch("[0-9]+(,[0-9]+)*", counts) or min(map(int, counts.split(","))) < 40:
-        raise InputError(f"--clips {counts}: write numbers from 40 up, such as 1000,10000")
-    counts = sorted(set(map(int, counts.split(","))))
+    counts = sorted(set(counts))
     with tempfile.TemporaryDirectory(prefix="hpdm-bench-") as temporary:
         folder = folder or Path(temporary)
         draw_clips(folder / "reference", REFERENCE_SEED + seed, reference, (frames, size, size), quiet)
         draw_clips(folder / "samples", REAL_SEED + seed, max(counts), (frames, size, size), quiet)
         rows = []
-        for command in commands.split(","):
+        for command in commands:
             for count in counts:
                 cache = Path(temporary) / f"cache-{command}-{count}"
                 for state, more in OPTIONS.items():
@@ -89,10 +75,10 @@ def scale(counts, reference, frames, size, commands, backbone, folder, seed, qui
         "backbone": backbone,
         "rows": rows,
     }
-    finish({**result, "size": f"{size}px"}, _lines(result), device=torch.device("cpu"), as_json=as_json, record=record)
+    return Measured(result={**result, "size": f"{size}px"}, lines=_lines(result))
 
 
-def _run(words, cache):
+def _run(words: Sequence[Any], cache: Path) -> dict[str, float]:
     """Seconds, processor seconds with those of its workers, and peak MiB of one command in a process of its own."""
     search = [str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)]
     environment = {**os.environ, "HPDM_EVAL_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(search)}
@@ -117,7 +103,7 @@ def _run(words, cache):
     return {"seconds": seconds, "processor_seconds": used.ru_utime + used.ru_stime, "mib": used.ru_maxrss / per_unit}
 
 
-def _lines(result):
+def _lines(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{result['frames']} frames of {result['size'][0]}x{result['size'][1]} px, {result['backbone']}, against "
         f"{result['reference']:,} reference clips",

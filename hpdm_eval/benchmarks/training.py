@@ -1,35 +1,36 @@
-"""`hpdm-eval bench fusion` and `bench training`: the parts of a training step that the design makes cheap.
+"""The parts of a training step that the design makes cheap.
 
 B batch, d token width; a token grid is frames x rows x columns.
 """
 
-import re
+from collections.abc import Sequence
 from dataclasses import replace
 
-import click
 import torch
 import torch.nn.functional as F
 
 from hpdm.config import load_config
 from hpdm.model.fusion import band_width, interpolation_matrix, resample
-from hpdm.support.environment import choose_device
-from hpdm.support.errors import InputError
 from hpdm.training.plan import make_plan
-from hpdm_eval.benchmarks.results import bench_options, finish
+from hpdm_eval.benchmarks.results import CPU, Measured
 from hpdm_eval.benchmarks.speed import training_step
-from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.support.timing import median_rates, peak_rss_mib
 
 
-@click.command(cls=RecordedCommand)
-@click.option("--width", type=click.IntRange(min=1), default=1024, show_default=True, help="Channels of a token.")
-@click.option("--tokens", default="16x16x16", show_default=True, metavar="FxHxW", help="Token grid of a patch.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
-@bench_options
-def fusion(width, tokens, batch, rounds, as_json, record, device, seed, quiet):
-    """Resampling of a coarse level's tokens, forward and backward: three small matrices against F.grid_sample."""
-    grid = _parse_grid(tokens)
-    device = choose_device(device)
+def bench_fusion(
+    *,
+    width: int = 1024,
+    grid: tuple[int, int, int] = (16, 16, 16),
+    batch: int = 1,
+    rounds: int = 3,
+    device: torch.device = CPU,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Measured:
+    """Resampling of a coarse level's tokens, forward and backward: three small matrices against F.grid_sample.
+
+    width: channels of a token; grid: tokens of a patch along frames, rows and columns.
+    """
     generator = torch.Generator().manual_seed(seed)
     source = torch.randn(batch, *grid, width, generator=generator).to(device).requires_grad_()
     # A window of the next level: half of its parent along every axis, somewhere inside it.
@@ -72,25 +73,29 @@ def fusion(width, tokens, batch, rounds, as_json, record, device, seed, quiet):
         "ratio": rates["matrices"] / rates["grid_sample"],
         "largest_difference": error,
     }
-    lines = [f"{batch}x{width}x{tokens}, forward and backward"]
+    lines = [f"{batch}x{width}x{'x'.join(map(str, grid))}, forward and backward"]
     lines += [f"{name:<14}{ms:>10.2f} ms" for name, ms in result["milliseconds"].items()]
     lines += [f"ratio {result['ratio']:.1f}, largest difference {error:.1e}"]
-    finish(result, lines, device=device, as_json=as_json, record=record)
+    return Measured(result=result, lines=lines, device=device)
 
 
-@click.command(cls=RecordedCommand)
-@click.option("--size", default="S", show_default=True, help="Size of the network, or a file of settings.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, as in hpdm-train.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per pass.")
-@bench_options
-def training(size, overrides, batch, rounds, as_json, record, device, seed, quiet):
+def bench_training(
+    size: str = "S",
+    *,
+    overrides: Sequence[str] = (),
+    batch: int = 1,
+    rounds: int = 3,
+    device: torch.device = CPU,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Measured:
     """Forward and backward of a training sample: with and without adaptive computation, and matrix products alone.
 
-    Without adaptive computation every level runs every block. The yardstick of efficiency is the time that the step's
-    matrix products would take at the rate of large ones, measured in the same run. Latent self-conditioning is left
-    out: its first pass would blur what is compared.
+    size: of the network, or a file of settings; overrides: "section.key=value"; batch: samples per pass. Without
+    adaptive computation every level runs every block. The yardstick of efficiency is the time that the step's matrix
+    products would take at the rate of large ones, measured in the same run. Latent self-conditioning is left out: its
+    first pass would blur what is compared.
     """
-    device = choose_device(device)
     config = load_config(
         size,
         [
@@ -142,11 +147,4 @@ def training(size, overrides, batch, rounds, as_json, record, device, seed, quie
         f"adaptive computation: {result['adaptive_speedup']:.2f}x; matrix products of {side}: {gemm:.0f} GFLOP/s; "
         f"peak memory {result['peak_memory_mib']:.0f} MiB"
     ]
-    finish(result, lines, device=device, as_json=as_json, record=record)
-
-
-def _parse_grid(text):
-    match = re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)", text)
-    if not match:
-        raise InputError(f"--tokens {text}: write frames x rows x columns, such as 16x16x16")
-    return tuple(map(int, match.groups()))
+    return Measured(result=result, lines=lines, device=device)

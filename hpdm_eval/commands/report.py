@@ -21,8 +21,8 @@ MOST_NAMED = 10
     required=True,
     multiple=True,
     type=click.Path(),
-    metavar="DIR",
-    help="Folder of records, searched with all that lies below; repeatable.",
+    metavar="DIR|ARCHIVE",
+    help="Folder of records and archives, searched with all that lies below, or an archive; repeatable.",
 )
 @click.option(
     "--out",
@@ -77,6 +77,6 @@ def report(records, out, title, videos, per_class, most_megabytes, published, qu
         note(f"{name} has no place in its study's table", quiet)
     if len(missing) > MOST_NAMED:
         note(f"... and {len(missing) - MOST_NAMED} more", quiet)
-    page = write_report(out, sections, title=title, lead=origin(found), videos=grid, left_out=left_out)
+    page = write_report(out, sections, title=title, lead=origin(found), videos=grid, left_out=left_out, found=found)
     note(f"{len(found)} records; tables and figures are in {out}", quiet)
     click.echo(page)

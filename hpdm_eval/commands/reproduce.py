@@ -9,6 +9,7 @@ from hpdm.support.console import Command, Device, OutputFile, OutputFolder
 from hpdm.support.errors import InputError
 from hpdm_eval.evaluation.reproduce import ABSOLUTE, RELATIVE
 from hpdm_eval.evaluation.reproduce import reproduce as run_again
+from hpdm_eval.records.archive import split_place
 from hpdm_eval.records.labels import metric_label
 from hpdm_eval.records.record import load_record
 from hpdm_eval.support.text_tables import aligned
@@ -18,7 +19,8 @@ MOST_SHOWN = 10
 
 
 @click.command(cls=Command)
-@click.argument("record", type=click.Path(exists=True, dir_okay=False), metavar="RECORD.json")
+@click.argument("record", type=click.Path(), metavar="RECORD.json|ARCHIVE#NAME")
+@click.option("--metric", metavar="NAME", help="Of an archive the record of this metric, where only one has it.")
 @click.option(
     "--folder",
     type=click.Path(exists=True, file_okay=False),
@@ -43,8 +45,10 @@ MOST_SHOWN = 10
 @click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
 @click.pass_context
-def reproduce(context, record, folder, tolerance, device, seed, allow, quiet, as_json):
-    """Run the command of RECORD.json again and compare its figures: the value, its interval and all details.
+def reproduce(context, record, metric, folder, tolerance, device, seed, allow, quiet, as_json):
+    """Run the command of a record again and compare its figures: the value, its interval and all details.
+
+    The record is a file, or one of an archive: `hpdm-eval records list ARCHIVE` names them.
 
     Exit code 0: equal within the tolerance. 1: different; the table says which of code, weights, inputs, settings,
     versions and hardware have changed. 2: the command cannot be run: it is not one of `hpdm-eval`'s measurements, or
@@ -54,12 +58,12 @@ def reproduce(context, record, folder, tolerance, device, seed, allow, quiet, as
 
     A record's own --unverified counts for nothing: --allow names each file or network that you trust.
     """
-    recorded = load_record(record)
+    recorded = load_record(record, metric)
     result = run_again(
         recorded,
         run_command,
         folder=folder,
-        near=Path(record).parent,
+        near=split_place(record)[0].parent,
         relative=tolerance,
         device=device,
         seed=seed,

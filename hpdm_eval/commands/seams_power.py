@@ -1,29 +1,16 @@
 """`hpdm-eval seams-power`: what the seam test finds of known seams in real clips, and what it finds without any."""
 
-import csv
-import io
-import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hpdm.support.console import OutputFolder, own_folder
-from hpdm.support.files import atomic_file
-from hpdm.support.progress import note
-from hpdm_eval.commands.options import take_protocol
+from hpdm_eval.commands.options import pixel_options, take_evaluation
+from hpdm_eval.commands.printing import show_record
 from hpdm_eval.commands.recorded import RecordedCommand
-from hpdm_eval.evaluation.pixels import aligned, measure_clips, pixel_options, pixel_record, show_record
-from hpdm_eval.metrics.score_tests import TOLERANCE
-from hpdm_eval.metrics.seams import parse_patch, seam_lattices
-from hpdm_eval.studies.validation.seam_power import (
-    COLUMNS,
-    conditions,
-    coverage_rows,
-    measure_conditions,
-    power_plot,
-    power_report,
-    power_rows,
-)
+from hpdm_eval.records.record import Record
+from hpdm_eval.support.text_tables import aligned_lines
 
 
 @click.command(cls=RecordedCommand)
@@ -44,59 +31,25 @@ from hpdm_eval.studies.validation.seam_power import (
     help="Folder for seams-power.md, .csv and .png, and for the record in records/.",
 )
 @pixel_options
-def seams_power(samples, patch, per_test, resamples, longest, out, **options):
+def seams_power(patch: str, per_test: int, resamples: int, longest: int, out: str, **options: Any) -> Record:
     """Power and false positives of `hpdm-eval seams`, by putting seams of known size into real clips.
 
     Every clip is measured as it is and with brightness steps and shifts between its tiles. Then random sets of
     clips are judged as the command would: the share called a seam is the power at that size, and the rate of false
     positives for the clips as they are.
     """
-    started = time.time()
+    from hpdm_eval.metrics.seams import parse_patch
+    from hpdm_eval.studies.validation.seam_power import COLUMNS, study_seam_power
+
     own_folder(out)
-    protocol = take_protocol(options)
-    lattices = seam_lattices(parse_patch(patch))
-    note(f"{len(conditions())} versions of each clip", options["quiet"])
-
-    def measure(clip):
-        return measure_conditions(clip, parse_patch(patch), lattices, longest)
-
-    measured, summary = measure_clips(samples, protocol, options, "samples", measure)
-    rows = power_rows(measured, lattices, per_test, resamples, options["seed"])
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    out = Path(out)
-    coverage = coverage_rows(measured, lattices, options["seed"])
-    page = power_report(rows, coverage, patch, per_test, resamples, summary, longest)
-    for name, content in (
-        ("seams-power.csv", table.getvalue().encode()),
-        ("seams-power.png", power_plot(rows)),
-        ("seams-power.md", page.encode()),
-    ):
-        with atomic_file(out / name) as file:
-            file.write(content)
-        note(f"wrote {out / name}", options["quiet"])
-    false = next(row for row in rows if row["kind"] == "none" and row["axis"] == "any")
-    record = pixel_record(
-        "seams-false-positives",
-        protocol,
-        {"patch": patch, "clips": per_test, "resamples": resamples, "longest": longest, "tolerance": TOLERANCE},
-        started=started,
-        seed=options["seed"],
-        value=false["detected"],
-        higher_is_better=False,
-        num_samples=summary["clips"],
-        samples=summary,
-        details=tuple(rows),
-        extra={"coverage": coverage},
+    evaluation = take_evaluation(options)
+    record = study_seam_power(
+        evaluation, Path(out), patch=parse_patch(patch), per_test=per_test, resamples=resamples, longest=longest
     )
-    show_record(
-        record,
-        {**options, "folder": options["folder"] or str(out / "records")},
-        ["", *aligned(COLUMNS, [[_short(row[key]) for key in COLUMNS] for row in rows])],
-    )
+    options["folder"] = options["folder"] or str(Path(out) / "records")
+    rows = [[_short(row[key]) for key in COLUMNS] for row in record.details]
+    return show_record(record, {**options, "quiet": evaluation.quiet}, ["", *aligned_lines(COLUMNS, rows)])
 
 
-def _short(value):
+def _short(value: Any) -> Any:
     return f"{value:.3f}" if isinstance(value, float) else value

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hpdm.support.errors import InputError
@@ -20,9 +21,13 @@ class Clips:
 
     def __init__(self, source: ClipSource):
         self.source, self.complete = source, False
+        self.names: list[str] = []  # of the last iteration
 
     def __iter__(self) -> Iterator[Clip]:
-        yield from self.source
+        self.names = []
+        for clip in self.source:
+            self.names.append(clip.name)
+            yield clip
         self.complete = True
 
     def __len__(self) -> int:
@@ -36,16 +41,30 @@ class Clips:
         return self.source.summary()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedClips:
+    """What a metric on clips made of an evaluation."""
+
+    record: Record
+    returned: Any  # by the metric's function
+    names: list[str]  # of the samples, in order
+
+
 def evaluate_clips(metric: MetricInfo, evaluation: Evaluation, options: Mapping[str, Any]) -> Record:
     """The Record of a registered metric with needs="clips". Raises InputError for a reference of statistics."""
+    return judge_clips(metric, evaluation, options).record
+
+
+def judge_clips(metric: MetricInfo, evaluation: Evaluation, options: Mapping[str, Any]) -> JudgedClips:
+    """The Record of a registered metric with needs="clips", and what its function returned. Raises InputError."""
     started = time.time()
-    if evaluation.reference is not None and is_statistics(evaluation.reference):
+    if metric.reference and evaluation.reference is not None and is_statistics(evaluation.reference):
         raise InputError(
             f"{evaluation.reference} holds statistics of features; {metric.name} needs the clips themselves"
         )
     roles = ["samples", *(["reference"] if metric.reference and evaluation.reference is not None else [])]
     sets = {role: Clips(open_set(role, evaluation)) for role in roles}
-    return record_of_clips(metric, sets, evaluation, options, started)
+    return judge_sets(metric, sets, evaluation, options, started)
 
 
 class SetOfClips(Protocol):
@@ -55,19 +74,24 @@ class SetOfClips(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def names(self) -> list[str]:
+        """Of the clips, in order, after an iteration."""
+        ...
+
     def summary(self) -> dict[str, Any]:
         """The record's entry for them."""
         ...
 
 
-def record_of_clips(
+def judge_sets(
     metric: MetricInfo,
     sets: Mapping[str, SetOfClips],
     evaluation: Evaluation,
     options: Mapping[str, Any],
     started: float,
-) -> Record:
-    """The Record of a metric on sets of clips, {role: SetOfClips}."""
+) -> JudgedClips:
+    """As `judge_clips` of sets of clips, {role: SetOfClips}."""
     settings = MetricSettings(protocol=evaluation.protocol, seed=evaluation.seed, options=options)
     with caught_warnings() as said:
         returned = metric.function()(sets["samples"], sets.get("reference"), settings)
@@ -76,7 +100,7 @@ def record_of_clips(
     summaries = {role: clips.summary() for role, clips in sets.items()}
     protocol = evaluation.protocol
     limited = (f"limited to {evaluation.limit} clips: a quick look, no figure to compare",) * bool(evaluation.limit)
-    return make_record(
+    record = make_record(
         started=started,
         metric=figures.pop("metric", metric.name),
         unit=metric.unit,
@@ -91,3 +115,4 @@ def record_of_clips(
         extra=({"settings": own} if own else {}) | ({"limit": evaluation.limit} if evaluation.limit else {}),
         **figures,
     )
+    return JudgedClips(record=record, returned=returned, names=sets["samples"].names)

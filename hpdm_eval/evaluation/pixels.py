@@ -1,78 +1,57 @@
-"""What the commands that measure pixels, not features, share: options, reading, the record and how it is shown."""
+"""What metrics on pixels share: a pass over the clips of one set, and the record."""
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
+from typing import Any, TypeVar
 
-import click
+from hpdm.support.progress import progress
+from hpdm_eval.clips.source import Clip
+from hpdm_eval.evaluation.comparison import open_set
+from hpdm_eval.evaluation.settings import Evaluation
+from hpdm_eval.records.record import Record, make_record
 
-from hpdm.support.console import OutputFolder, common_options
-from hpdm.support.progress import note, progress
-from hpdm_eval.clips.source import open_clips
-from hpdm_eval.commands.options import protocol_options, reading_options, take_reading
-from hpdm_eval.records.record import make_record, save_record
-from hpdm_eval.report.tables import text_table
-
-
-def pixel_options(function):
-    """Add the protocol's options (default: clips as they are), those of reading, --json and --record."""
-    for option in (
-        click.option(
-            "--record", "folder", type=OutputFolder(), metavar="DIR", help="Also save the record in this folder."
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print the record as JSON in place of the table."),
-    ):
-        function = option(function)
-    return protocol_options("native")(reading_options(common_options(function)))
+Measured = TypeVar("Measured")
 
 
-def measure_clips(path, protocol, options, role, measure):
-    """([measure(clip) for each clip of `path`], the record's entry for them); only the results are kept."""
-    source = open_clips(path, protocol, role=role, **take_reading(options, role))
+def measure_clips(
+    evaluation: Evaluation, role: str, measure: Callable[[Clip], Measured]
+) -> tuple[list[Measured], dict[str, Any]]:
+    """([measure(clip) for each clip of a role], the record's entry for them); only the results are kept.
+
+    role: "samples" or "reference". Raises InputError where there is no readable clip.
+    """
+    source = open_set(role, evaluation)
     results = []
-    with progress(total=len(source), unit="clip", description=role, quiet=options["quiet"]) as bar:
+    with progress(total=len(source), unit="clip", description=role, quiet=evaluation.quiet) as bar:
         for clip in source:
             results.append(measure(clip))
             bar.update()
     return results, source.summary()
 
 
-def pixel_record(metric, protocol, settings, *, warnings=(), extra=None, **values):
+def pixel_record(
+    metric: str,
+    evaluation: Evaluation,
+    settings: Mapping[str, Any],
+    *,
+    warnings: Iterable[str] = (),
+    extra: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> Record:
     """The Record of a metric on pixels.
 
     settings: the metric's own, JSON-able; they are kept under "settings" and are part of the protocol's hash, so that
     records of different settings do not pass for each other. values: of `make_record`.
     """
+    protocol, limit = evaluation.protocol, evaluation.limit
     digest = sha256(json.dumps([protocol.hash(), settings], sort_keys=True).encode()).hexdigest()[:12]
+    limited = (f"limited to {limit} clips: a quick look, no figure to compare",) * bool(limit)
     return make_record(
         metric=metric,
+        seed=evaluation.seed,
         protocol={**protocol.to_dict(), "hash": digest},
-        warnings=tuple(warnings),
-        extra={"settings": settings, **(extra or {})},
+        warnings=(*limited, *warnings),
+        extra={"settings": dict(settings), **(extra or {})} | ({"limit": limit} if limit else {}),
         **values,
     )
-
-
-def show_record(record, options, lines=()):
-    """Print the record as `options` say, with `lines` below its table; save it where they name a folder; return it."""
-    for message in record.warnings:
-        note(f"warning: {message}", options["quiet"])
-    if options["as_json"]:
-        click.echo(json.dumps(record.to_dict(), ensure_ascii=False))
-    else:
-        click.echo("\n".join([text_table([record]), *lines]))
-    if options["folder"]:
-        note(f"record: {save_record(record, options['folder'])}", options["quiet"])
-    return record
-
-
-def aligned(header, rows):
-    """Lines of a table: first column to the left, the others to the right."""
-    rows = [list(map(str, row)) for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]

@@ -25,7 +25,7 @@ from hpdm_eval.clips.frames import Rejected
 from hpdm_eval.clips.jobs import clip_digest
 from hpdm_eval.clips.source import Clip
 from hpdm_eval.evaluation.api import for_one
-from hpdm_eval.evaluation.clip_metrics import Clips, record_of_clips
+from hpdm_eval.evaluation.clip_metrics import Clips, judge_sets
 from hpdm_eval.evaluation.comparison import judge_warnings, open_set
 from hpdm_eval.evaluation.comparisons import Comparisons, Key
 from hpdm_eval.evaluation.figure import Result
@@ -151,7 +151,7 @@ class _Work:
 
     def _prepare_clips(self, info: MetricInfo) -> None:
         reference = self._evaluation.reference
-        if reference is not None and not self._in_memory and is_statistics(reference):
+        if info.reference and reference is not None and not self._in_memory and is_statistics(reference):
             raise InputError(f"{reference} holds statistics of features; {info.name} needs the clips themselves")
         for role in ("samples", *(["reference"] if self._in_memory else [])):
             if role not in self._spools:
@@ -205,7 +205,7 @@ class _Work:
         protocol = used_protocol(
             self._evaluation.protocol, samples=prefixes["samples"], reference=prefixes.get("reference", False)
         )
-        return record_of_clips(info, sets, replace(self._evaluation, protocol=protocol), options, started)
+        return judge_sets(info, sets, replace(self._evaluation, protocol=protocol), options, started).record
 
 
 class _Stream:
@@ -298,6 +298,11 @@ class _Spool:
 
     def __len__(self) -> int:
         return len(self._digests)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the clips, in order."""
+        return [clip_name(position) for position in self._positions]
 
     def summary(self) -> dict[str, Any]:
         """The record's entry for them; raises InputError where there are none."""

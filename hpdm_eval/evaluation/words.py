@@ -86,5 +86,5 @@ def _of_option(option: MetricOption, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag if value else off or f"--no-{flag[2:]}"]
     if isinstance(value, list | tuple):
-        return [flag, ",".join(map(str, value))]
+        return [flag, ("x" if "x" in (option.metavar or "") else ",").join(map(str, value))]
     return [flag, value if isinstance(value, str) else json.dumps(value)]

@@ -1,7 +1,9 @@
 """The metrics that come with the package. Their code is imported when they are computed, so that this imports nothing."""
 
 from hpdm_eval.metrics.registry import FigureInfo, MetricInfo, MetricOption
+from hpdm_eval.metrics.tilings import OVERLAPS, TILES
 
+DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 I3D_LICENSE = "I3D on Kinetics-400: Apache 2.0 (kinetics-i3d)"
 EVALUATION = "hpdm_eval.evaluation"
 
@@ -31,6 +33,16 @@ FID_TEXT = """\
 Every frame that the protocol picks counts as an image. inception is the network of FID; it needs its weights \
 (`hpdm-eval weights fetch weights-inception-2015-12-05-6726825d.pth`, or --weights). A network of clips can stand in \
 for it and sees each frame as a still clip."""
+
+PATCH = MetricOption(
+    name="patch", kind=str, metavar="TxHxW", help="Size of the sampler's tiles. [from the samples' samples.json]"
+)
+OVERLAP = MetricOption(
+    name="overlap",
+    kind=str,
+    choices=OVERLAPS,
+    help="Axes on which tiles overlap by half. [from samples.json, else none]",
+)
 
 _METRICS = (
     MetricInfo(
@@ -164,6 +176,23 @@ _METRICS = (
         summary="Steps where the patches of a tiled sampler meet.",
         cost="a pass over the pixels",
         caveat="needs to know the sampler's tiles; says `no verdict` where it cannot tell",
+        options=(
+            PATCH,
+            OVERLAP,
+            MetricOption(
+                name="levels",
+                kind=int,
+                minimum=1,
+                help="Levels of the sampler's pyramid; tiles of coarser levels are looked for too. "
+                "[from samples.json, else 2: the finest tiles alone]",
+            ),
+            MetricOption(
+                name="lossless",
+                default=False,
+                help="The clips never went through a codec or JPEG, so there are no blocks to mistake for seams. "
+                "[from samples.json]",
+            ),
+        ),
     ),
     MetricInfo(
         name="dead-tokens",
@@ -176,6 +205,11 @@ _METRICS = (
         summary="Broken blocks on the lattice of a model's tokens.",
         cost="a pass over the pixels",
         caveat="about two in a million blocks of real video look like one",
+        options=(
+            MetricOption(
+                name="token", default="1x4x4", metavar="TxHxW", help="Samples of the video that one token makes."
+            ),
+        ),
     ),
     MetricInfo(
         name="positions",
@@ -187,6 +221,19 @@ _METRICS = (
         cost="a pass of the network over tiles of both sets",
         license=I3D_LICENSE,
         caveat="compares positions and models, not whole videos",
+        options=(
+            PATCH,
+            OVERLAP,
+            MetricOption(
+                name="lossless", default=False, help="The clips never went through a codec. [from samples.json]"
+            ),
+            MetricOption(
+                name="tiles",
+                default=TILES,
+                minimum=1,
+                help="Tiles that are drawn at random from each position of a clip for FVD.",
+            ),
+        ),
     ),
     MetricInfo(
         name="pyramid",
@@ -198,6 +245,7 @@ _METRICS = (
         summary="Whether the levels of a sampled pyramid agree with each other.",
         cost="a pass over the pixels of every level",
         caveat="agreement, not quality",
+        options=(MetricOption(name="levels", default=3, minimum=2, help="Levels to compare."),),
     ),
     MetricInfo(
         name="clipsim",
@@ -209,6 +257,14 @@ _METRICS = (
         cost="a pass of CLIP over all frames",
         license="CLIP: MIT (openai/CLIP)",
         caveat="rewards frames that show the words, not motion",
+        options=(
+            MetricOption(
+                name="clip",
+                default=DEFAULT_CLIP,
+                metavar="FOLDER|ID",
+                help="CLIP network, as transformers saves it or from the hub.",
+            ),
+        ),
     ),
 )
 

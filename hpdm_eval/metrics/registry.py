@@ -146,9 +146,14 @@ def metric_names() -> list[str]:
     return list(dict.fromkeys([*_builtin(), *_registered, *(point.name for point in _entry_points())]))
 
 
+def known_metric(name: str) -> MetricInfo | None:
+    """What is known of a metric without importing another package; None where that has to be asked."""
+    return _builtin().get(name) or _registered.get(name)
+
+
 def get_metric(name: str) -> MetricInfo:
     """What is known of a metric; raises InputError for a name that no metric has."""
-    found = _builtin().get(name) or _registered.get(name)
+    found = known_metric(name)
     if found is None:
         for point in _entry_points():
             if point.name == name:

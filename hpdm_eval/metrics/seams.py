@@ -20,8 +20,8 @@ import numpy as np
 
 from hpdm.support.errors import InputError
 from hpdm_eval.metrics.seam_contrasts import AXES, MARGIN, STATISTICS, contrasts_with_step, cuts, random_levels
+from hpdm_eval.metrics.tilings import OVERLAPS
 
-OVERLAPS = ("none", "w", "h", "hw", "f", "fw", "fh", "fhw")
 CODEC = {"f": 4, "h": 16, "w": 16}  # cadence of frame types, macroblock
 FEWEST_MOVES = 2
 SHORTEST_PERIOD = 4
@@ -41,10 +41,11 @@ class Lattice:
     reason: str | None = None  # why nothing can be said about this lattice without a reference
 
 
-def parse_patch(text):
-    """(frames, height, width) of "16x64x64"; raises InputError."""
+def parse_patch(size):
+    """(frames, height, width) of "16x64x64", or of three numbers; raises InputError."""
+    text = size if isinstance(size, str) else "x".join(map(str, size))
     try:
-        patch = tuple(int(part) for part in str(text).lower().split("x"))
+        patch = tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
         patch = ()
     if len(patch) != 3 or min(patch) < 1:

@@ -1,22 +1,31 @@
 """The record: one figure as JSON, with everything that is needed to say how it was made and to make it again."""
 
+from __future__ import annotations
+
 import json
+import os
 import re
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hpdm.support import openmp
 from hpdm.support.environment import git_revision, hardware, package_versions
 from hpdm.support.errors import InputError
 from hpdm.support.files import parse_json, write_json
+from hpdm_eval.records.archive import find_entry, has_archive_suffix, is_archive, split_place
 from hpdm_eval.records.labels import label_remarks, protocol_label, split_is_missing
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA = 1
 LONGEST_NAME = 200  # bytes of a record's file name before its digest
@@ -51,13 +60,13 @@ class Record:
     created: str  # UTC, 2026-01-31T12:00:00Z
     extra: dict = field(default_factory=dict)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """JSON-able dict in the order of the fields, "schema" first; tuples become lists."""
         values = asdict(self)
         extra = values.pop("extra")
         return {"schema": SCHEMA, **json.loads(json.dumps(values)), **extra}
 
-    def file_name(self):
+    def file_name(self) -> str:
         """Readable name that depends on what was measured, not on when: the same question overwrites its answer."""
         identity = [self.metric, self.protocol.get("hash"), self.seed, self.extra.get("settings")]
         identity += [part and part.get("sha256") for part in (self.samples, self.reference)]
@@ -71,7 +80,9 @@ class Record:
         return f"{name}-{digest}.json"
 
 
-def make_record(*, started, device="cpu", command=None, **values):
+def make_record(
+    *, started: float, device: str | torch.device = "cpu", command: str | None = None, **values: Any
+) -> Record:
     """A `Record` of `values` (its fields) with what the surroundings add: command, versions, hardware, git, time.
 
     `started`: `time.time()` when the work began. `command`: the command line to store, by default the running one.
@@ -92,8 +103,8 @@ def make_record(*, started, device="cpu", command=None, **values):
     return replace(record, warnings=warnings, extra=extra)
 
 
-def _split_warnings(record):
-    if split_is_missing(record.protocol, record.reference):
+def _split_warnings(record: Record) -> Iterator[str]:
+    if record.reference and split_is_missing(record.protocol, record.reference):
         yield (
             f"split not applied: {record.reference['path']} was read as it is, and {record.protocol['name']} wants "
             f"{record.protocol['split']}; --split-lists DIR picks it, --split none says that there is none"
@@ -104,7 +115,7 @@ _running: ContextVar[str | None] = ContextVar("running command", default=None)
 
 
 @contextmanager
-def running_command(words):
+def running_command(words: Sequence[str]) -> Iterator[None]:
     """Within the block, records are made by the command `words`, a list."""
     token = _running.set(shlex.join(words))
     try:
@@ -113,7 +124,7 @@ def running_command(words):
         _running.reset(token)
 
 
-def command_line():
+def command_line() -> str:
     """The running command, quoted for a shell: that of `running_command`, elsewhere the process's arguments."""
     if (command := _running.get()) is not None:
         return command
@@ -123,64 +134,86 @@ def command_line():
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def utc_now():
+def utc_now() -> str:
     """The time as records write it: 2026-01-31T12:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def save_record(record, folder):
+def save_record(record: Record, folder: str | os.PathLike) -> Path:
     """Write the record to `folder` under its `file_name()`, atomically; returns the path."""
     path = Path(folder) / record.file_name()
     write_json(path, record.to_dict())
     return path
 
 
-def load_record(path):
-    """Read a record; raises InputError that names the file and the key where it is not one of schema 1."""
+def load_record(place: str | os.PathLike, metric: str | None = None) -> Record:
+    """Read a record from its file, or from an archive by `ARCHIVE#NAME`, or by the metric where only one has it.
+
+    Raises InputError that names the file and the key where it is not one of schema 1, or is not of `metric`.
+    """
+    path, name = split_place(place)
     try:
-        values = parse_json(Path(path).read_bytes())
+        if name is not None or (has_archive_suffix(path) and is_archive(path)):
+            entry = find_entry(path, name, metric)
+            return parse_record(entry.values, f"{path}#{entry.name}")
+        values = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable record ({error})") from error
-    return parse_record(values, path)
+        raise InputError(f"{place}: not a readable record ({error})") from error
+    record = parse_record(values, place)
+    if metric is not None and record.metric != metric:
+        raise InputError(f"{place}: a record of {record.metric}, not of {metric}")
+    return record
 
 
-def parse_record(values, path):
+def parse_record(values: Any, path: str | os.PathLike) -> Record:
     """The `Record` of what `to_dict` made; raises InputError that names `path` and the key where it is not one."""
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        found = values.get("schema") if isinstance(values, dict) else None
-        raise InputError(f'{path}: not a record of schema {SCHEMA} ("schema" is {found!r})')
+    version = values.get("schema") if isinstance(values, dict) else None
+    if isinstance(version, bool) or version != SCHEMA:
+        raise InputError(f'{path}: not a record of schema {SCHEMA} ("schema" is {version!r:.200})')
     known = {f.name for f in fields(Record)} - {"extra"}
     missing = [key for key in REQUIRED if key not in values]
     if missing:
         raise InputError(f"{path}: the record lacks {', '.join(missing)}")
-    values = {
-        key: tuple(v) if key in ("ci95", "details", "warnings") and isinstance(v, list) else v
-        for key, v in values.items()
-        if key != "schema"
-    }
-    extra = {key: values.pop(key) for key in list(values) if key not in known}
-    return check_record(Record(**values, extra=extra), path)
+    own = {key: _as_field(key, value) for key, value in values.items() if key in known}
+    extra = {key: value for key, value in values.items() if key not in known and key != "schema"}
+    return check_record(Record(**own, extra=extra), path)
 
 
-def check_record(record, where):
+def _as_field(key: str, value: Any) -> Any:
+    """A value of JSON as the field `key` has it: lists become tuples, and counts written as 12.0 whole numbers."""
+    if key in ("ci95", "details", "warnings") and isinstance(value, list):
+        return tuple(value)
+    if key in ("num_samples", "num_reference", "seed"):
+        return _whole(value)
+    if key in ("samples", "reference") and isinstance(value, dict) and "clips" in value:
+        return {**value, "clips": _whole(value["clips"])}
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of numbers: 12.0 is the count 12."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def check_record(record: Record, where: str | os.PathLike) -> Record:
     """Return the record if its values have the types of the schema, else raise InputError naming one that has not."""
     for key, (test, expected) in CHECKS.items():
         if not test(getattr(record, key)):
-            found = repr(getattr(record, key))
-            found = found if len(found) <= 200 else found[:197] + "..."
-            raise InputError(f"{where}: {key!r} must be {expected}, got {found}")
+            got = repr(getattr(record, key))
+            got = got if len(got) <= 200 else got[:197] + "..."
+            raise InputError(f"{where}: {key!r} must be {expected}, got {got}")
     return record
 
 
-def _text(value):
+def _text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _number(value):
+def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _detail(entry):
+def _detail(entry: Any) -> bool:
     """Whether a further figure is one: names are texts, figures numbers or null, intervals two numbers or null."""
     if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
         return False
@@ -199,11 +232,11 @@ def _detail(entry):
     )
 
 
-def _count(value):
+def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _source(value):
+def _source(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and {"path", "sha256", "clips", "rejected"} <= set(value)
@@ -214,11 +247,11 @@ def _source(value):
     )
 
 
-def _optional(test):
+def _optional(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or test(value)
 
 
-CHECKS = {
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "metric": (_text, "a name"),
     "value": (_number, "a finite number"),
     "ci95": (_optional(lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(_number, v))), "[low, high] or null"),
@@ -251,6 +284,6 @@ CHECKS = {
 REQUIRED = [key for key in CHECKS if key not in ("details", "warnings")]
 
 
-def _stem(source):
+def _stem(source: dict) -> str:
     path = Path(source["path"])
     return path.stem if path.suffix.lower() in (".npz", ".npy", ".pt", ".zip", ".mp4", ".avi", ".gif") else path.name

@@ -1,10 +1,13 @@
 """The tables of `hpdm-eval compare`: every figure of every set, and the tests of all pairs."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from hpdm_eval.evaluation.compare_figures import FIGURES
-from hpdm_eval.metrics.pairs import Estimate, compare_pairs
+from hpdm_eval.metrics.pairs import Pair
+from hpdm_eval.metrics.registry import FigureInfo
 from hpdm_eval.records.labels import format_value, metric_label, protocol_label
+from hpdm_eval.records.record import Record
 from hpdm_eval.report.aggregate import Figure
 from hpdm_eval.report.collect import Found
 from hpdm_eval.report.model import Cell, Row, Section, Table, origin
@@ -14,29 +17,37 @@ from hpdm_eval.support.text_tables import aligned
 TITLE = "Comparison"
 
 
-def sort_methods(methods, figure):
-    """The best first."""
-    return sorted(methods, key=lambda method: method.value(figure), reverse=FIGURES[figure].higher)
+class Compared(Protocol):
+    """One set of samples in a comparison."""
+
+    name: str
+    records: Mapping[str, Record]  # by metric
+
+    def value(self, figure: str) -> float: ...
+
+    def interval(self, figure: str) -> tuple[float, float] | None: ...
+
+    def record_of(self, figure: str) -> Record: ...
 
 
-def pair_tests(methods, figure):
-    """Tests of all pairs, or none where a set has no standard error."""
-    estimates = [method.estimates[figure] for method in methods]
-    return compare_pairs(estimates) if all(isinstance(estimate, Estimate) for estimate in estimates) else []
+def comparison_section(
+    methods: Sequence[Compared], pairs: Mapping[str, Sequence[Pair]], figures: Mapping[str, FigureInfo]
+) -> Section:
+    """The Section of a page.
 
-
-def comparison_section(methods, pairs) -> Section:
-    """The Section of a page. methods: sorted `Method`s; pairs: {figure: its tests}, of all figures that all have."""
+    methods: sorted; pairs: {figure: its tests}, of all figures that all have; figures: what is known of them.
+    """
     found = found_records(methods)
     tables = [
         Table(
             name="comparison",
             title=TITLE,
             heads=("",),
-            columns=tuple(_heading(methods[0], figure) for figure in pairs),
+            columns=tuple(_heading(methods[0], figure, figures[figure]) for figure in pairs),
             rows=tuple(
                 Row(
-                    heads=(method.name,), cells=tuple(_cell(method, methods, figure, pairs[figure]) for figure in pairs)
+                    heads=(method.name,),
+                    cells=tuple(_cell(method, methods, figure, pairs[figure], figures[figure]) for figure in pairs),
                 )
                 for method in methods
             ),
@@ -53,7 +64,7 @@ def comparison_section(methods, pairs) -> Section:
                 heads=("figure", "pair"),
                 columns=("difference, 95 %", "p", "p (Holm)", "better"),
                 rows=tuple(
-                    Row(heads=(figure, f"{pair.first} - {pair.second}"), cells=_test(pair, figure))
+                    Row(heads=(figure, f"{pair.first} - {pair.second}"), cells=_test(pair, figures[figure]))
                     for figure in pairs
                     for pair in pairs[figure]
                 ),
@@ -63,7 +74,7 @@ def comparison_section(methods, pairs) -> Section:
     return Section(name="comparison", title=TITLE, tables=tuple(tables))
 
 
-def terminal_text(section):
+def terminal_text(section: Section) -> str:
     """The tables, then what is to be said of them."""
     parts = [
         aligned(
@@ -79,7 +90,7 @@ def terminal_text(section):
     return "\n\n".join([*parts, "\n".join(section.tables[0].remarks)])
 
 
-def found_records(methods):
+def found_records(methods: Sequence[Compared]) -> list[Found]:
     """All records of the methods as the report takes them."""
     return [
         Found(name=f"{method.name}/{metric}", record=record)
@@ -88,22 +99,22 @@ def found_records(methods):
     ]
 
 
-def _heading(method, figure):
-    record = method.records[FIGURES[figure].metric]
-    return metric_label(replace(record, metric=figure)) + (" (higher)" if FIGURES[figure].higher else " (lower)")
+def _heading(method: Compared, figure: str, about: FigureInfo) -> str:
+    label = metric_label(replace(method.record_of(figure), metric=figure))
+    return label + (" (higher)" if about.higher_is_better else " (lower)")
 
 
-def _cell(method, methods, figure, pairs):
-    best = sort_methods(methods, figure)[0].name
+def _cell(method: Compared, methods: Sequence[Compared], figure: str, pairs: Sequence[Pair], about: FigureInfo) -> Cell:
+    best = (max if about.higher_is_better else min)(methods, key=lambda method: method.value(figure)).name
     told_apart = {frozenset((pair.first, pair.second)) for pair in pairs if pair.significant}
     mark = " *" if pairs and frozenset((method.name, best)) not in told_apart else ""
-    metric, interval = FIGURES[figure].metric, method.interval(figure)
+    record, interval = method.record_of(figure), method.interval(figure)
     own = Figure(
         value=method.value(figure),
         spread=None,
         interval=interval,
         exact=False,
-        found=(Found(name=f"{method.name}/{metric}", record=method.records[metric]),),
+        found=(Found(name=f"{method.name}/{record.metric}", record=record),),
     )
     return Cell(
         text=format_value(own.value) + mark,
@@ -112,9 +123,9 @@ def _cell(method, methods, figure, pairs):
     )
 
 
-def _test(pair, figure):
+def _test(pair: Pair, about: FigureInfo) -> tuple[Cell, ...]:
     if pair.significant:
-        verdict = pair.first if (pair.difference > 0) == FIGURES[figure].higher else pair.second
+        verdict = pair.first if (pair.difference > 0) == about.higher_is_better else pair.second
     else:
         verdict = "open"
     return (
@@ -125,7 +136,7 @@ def _test(pair, figure):
     )
 
 
-def _remarks(methods, pairs):
+def _remarks(methods: Sequence[Compared], pairs: Mapping[str, Sequence[Pair]]) -> Iterator[str]:
     records = [record for method in methods for record in method.records.values()]
     counts = " and ".join(map(str, sorted({record.num_samples for record in records})))
     yield f"{counts} samples of each set; protocol {', '.join(sorted({protocol_label(record) for record in records}))}."
@@ -142,7 +153,7 @@ def _remarks(methods, pairs):
     yield from dict.fromkeys(text for record in records for _, text in remarks(record))
 
 
-def _tiling(method):
+def _tiling(method: Compared) -> str:
     settings = method.records["seams"].extra["settings"]
     return (
         f"{method.name}: patches of {'x'.join(map(str, settings['patch']))}, overlap {settings['overlap']} "

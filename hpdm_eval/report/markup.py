@@ -4,7 +4,7 @@ import csv
 import io
 import re
 
-from hpdm_eval.support.text_tables import piped
+from hpdm_eval.support.text_tables import inert, piped
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,7 +33,6 @@ _LATEX = {
 _LONG = 20  # characters of a word that LaTeX may not find a place to break
 _MOST_CHARACTERS = 72  # across; a wider LaTeX table is scaled to the line
 _MOST_OF_WORDS = 36  # characters of a column of words; longer ones are broken
-_FORMULA = tuple("=+-@|%") + ("\uff1d", "\uff0b", "\uff0d", "\uff20")  # those of full width count too
 CSV_COLUMNS = (
     "table",
     "row",
@@ -119,28 +118,20 @@ def csv_text(table):
             figure = cell.figure
             low, high = figure.interval or (None, None) if figure else (None, None)
             record = figure.record if figure else None
-            values = [table.name, _inert(" / ".join(row.heads)), _inert(column), cell.text]
+            values = [table.name, inert(" / ".join(row.heads)), inert(column), cell.text]
             values += [figure.value, figure.spread, low, high, figure.trainings] if figure else [None] * 5
             values += (
-                [_inert(record.metric), record.unit and _inert(record.unit), record.num_samples, record.num_reference]
+                [inert(record.metric), record.unit and inert(record.unit), record.num_samples, record.num_reference]
                 if record
                 else [None] * 4
             )
             writer.writerow(
                 [
                     *("" if value is None else value for value in values),
-                    _inert(" ".join(table.notes[mark - 1] for mark in cell.marks)),
+                    inert(" ".join(table.notes[mark - 1] for mark in cell.marks)),
                 ]
             )
     return buffer.getvalue()
-
-
-def _inert(text):
-    """Text that a spreadsheet takes as text: what would begin a formula gets an apostrophe before it.
-
-    Words come from file names, class names and records of others; figures are written by us.
-    """
-    return "'" + text if text.lstrip().startswith(_FORMULA) or text[:1] in ("\t", "\r", "\n") else text
 
 
 def escape_latex(text):

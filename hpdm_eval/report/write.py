@@ -5,6 +5,7 @@ from pathlib import Path
 from baselines.published import load_peers, load_published
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_folder, holds_something
+from hpdm_eval.records.frame import table_bytes, to_frame
 from hpdm_eval.report.figures import render
 from hpdm_eval.report.markup import csv_text, latex, markdown
 from hpdm_eval.report.model import Section
@@ -75,10 +76,11 @@ def make_sections(found, published=()):
     return sections
 
 
-def write_report(out, sections, *, title, lead, videos=None, left_out=0):
+def write_report(out, sections, *, title, lead, videos=None, left_out=0, found=()):
     """Write a report of `Section`s to the folder `out`, as a whole; returns the path of its page.
 
-    lead: a line below the title. The same sections, and videos, give the same bytes.
+    lead: a line below the title. found: the records, for a tidy table of all their figures. The same sections, records
+    and videos give the same bytes.
     """
     pictures = {picture.name: render(picture.draw) for section in sections for picture in section.pictures}
     with atomic_folder(out) as folder:
@@ -92,6 +94,10 @@ def write_report(out, sections, *, title, lead, videos=None, left_out=0):
             for table in section.tables:
                 for kind, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", csv_text(table))):
                     _write(folder / "tables" / f"{table.name}.{kind}", text)
+        if found:
+            names, records = [item.name for item in found], [item.record for item in found]
+            for suffix in (".csv", ".parquet"):
+                (folder / f"records{suffix}").write_bytes(table_bytes(to_frame(records, names), suffix))
         _write(folder / "report.md", _markdown_page(title, lead, sections))
         _write(
             folder / PAGE,

@@ -21,9 +21,9 @@ from hpdm.commands.entry import info, sample, train
 from hpdm.config import load_config
 from hpdm.methods import make_method, method_names
 from hpdm.training.log import read_log
-from tests.hpdm.training.test_distributed import free_ports
 from tests.support.baselines_worker import SCENARIOS
 from tests.support.paths import ROOT, SUPPORT
+from tests.support.processes import free_ports
 from tests.support.small_baselines import BASELINES, options, small_config_file, train_small
 
 ALL = ("autoencoder", *BASELINES)
@@ -93,7 +93,7 @@ def test_steps_move_what_is_trained_and_nothing_else(runs, name):
     loaded = load_checkpoint(runs / name, raw=True)
     torch.manual_seed(0)
     start = dict(make_method(loaded.config).make_network().named_parameters())
-    trained = {key: p for key, p in loaded.network.named_parameters()}
+    trained = dict(loaded.network.named_parameters())
     still = {key for key in start if torch.equal(start[key], trained[key])}
     assert not {key for key in still if not key.startswith("autoencoder.") and key.endswith("weight")}
     if isinstance(loaded.network, LatentNetwork):
@@ -175,7 +175,7 @@ def test_a_dry_run_prints_a_network_with_and_without_levels(name, tmp_path):
 def test_two_processes_train_as_one(runs, tmp_path):
     """DDP, and FSDP with the frozen autoencoder left whole."""
     ports = [str(port) for port in free_ports(len(SCENARIOS))]
-    worker = [sys.executable, str((SUPPORT / "baselines_worker.py")), str(tmp_path), str(runs)]
+    worker = [sys.executable, str(SUPPORT / "baselines_worker.py"), str(tmp_path), str(runs)]
     root = str(ROOT)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     started = [

@@ -21,12 +21,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hpdm.support.console import Command, OutputFile, OutputFolder
-from hpdm.support.environment import git_revision, hardware, package_versions  # noqa: E402
-from hpdm.support.errors import InputError  # noqa: E402
-from hpdm.support.files import atomic_file, parse_json, write_json  # noqa: E402
-from hpdm.support.progress import note  # noqa: E402
-from hpdm_eval.support.text_tables import piped  # noqa: E402
-from tests.faults.campaigns import BAD, CAMPAIGNS, GOOD  # noqa: E402  found by the line above
+from hpdm.support.environment import git_revision, hardware, package_versions
+from hpdm.support.errors import InputError
+from hpdm.support.files import atomic_file, parse_json, write_json
+from hpdm.support.progress import note
+from hpdm_eval.support.text_tables import piped
+from tests.faults.campaigns import BAD, CAMPAIGNS, GOOD
 
 COLUMNS = ("fault", "tried", *GOOD, *BAD)
 PIECES = 20  # of a campaign, at most: each is kept when it is done

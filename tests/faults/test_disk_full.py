@@ -78,9 +78,9 @@ WRITERS = {
 def test_whatever_a_library_makes_of_it_it_is_said_as_it_is(tmp_path, kind):
     path = tmp_path / "file"
     path.write_bytes(b"before")
-    with largest_file(50_000), pytest.raises(WriteError, match="file could not be written: File too large") as caught:
-        with atomic_file(path) as file:
-            WRITERS[kind](file)
+    message = "file could not be written: File too large"
+    with largest_file(50_000), pytest.raises(WriteError, match=message) as caught, atomic_file(path) as file:
+        WRITERS[kind](file)
     assert caught.value.errno == errno.EFBIG and isinstance(caught.value, InputError)
     assert path.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -104,9 +104,9 @@ def test_folders_name_themselves_not_their_temporary_place(tmp_path):
         lambda folder: (folder / "a").write_bytes(b"x" * 90_000),
         lambda folder: write_json(folder / "b", "x" * 90_000),
     ):
-        with largest_file(50_000), pytest.raises(WriteError, match=r"/run could not be written: File too large"):
-            with atomic_folder(tmp_path / "run") as folder:
-                write(folder)
+        refusal = pytest.raises(WriteError, match=r"/run could not be written: File too large")
+        with largest_file(50_000), refusal, atomic_folder(tmp_path / "run") as folder:
+            write(folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,9 +203,8 @@ def test_evaluation_says_what_it_could_not_write(tmp_path):
 
 
 def test_a_full_temporary_folder(small_disk, tmp_path):
-    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
-        with archive.open("clip.npy", "w") as file:
-            np.save(file, np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3), np.uint8))
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive, archive.open("clip.npy", "w") as file:
+        np.save(file, np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3), np.uint8))
     disk = small_disk(64)
     words = [
         sys.executable,

@@ -349,10 +349,10 @@ def test_a_report_of_hostile_names(tmp_path):
         extra = {"study": name, "tier": "smoke", "variant": name, "repeat": 0, "machine": None}
         write_json(records / f"{number}.json", record.to_dict())
         write_json(records / f"s{number}.json", {**record.to_dict(), **extra, "metric": name.strip() or "x"})
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     result = CliRunner().invoke(main, ["report", "--records", str(records), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output + str(result.exception)
-    new = {path for path in tmp_path.rglob("*")} - before
+    new = set(tmp_path.rglob("*")) - before
     assert all(path.is_relative_to(tmp_path / "out") for path in new)
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page and "&lt;script&gt;" in page

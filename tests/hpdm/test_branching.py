@@ -18,10 +18,9 @@ from hpdm.training.log import read_log
 from hpdm.training.loss import draw, joint_loss
 from hpdm.training.plan import make_plan
 from hpdm.training.provenance import read_provenance
-from tests.hpdm.model.test_network import PYRAMID, SMALL, small_network
-from tests.hpdm.training.test_training import batch_of, run
+from tests.support.small_hpdm import PYRAMID, SMALL, small_network
 from tests.support.small_training import SMALL as SMALL_RUN
-from tests.support.small_training import small_config
+from tests.support.small_training import batch_of, run, small_config
 
 TREES = [(1, 2, 4), (1, 1, 2), (1, 3, 3), (2, 2, 4)]
 

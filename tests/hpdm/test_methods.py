@@ -10,10 +10,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hpdm import methods
 from hpdm.checkpoint.load import load_checkpoint
 from hpdm.commands.entry import info, sample, train
 from hpdm.config import config_from_dict, config_to_dict, load_config
+from hpdm.config import method as registry
 from hpdm.hierarchical import Hierarchical
 from hpdm.methods import MethodConfig, make_method, method_class
 from hpdm.support.errors import InputError
@@ -48,7 +48,7 @@ class Scaled(Hierarchical):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     entry = SimpleNamespace(name="scaled", load=lambda: Scaled)
-    monkeypatch.setattr(methods, "entry_points", lambda group, name="scaled": [entry] if name == "scaled" else [])
+    monkeypatch.setattr(registry, "entry_points", lambda group, name="scaled": [entry] if name == "scaled" else [])
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
     def unknown(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("hpdm.methods.distribution", unknown)
-    monkeypatch.setattr("hpdm.methods.entry_points", lambda **group: [])
+    monkeypatch.setattr("hpdm.config.method.distribution", unknown)
+    monkeypatch.setattr("hpdm.config.method.entry_points", lambda **group: [])
     with pytest.raises(InputError, match="unknown method 'cascade'; there are hpdm; .* pip install -e"):
         method_class("cascade")

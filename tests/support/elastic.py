@@ -1,11 +1,11 @@
 """Kill a training run at random instants, go on with fewer or more processes, and see what is lost.
 
-    python tests/elastic.py --out FOLDER --parallel fsdp --kills 100 --sizes 2 1 3
+    python tests/support/elastic.py --out FOLDER --parallel fsdp --kills 100 --sizes 2 1 3
 
 As torchrun would: all processes are killed, or one is and the others are asked to end, or all get SIGTERM. Processes
-are forks of this one, which has imported everything, so that an attempt takes about as long as its steps. Sizes, ways to
-kill and, where several are named, kinds of parallelism take turns. Prints a JSON object: how often each was done, how
-many checkpoints were lost or damaged, and how far the final weights are from those of a run that nobody disturbed.
+are forks of this one, which has imported everything, so that an attempt takes about as long as its steps. Sizes,
+ways to kill and, where several are named, kinds of parallelism take turns. Prints a JSON object: how often each was
+done, how many checkpoints were lost or damaged, and how far the final weights are from those of an undisturbed run.
 """
 
 import argparse

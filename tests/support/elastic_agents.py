@@ -1,10 +1,10 @@
 """Nodes that come and go: torchrun agents of one process each, two, then one, then three, as `--nnodes 1:3` lets them.
 
-    python tests/elastic_agents.py --out FOLDER --parallel fsdp --rounds 5
+    python tests/support/elastic_agents.py --out FOLDER --parallel fsdp --rounds 5
 
 A round: two agents train; one is killed with its worker, and the other restarts its worker alone; two join, and
-torchrun asks the worker to end and starts three; then all but one are killed. Prints a JSON object of counts, and how far the
-final weights are from those of one process that nobody disturbed.
+torchrun asks the worker to end and starts three; then all but one are killed. Prints a JSON object of counts, and how
+far the final weights are from those of one process that nobody disturbed.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from matplotlib.image import imsave
 
 from hpdm.data.procedural import procedural_clip, sample_scene
 from hpdm.data.scene_captions import caption_words, describe_scene
+from hpdm.model.conditioning import Conditions
 from hpdm.support.torchvision_compat import import_torchvision
 from hpdm.video.writer import write_video
 
@@ -111,3 +112,15 @@ def write_rows(file, rows):
             writer = csv.DictWriter(opened, sorted({key for row in rows for key in row}))
             writer.writeheader()
             writer.writerows(rows)
+
+
+def conditions(config, lengths=(4, 2)):
+    """Two samples with texts of unequal length, frame rates and sizes."""
+    generator = torch.Generator().manual_seed(2)
+    mask = torch.arange(config.text_tokens) < torch.tensor(lengths)[:, None]
+    if config.text_vocabulary:
+        text = torch.randint(1, config.text_vocabulary, mask.shape, generator=generator)
+    else:
+        text = torch.randn(*mask.shape, config.text_width, generator=generator, dtype=torch.float64)
+    measures = torch.tensor([[25.0, 240, 320], [0, 1080, 1920]], dtype=torch.float64)
+    return Conditions(labels=torch.zeros(2, dtype=torch.int64), text=text, mask=mask, measures=measures)

@@ -1,10 +1,13 @@
 """A network of a few thousand parameters on procedural clips, for tests that train; the code is that of every size."""
 
+import torch
 import yaml
 
 from hpdm.checkpoint.folder import open_weights
 from hpdm.checkpoint.shard_files import index_file, is_sharded
 from hpdm.config import config_from_dict, override_config
+from hpdm.data.loader import open_clips
+from hpdm.training import loop
 
 SMALL = {
     "size": "small",
@@ -57,3 +60,16 @@ def saved_weights(folder, kind="model"):
     """{name: tensor} of a checkpoint's weights ("model") or their average ("ema"), in one file or in many."""
     with open_weights(folder / (index_file(kind) if is_sharded(folder) else f"{kind}.safetensors")) as weights:
         return {name: weights[name] for name in weights}
+
+
+def run(folder, *overrides, **arguments):
+    """Train the small configuration."""
+    return loop.train(small_config(*overrides), folder, device="cpu", quiet=True, **arguments)
+
+
+def batch_of(config, count):
+    """The first `count` clips of a configuration's data, and their labels."""
+    frames, height, width = config.pyramid.resolution(config.pyramid.levels - 1)
+    clips = open_clips(config.data, frames=frames, height=height, width=width, seed=0)
+    videos, labels = zip(*(clips[i] for i in range(count)), strict=True)
+    return torch.stack(videos), torch.tensor(labels)

@@ -1,6 +1,6 @@
 """`python -m hpdm_eval.benchmarks.gpu` is `hpdm-eval bench gpu` from a source tree that is not installed."""
 
-from hpdm_eval.benchmarks.gpu_command import gpu
+from hpdm.support.launch import launch
 
 if __name__ == "__main__":
-    gpu(prog_name="python -m hpdm_eval.benchmarks.gpu")
+    launch("hpdm_eval.commands.bench_gpu", "gpu", "python -m hpdm_eval.benchmarks.gpu")

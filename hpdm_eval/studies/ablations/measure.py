@@ -1,10 +1,8 @@
 """The figures of a variant, each a record that also says which study, variant, tier and repeat it belongs to."""
 
-import io
 import json
 import statistics
 import time
-from contextlib import redirect_stdout
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,11 +22,8 @@ from hpdm.support.files import read_json, write_json
 from hpdm.training.plan import count_flops
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.clips.source import open_clips
-from hpdm_eval.commands.fvd import fvd
-from hpdm_eval.commands.inception_score import inception_score_command
-from hpdm_eval.commands.positions import positions
-from hpdm_eval.commands.pyramid import pyramid
-from hpdm_eval.commands.seams import seams
+from hpdm_eval.evaluation.api import record_of
+from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.features.extraction import extract_features
 from hpdm_eval.metrics.accuracy import class_accuracy, label_in_name
 from hpdm_eval.protocols import load_protocol
@@ -65,12 +60,6 @@ class Records:
         if rank_and_size()[0] == 0:
             write_json(path, record.to_dict())
         return record
-
-
-def call(command, *words):
-    """Run a click command in this process and return what its function returns; its output goes nowhere."""
-    with redirect_stdout(io.StringIO()):
-        return command.main([str(word) for word in words], prog_name=command.name, standalone_mode=False)
 
 
 def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, quiet=True):
@@ -254,42 +243,33 @@ class Judge:
         """The level of the tier's own pyramid that has the resolution of `level` of a variant's."""
         return level + self.plan.base.pyramid.levels - config.pyramid.levels
 
-    def _options(self, judgement, count):
-        workers = ["--workers", 0] if self.plan.tier.format == "npy" else []  # our own arrays break no decoder
-        return [
-            "--protocol",
-            "native",
-            "--num-samples",
-            count,
-            "--device",
-            self.device,
-            "--seed",
-            judgement.repeat,
-            "--quiet",
-            "--json",
-            *workers,
-        ]
+    def _evaluation(self, judgement, samples, *, reference=None, count=None, **changes):
+        """An `Evaluation` of a folder of samples under the protocol native; changes: of it."""
+        protocol = load_protocol("native", num_samples=count or self.plan.tier.samples, **changes)
+        return Evaluation(
+            protocol=protocol,
+            samples=samples,
+            reference=reference,
+            seed=judgement.repeat,
+            device=self.device,
+            quiet=True,
+            workers=0 if self.plan.tier.format == "npy" else None,  # our own arrays break no decoder
+        )
+
+    def _finest(self, judgement, folder):
+        return folder / f"level{judgement.samples.config.pyramid.levels - 1}"
 
     def _fvd(self, judgement, folder, level, count):
         config = judgement.samples.config
         frames = self.plan.tier.short_clip if judgement.variant.clip == "short" else None
+        changes = {"backbone": self.plan.tier.backbone} | ({"frames": frames} if frames else {})
         statistics = self.statistics(self._base_level(config, level), config.training.shrink, frames)
-        return call(
-            fvd,
-            "--samples",
-            folder / f"level{level}",
-            "--reference",
-            statistics,
-            "--backbone",
-            self.plan.tier.backbone,
-            *(["--frames", frames] if frames else []),
-            *self._options(judgement, count),
-        )
+        samples = folder / f"level{level}"
+        return record_of("fvd", self._evaluation(judgement, samples, reference=statistics, count=count, **changes))
 
     def _accuracy(self, judgement, folder):
-        finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
         return accuracy_record(
-            finest,
+            self._finest(judgement, folder),
             device=self.device,
             seed=judgement.repeat,
             count=self.plan.tier.samples,
@@ -297,33 +277,22 @@ class Judge:
         )
 
     def _seams(self, judgement, folder):
-        finest, words = folder / f"level{judgement.samples.config.pyramid.levels - 1}", []
+        finest, options = self._finest(judgement, folder), {}
         tiled = (finest / "samples.json").exists()  # else nothing says where borders would be
         if not tiled or judgement.samples.config.pyramid.levels == 1:
             base = self.plan.base
-            words = [
-                "--patch",
-                "x".join(map(str, base.pyramid.patch)),
-                "--overlap",
-                base.sampling.overlap,
-                "--levels",
-                base.pyramid.levels,
-                *([] if tiled else ["--lossless"]),
-            ]
-        return call(seams, "--samples", finest, *words, *self._options(judgement, self.plan.tier.samples))
+            options = {
+                "patch": base.pyramid.patch,
+                "overlap": base.sampling.overlap,
+                "levels": base.pyramid.levels,
+                "lossless": not tiled,
+            }
+        return record_of("seams", self._evaluation(judgement, finest), options)
 
     def _positions(self, judgement, folder):
-        finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
-        return call(
-            positions,
-            "--samples",
-            finest,
-            "--reference",
-            self.real_clips,
-            "--backbone",
-            self.plan.tier.backbone,
-            *self._options(judgement, self.plan.tier.samples),
-        )
+        finest, backbone = self._finest(judgement, folder), self.plan.tier.backbone
+        evaluation = self._evaluation(judgement, finest, reference=self.real_clips, backbone=backbone)
+        return record_of("positions", evaluation)
 
     def _denoising(self, judgement):
         if judgement.samples.name not in self._denoised:
@@ -332,32 +301,16 @@ class Judge:
         return self._denoised[judgement.samples.name]
 
     def _pyramid(self, judgement, folder):
-        return call(
-            pyramid,
-            "--samples",
-            folder,
-            "--levels",
-            judgement.samples.config.pyramid.levels,
-            *self._options(judgement, self.plan.tier.samples),
-        )
+        levels = judgement.samples.config.pyramid.levels
+        return record_of("pyramid", self._evaluation(judgement, folder), {"levels": levels})
 
     def _inception_score(self, judgement, folder):
-        finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
-        return call(
-            inception_score_command,
-            "--samples",
-            finest,
-            "--backbone",
-            self.plan.tier.backbone,
-            "--splits",
-            1,  # several would leave few clips to each, and score too low
-            *self._options(judgement, self.plan.tier.samples),
-        )
+        evaluation = self._evaluation(judgement, self._finest(judgement, folder), backbone=self.plan.tier.backbone)
+        return record_of("is", evaluation, {"splits": 1})  # several would leave few clips to each, and score too low
 
     def _psnr(self, judgement, folder):
         started = time.time()
-        finest = folder / f"level{judgement.samples.config.pyramid.levels - 1}"
-        source = open_clips(finest, load_protocol("native"), quiet=True, workers=0)
+        source = open_clips(self._finest(judgement, folder), load_protocol("native"), quiet=True, workers=0)
         for _ in source:
             pass  # a digest of all clips takes reading them
         summary = read_json(folder / SUMMARY)

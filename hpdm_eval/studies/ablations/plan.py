@@ -271,7 +271,7 @@ class _Sharing:
             if (not variant.real or tier.data == PROCEDURAL)  # elsewhere the reference takes all clips there are
             and (budgets or variant.budget is None)
         ]
-        for study, variant, config in configured:
+        for study, _, config in configured:
             if study.checkpoints:
                 kept.add(_training_key(config))
         self.judgements = []

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hpdm.data.loader import PROCEDURAL, open_clips
+from hpdm.data.procedural_folders import REAL_SEED, REFERENCE_SEED
 from hpdm.data.ranges import to_model_range, to_uint8
 from hpdm.pyramid import shrink_video
 from hpdm.support.environment import git_revision, package_versions
@@ -20,11 +21,11 @@ from hpdm.video.reader import DecodingError
 from hpdm_eval.clips.jobs import clip_digest
 from hpdm_eval.clips.source import Clip
 from hpdm_eval.evaluation.comparison import open_backbone
+from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.features.extraction import extract_moments
 from hpdm_eval.features.reference_statistics import Statistics
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records.record import command_line, utc_now
-from hpdm_eval.studies.shipped.drawing import REAL_SEED, REFERENCE_SEED
 
 
 class RealClips:
@@ -95,9 +96,8 @@ class RealClips:
 def write_statistics(path, config, level, *, count, backbone, frames=None, device="cpu", quiet=False):
     """Statistics of real clips of a level under the protocol `native`, as `hpdm-eval fvd --reference` takes them."""
     protocol = load_protocol("native", backbone=backbone, **({"frames": frames} if frames else {}))
-    options = {"weights": None, "unverified": False, "precision": "fp32", "c3d_mean": None}
-    network = open_backbone(protocol, options, torch.device(device))
     clips = RealClips(config, level, count, frames=frames, quiet=quiet)
+    network = open_backbone(Evaluation(protocol=protocol, samples=clips.path), torch.device(device))
     moments = extract_moments(clips, network, quiet=quiet)
     Statistics(
         moments=moments,

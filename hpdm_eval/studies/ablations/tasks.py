@@ -8,7 +8,6 @@ from pathlib import Path
 
 from baselines.reconstruct import SUMMARY, reconstruct_clips
 from hpdm.checkpoint.folder import CONFIG_FILE, read_config, step_folder
-from hpdm.commands.sample import sample
 from hpdm.config import Config, config_to_dict, override_config
 from hpdm.config.training import plan_batch
 from hpdm.methods import make_method
@@ -18,10 +17,11 @@ from hpdm.support.files import atomic_file, parse_json
 from hpdm.training.loop import train
 from hpdm.training.provenance import read_provenance
 from hpdm_eval.benchmarks.speed import fitting_batch, sampling_seconds, training_memory, training_rates
-from hpdm_eval.studies.ablations.measure import Judge, Records, call, step_record
+from hpdm_eval.studies.ablations.measure import Judge, Records, step_record
 from hpdm_eval.studies.ablations.plan import TIMED, Plan
 from hpdm_eval.studies.ablations.real import write_real_samples, write_statistics
 from hpdm_eval.studies.ablations.work import Task, is_first, of_first, on_first
+from hpdm_eval.studies.samples import sample_folder
 from hpdm_eval.support.distributed import rank_and_size
 
 REAL_CLIPS = 3  # for each sample, where tiles at a position are compared
@@ -216,27 +216,19 @@ class Workshop:
 
         def go():
             sampling = samples.config.sampling
-            options = [(name, getattr(sampling, name)) for name in SAMPLING_OPTIONS]
-            options += [("steps", ",".join(map(str, sampling.steps)))]
-            if self.device.type == "cuda":  # no matter of bits, but of many times the speed in fp32
-                options += [("calls", "fastest")]
-            call(
-                sample,
-                "--checkpoint",
+            settings = {name: getattr(sampling, name) for name in (*SAMPLING_OPTIONS, "steps")}
+            sample_folder(
                 checkpoint,
-                "--num",
-                samples.count,
-                "--out",
                 folder,
-                "--save-levels",
-                "--format",
-                tier.format,
-                "--seed",
-                samples.repeat,
-                "--device",
-                self.device,
-                *(["--quiet"] if self.quiet else []),
-                *(word for name, value in options for word in (f"--{name.lower().replace('_', '-')}", value)),
+                num=samples.count,
+                seed=samples.repeat,
+                device=str(self.device),
+                quiet=self.quiet,
+                settings=settings,
+                format=tier.format,
+                save_levels=True,
+                # on a GPU no matter of bits, but of many times the speed in fp32
+                calls="fastest" if self.device.type == "cuda" else None,
             )
 
         return Task(
@@ -270,7 +262,7 @@ class Workshop:
 
         def go():
             started = time.time()
-            configs = {variant: config for variant, config in variants}
+            configs = dict(variants)
             most = plan_batch(self.plan.base.training, 1).micro_batch
             batch = {variant: fitting_batch(config, self.device, most) for variant, config in configs.items()}
             trainable = {variant: config for variant, config in configs.items() if batch[variant]}

@@ -40,8 +40,8 @@ FAILED = 1
 )
 @click.option(
     "--records",
-    type=click.Path(exists=True, file_okay=False),
-    metavar="DIR",
+    type=click.Path(exists=True),
+    metavar="DIR|ARCHIVE",
     help="Also the tables of the studies noise and window-order, from their records.",
 )
 @click.option(

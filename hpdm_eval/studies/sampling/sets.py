@@ -22,7 +22,6 @@ from hpdm.support.files import atomic_file, atomic_folder, parse_json, read_json
 from hpdm_eval.studies.sampling.options import OPTIONS, slug
 
 PARTS = ("features", "right", "seams", "detail")
-GROUPED = {"grid": None, "match": None, "workers": 0, "group_by": "none"}  # how samples are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,35 +91,24 @@ def _once(key, make):
 
 def make_set(job: SetJob):
     """Sample, look and keep; the videos themselves are removed."""
-    from hpdm.commands.sample import sample
-    from hpdm_eval.studies.ablations.measure import call
+    from hpdm_eval.studies.samples import sample_folder
 
     option, config = OPTIONS[job.option], load_checkpoint_config(job.checkpoint)
     settings, folder = option_settings(option, config), job.scratch / "samples" / job.name
     device = choose_device(job.device)
     shutil.rmtree(folder, ignore_errors=True)  # of a set that was interrupted: its seconds would be wrong
-    words = [word for key, value in settings.items() for word in ("--set", f"sampling.{key}={json.dumps(value)}")]
-    fast = ["--calls", "fastest", "--batch", job.num] if device.type == "cuda" else []
+    fast = {"calls": "fastest", "batch": job.num} if device.type == "cuda" else {}
     began = time.perf_counter()
-    call(
-        sample,
-        "--checkpoint",
+    sample_folder(
         job.checkpoint,
-        "--num",
-        job.num,
-        "--out",
         folder,
-        "--format",
-        "npy",
-        "--sampler",
-        "paper",
-        *words,
-        "--seed",
-        job.seed,
-        "--device",
-        job.device,
-        "--quiet",
-        *fast,
+        num=job.num,
+        seed=job.seed,
+        device=job.device,
+        format="npy",
+        sampler="paper",
+        overrides=[f"sampling.{key}={json.dumps(value)}" for key, value in settings.items()],
+        **fast,
     )
     seconds = time.perf_counter() - began
     manifest = read_json(folder / "samples.json")
@@ -182,19 +170,19 @@ def seam_scores(folder) -> np.ndarray:
 
     They are the same whatever the option, or the excesses could not be compared.
     """
-    from hpdm_eval.commands.seams import find_plan, judge_tiling
+    from hpdm_eval.evaluation.seams import find_plan, judge_tiling
+    from hpdm_eval.evaluation.settings import Evaluation
     from hpdm_eval.protocols import load_protocol
 
-    plan = find_plan(folder, overlap="hw")
-    options = {**GROUPED, "strict": False, "split_lists": None, "seed": 0, "quiet": True}
-    return judge_tiling(folder, load_protocol("native"), plan, options).pooled.scores
+    evaluation = Evaluation(protocol=load_protocol("native"), samples=folder, quiet=True, workers=0, group_by="none")
+    return judge_tiling(evaluation, find_plan(folder, overlap="hw")).pooled.scores
 
 
 def draw_reference(scratch, count, size, device, quiet=False):
     """(features float32 [count, D], mean fine detail, summary) of procedural clips of `size` that no seed of training has drawn."""
     from hpdm.data.procedural import procedural_clip
+    from hpdm.data.procedural_folders import REFERENCE_SEED
     from hpdm.support.progress import progress
-    from hpdm_eval.studies.shipped.drawing import REFERENCE_SEED
 
     name = f"reference-{count}-{'x'.join(map(str, size))}"
     file, folder = scratch / f"{name}.npz", scratch / name

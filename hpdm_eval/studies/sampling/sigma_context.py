@@ -10,13 +10,15 @@ from pathlib import Path
 import click
 
 from hpdm.checkpoint.load import load_checkpoint
-from hpdm.commands.sample import sample
+from hpdm.data.procedural_folders import REFERENCE_SEED, draw_clips
 from hpdm.support.console import Command, OutputFolder, common_options, own_folder
 from hpdm.support.files import atomic_file
-from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.evaluation.api import record_of
+from hpdm_eval.evaluation.settings import Evaluation
+from hpdm_eval.protocols import load_protocol
+from hpdm_eval.records.record import save_record
 from hpdm_eval.report.tables import markdown_table
-from hpdm_eval.studies.ablations.measure import call
-from hpdm_eval.studies.shipped.drawing import REFERENCE_SEED, draw_clips
+from hpdm_eval.studies.samples import sample_folder
 
 VALUES = (0.002, 0.02, 0.05, 0.1, 0.2)
 
@@ -42,38 +44,20 @@ def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
     size = loaded.config.pyramid.resolution(loaded.config.pyramid.levels - 1)
     draw_clips(scratch / "reference", REFERENCE_SEED, clips, size, quiet)
     records = []
-    shared = ["--device", device, "--seed", seed, "--quiet"]
     for value in VALUES:
         folder = scratch / f"sigma-{value}"
-        call(
-            sample,
-            "--checkpoint",
-            checkpoint,
-            "--num",
-            clips,
-            "--out",
-            folder,
-            "--sigma-context",
-            value,
-            *shared,
-            *(["--steps", steps] if steps else []),
+        settings = {"sigma_context": value} | ({"steps": steps} if steps else {})
+        sample_folder(checkpoint, folder, num=clips, seed=seed, device=device, settings=settings)
+        evaluation = Evaluation(
+            protocol=load_protocol("native", backbone="shapes3d"),
+            samples=folder,
+            reference=scratch / "reference",
+            device=device,
+            seed=seed,
+            quiet=True,
         )
-        records.append(
-            call(
-                fvd,
-                "--samples",
-                folder,
-                "--reference",
-                scratch / "reference",
-                "--protocol",
-                "native",
-                "--backbone",
-                "shapes3d",
-                "--record",
-                out / "records",
-                *shared,
-            )
-        )
+        records.append(record_of("fvd", evaluation))
+        save_record(records[-1], out / "records")
     best = min(records, key=lambda record: record.value)
     tied = [value for value, record in zip(VALUES, records) if record.ci95[0] <= best.ci95[1]] if best.ci95 else VALUES
     meeting = "intervals overlap with its own at" if best.ci95 else "there are no intervals for"

@@ -6,21 +6,21 @@ Runs `hpdm-sample` and `hpdm-eval` commands, saves their records, and writes wha
 """
 
 import shlex
+import subprocess
+import sys
 
 import click
-from click.testing import CliRunner
 
 from hpdm.checkpoint.load import load_checkpoint
-from hpdm.commands.sample import sample
+from hpdm.data.procedural_folders import REFERENCE_SEED, draw_clips
 from hpdm.support.console import Command, common_options
 from hpdm.support.environment import choose_device, git_revision, hardware
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
 from hpdm.support.progress import note
-from hpdm_eval.commands.entry import main as hpdm_eval
 from hpdm_eval.records.record import utc_now
-from hpdm_eval.studies.shipped.drawing import REFERENCE_SEED, draw_clips
 
+MODULES = {"hpdm-sample": "hpdm.sampling", "hpdm-eval": "hpdm_eval"}
 SEAM_STATISTICS = "step sees any mismatch of neighbouring patches, coherent-step offsets of brightness"
 
 
@@ -124,19 +124,20 @@ class _Page:
         self.text += f"\n## {title}\n" + (f"\n{about}\n" if about else "")
 
     def sample(self, *words):
-        self._run("hpdm-sample", sample, words, self.shared)
+        self._run("hpdm-sample", words, self.shared)
 
     def judge(self, *words, record=True):
-        shown, printed = self._run("hpdm-eval", hpdm_eval, words, [*self.shared, *(self.recorded if record else [])])
+        shown, printed = self._run("hpdm-eval", words, [*self.shared, *(self.recorded if record else [])])
         self.text += f"\n`{shown}`\n\n```\n{printed.rstrip()}\n```\n"
 
-    def _run(self, program, command, words, shared):
+    def _run(self, program, words, shared):
         words = list(map(str, words))
         shown = shlex.join([program, *words])
         note(f"$ {shown}", self.quiet)
-        result = CliRunner().invoke(command, [*words, *shared], prog_name=program)
-        if result.exit_code:
-            raise InputError(f"{shown} ended with {result.exit_code}: {result.stderr.strip() or result.exception}")
+        command = [sys.executable, "-m", MODULES[program], *words, *map(str, shared)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise InputError(f"{shown} ended with {result.returncode}: {result.stderr.strip()}")
         return shown, result.stdout
 
 

@@ -11,27 +11,26 @@ import json
 from pathlib import Path
 
 import click
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hpdm.checkpoint.folder import read_weights, write_weights
 from hpdm.checkpoint.load import find_weights
-from hpdm.commands.sample import sample
 from hpdm.config import override_config
 from hpdm.data.procedural import CLASS_NAMES
+from hpdm.data.procedural_folders import REAL_SEED, REFERENCE_SEED, draw_clips
 from hpdm.model.network import HPDM
 from hpdm.support.console import Command, common_options
 from hpdm.support.environment import choose_device, hardware
 from hpdm.support.files import atomic_file
-from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.evaluation.api import record_of
+from hpdm_eval.evaluation.settings import Evaluation
+from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records.record import save_record
 from hpdm_eval.report.tables import markdown_table
-from hpdm_eval.studies.ablations.measure import accuracy_record, call
-from hpdm_eval.studies.shipped.drawing import REAL_SEED, REFERENCE_SEED, draw_clips
+from hpdm_eval.studies.ablations.measure import accuracy_record
+from hpdm_eval.studies.samples import sample_folder
 
 
 @click.command(cls=Command)
@@ -75,45 +74,23 @@ def main(run, weights_folder, reports, scratch, clips, overrides, device, seed, 
     for name, data_seed in (("reference", REFERENCE_SEED), ("real", REAL_SEED)):
         draw_clips(scratch / name, data_seed, clips, size, quiet)
     for name, checkpoint in (("nano", shipped), ("untrained", untrained)):
-        call(
-            sample,
-            "--checkpoint",
-            checkpoint,
-            "--num",
-            clips,
-            "--out",
-            scratch / name,
-            "--device",
-            device,
-            "--seed",
-            seed,
-            *(["--sheet"] if name == "nano" else []),
-            *(["--quiet"] if quiet else []),
+        sample_folder(
+            checkpoint, scratch / name, num=clips, seed=seed, device=device, quiet=quiet, sheet=name == "nano"
         )
 
     sets = {"real": "real clips", "nano": "nano", "untrained": "nano before training"}
     records, accuracies = [], []
     for name in sets:
-        records.append(
-            call(
-                fvd,
-                "--samples",
-                scratch / name,
-                "--reference",
-                scratch / "reference",
-                "--protocol",
-                "native",
-                "--backbone",
-                "shapes3d",
-                "--record",
-                reports / "records",
-                "--device",
-                device,
-                "--seed",
-                seed,
-                "--quiet",
-            )
+        evaluation = Evaluation(
+            protocol=load_protocol("native", backbone="shapes3d"),
+            samples=scratch / name,
+            reference=scratch / "reference",
+            device=device,
+            seed=seed,
+            quiet=True,
         )
+        records.append(record_of("fvd", evaluation))
+        save_record(records[-1], reports / "records")
         accuracies.append(_accuracy(scratch / name, device, seed, reports / "records"))
     table = markdown_table(records, names=list(sets.values())) + "\n"
     table += markdown_table(accuracies, names=list(sets.values()))
@@ -143,7 +120,8 @@ def _accuracy(folder, device, seed, records):
 
 def _plot(log, path):
     """Loss of each level over the steps."""
-    figure, axes = plt.subplots(figsize=(6, 3.2), constrained_layout=True)
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
     steps = [line["step"] for line in log]
     for level, style in enumerate(("-", "--", ":")[: len(log[0]["loss_per_level"])]):
         axes.plot(
@@ -158,7 +136,6 @@ def _plot(log, path):
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Software": None})
-    plt.close(figure)
 
 
 def _save_curve(log, path):

@@ -17,9 +17,9 @@ import numpy as np
 import yaml
 
 from baselines.budget import fit_budget, training_cost
-from hpdm.commands.sample import sample
 from hpdm.config import Config, coarsest_levels, load_config, override_config
 from hpdm.data.procedural import sample_scene
+from hpdm.data.procedural_folders import REFERENCE_SEED
 from hpdm.data.scene_captions import attributes_of_caption, attributes_of_scene, sample_prompts
 from hpdm.support.console import Command, OutputFolder, common_options, own_folder
 from hpdm.support.environment import choose_device
@@ -28,17 +28,18 @@ from hpdm.support.progress import note
 from hpdm.training.loop import train
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.clips.source import open_clips
-from hpdm_eval.commands.fvd import fvd
+from hpdm_eval.evaluation.api import record_of
+from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.features.extraction import extract_features
 from hpdm_eval.metrics.accuracy import label_in_name, wilson_interval
 from hpdm_eval.metrics.attributes import attribute_accuracy, fit_readout
 from hpdm_eval.metrics.score_tests import mean_interval
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records.record import command_line, make_record
-from hpdm_eval.studies.ablations.measure import Records, call
+from hpdm_eval.studies.ablations.measure import Records
 from hpdm_eval.studies.ablations.plan import Variant
 from hpdm_eval.studies.ablations.real import RealClips, write_statistics
-from hpdm_eval.studies.shipped.drawing import REFERENCE_SEED
+from hpdm_eval.studies.samples import sample_folder
 from hpdm_eval.studies.text_to_video.sheet import write_prompt_sheet
 
 ATTRIBUTES = ("shape", "motion", "colour")
@@ -237,23 +238,15 @@ class TextStudy:
             with atomic_file(prompts, "w") as file:
                 yaml.safe_dump(sample_prompts(PROMPT_SEED, self.tier.prompts), file)
         folder = self.out / "samples" / name / f"repeat{repeat}"
-        call(
-            sample,
-            "--checkpoint",
+        sample_folder(
             self.train(name, repeat),
-            "--num",
-            self.tier.samples,
-            "--out",
             folder,
-            "--prompts",
-            prompts,
-            "--format",
-            "npy",
-            "--seed",
-            repeat,
-            "--device",
-            self.device,
-            *(["--quiet"] if self.quiet else []),
+            num=self.tier.samples,
+            seed=repeat,
+            device=str(self.device),
+            quiet=self.quiet,
+            prompts=prompts,
+            format="npy",
         )
         return folder
 
@@ -273,25 +266,16 @@ class TextStudy:
                 device=self.device,
                 quiet=self.quiet,
             )
-        record = call(
-            fvd,
-            "--samples",
-            folder,
-            "--reference",
-            statistics,
-            "--backbone",
-            "shapes3d",
-            "--protocol",
-            "native",
-            "--workers",
-            0,
-            "--device",
-            self.device,
-            "--seed",
-            repeat,
-            "--quiet",
-            "--json",
+        evaluation = Evaluation(
+            protocol=load_protocol("native", backbone="shapes3d"),
+            samples=folder,
+            reference=statistics,
+            device=str(self.device),
+            seed=repeat,
+            quiet=True,
+            workers=0,
         )
+        record = record_of("fvd", evaluation)
         self.records.save(record, path, variant, repeat, level=level)
 
     def _judged(self):

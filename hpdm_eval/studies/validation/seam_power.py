@@ -3,15 +3,27 @@
 n clips in a set; a condition is (kind, amount) of `inject_seams`
 """
 
+import csv
 import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hpdm.support.files import atomic_file
+from hpdm.support.progress import note
+from hpdm_eval.clips.source import Clip
+from hpdm_eval.evaluation.pixels import measure_clips, pixel_record
+from hpdm_eval.evaluation.seams import size_text
+from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.metrics.score_tests import LEVEL, TOLERANCE, mean_interval, mean_t_interval
 from hpdm_eval.metrics.seam_contrasts import STATISTICS
 from hpdm_eval.metrics.seam_moves import settle_lattices
 from hpdm_eval.metrics.seam_tests import judge_seams, pool_seams
-from hpdm_eval.metrics.seams import measure_clip, rescore
+from hpdm_eval.metrics.seams import ClipSeams, Lattice, measure_clip, rescore, seam_lattices
+from hpdm_eval.records.record import Record
 from hpdm_eval.report.plots import line_style
 from hpdm_eval.studies.validation.seam_injection import inject_seams
 
@@ -22,13 +34,76 @@ SIZES = (4, 8, 24, 96)  # clips in a simulated set
 SETS = 1000
 BOOTSTRAP = 400  # draws of the interval of the largest excess, in as many sets
 
+Condition = tuple[str, int]  # kind and amount
+Row = dict[str, Any]
 
-def conditions():
+
+def study_seam_power(
+    evaluation: Evaluation,
+    out: Path,
+    *,
+    patch: tuple[int, int, int] = (16, 64, 64),
+    per_test: int = 16,
+    resamples: int = 200,
+    longest: int = 64,
+) -> Record:
+    """Put seams into the evaluation's clips, judge random sets of them, and write seams-power.md, .csv and .png.
+
+    patch: tiles to put in and to look for (frames, rows, columns); per_test: clips in a set; resamples: sets; longest:
+    frames used of each clip. The Record's value is the rate of false positives, its details are `power_rows`.
+    """
+    started = time.time()
+    lattices = seam_lattices(patch)
+    note(f"{len(conditions())} versions of each clip", evaluation.quiet)
+
+    def measure(clip: Clip) -> dict[Condition, ClipSeams]:
+        return measure_conditions(clip, patch, lattices, longest)
+
+    measured, summary = measure_clips(evaluation, "samples", measure)
+    rows = power_rows(measured, lattices, per_test, resamples, evaluation.seed)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    coverage = coverage_rows(measured, lattices, evaluation.seed)
+    page = power_report(rows, coverage, size_text(patch), per_test, resamples, summary, longest)
+    for name, content in (
+        ("seams-power.csv", table.getvalue().encode()),
+        ("seams-power.png", power_plot(rows)),
+        ("seams-power.md", page.encode()),
+    ):
+        with atomic_file(out / name) as file:
+            file.write(content)
+        note(f"wrote {out / name}", evaluation.quiet)
+    unchanged = next(row for row in rows if row["kind"] == "none" and row["axis"] == "any")
+    return pixel_record(
+        "seams-false-positives",
+        evaluation,
+        {
+            "patch": size_text(patch),
+            "clips": per_test,
+            "resamples": resamples,
+            "longest": longest,
+            "tolerance": TOLERANCE,
+        },
+        started=started,
+        value=unchanged["detected"],
+        higher_is_better=False,
+        num_samples=summary["clips"],
+        samples=summary,
+        details=tuple(rows),
+        extra={"coverage": coverage},
+    )
+
+
+def conditions() -> list[Condition]:
     """(kind, amount) of every version of a clip, the unchanged one first."""
     return [("none", 0), *((kind, amount) for kind, amounts in AMOUNTS.items() for amount in amounts)]
 
 
-def measure_conditions(clip, patch, lattices, longest):
+def measure_conditions(
+    clip: Clip, patch: tuple[int, int, int], lattices: Sequence[Lattice], longest: int
+) -> dict[Condition, ClipSeams]:
     """{condition: ClipSeams} of one Clip, of its first `longest` frames; tiles differ from clip to clip."""
     video = clip.video[:longest]
     seed = int(clip.digest[:8], 16)
@@ -38,7 +113,13 @@ def measure_conditions(clip, patch, lattices, longest):
     }
 
 
-def power_rows(measured, lattices, per_test, resamples, seed=0):
+def power_rows(
+    measured: Sequence[Mapping[Condition, ClipSeams]],
+    lattices: Sequence[Lattice],
+    per_test: int,
+    resamples: int,
+    seed: int = 0,
+) -> list[Row]:
     """Share of sets judged to have a seam: list of dicts with `COLUMNS`.
 
     measured: list over clips of `measure_conditions`. `detected` is the share of `resamples` random sets of `per_test`
@@ -55,25 +136,27 @@ def power_rows(measured, lattices, per_test, resamples, seed=0):
         base = {"kind": kind, "amount": amount, "clips": per_test}
         for figure in judge_seams(clips, lattices, draws=0):
             key = (figure.axis, figure.statistic)
-            found = [[f.significant for f in verdict if (f.axis, f.statistic) == key] for verdict in verdicts]
+            own = [[f.significant for f in verdict if (f.axis, f.statistic) == key] for verdict in verdicts]
             rows.append(
-                {**base, "axis": figure.axis, "statistic": figure.statistic, "excess": figure.excess, **_shares(found)}
+                {**base, "axis": figure.axis, "statistic": figure.statistic, "excess": figure.excess, **_shares(own)}
             )
         largest = max(row["excess"] for row in rows if (row["kind"], row["amount"]) == (kind, amount))
-        found = [[figure.significant for figure in verdict] for verdict in verdicts]
-        rows.append({**base, "axis": "any", "statistic": "any", "excess": largest, **_shares(found)})
+        own = [[figure.significant for figure in verdict] for verdict in verdicts]
+        rows.append({**base, "axis": "any", "statistic": "any", "excess": largest, **_shares(own)})
     return rows
 
 
-def _shares(found):
+def _shares(verdicts: list[list[bool | None]]) -> dict[str, float]:
     """Shares of sets, each with its values of `significant`, that have a seam, and that have no verdict at all."""
     return {
-        "detected": float(np.mean([any(own) for own in found])),
-        "withheld": float(np.mean([all(value is None for value in own) for own in found])),
+        "detected": float(np.mean([any(own) for own in verdicts])),
+        "withheld": float(np.mean([all(value is None for value in own) for own in verdicts])),
     }
 
 
-def coverage_rows(measured, lattices, seed=0):
+def coverage_rows(
+    measured: Sequence[Mapping[Condition, ClipSeams]], lattices: Sequence[Lattice], seed: int = 0
+) -> list[Row]:
     """How often 95 % intervals of the headline hold the value of all clips: list of dicts.
 
     measured: list over clips of `measure_conditions`, taken as the population: sets are drawn with replacement. For
@@ -122,12 +205,20 @@ def coverage_rows(measured, lattices, seed=0):
     return rows
 
 
-def _covered(values, truth, interval):
+def _covered(values: np.ndarray, truth: float, interval: Callable[[np.ndarray], tuple[float, float]]) -> float:
     ends = [interval(scores) for scores in values]
     return float(np.mean([low <= truth <= high for low, high in ends]))
 
 
-def power_report(rows, coverage, patch, per_test, resamples, summary, longest):
+def power_report(
+    rows: Sequence[Row],
+    coverage: Sequence[Row],
+    patch: str,
+    per_test: int,
+    resamples: int,
+    summary: Mapping[str, Any],
+    longest: int,
+) -> str:
     """The markdown page that goes with the tables of `power_rows` and `coverage_rows`."""
     lines = [
         "# Seams: what is found, what is called a seam by mistake",
@@ -155,7 +246,7 @@ def power_report(rows, coverage, patch, per_test, resamples, summary, longest):
     return "\n".join([*lines, *coverage_section(coverage)]) + "\n"
 
 
-def coverage_section(coverage):
+def coverage_section(coverage: Sequence[Row]) -> list[str]:
     """Lines of markdown on `coverage_rows`."""
     lines = [
         "",
@@ -181,7 +272,7 @@ def coverage_section(coverage):
     ]
 
 
-def power_plot(rows):
+def power_plot(rows: Sequence[Row]) -> bytes:
     """PNG bytes: excess and share detected over the amount, one panel row for each kind."""
     from matplotlib.figure import Figure
 

@@ -325,7 +325,7 @@ def test_every_level_in_a_folder_of_its_own(checkpoint, tmp_path):
 
 
 def test_a_run_that_does_not_fit_is_refused_before_it_starts(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr("hpdm.sampling.memory.free_memory", lambda device: 2**20)
     result = run(checkpoint, tmp_path / "out", "--batch", "2")
     assert result.exit_code == EXIT_BAD_INPUT
     assert "--batch 1" in result.output and "--tile-batch" in result.output

@@ -185,7 +185,7 @@ def test_procedural_stills_are_frames_of_their_scene():
             assert np.array_equal(video.permute(1, 2, 3, 0), procedural_clip(0, item, 4, 16, 16)[0])
         else:
             assert (video == video[:, :1]).all() and told["measures"][0] == 0
-    assert sum(kinds) == 3 and WORDS == caption_words()
+    assert sum(kinds) == 3 and caption_words() == WORDS
 
 
 def test_averaged_clips_are_the_means_of_larger_ones():

@@ -20,11 +20,10 @@ from hpdm.support.errors import InputError
 from hpdm.training.log import read_log
 from hpdm.training.loop import train
 from hpdm.training.start import start_from
-from tests.hpdm.model.test_conditioning import conditions
-from tests.hpdm.training.test_distributed import free_ports
 from tests.support.building_worker import LARGE, RUNS
-from tests.support.paths import SUPPORT
-from tests.support.small_text import SMALL_TEXT
+from tests.support.paths import ROOT, SUPPORT
+from tests.support.processes import free_ports
+from tests.support.small_text import SMALL_TEXT, conditions
 
 BASE = config_from_dict(SMALL_TEXT)
 
@@ -43,11 +42,10 @@ def folder(tmp_path_factory):
     finally:
         os.chdir(here)
     ports = [str(port) for port in free_ports(1 + len(RUNS))]
-    tests = SUPPORT
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
     workers = [
         subprocess.Popen(
-            [sys.executable, str(tests / "building_worker.py"), str(folder), rank, *ports],
+            [sys.executable, str(SUPPORT / "building_worker.py"), str(folder), rank, *ports],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,

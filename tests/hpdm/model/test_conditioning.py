@@ -10,10 +10,11 @@ from click.testing import CliRunner
 from hpdm.commands.entry import info
 from hpdm.config import config_from_dict, load_config
 from hpdm.config.network import NetworkConfig
-from hpdm.model.conditioning import Conditions, drop_conditions, guidance_branches, no_conditions
+from hpdm.model.conditioning import drop_conditions, guidance_branches, no_conditions
 from hpdm.model.network import HPDM
 from hpdm.pyramid import Pyramid, sample_windows
 from hpdm.support.errors import InputError
+from tests.support.small_text import conditions
 
 PYRAMID = Pyramid(levels=4, patch=(2, 3, 8))
 TEXT = NetworkConfig(
@@ -44,17 +45,6 @@ def network_of(config, pyramid=PYRAMID):
     for parameter in network.parameters():  # the untrained network predicts zero, which would hide everything
         torch.nn.init.normal_(parameter, std=0.3)
     return network.eval()
-
-
-def conditions(config, lengths=(4, 2)):
-    generator = torch.Generator().manual_seed(2)
-    mask = torch.arange(config.text_tokens) < torch.tensor(lengths)[:, None]
-    if config.text_vocabulary:
-        text = torch.randint(1, config.text_vocabulary, mask.shape, generator=generator)
-    else:
-        text = torch.randn(*mask.shape, config.text_width, generator=generator, dtype=torch.float64)
-    measures = torch.tensor([[25.0, 240, 320], [0, 1080, 1920]], dtype=torch.float64)
-    return Conditions(labels=torch.zeros(2, dtype=torch.int64), text=text, mask=mask, measures=measures)
 
 
 def run(network, told, pyramid=PYRAMID):

@@ -10,32 +10,7 @@ from hpdm.model.network import HPDM
 from hpdm.model.rin import patch_of, tokens_of
 from hpdm.pyramid import Pyramid, sample_windows
 from hpdm.support.errors import InputError
-
-PYRAMID = Pyramid(levels=3, patch=(2, 4, 8))
-SMALL = NetworkConfig(
-    token=(1, 2, 4),
-    token_width=16,
-    latent_width=12,
-    num_latents=5,
-    levels_per_block=(1, 2, 3),
-    compute_layers=1,
-    io_heads=2,
-    io_head_width=4,
-    compute_heads=2,
-    compute_head_width=6,
-    condition_width=8,
-    noise_frequencies=8,
-    num_classes=3,
-    dropout=0.0,
-)
-
-
-def small_network(**changes):
-    torch.manual_seed(0)
-    network = HPDM(dataclasses.replace(SMALL, **changes), PYRAMID).double()
-    for parameter in network.parameters():  # the untrained network predicts zero, which would hide everything
-        torch.nn.init.normal_(parameter, std=0.3)
-    return network
+from tests.support.small_hpdm import PYRAMID, SMALL, small_network
 
 
 def inputs(batch=2):

@@ -20,7 +20,7 @@ from hpdm.diffusion import dynamic_threshold
 from hpdm.model import text
 from hpdm.model.conditioning import no_conditions
 from hpdm.model.text import make_conditioner
-from hpdm.sampling.prompts import AskedTexts, Prompts, proportional_turns, read_prompts
+from hpdm.sampling.prompts import Prompts, TextConditions, proportional_turns, read_prompts
 from hpdm.sampling.tiled import TiledSampler
 from hpdm.support.errors import InputError
 from tests.support.sampling_models import tiny_network
@@ -89,9 +89,9 @@ def test_nothing_of_the_encoder_is_left_when_sampling_starts(tmp_path, monkeypat
         return encoder
 
     monkeypatch.setattr(text, "load_encoder", watched)
-    asked = AskedTexts(Prompts(texts=("a disc", "a ring") * 20), config, count=40, fps=25, device="cpu")
+    asked = TextConditions(Prompts(texts=("a disc", "a ring") * 20), config, count=40, fps=25, device="cpu")
     assert len(left) > 5 and not any(part() is not None for part in left)
-    told = asked.told([0, 1, 39])
+    told = asked.of([0, 1, 39])
     assert told.text.shape[0] == 3 and torch.equal(told.text[1], told.text[2])
 
 

@@ -1,4 +1,4 @@
-"""Cheaper sampling: tilings in turn, levels that start from the one below, feathered tiles, and what all of it takes."""
+"""Cheaper sampling: tilings in turn, levels that start from the one below, feathered tiles, and what they cost."""
 
 import dataclasses
 import itertools

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ from hpdm.training.log import read_log
 from hpdm.training.loop import train
 from tests.support.distributed_worker import BRANCHES, SCENARIOS
 from tests.support.paths import ROOT, SUPPORT
+from tests.support.processes import free_ports
 from tests.support.small_training import saved_weights, small_config
 
 RELATIVE = 1e-5  # summing a batch in another order moves fp32 losses by less
@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
         shutil.copytree(folder / "half", folder / name, symlinks=True)
 
     ports = [str(port) for port in free_ports(len(SCENARIOS))]
-    command = [sys.executable, str((SUPPORT / "distributed_worker.py")), str(folder)]
+    command = [sys.executable, str(SUPPORT / "distributed_worker.py"), str(folder)]
     root = str(ROOT)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     workers = [
@@ -45,17 +45,6 @@ def runs(tmp_path_factory):
     for name in ("ddp-then-one", "fsdp-then-one"):
         train(small_config(), folder / name, device="cpu", quiet=True, stop_after=4)
     return folder
-
-
-def free_ports(count):
-    """Ports that nobody listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def losses(run):

@@ -29,9 +29,9 @@ from hpdm.training.log import read_log
 from hpdm.training.posthoc import write_average
 from hpdm.training.verify import check
 from hpdm_eval.evaluation.while_training import Evaluator, read_records
-from tests.hpdm.training.test_distributed import free_ports
 from tests.support.ema_worker import EVALUATED, SETTINGS, Keeps
 from tests.support.paths import ROOT, SUPPORT
+from tests.support.processes import free_ports
 from tests.support.small_text import small_text
 from tests.support.small_training import saved_weights, small_config, write_small
 
@@ -305,7 +305,7 @@ def runs(tmp_path_factory):
 def run_on_two(folder, *names):
     """Run scenarios of ema_worker.py on two processes."""
     scenarios = [f"{name}={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
-    command = [sys.executable, str((SUPPORT / "ema_worker.py")), str(folder)]
+    command = [sys.executable, str(SUPPORT / "ema_worker.py"), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     workers = [
         subprocess.Popen([*command, rank, *scenarios], env=environment, stderr=subprocess.PIPE, text=True)

@@ -30,7 +30,7 @@ from hpdm.training.optimizer import make_optimizer
 from hpdm.training.resume import digest
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sharded import SaveFailed
-from tests.support.paths import SUPPORT
+from tests.support.paths import ROOT, SUPPORT
 from tests.support.sharded_worker import SETTINGS
 from tests.support.small_training import saved_weights, small_config
 
@@ -42,10 +42,9 @@ PARTS = [f"{kind}-0000{rank}.safetensors" for kind in KINDS for rank in (0, 1)]
 def folder(tmp_path_factory):
     """What two processes leave, see sharded_worker.py, and what one does."""
     folder = tmp_path_factory.mktemp("sharded")
-    tests = SUPPORT
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
     subprocess.run(
-        [sys.executable, str(tests / "sharded_worker.py"), str(folder)], env=environment, check=True, timeout=1500
+        [sys.executable, str(SUPPORT / "sharded_worker.py"), str(folder)], env=environment, check=True, timeout=1500
     )
     train(small_config(*SETTINGS, "checkpoint_every=1"), folder / "one", device="cpu", quiet=True, stop_after=3)
     return folder

@@ -11,8 +11,8 @@ import torch
 from hpdm.checkpoint.folder import step_folder
 from hpdm.training.log import read_log
 from hpdm.training.loop import train
-from tests.hpdm.training.test_distributed import free_ports
-from tests.support.paths import SUPPORT
+from tests.support.paths import ROOT, SUPPORT
+from tests.support.processes import free_ports
 from tests.support.small_training import saved_weights, small_config
 from tests.support.three_worker import RUNS, STEPS
 
@@ -30,11 +30,10 @@ def folder(tmp_path_factory):
     content[-1] ^= 1
     weights.write_bytes(content)
     ports = [str(port) for port in free_ports(len(RUNS))]
-    tests = SUPPORT
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
     workers = [
         subprocess.Popen(
-            [sys.executable, str(tests / "three_worker.py"), str(folder), rank, *ports],
+            [sys.executable, str(SUPPORT / "three_worker.py"), str(folder), rank, *ports],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,

@@ -13,29 +13,18 @@ from safetensors.torch import load_file
 from hpdm.checkpoint.folder import latest_checkpoint
 from hpdm.config import load_config
 from hpdm.config.training import TrainingConfig, plan_batch
-from hpdm.data.loader import open_clips
 from hpdm.hierarchical import Hierarchical
 from hpdm.model.network import HPDM
 from hpdm.support.environment import git_revision
 from hpdm.support.errors import InputError
-from hpdm.training import loop, loss, plan
+from hpdm.support.torchvision_compat import import_torchvision
+from hpdm.training import lamb, loop, loss, plan
 from hpdm.training.log import read_log
 from hpdm.training.loss import draw, joint_loss, seed_dropout
 from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, make_optimizer, parameter_groups
 from hpdm.training.plan import count_flops, describe_plan, make_plan, recomputes_activations
 from hpdm.training.provenance import PROVENANCE_FILE, read_provenance
-from tests.support.small_training import small_config
-
-
-def run(folder, *overrides, **arguments):
-    return loop.train(small_config(*overrides), folder, device="cpu", quiet=True, **arguments)
-
-
-def batch_of(config, count):
-    frames, height, width = config.pyramid.resolution(config.pyramid.levels - 1)
-    clips = open_clips(config.data, frames=frames, height=height, width=width, seed=0)
-    videos, labels = zip(*(clips[i] for i in range(count)), strict=True)
-    return torch.stack(videos), torch.tensor(labels)
+from tests.support.small_training import batch_of, run, small_config
 
 
 @pytest.mark.parametrize("pieces", [2, 4, 8])
@@ -313,6 +302,40 @@ def test_lamb_equals_the_algorithm_in_float64(weight_decay):
         optimizer.step()
     for name, p in network.named_parameters():
         torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lamb_equals_timms(weight_decay, monkeypatch):
+    """An implementation that is used widely; in chunks of a few tensors, and with parameters that get no gradient."""
+    import_torchvision()  # timm imports it
+    from timm.optim.lamb import Lamb as Theirs
+
+    monkeypatch.setattr(lamb, "CHUNK", 5000)
+    config = small_config(f"weight_decay={weight_decay}")
+    networks = [HPDM(config.network, config.pyramid) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    ours = make_optimizer(networks[0], config.training)
+    groups = parameter_groups(networks[1], weight_decay)
+    for group in groups:
+        group["always_adapt"] = group["name"] == "decay"
+    training = config.training
+    theirs = Theirs(groups, lr=training.lr, betas=training.betas, eps=training.eps, max_grad_norm=None)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(4):
+        for optimizer in (ours, theirs):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 / (step + 1)
+        for index, (a, b) in enumerate(zip(networks[0].parameters(), networks[1].parameters(), strict=True)):
+            if index % 7 == step:  # such as a frozen or unused layer
+                a.grad = b.grad = None
+                continue
+            a.grad = torch.randn(a.shape, generator=generator) * 10.0 ** (index % 5 - 3)
+            b.grad = a.grad.clone()
+        ours.step()
+        theirs.step()
+    for (name, a), b in zip(networks[0].named_parameters(), networks[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8, msg=name)
+    assert [group["step"].item() for group in ours.param_groups] == [4, 4]
 
 
 def test_lamb_starts_no_matrix_at_zero_and_adamw_leaves_all_as_they_are():

@@ -13,7 +13,7 @@ from hpdm.support.errors import InputError
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.backbones.preprocess import to_unit_range
 from hpdm_eval.backbones.shapes3d import FEATURE_DIM, Shapes3D
-from hpdm_eval.backbones.train_shapes3d import ATTRIBUTES, TrainingBatches, degrade, main
+from hpdm_eval.studies.shipped.train_shapes3d import ATTRIBUTES, TrainingBatches, degrade, main
 
 
 def randomise_batchnorm(network):
@@ -70,7 +70,7 @@ def test_training_is_seeded_and_documented(trained):
     first, second = trained
     assert first.stat().st_size < 3e6
     with safe_open(first, "pt") as a, safe_open(second, "pt") as b:
-        assert all(torch.equal(a.get_tensor(name), b.get_tensor(name)) for name in a.keys())
+        assert all(torch.equal(a.get_tensor(name), b.get_tensor(name)) for name in a.keys())  # noqa: SIM118, no dict
         assert json.loads(a.metadata()["classes"]) == list(CLASS_NAMES)
         facts = json.loads(a.metadata()["training"])
     assert facts["steps"] == 10 and [row["size"] for row in facts["held_out"]] == [64, 32, 64, 32]

@@ -100,7 +100,7 @@ def test_several_clips_of_a_video_are_different_and_spread(spare, clips, start, 
         indices = rule.indices(still(5 + spare), seed, f"a#{number}", number)
         assert set(np.diff(indices)) == {2} and indices[-1] < 5 + spare
         starts.append(int(indices[0]))
-    assert starts == sorted(set(starts)) and 0 <= starts[0] and starts[-1] <= spare
+    assert starts == sorted(set(starts)) and starts[0] >= 0 and starts[-1] <= spare
     parts = min(clips, spare + 1)
     if start == "first":
         assert starts[0] == 0 and starts[-1] == spare

@@ -1,4 +1,4 @@
-"""Inputs as the world has them: suffixes, lists, tar shards, arrays that are no videos, odd names, parts of data sets."""
+"""Inputs as users have them: suffixes, lists, tar shards, arrays that are no videos, odd names, parts of data sets."""
 
 import gzip
 import io

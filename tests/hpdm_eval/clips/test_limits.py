@@ -73,10 +73,10 @@ def test_tensors_that_expand_are_refused_before_they_do(tmp_path, kind, monkeypa
 
 def test_a_compressed_file_of_tensors_is_not_unpacked(tmp_path, monkeypatch):
     torch.save(torch.zeros(8, 16, 64, 64, 3, dtype=torch.uint8), tmp_path / "plain.pt")
-    with zipfile.ZipFile(tmp_path / "plain.pt") as plain:
-        with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as packed:
-            for info in plain.infolist():
-                packed.writestr(info.filename, plain.read(info))
+    packed = zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, packed:
+        for info in plain.infolist():
+            packed.writestr(info.filename, plain.read(info))
     (tmp_path / "plain.pt").unlink()
     monkeypatch.setenv("HPDM_EVAL_MAX_UNPACKED", "1M")
     monkeypatch.setattr("hpdm_eval.clips.unpacking._load_tensors", lambda *_: pytest.fail("was loaded"))

@@ -7,8 +7,10 @@ import numpy as np
 from click.testing import CliRunner
 
 from hpdm.data.procedural import procedural_clip
-from hpdm_eval.clips.rejections import note_once, reason_counts, rejection_lines
+from hpdm_eval.clips.rejections import reason_counts, rejection_lines
 from hpdm_eval.commands.entry import main
+from hpdm_eval.commands.recorded import RememberingCommand
+from hpdm_eval.support.notes import note_once
 from tests.support.small_network import random_shapes3d
 
 
@@ -41,7 +43,7 @@ def test_every_clip_is_counted_however_many_reasons_there_are():
 
 
 def test_a_command_says_a_thing_once():
-    @click.command()
+    @click.command(cls=RememberingCommand)
     def command():
         for _ in range(5):
             note_once("again")

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from hpdm.data.procedural import procedural_clip
 from hpdm.support.errors import InputError
 from hpdm_eval.commands.entry import main
-from hpdm_eval.evaluation.compare_figures import tiling_plans
+from hpdm_eval.evaluation.compare_methods import tiling_plans
 from hpdm_eval.records.record import load_record
 from tests.support.small_network import random_shapes3d
 

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from hpdm.support.console import Command, common_options
 from hpdm_eval.commands.entry import main
-from hpdm_eval.commands.options import metric_options, take_protocol, take_reading
+from hpdm_eval.commands.options import metric_options, take_evaluation
 from hpdm_eval.protocols import list_protocols, load_protocol
 
 
@@ -49,9 +49,10 @@ def test_unknown_protocol_is_bad_input():
 @metric_options("pvdm-16f")
 @common_options
 def metric(**options):
-    protocol = take_protocol(options)
-    reading = {role: take_reading(options, role) for role in ("samples", "reference")}
-    click.echo(json.dumps({"protocol": protocol.to_dict(), "options": options, **reading}))
+    evaluation = take_evaluation(options, samples="a", reference="b")
+    reading = {role: evaluation.reading(role) for role in ("samples", "reference")}
+    left = {"backbone": evaluation.protocol.backbone, "batch": evaluation.batch, **options}
+    click.echo(json.dumps({"protocol": evaluation.protocol.to_dict(), "options": left, **reading}))
 
 
 def resolve(*arguments):

@@ -1,9 +1,6 @@
 """Two processes under gloo against one: the same figures, counts and lists, and one voice."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,8 +9,7 @@ from click.testing import CliRunner
 from hpdm_eval.commands.entry import main
 from hpdm_eval.features.extraction import FeatureSet
 from hpdm_eval.support.distributed import share
-from tests.hpdm.training.test_distributed import free_ports
-from tests.support.paths import ROOT
+from tests.support.processes import run_processes
 from tests.support.small_network import draw_clips, random_shapes3d
 
 
@@ -36,35 +32,6 @@ def run_both(words, tmp_path, code=0):
     alone = CliRunner().invoke(main, [*words, "--no-cache"])
     assert alone.exit_code == code, alone.output
     return alone, run_processes(words, tmp_path, code)
-
-
-def run_processes(words, tmp_path, code=0, count=2):
-    """[stdout, stderr] of each of several processes on one evaluation; all end with the same exit code."""
-    (port,) = free_ports(1)
-    environment = os.environ | {
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "HPDM_EVAL_CACHE": str(tmp_path / "cache"),
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-c", "from hpdm_eval.commands.entry import main; main()", *words]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(count)
-    ]
-    outputs = []
-    for process in processes:
-        outputs.append(process.communicate(timeout=300))
-        assert process.returncode == code, outputs
-    return outputs
 
 
 @pytest.mark.parametrize("rule, rejected", [("sorted", 3), ("class-balanced", 1)])

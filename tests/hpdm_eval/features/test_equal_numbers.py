@@ -13,8 +13,9 @@ from hpdm_eval.backbones import PerFrame, c3d, i3d, load_backbone
 from hpdm_eval.backbones.backbone import C3DBackbone, I3DBackbone
 from hpdm_eval.clips.source import open_clips
 from hpdm_eval.commands.entry import main
-from hpdm_eval.commands.options import _OVERRIDES
-from hpdm_eval.evaluation.comparison import evaluate
+from hpdm_eval.evaluation.api import record_of
+from hpdm_eval.evaluation.comparison import compare
+from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.features.cache import FeatureCache
 from hpdm_eval.features.extraction import extract_features, extract_moments
 from hpdm_eval.features.moments import Moments
@@ -22,8 +23,8 @@ from hpdm_eval.features.ordered_moments import BLOCK, OrderedMoments
 from hpdm_eval.metrics.frechet import frechet_distance
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.support.threads import one_thread
-from tests.hpdm_eval.features.test_distributed_evaluation import run_processes
 from tests.support import small_cache
+from tests.support.processes import run_processes
 from tests.support.small_network import draw_clips, random_shapes3d
 
 FIGURES = ("value", "ci95", "details", "num_samples", "num_reference", "samples", "reference")
@@ -118,36 +119,19 @@ def test_library_and_command(sets, threads):
     assert frechet_distance(samples, reference) == fvd["value"]
     frames = [extract_moments(side, PerFrame(backbone), batch=2, quiet=True) for side in sides]
     assert frechet_distance(*frames) == fid["value"]
-    options = {
-        "samples": str(root / "a"),
-        "reference": str(root / "b"),
-        **{key: None for _, key, _, _ in _OVERRIDES},
-        **OPTIONS,
-        "weights": str(root / "random.safetensors"),
-    }
-    seen = []
-    evaluate("fvd", lambda *sides: seen.append(sides) or {"value": 0.0}, options, higher_is_better=False)
-    np.testing.assert_array_equal(seen[0][0].features, samples)
-
-
-OPTIONS = {
-    "protocol": "native",
-    "backbone": "shapes3d",
-    "unverified": True,
-    "precision": "fp32",
-    "c3d_mean": None,
-    "batch": 8,
-    "cache": False,
-    "device": "cpu",
-    "quiet": True,
-    "seed": 0,
-    "strict": False,
-    "workers": 0,
-    "split_lists": None,
-    "grid": None,
-    "match": None,
-    "reference_grid": None,
-}
+    evaluation = Evaluation(
+        protocol=load_protocol("native", backbone="shapes3d"),
+        samples=root / "a",
+        reference=root / "b",
+        weights=root / "random.safetensors",
+        unverified=True,
+        cache=False,
+        device="cpu",
+        quiet=True,
+        workers=0,
+    )
+    np.testing.assert_array_equal(compare(evaluation).samples.features, samples)
+    assert record_of("fvd", evaluation).value == fvd["value"]
 
 
 def info():
@@ -281,6 +265,6 @@ def test_one_thread_is_left_as_it_was(threads):
     with one_thread(), one_thread():
         assert torch.get_num_threads() == 1
     with pytest.raises(ZeroDivisionError), one_thread():
-        1 / 0
+        raise ZeroDivisionError
     extract_features(videos([(16, 4, 4)] * 3), Accelerated(), quiet=True)
     assert torch.get_num_threads() == 3

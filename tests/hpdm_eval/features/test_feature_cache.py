@@ -336,7 +336,7 @@ def test_code_and_libraries_that_compute_features_are_in_the_key(tmp_path, monke
         file.write("# scales otherwise\n")
     changed = cache_module.code_version(tmp_path / "code")
     assert changed != version
-    assert cache_module.CODE == version
+    assert version == cache_module.CODE
     before = FeatureCache(fake_backbone(), tmp_path).folder
     monkeypatch.setattr(cache_module, "CODE", changed)
     after = FeatureCache(fake_backbone(), tmp_path).folder
@@ -380,7 +380,7 @@ def test_writers_that_are_killed_leave_whole_files_or_none(tmp_path):
     for writer in writers:
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
-    backbone = SimpleNamespace(name="net", device=torch.device("cpu"), describe=lambda: {})
+    backbone = SimpleNamespace(name="net", device=torch.device("cpu"), describe=dict)
     cache = FeatureCache(backbone, tmp_path)
     (file,) = tmp_path.rglob("*.features")
     held = small_cache.clips(file)

@@ -146,7 +146,7 @@ def test_a_profile_is_the_median_over_lines_of_the_moved_lattice():
     profile = move_profile(values, lattice)
     for move in range(-31, 32):
         lines = np.array([32, 64, 96]) + move
-        if 3 <= lines[0] and lines[-1] <= 117:
+        if lines[0] >= 3 and lines[-1] <= 117:
             assert profile[31 + move] == np.median(values[lines])
         else:
             assert np.isnan(profile[31 + move])

@@ -54,7 +54,7 @@ def test_stylegan_v_videos(tmp_path):
 def test_digan_a_gif_without_padding(tmp_path):
     """generate_videos.py: one gif, a square of clips edge to edge."""
     clips = np.stack([grey_clip(6, 16, 16, first=5 * k) for k in range(9)])
-    write_video(tmp_path / "generate_videos.gif", sheet_of(clips, 3, 3), **{"codec": "gif", "pixel_format": "gray"})
+    write_video(tmp_path / "generate_videos.gif", sheet_of(clips, 3, 3), codec="gif", pixel_format="gray")
     _, found = read(tmp_path, grid="3x3")
     assert list(found) == [f"generate_videos.gif#{k}" for k in range(9)]
     for k, clip in enumerate(found.values()):

@@ -14,10 +14,10 @@ def looks(panel, number=None):
 
 def test_lines_of_curves_differ_in_marker_and_dashes():
     sets = {name: [(64, 3.0 + index, 0.5), (256, 2.0 + index, None)] for index, name in enumerate("abc")}
-    for panel, lines in zip(curve_figure(sets).axes, (3, 2)):
+    for panel, lines in zip(curve_figure(sets).axes, (3, 2), strict=True):
         found = looks(panel)
         assert len(found) == lines
-        for part in zip(*found):
+        for part in zip(*found, strict=True):
             assert len(set(part)) == lines
         assert {colour for colour, *_ in found} <= set(COLOURS)
 

@@ -46,7 +46,7 @@ def study(records, number=0):
 
 
 def cells(table):
-    return {row.heads[0]: {column: cell for column, cell in zip(table.columns, row.cells)} for row in table.rows}
+    return {row.heads[0]: dict(zip(table.columns, row.cells, strict=True)) for row in table.rows}
 
 
 def test_interval_is_students():

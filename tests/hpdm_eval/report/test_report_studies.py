@@ -9,7 +9,7 @@ from tests.support.report_records import found, study_record, study_records
 
 
 def cells(table):
-    return {row.heads[0]: {column: cell for column, cell in zip(table.columns, row.cells)} for row in table.rows}
+    return {row.heads[0]: dict(zip(table.columns, row.cells, strict=True)) for row in table.rows}
 
 
 def table_of(study, ending):

@@ -24,8 +24,8 @@ from hpdm_eval.records.record import load_record
 from hpdm_eval.studies.ablations import tasks, work
 from hpdm_eval.studies.ablations.plan import load_tier, make_plan
 from hpdm_eval.studies.ablations.real import RealClips
-from tests.hpdm.training.test_distributed import free_ports
 from tests.support.paths import ROOT
+from tests.support.processes import free_ports
 
 CHOSEN = ("table3.deep", "table3.shallow")
 TABLE3 = {
@@ -333,7 +333,7 @@ def test_several_processes_share_the_work(made, tmp_path):
         path.unlink()
     result = ablations(out, "--only", "table3.deep,table3.shallow", "--jobs", "2")
     assert result.exit_code == 0, result.output + (out / "job0.txt").read_text()
-    assert {name for name in records(out)} == {f"table3.{v}-r0-{part}" for v in ("deep", "shallow") for part in TABLE3}
+    assert set(records(out)) == {f"table3.{v}-r0-{part}" for v in ("deep", "shallow") for part in TABLE3}
     assert (out / "log.txt").read_text().count("judge table3.deep-r0") == 2  # once in the copied log
 
 

@@ -85,7 +85,7 @@ def test_a_choice_changes_neither_names_nor_settings(cpu):
     """A study that is made variant by variant ends as one that was made at once."""
     for name in ("table4.hw", "levels.3", "figure8", "table6.short"):
         part = make_plan(load_tier("cpu"), [name])
-        assert set(run.name for run in part.runs) == {"table3.deep"}
+        assert {run.name for run in part.runs} == {"table3.deep"}
         assert all(run in cpu.runs for run in part.runs)
         assert all(samples in cpu.sample_sets for samples in part.sample_sets)
 
