@@ -61,6 +61,7 @@ class FeatureMetric(Metric):
     YAML file, or a `Protocol`. settings: the metric's own options; fields of `Protocol` (backbone, frames, num_samples,
     value_range, ...) and of `Evaluation` (seed, batch, weights, ...); arguments of `torchmetrics.Metric`. as_tensor:
     `compute` returns a float32 tensor, for loggers that call it themselves; the `Figure` is then in `figure`.
+    reset_real_features: whether `reset` forgets the real videos too, as in torchmetrics' own FID.
 
     What can be found wrong before the first video is, here, by InputError: the network is loaded, the reference opened.
 
@@ -83,6 +84,7 @@ class FeatureMetric(Metric):
         protocol: str | Protocol = DEFAULT,
         *,
         as_tensor: bool = False,
+        reset_real_features: bool = True,
         quiet: bool = True,
         **settings: Any,
     ):
@@ -92,6 +94,7 @@ class FeatureMetric(Metric):
         info = get_metric(self.metric)
         self._options, self._evaluation = _settle(info, reference, protocol, quiet, settings)
         self._per_frame, self._as_tensor = info.needs == "frames", as_tensor
+        self._reset_real = reset_real_features
         self._started: float | None = None  # of the first update
         self._where: torch.device | None = None  # device of the latest videos
         self._read: Received | None = None  # the reference, once it was
@@ -161,8 +164,14 @@ class FeatureMetric(Metric):
         self.update(*arguments, **keywords)
 
     def reset(self) -> None:
-        """Forget all videos; the network and a reference that was read stay."""
+        """Forget all videos; the network stays, a reference that was read from a path, and where `reset_real_features`
+        is False the real videos."""
+        kept = (
+            {} if self._reset_real else {name: getattr(self, name) for name in self._defaults if name.startswith(REAL)}
+        )
         super().reset()
+        for name, state in kept.items():
+            setattr(self, name, list(state) if isinstance(state, list) else state)
         self._started = None
 
     def __getstate__(self) -> dict[str, Any]:
