@@ -166,12 +166,12 @@ class FeatureMetric(Metric):
     def reset(self) -> None:
         """Forget all videos; the network stays, a reference that was read from a path, and where `reset_real_features`
         is False the real videos."""
-        kept = (
-            {} if self._reset_real else {name: getattr(self, name) for name in self._defaults if name.startswith(REAL)}
-        )
-        super().reset()
-        for name, state in kept.items():
-            setattr(self, name, list(state) if isinstance(state, list) else state)
+        kept = [] if self._reset_real else [name for name in self._defaults if name.startswith(REAL)]
+        states = {name: getattr(self, name) for name in kept}
+        states = {name: list(state) if isinstance(state, list) else state for name, state in states.items()}
+        super().reset()  # which empties lists in place
+        for name, state in states.items():
+            setattr(self, name, state)
         self._started = None
 
     def __getstate__(self) -> dict[str, Any]:

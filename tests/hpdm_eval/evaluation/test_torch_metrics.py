@@ -234,6 +234,18 @@ def test_state_can_be_copied_kept_and_reset(few, tmp_path):
         metric.compute()
 
 
+def test_real_videos_may_stay(few):
+    samples, _, reference, _ = few
+    collection = MetricCollection([FVD(**SMALL, reset_real_features=False), KVD(**SMALL, reset_real_features=False)])
+    collection.update(reference, real=True)
+    collection.update(samples)
+    before = {name: figure.value for name, figure in collection.compute().items()}
+    collection.reset()
+    collection.update(samples[:5])
+    collection.update(samples[5:])
+    assert {name: figure.value for name, figure in collection.compute().items()} == before
+
+
 def test_autocast_and_gradients_of_a_loop_change_nothing(few):
     samples, _, reference, _ = few
     plain, within = FVD(**SMALL), FVD(**SMALL)
