@@ -61,7 +61,7 @@ class _Numbers(click.ParamType):
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @version_option
-def data():
+def data() -> None:
     """Prepare training data: index millions of files once, or pack them into shards for a cluster.
 
     \b
@@ -93,7 +93,7 @@ def data():
 @CAPTIONS
 @JOBS
 @QUIET
-def index(root, out, captions, jobs, quiet):
+def index(root: str, out: Path | None, captions: str, jobs: int | None, quiet: bool) -> None:
     """Open every video once and keep what training has to know of it in one file.
 
     Run it again after changes: only new and changed files are opened. What was done before a kill is kept. Training
@@ -150,7 +150,17 @@ def index(root, out, captions, jobs, quiet):
 @CAPTIONS
 @JOBS
 @QUIET
-def pack(root, out, shard_size, resolution, shrink, crf, captions, jobs, quiet):
+def pack(
+    root: str,
+    out: str,
+    shard_size: int,
+    resolution: tuple[int, int] | None,
+    shrink: tuple[int, int, int] | None,
+    crf: int,
+    captions: str,
+    jobs: int | None,
+    quiet: bool,
+) -> None:
     """Write the videos of a folder into shards: few large files, which clusters and object stores read well.
 
     Shards are in the layout of WebDataset, with an index beside them. Training makes the same clips from them as from

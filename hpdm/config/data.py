@@ -1,5 +1,6 @@
 """What can be set about training data; nothing here imports a decoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpdm.support.errors import InputError
@@ -77,7 +78,7 @@ class DataConfig:
             raise InputError(f"data.num_workers must be 0 or more; got {self.num_workers}")
 
 
-def need_decoder():
+def need_decoder() -> None:
     """Raise InputError where what reads videos is not installed: training on procedural clips does without."""
     try:
         import av  # noqa: F401
@@ -85,7 +86,7 @@ def need_decoder():
         raise InputError("PyAV is not installed, and videos are read with it: pip install av") from error
 
 
-def check_classes(names, num_classes, where):
+def check_classes(names: Sequence[str], num_classes: int | None, where: str) -> None:
     """Raise InputError where there are more classes than a model can tell apart (None: any number)."""
     if num_classes is not None and len(names) > num_classes:
         raise InputError(

@@ -79,8 +79,8 @@ class DiffusionConfig:
 
     def noise_levels(self, level: int, steps: int) -> "Tensor":
         """sigma in a run of `steps` steps on a level: float64 [steps + 1], ending in 0 (`edm_sigmas`)."""
-        ends = (self.sigma(level, _at_level(value, level)) for value in (self.sigma_min, self.sigma_max))
-        return edm_sigmas(steps, *ends, self.rho)
+        last, first = (self.sigma(level, _at_level(value, level)) for value in (self.sigma_min, self.sigma_max))
+        return edm_sigmas(steps, last, first, self.rho)
 
     def log_sigma(self, level: int) -> tuple[float, float]:
         """Mean and standard deviation of ln(sigma) in training on a level."""

@@ -8,7 +8,7 @@ import tarfile
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -79,7 +79,14 @@ def open_shards(config: DataConfig) -> VideoTable | None:
     return table
 
 
-def index_shards(root, *, out=None, workers=None, quiet=False, limit=None):
+def index_shards(
+    root: str | Path,
+    *,
+    out: str | Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+    limit: int | None = None,
+) -> VideoTable:
     """Return the VideoTable of the shards in a folder or behind an address, and keep it for later starts.
 
     It is written to `out`, or beside the shards, or where that is impossible to the user's cache. Videos of shards that
@@ -109,7 +116,7 @@ def index_shards(root, *, out=None, workers=None, quiet=False, limit=None):
     return table
 
 
-def read_shard(root, name):
+def read_shard(root: str | Path, name: str) -> "Shard":
     """The Shard of that name: its headers and what is said beside the videos, no video. Raises InputError."""
     try:
         if is_address(root):

@@ -4,7 +4,9 @@ T tiles, F frames, H rows, W columns of a level's canvas.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +14,12 @@ from hpdm.diffusion import edm_sigmas
 from hpdm.model.fusion import FUSIONS
 from hpdm.pyramid import parent_tiles, rotating_starts, tile_starts
 from hpdm.support.errors import InputError
+
+if TYPE_CHECKING:
+    from hpdm.config.diffusion import DiffusionConfig
+    from hpdm.config.network import NetworkConfig
+    from hpdm.config.pyramid import Pyramid
+    from hpdm.config.sampling import SamplingConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +92,7 @@ class LevelPlan:
         return sum(len(self.tilings[self.turns[self.step_of(number)]]) for number in range(self.evaluations))
 
 
-def plan_level(pyramid, diffusion, sampling, level: int) -> LevelPlan:
+def plan_level(pyramid: "Pyramid", diffusion: "DiffusionConfig", sampling: "SamplingConfig", level: int) -> LevelPlan:
     """The plan of a level under a `Pyramid`, `DiffusionConfig` and `SamplingConfig`.
 
     Raises InputError where fewer steps than levels are named, or a start below the last noise level.
@@ -110,7 +118,9 @@ def _cut(sigmas, start, rho, level):
     return edm_sigmas(1 + kept, last, start, rho)
 
 
-def level_tilings(pyramid, sampling, level: int, steps: int) -> tuple[list[Tiling], list[int]]:
+def level_tilings(
+    pyramid: "Pyramid", sampling: "SamplingConfig", level: int, steps: int
+) -> tuple[list[Tiling], list[int]]:
     """The tilings of a level of so many steps, and which of them each step takes."""
 
     def all_tiles():
@@ -131,7 +141,16 @@ def level_tilings(pyramid, sampling, level: int, steps: int) -> tuple[list[Tilin
     return tilings, turns
 
 
-def count_block_evaluations(network, pyramid, diffusion, sampling, levels=None, *, use_cache=True, split=None) -> int:
+def count_block_evaluations(
+    network: "NetworkConfig",
+    pyramid: "Pyramid",
+    diffusion: "DiffusionConfig",
+    sampling: "SamplingConfig",
+    levels: int | None = None,
+    *,
+    use_cache: bool = True,
+    split: Callable[[int], list[tuple[int, int]]] | None = None,
+) -> int:
     """Block evaluations (tiles times blocks) that a video takes, as `Evaluator.block_evaluations` counts them.
 
     network: a `NetworkConfig`; levels: how many are sampled, all by default; split: how many tiles → (size, real) per

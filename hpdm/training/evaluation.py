@@ -14,13 +14,16 @@ import shutil
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import entry_points
 from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import default_collate
 
 from hpdm.data.loader import default_workers, open_clips
@@ -35,6 +38,17 @@ from hpdm.support.progress import note
 from hpdm.training.distributed import gathered, whole_bytes
 from hpdm.training.log import read_log
 
+if TYPE_CHECKING:
+    from hpdm.config import Config
+    from hpdm.data.loader import TrainingClips
+    from hpdm.methods import Method
+    from hpdm.model.text import Conditioner
+    from hpdm.training.distributed import Processes
+    from hpdm.training.ema import Average
+    from hpdm.training.log import RunLog
+    from hpdm.training.signals import StopRequest
+
+
 GROUP = "hpdm.evaluators"
 FOLDER = "evaluations"
 SECONDS = 2.0  # between exchanges while the first process judges
@@ -47,7 +61,7 @@ class Abandoned(Exception):
     """The run was asked to stop in the middle of an evaluation."""
 
 
-def find_evaluator():
+def find_evaluator() -> Any:
     """The class of the installed evaluator; raises InputError where there is none.
 
     It is called as `Evaluator(config, folder, device=...)`, raises InputError for settings that cannot be computed, and
@@ -64,7 +78,9 @@ def find_evaluator():
     return found[0].load()
 
 
-def open_evaluations(config, run, evaluator, *, here, **options):
+def open_evaluations(
+    config: "Config", run: str | Path, evaluator: Any, *, here: "Processes", **options: Any
+) -> "Evaluations":
     """The `Evaluations` of a run; `evaluator` in place of the installed one. Raises InputError on all processes."""
     made = []
     if config.training.eval_every:
@@ -82,7 +98,17 @@ class Evaluations:
     is what they took so far. Raises InputError for settings with which nothing can be sampled.
     """
 
-    def __init__(self, config, run, evaluator, *, here, method, stop, quiet):
+    def __init__(
+        self,
+        config: "Config",
+        run: str | Path,
+        evaluator: Any,
+        *,
+        here: "Processes",
+        method: "Method",
+        stop: "StopRequest",
+        quiet: bool,
+    ) -> None:
         self.config, self.run, self.evaluator = config, Path(run), evaluator
         self.here, self.method, self.stop, self.quiet = here, method, stop, quiet
         self.seconds, self.levels = 0.0, config.pyramid.levels
@@ -107,7 +133,15 @@ class Evaluations:
             )
         )
 
-    def make(self, step, network, ema, clips, conditioner, log) -> bool:
+    def make(
+        self,
+        step: int,
+        network: nn.Module,
+        ema: "Average",
+        clips: "TrainingClips",
+        conditioner: "Conditioner",
+        log: "RunLog | None",
+    ) -> bool:
         """Evaluate the average after `step` steps; False where the run was asked to stop before that was done."""
         began = time.monotonic()
         samples = self.run / FOLDER / f".samples-{step:08d}"
@@ -296,7 +330,7 @@ def is_evaluation(line: dict) -> bool:
 
 
 @contextmanager
-def untouched(device):
+def untouched(device: torch.device) -> Iterator[None]:
     """Random states of Python, NumPy and PyTorch and the number of threads are after the block as before it."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()
     of_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None

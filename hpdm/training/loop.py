@@ -1,11 +1,14 @@
 """The training loop, top to bottom: set up, resume, step, log, save."""
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import default_collate
 
@@ -38,6 +41,15 @@ from hpdm.training.snapshots import kept_at, snapshot_folder
 from hpdm.training.start import build_network, start_from
 from hpdm.video.writer import save_picture
 
+if TYPE_CHECKING:
+    from hpdm.batches import BatchPlan
+    from hpdm.data.loader import TrainingClips
+    from hpdm.methods import Method
+    from hpdm.model.conditioning import Labels
+    from hpdm.model.text import Conditioner
+    from hpdm.training.distributed import Processes
+    from hpdm.training.signals import StopRequest
+
 
 class NonFiniteLoss(Exception):
     """Too many steps had a loss or gradient that is not finite; what was learnt before them is saved."""
@@ -51,7 +63,16 @@ class Outcome:
     interrupted: bool  # by a signal
 
 
-def train(config: Config, run, *, device="auto", resume=False, stop_after=None, quiet=False, evaluator=None) -> Outcome:
+def train(
+    config: Config,
+    run: str | Path,
+    *,
+    device: torch.device | str = "auto",
+    resume: bool = False,
+    stop_after: int | None = None,
+    quiet: bool = False,
+    evaluator: Any = None,
+) -> Outcome:
     """Train `config` in the folder `run`, or continue what is there; every process of a `torchrun` calls this.
 
     Saves when `stop_after` steps in all are made, on SIGTERM, which drops the step in progress, and on Ctrl-C, which
@@ -302,7 +323,17 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         return Outcome(step=done, interrupted=interrupted)
 
 
-def accumulate(model, method, deliveries, conditioner, *, batches, here, step, stop=None):
+def accumulate(
+    model: nn.Module,
+    method: "Method",
+    deliveries: Iterator,
+    conditioner: "Conditioner",
+    *,
+    batches: "BatchPlan",
+    here: "Processes",
+    step: int,
+    stop: "StopRequest | None" = None,
+) -> torch.Tensor | None:
     """Add up the gradients of one step; returns the losses [losses], whose mean over processes is the whole batch's.
 
     Every sample has the same weight, whatever the size of its pass and of its process' share. deliveries: iterator over
@@ -329,7 +360,7 @@ def accumulate(model, method, deliveries, conditioner, *, batches, here, step, s
     return losses
 
 
-def sheet_clips(clips, conditioner):
+def sheet_clips(clips: "TrainingClips", conditioner: "Conditioner") -> "tuple[torch.Tensor, Labels]":
     """(uint8 [B, C, T, H, W], labels or `Conditions`) of the first clips of the run, which the sheets always show."""
     videos, told = default_collate([clips[number] for number in range(CLIPS)])
     return videos.to(conditioner.device), conditioner(told)

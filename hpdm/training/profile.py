@@ -21,7 +21,7 @@ DELIVERIES = 8
 STEPS = 3
 
 
-def profile_run(config: Config, *, device="auto", quiet=False) -> str:
+def profile_run(config: Config, *, device: torch.device | str = "auto", quiet: bool = False) -> str:
     """Measure loader and step of one process and say which is the slower; nothing is written."""
     settings, method, device = config.training, make_method(config), choose_device(device)
     micro_batch = plan_batch(settings, 1).micro_batch

@@ -7,7 +7,9 @@ checksums.
 
 import hashlib
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpdm.checkpoint.folder import (
     CONFIG_FILE,
@@ -23,6 +25,10 @@ from hpdm.config import Config, config_to_dict
 from hpdm.support.errors import Damaged, InputError
 from hpdm.support.files import holds_something
 from hpdm.support.progress import note
+
+if TYPE_CHECKING:
+    from hpdm.training.distributed import Processes
+
 
 # Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
 FREE_TO_CHANGE = {
@@ -70,7 +76,9 @@ PATIENCE = 30.0  # seconds until what one node wrote must be seen by all: networ
 END = 1 << 16  # bytes at either end of a file that its digest covers
 
 
-def find_checkpoint(run, config: Config, resume: bool, quiet=False, check=check_files) -> Path | None:
+def find_checkpoint(
+    run: str | Path, config: Config, resume: bool, quiet: bool = False, check: Callable[..., bool] = check_files
+) -> Path | None:
     """The checkpoint to continue from, the newest that is whole; None for a new run.
 
     Raises InputError for a folder of something else, for one that was trained with other settings or for longer than
@@ -103,7 +111,9 @@ def find_checkpoint(run, config: Config, resume: bool, quiet=False, check=check_
     return checkpoint
 
 
-def agree_on_checkpoint(run, config: Config, resume: bool, here, quiet=False) -> Path | None:
+def agree_on_checkpoint(
+    run: str | Path, config: Config, resume: bool, here: "Processes", quiet: bool = False
+) -> Path | None:
     """`find_checkpoint` of the first process, for all of them; `here` are the `Processes`.
 
     Raises InputError on every process where one does not see the same checkpoint.
@@ -180,7 +190,7 @@ def _digest_or_none(folder):
         return None
 
 
-def digest(folder) -> str:
+def digest(folder: str | Path) -> str:
     """SHA-256 over names, sizes and both ends of a checkpoint's files: quick, and another for other weights.
 
     Of a sharded one's parts, which may be hundreds, over names and sizes; its manifest holds their digests.
@@ -204,7 +214,7 @@ def is_noted(name: str) -> bool:
     return key in CHANGE_IS_NOTED.get(section, ())
 
 
-def describe_changes(changes) -> str:
+def describe_changes(changes: Mapping[str, tuple]) -> str:
     """What `differences` found, in one line."""
     return "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
 

@@ -8,12 +8,15 @@ the disk.
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
@@ -37,8 +40,20 @@ from hpdm.training.sharded import (
 )
 from hpdm.training.snapshots import save_snapshot, snapshot_folder
 
+if TYPE_CHECKING:
+    from hpdm.config import Config
+    from hpdm.training.distributed import Processes
+    from hpdm.training.ema import Average, PowerEMA
 
-def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
+
+def load_training_state(
+    folder: str | Path,
+    *,
+    network: nn.Module,
+    ema: "Average",
+    optimizer: torch.optim.Optimizer,
+    traces: "Sequence[PowerEMA]" = (),
+) -> dict:
     """`hpdm.checkpoint.folder.load_training_state`, of a sharded checkpoint as well."""
     if not is_sharded(folder):
         return checkpoint.load_training_state(folder, network=network, ema=ema, optimizer=optimizer, traces=traces)
@@ -56,7 +71,17 @@ class Saver:
     Every process has one and calls `save` at the same steps. Whether checkpoints are sharded follows from the network.
     """
 
-    def __init__(self, run, here, *, network, ema, optimizer, config, traces=()):
+    def __init__(
+        self,
+        run: str | Path,
+        here: "Processes",
+        *,
+        network: nn.Module,
+        ema: "Average",
+        optimizer: torch.optim.Optimizer,
+        config: "Config",
+        traces: "Sequence[PowerEMA]" = (),
+    ) -> None:
         self.run, self.here, self.config = Path(run), here, config
         self._parts = {"network": network, "ema": ema, "optimizer": optimizer, "traces": traces}
         self._averages = averages_by_kind(ema, traces)
@@ -80,7 +105,7 @@ class Saver:
                 with suppress(Exception):
                     dist.destroy_process_group(self._group)
 
-    def check_folder(self):
+    def check_folder(self) -> None:
         """Raise InputError on all processes where one cannot see the run's folder, into which all will write."""
         if self._group is None:
             return
@@ -98,7 +123,7 @@ class Saver:
         if found := next(filter(None, self.here.of_all(trouble)), None):
             raise InputError(found)
 
-    def save(self, step, progress, keep=None):
+    def save(self, step: int, progress: dict, keep: int | None = None) -> None:
         """Save the state after `step` steps; see `save_checkpoint` for the rest.
 
         A sharded checkpoint is only begun, and what the one before it met is raised.
@@ -125,7 +150,7 @@ class Saver:
         )
         self._pending = dcp.async_save(sharded_state(**self._parts), storage_writer=writer, process_group=self._group)
 
-    def save_snapshot(self, step):
+    def save_snapshot(self, step: int) -> None:
         """Write the averages after `step` steps beside the checkpoints, see `hpdm.training.snapshots`.
 
         Where training is sharded every process writes its part, and training waits.
@@ -153,7 +178,7 @@ class Saver:
         """Whether the checkpoint in the making is known to have failed; `wait` then raises why."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
-    def wait(self):
+    def wait(self) -> None:
         """Return when the last checkpoint is on the disk.
 
         Raises WriteError or another InputError where its place is at fault, and SaveFailed otherwise.
