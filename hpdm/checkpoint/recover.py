@@ -24,10 +24,10 @@ SET_ASIDE = "set-aside-"
 
 
 @contextmanager
-def owned_run(run: str | Path, here: Any) -> Iterator[None]:
+def owned_run(run: str | Path, process: Any) -> Iterator[None]:
     """Hold the lock of a run's folder, by the first of its `Processes`, for the length of the block."""
     with ExitStack() as held:
-        here.agreed(lambda: held.enter_context(hold(run)))
+        process.agreed(lambda: held.enter_context(hold(run)))
         yield
 
 

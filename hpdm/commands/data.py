@@ -40,7 +40,7 @@ class _Bytes(click.ParamType):
 
 
 class _Numbers(click.ParamType):
-    """So many whole numbers with an x between them."""
+    """`count` whole numbers with an x between them."""
 
     def __init__(self, count, most):
         self.name, self._count, self._most = "x".join("N" * count), count, most
@@ -88,13 +88,13 @@ def data() -> None:
     "--out",
     type=OutputFile(path_type=Path),
     metavar="FILE.safetensors",
-    help="Write the index here; training takes it as --set data.index=FILE.  [default: beside the videos]",
+    help="Write the index here; training takes it as --set data.index=FILE.  [default: next to the videos]",
 )
 @CAPTIONS
 @JOBS
 @QUIET
 def index(root: str, out: Path | None, captions: str, jobs: int | None, quiet: bool) -> None:
-    """Open every video once and keep what training has to know of it in one file.
+    """Open every video once and store what training needs to know about it in one file.
 
     Run it again after changes: only new and changed files are opened. What was done before a kill is kept. Training
     trusts the index and lists and opens no file at its start; files that were added since are not seen until then.
@@ -137,7 +137,7 @@ def index(root: str, out: Path | None, captions: str, jobs: int | None, quiet: b
     "--shrink",
     type=_Numbers(3, 1024),
     metavar="FRAMESxROWSxCOLUMNS",
-    help="Average over blocks of so many frames, rows and columns and store the result lossless; for runs of "
+    help="Average over blocks of this many frames, rows and columns and store the result lossless; for runs of "
     "the coarsest levels (8x8x8 for T2V with --levels 1).",
 )
 @click.option(

@@ -93,7 +93,7 @@ def coarsest_levels(config: Config, levels: int) -> Config:
     """The configuration of a generator of the `levels` coarsest levels alone, on the same videos averaged to that size.
 
     Its weights fit the whole configuration's network, which has fusion layers beside them. Raises InputError where
-    there are not so many levels.
+    there are fewer levels.
     """
     pyramid, network = config.pyramid, config.network
     if levels > pyramid.levels:

@@ -33,7 +33,7 @@ class DataConfig:
     captions: str | None = None  # deliver captions: a JSONL or CSV file, or "auto" for the one in the folder
     embeddings: str | None = None  # folder of `hpdm-train encode-text`; None encodes captions as they come
     image_share: float = 0.0  # share of images, as videos that stand still, in every batch of captioned data
-    shrink: tuple[int, int, int] = (1, 1, 1)  # cut clips so many times larger, (frames, rows, columns), and average
+    shrink: tuple[int, int, int] = (1, 1, 1)  # cut clips larger by these factors, (frames, rows, columns), and average
     procedural_videos: int = 1_000_000  # how many different procedural clips there are
     procedural_seed: int = 0  # which endless set of procedural clips they come from
     num_workers: int | None = None  # decoding processes per training process, at least 1 for files; None: by cores
@@ -81,7 +81,7 @@ class DataConfig:
 def need_decoder() -> None:
     """Raise InputError where what reads videos is not installed: training on procedural clips does without."""
     try:
-        import av  # noqa: F401
+        import av
     except ImportError as error:
         raise InputError("PyAV is not installed, and videos are read with it: pip install av") from error
 

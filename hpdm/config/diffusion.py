@@ -98,7 +98,7 @@ class DiffusionConfig:
 class SamplerConfig:
     """Stochasticity of `heun_stochastic` (EDM, algorithm 2); S_churn = 0 is the deterministic solver."""
 
-    # Total noise added anew over a run; each step whose noise level, as `diffusion.noise` states it, is between S_min
+    # Total noise added over a run; each step whose noise level, as `diffusion.noise` states it, is between S_min
     # and S_max gets its share.
     S_churn: float = 40.0
     S_min: float = 0.05

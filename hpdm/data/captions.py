@@ -27,7 +27,7 @@ from hpdm.config.data import AUTO
 from hpdm.data.accounts import BROKEN, with_hints
 from hpdm.data.folders import open_table
 from hpdm.data.index import build_index, check_limit, find_file
-from hpdm.data.sources import said
+from hpdm.data.sources import captioned
 from hpdm.data.table import IndexedVideo, Rows
 from hpdm.data.videos import BROKEN_CODE, RUN, USABLE, file_job
 from hpdm.support.columns import Texts
@@ -264,13 +264,13 @@ class CaptionedClips:
         row = int(self.used[item])
         return int(self.table.caption_ends[row]) - (int(self.table.caption_ends[row - 1]) if row else 0)
 
-    def told(self, item: int, caption: int = 0) -> dict:
+    def conditions(self, item: int, caption: int = 0) -> dict:
         """`said` of file `item` with its caption of that number."""
         row = int(self.used[item])
         first = int(self.table.caption_ends[row - 1]) if row else 0
         fps = 0 if self.table.still[row] else self.sampling.rate(float(self.rates[item]))
         times, rows, columns = self.table.about.get("shrunk", (1, 1, 1))  # what is said is of the video before it
-        return said(
+        return captioned(
             self.table.caption[first + caption],
             fps * times,
             int(self.table.height[row]) * rows,

@@ -103,7 +103,7 @@ class TrainingClips:
             made, reason = None, str(failure)
         if reason:
             raise DecodingError(reason)
-        return torch.from_numpy(made[0]), self.source.told(item, made[1])
+        return torch.from_numpy(made[0]), self.source.conditions(item, made[1])
 
     def submit(self, job: ClipJob) -> Future:
         """Future of ((array, caption), None) of a ClipJob, or of (None, reason)."""
@@ -190,7 +190,7 @@ class PendingClip:
         for name, reason in self.failed:
             self.clips.quarantine.add(name, reason, self.number, first_without)
         video, caption = made
-        return torch.from_numpy(video), self.clips.source.told(self.item, caption)
+        return torch.from_numpy(video), self.clips.source.conditions(self.item, caption)
 
     def _wait(self, stopped):
         deadline = None
@@ -244,14 +244,14 @@ class Loader:
         first_without = self.numbers.begin(pending[0].number) + self.margin * self.numbers.batch
         clips = [clip.result(self.stopped, first_without) for clip in pending]
         self._pending.popleft()
-        videos, told = zip(*clips, strict=True)
+        videos, conditions = zip(*clips, strict=True)
         video = torch.empty(len(videos), *videos[0].shape, dtype=torch.uint8, pin_memory=self.pin_memory)
         for row, clip in zip(video, videos, strict=True):
             row.copy_(clip)
-        told = default_collate(list(told))
+        conditions = default_collate(list(conditions))
         if self.pin_memory:
-            told = _pinned(told)
-        return video, told
+            conditions = _pinned(conditions)
+        return video, conditions
 
     def describe(self) -> dict:
         return self.clips.describe() | {"num_workers": self.num_workers}
@@ -413,13 +413,13 @@ def _already_shrunk(config):
     done = tuple(table.about.get("shrunk", ())) if table is not None else ()
     if not done:
         return config
-    if any(asked % own for asked, own in zip(config.shrink, done, strict=True)):
+    if any(requested % own for requested, own in zip(config.shrink, done, strict=True)):
         raise InputError(
             f"the shards in {config.path} were packed with --shrink {'x'.join(map(str, done))}, and this "
             f"run averages over {'x'.join(map(str, config.shrink))} (--levels and data.shrink decide): "
             "pack the folder again"
         )
-    shrink = tuple(asked // own for asked, own in zip(config.shrink, done, strict=True))
+    shrink = tuple(requested // own for requested, own in zip(config.shrink, done, strict=True))
     return replace(config, shrink=shrink, fps=config.fps and config.fps / done[0])
 
 
@@ -445,7 +445,9 @@ def _open_files(config, frames, height, width, num_classes, quiet):
     return open_folder(config, sampling, num_classes, quiet)
 
 
-def _pinned(told):
-    if isinstance(told, dict):
-        return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in told.items()}
-    return told.pin_memory()
+def _pinned(conditions):
+    if isinstance(conditions, dict):
+        return {
+            key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in conditions.items()
+        }
+    return conditions.pin_memory()

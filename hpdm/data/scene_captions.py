@@ -27,7 +27,7 @@ ATTRIBUTES = {
 
 def caption_words() -> list[str]:
     """All words that captions are made of, sorted."""
-    grammar = "a picture of over background".split()
+    grammar = ["a", "picture", "of", "over", "background"]
     spoken = [word for phrase in PHRASES.values() for word in phrase.split()]
     return sorted({*grammar, *spoken, *SHAPES, *COLOURS, *TEXTURES, *BACKGROUNDS})
 
@@ -47,7 +47,7 @@ def attributes_of_scene(scene: "Scene") -> dict[str, str | None]:
 def attributes_of_caption(caption: str) -> dict[str, str | None]:
     """What a caption of `describe_scene` asks for; raises ValueError for any other text."""
     words = caption.split()
-    still = words[:3] == "a picture of".split()
+    still = words[:3] == ["a", "picture", "of"]
     words = words[3:] if still else words
     try:
         _, texture, colour, shape, *rest = words

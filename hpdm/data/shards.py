@@ -233,7 +233,7 @@ def _index(root, names, known, workers, quiet, limit, keep):
             passed_over += shard.passed_over
             sizes.append([shard.size, shard.stamp])
             for sample in shard.samples:
-                found = _found(shard, sample)
+                found = _located(shard, sample)
                 entry = _stated(found, sample) or known.get(found.path)
                 entry = entry if entry and unchanged(entry, found) else None
                 rows.append([number, sample, found, entry])
@@ -300,7 +300,7 @@ def _table(root, names, sizes, rows, passed_over):
     return table
 
 
-def _found(shard, sample):
+def _located(shard, sample):
     """FoundFile of a sample: by the path from which `hpdm-data pack` took it, else by shard and member."""
     about = sample.about.get(PACKED)
     path = about.get("path") if isinstance(about, dict) else None

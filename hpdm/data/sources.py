@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROCEDURAL_FPS = 25.0  # frame rate that conditions a model on procedural videos
 
 
-def said(caption: str, fps: float, height: int, width: int) -> dict:
+def captioned(caption: str, fps: float, height: int, width: int) -> dict:
     """What data with captions deliver beside a clip."""
     return {"label": -1, "caption": caption, "measures": torch.tensor([fps, height, width], dtype=torch.float32)}
 
@@ -56,14 +56,14 @@ class ProceduralClips:
     def captions(self, item: int) -> int:
         return int(self.captioned)
 
-    def told(self, item: int, caption: int = 0) -> Any:
+    def conditions(self, item: int, caption: int = 0) -> Any:
         """Class id of clip `item`, or `said` of it."""
         if not self.captioned:
             return item % len(CLASS_NAMES)
         _, height, width = self.size
         scene, _ = sample_scene(self.seed, item)
         still = self._still(item)
-        return said(describe_scene(scene, still), 0 if still else PROCEDURAL_FPS, height, width)
+        return captioned(describe_scene(scene, still), 0 if still else PROCEDURAL_FPS, height, width)
 
     def contents(self) -> None:
         return None

@@ -248,7 +248,7 @@ class FolderClips:
         """How many captions item `item` has."""
         return 0
 
-    def told(self, item: int, caption: int = 0) -> int:
+    def conditions(self, item: int, caption: int = 0) -> int:
         """Class id of video `item`."""
         return int(self.labels[item])
 

@@ -1,4 +1,4 @@
-"""What a network is told about each sample, and the tokens that latents read it from.
+"""Conditioning inputs of a network for each sample, and the tokens that latents read them from.
 
 The tokens are, in this order: noise level, class, frame rate, height and width, text; a configuration names those that
 a network has. Text comes as embeddings of a frozen encoder, or as numbers of words that the network embeds itself.
@@ -100,7 +100,7 @@ def guidance_branches(conditions: Labels, null_label: int, guided: bool) -> Labe
 
 
 def no_conditions(config: "NetworkConfig", batch: int, device: torch.device | str = "cpu") -> Labels:
-    """Neither class nor text for a network of `NetworkConfig`: int64 [B], or `Conditions` where it is told more."""
+    """Neither class nor text for a network of `NetworkConfig`: int64 [B], or `Conditions` where it has more conditions."""
     labels = torch.full((batch,), config.num_classes, dtype=torch.int64, device=device)
     if not config.text_width and not config.measures:
         return labels

@@ -336,8 +336,8 @@ class HPDM(nn.Module):
     @property
     def condition_tokens(self) -> int:
         """Number K of condition tokens."""
-        told = (self.classes is not None) + len(self.config.measures)
-        return 1 + told + (self.config.text_tokens if self.text is not None else 0)
+        inputs = (self.classes is not None) + len(self.config.measures)
+        return 1 + inputs + (self.config.text_tokens if self.text is not None else 0)
 
     def _condition(self, c_noise, conditions):
         """Condition tokens [B, K, c] and which of them there are, bool [B, K] or None for all."""

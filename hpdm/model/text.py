@@ -290,18 +290,18 @@ class Conditioner:
     encoder: object  # texts → (text, mask); None where the network reads no text
     device: torch.device
 
-    def __call__(self, told: Any) -> "Labels":
+    def __call__(self, delivered: Any) -> "Labels":
         """Labels int64 [B], or {"label", "caption", "measures"} of data with captions → labels or `Conditions`."""
-        if not isinstance(told, dict):
+        if not isinstance(delivered, dict):
             if self.config.network.text_width or self.config.network.measures:
                 raise InputError("this model reads captions, and the data have none: set data.captions")
-            return told.to(self.device, non_blocking=True)
+            return delivered.to(self.device, non_blocking=True)
         if not (self.config.network.text_width or self.config.network.measures):
-            return told["label"].to(self.device, non_blocking=True)
+            return delivered["label"].to(self.device, non_blocking=True)
         text = mask = None
         if self.encoder is not None:
-            text, mask = self.encoder(told["caption"])
-        conditions = Conditions(labels=told["label"], text=text, mask=mask, measures=told["measures"])
+            text, mask = self.encoder(delivered["caption"])
+        conditions = Conditions(labels=delivered["label"], text=text, mask=mask, measures=delivered["measures"])
         return conditions.to(self.device, non_blocking=True)
 
     def of_prompts(self, prompts: Sequence[str], fps: float, labels: Any = None) -> Conditions:
@@ -332,6 +332,6 @@ def make_conditioner(config: Config, device: torch.device | str = "cpu", *, stor
         if embeddings.about.get(key) != wanted:
             raise InputError(
                 f"{folder} has embeddings with {key} {embeddings.about.get(key)!r}, the configuration "
-                f"says {wanted!r}; samples would be told other things than the network learnt from"
+                f"says {wanted!r}; conditions would not match training"
             )
     return Conditioner(config=config, encoder=embeddings, device=torch.device(device))

@@ -3,7 +3,7 @@
 A finished level enters finer ones at a small fixed noise level, with noise that is frozen per video and with the
 latents that its last step left, so its windows' block inputs never change while finer levels are sampled.
 `ContextCache` computes them once per window and, from them, each tile's fusion constant once per block;
-`ContextRecomputation` does all of it anew at every step.
+`ContextRecomputation` recomputes all of it at every step.
 
 T tiles of a call, N data tokens of width d, B samples of a batch.
 """

@@ -32,7 +32,7 @@ class TileGroup:
 
     @property
     def labels(self) -> "Labels":
-        """Labels int64 [T], or `Conditions`, of the tiles; put together anew, for texts are large."""
+        """Labels int64 [T], or `Conditions`, of the tiles; gathered at each call, for texts are large."""
         return self.conditions[self.branches, self.samples]
 
     @property
@@ -78,7 +78,7 @@ class TileGroup:
 
 
 def by_index(canvas: torch.Tensor) -> bool:
-    """Whether patches are read and written by index: one kernel of a GPU in place of one for each tile."""
+    """Whether patches are read and written by index: one kernel of a GPU instead of one for each tile."""
     return canvas.is_cuda
 
 

@@ -71,7 +71,7 @@ class LevelPlan:
     tilings: list[Tiling]
     turns: list[int]  # per step
     second_order: bool
-    from_parent: bool  # whether it starts from the level below in place of pure noise
+    from_parent: bool  # whether it starts from the level below instead of pure noise
 
     @property
     def steps(self) -> int:
@@ -121,7 +121,7 @@ def _cut(sigmas, start, rho, level):
 def level_tilings(
     pyramid: "Pyramid", sampling: "SamplingConfig", level: int, steps: int
 ) -> tuple[list[Tiling], list[int]]:
-    """The tilings of a level of so many steps, and which of them each step takes."""
+    """The tilings of a level of `steps` steps, and which of them each step takes."""
 
     def all_tiles():
         grid = tile_starts(pyramid, level, sampling.overlap, sampling.canvas)

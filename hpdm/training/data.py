@@ -182,5 +182,5 @@ def _differences(run, contents):
         "removed": sorted(before.keys() - now.keys()),
         "changed": sorted(path for path in now.keys() & before.keys() if now[path] != before[path]),
     }
-    said = [f"{len(paths)} {kind} (such as {paths[0]})" for kind, paths in kinds.items() if paths]
-    return f"of the files that are used, {', '.join(said)}" if said else "the list of files differs"
+    changes = [f"{len(paths)} {kind} (such as {paths[0]})" for kind, paths in kinds.items() if paths]
+    return f"of the files that are used, {', '.join(changes)}" if changes else "the list of files differs"

@@ -115,8 +115,8 @@ def processes(device_name: str) -> "Iterator[Processes]":
     if world_size == 1:
         yield Processes(rank=0, world_size=1, device=device)
         return
-    joined_here = not dist.is_initialized()
-    if joined_here:
+    joined = not dist.is_initialized()
+    if joined:
         check_meeting_point()
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     # Flags go from processor to processor: asking a GPU for them would make it wait.
@@ -124,7 +124,7 @@ def processes(device_name: str) -> "Iterator[Processes]":
     try:
         yield Processes(rank=dist.get_rank(), world_size=world_size, device=device, group=group)
     finally:
-        if joined_here:
+        if joined:
             dist.destroy_process_group()
 
 

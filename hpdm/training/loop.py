@@ -32,7 +32,7 @@ from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, 
 from hpdm.training.plan import recomputes_activations
 from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
-from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
+from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sharing import plan_sharing
 from hpdm.training.sheets import CLIPS
@@ -82,16 +82,16 @@ def train(
     without a gradient, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
     """
     settings, method = config.training, make_method(config)
-    with processes(device) as here, stop_on_signals() as stop, owned_run(run, here), ExitStack() as at_end:
-        quiet = quiet or not here.first
-        device = here.device
+    with processes(device) as process, stop_on_signals() as stop, owned_run(run, process), ExitStack() as at_end:
+        quiet = quiet or not process.first
+        device = process.device
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
 
         # Everything that can be wrong with the input is found before the folder is touched.
-        batches, sharing = plan_batch(settings, here.world_size), plan_sharing(settings, here.world_size)
-        checkpoint = agree_on_checkpoint(run, config, resume, here, quiet)
+        batches, sharing = plan_batch(settings, process.world_size), plan_sharing(settings, process.world_size)
+        checkpoint = agree_on_checkpoint(run, config, resume, process, quiet)
         frames, height, width = method.video_size
-        with here.first_goes_first():
+        with process.first_goes_first():
             clips = open_clips(
                 config.data,
                 frames=frames,
@@ -105,11 +105,11 @@ def train(
         config = note_data(config, clips, quiet)
         refuse_other_data(run, checkpoint, config, clips)
         conditioner = make_conditioner(config, device)
-        evaluations = open_evaluations(config, run, evaluator, here=here, method=method, stop=stop, quiet=quiet)
+        evaluations = open_evaluations(config, run, evaluator, process=process, method=method, stop=stop, quiet=quiet)
         sharded, sharded_as = sharing.shards > 1, {"reshard": settings.reshard, "shards": sharing.shards}
-        network = build_network(method, here, sharded=sharded, seed=settings.seed, **sharded_as)
+        network = build_network(method, process, sharded=sharded, seed=settings.seed, **sharded_as)
         # The smallest GPU decides for all.
-        network.checkpoint_blocks = here.any(recomputes_activations(config, device, here.world_size))
+        network.checkpoint_blocks = process.any(recomputes_activations(config, device, process.world_size))
         note(
             "activations are recomputed in the backward pass: they do not fit",
             quiet or settings.recomputes or not network.checkpoint_blocks,
@@ -121,11 +121,11 @@ def train(
                 start_from(network, settings.init_from)
             leave_zero(network, settings)
         if sharded and not isinstance(network, FSDPModule):
-            shard(network, here, **sharded_as)
+            shard(network, process, **sharded_as)
         network.to(device)
         if settings.compile:
             network.compile_blocks()
-        model = replicate(network, here)
+        model = replicate(network, process)
         network.train()
         settle(model, method, settings.precision, device)
         parameters = list(network.parameters())
@@ -150,24 +150,26 @@ def train(
         end = min(settings.steps, stop_after or settings.steps)
         to_evaluate = evaluations.missing(start)
         # The run may have ended between a checkpoint and its snapshot.
-        to_keep = start > 0 and kept_at(settings, start) and here.from_first(not snapshot_folder(run, start).exists())
+        to_keep = (
+            start > 0 and kept_at(settings, start) and process.from_first(not snapshot_folder(run, start).exists())
+        )
         if start >= end and not to_evaluate and not to_keep:
-            if here.first:
+            if process.first:
                 tidy(run, checkpoint)
             note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
             return Outcome(step=start, interrupted=False)
         log, stop.in_steps = None, True
-        if here.first:
+        if process.first:
             Path(run).mkdir(parents=True, exist_ok=True)
             tidy(run, checkpoint)
             set_aside_later(run, checkpoint, lambda text: note(text, quiet))
             save_config(config, Path(run) / CONFIG_FILE)
-            note_start(run, start, device, here.world_size, changes)
+            note_start(run, start, device, process.world_size, changes)
             keep_data(run, clips)
             log = RunLog(run, start, quiet)
-        here.wait()  # the first has made the folder
+        process.wait()  # the first has made the folder
         saver = at_end.enter_context(
-            Saver(run, here, network=network, ema=ema, traces=traces, optimizer=optimizer, config=config)
+            Saver(run, process, network=network, ema=ema, traces=traces, optimizer=optimizer, config=config)
         )
         saver.check_folder()
         if to_keep:
@@ -180,8 +182,8 @@ def train(
             width=width,
             batch=settings.batch,
             seed=settings.seed,
-            rank=here.rank,
-            world_size=here.world_size,
+            rank=process.rank,
+            world_size=process.world_size,
             first=first_clip,
             micro_batch=batches.micro_batch,
             clips=clips,
@@ -223,11 +225,11 @@ def train(
 
             try:
                 losses = accumulate(
-                    model, method, loader, conditioner, batches=batches, here=here, step=step, stop=stop
+                    model, method, loader, conditioner, batches=batches, process=process, step=step, stop=stop
                 )
             except LoadingStopped as reason:
                 note(f"step {done} is not made: {reason}", quiet)
-                if here.world_size > 1:  # the others may wait in an exchange that this one never joins
+                if process.world_size > 1:  # the others may wait in an exchange that this one never joins
                     return Outcome(step=step, interrupted=True)
                 losses = None
             if losses is None:  # a step of many passes takes longer than there is between SIGTERM and the kill
@@ -236,20 +238,20 @@ def train(
                 break
             if not checked:
                 # Where the loss is not finite no gradient is, which is counted below; then the next step is looked at.
-                checked = bool(here.mean(losses.clone()).isfinite().all())
-                check_gradients(network, here, finite=checked)
+                checked = bool(process.mean(losses.clone()).isfinite().all())
+                check_gradients(network, process, finite=checked)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
 
-            # All processes learn the same figures, whether one of them was told to stop, whether the first finds it
+            # All processes learn the same figures, whether one of them is to stop, whether the first finds it
             # time to save, and whether what is being saved has failed, in one exchange.
             minutes = settings.checkpoint_minutes
-            due = bool(minutes) and here.first and time.monotonic() - saved_at >= 60 * minutes
+            due = bool(minutes) and process.first and time.monotonic() - saved_at >= 60 * minutes
             words = torch.tensor([stop.requested, due, saver.failed()], dtype=losses.dtype, device=device)
-            figures = here.mean(torch.cat([losses, words]))
+            figures = process.mean(torch.cat([losses, words]))
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-            *figures, asked, due, failed, norm = torch.cat([figures, norm.reshape(1)]).cpu()
+            *figures, requested, due, failed, norm = torch.cat([figures, norm.reshape(1)]).cpu()
             step_figures = torch.stack([*figures, norm]).double()
-            interrupted = bool(asked > 0)
+            interrupted = bool(requested > 0)
             if failed > 0:
                 saver.wait()  # which raises it
             if step_figures.isfinite().all():
@@ -274,7 +276,7 @@ def train(
             bar.update()
 
             last = done == end or interrupted
-            if here.first and (done % settings.log_every == 0 or done == settings.steps) and sums[-1] > 0:
+            if process.first and (done % settings.log_every == 0 or done == settings.steps) and sums[-1] > 0:
                 now = time.perf_counter()
                 *level_means, mean_norm = (sums[:-1] / sums[-1]).tolist()
                 speed = (done - line_start) * settings.batch / (now - line_began)
@@ -301,7 +303,7 @@ def train(
                 with ema.applied():
                     picture = method.sheet(network, *sheet_clips(clips, conditioner))
                 network.train()
-                if here.first:
+                if process.first:
                     save_picture(Path(run) / "sheets" / f"step-{done:08d}.png", picture)
                     log.picture(picture, done)
             follows = kept_at(settings, done) or evaluations.due(done)  # what must not be lost behind this step
@@ -330,7 +332,7 @@ def accumulate(
     conditioner: "Conditioner",
     *,
     batches: "BatchPlan",
-    here: "Processes",
+    process: "Processes",
     step: int,
     stop: "StopRequest | None" = None,
 ) -> torch.Tensor | None:
@@ -341,19 +343,19 @@ def accumulate(
     on all processes where the `StopRequest` of one of them wants no more passes; the gradients are then of no use.
     """
     settings = method.config.training
-    losses = torch.zeros(method.losses, device=here.device)
+    losses = torch.zeros(method.losses, device=process.device)
     for index in range(batches.passes):
-        if stop is not None and here.any(stop.at_once):
+        if stop is not None and process.any(stop.at_once):
             return None
-        chosen = batches.positions(here.rank, index)
+        chosen = batches.positions(process.rank, index)
         if chosen:
-            positions, (video, told) = chosen, next(deliveries)
-            video, labels = video.to(here.device, non_blocking=True), conditioner(told)
+            positions, (video, delivered) = chosen, next(deliveries)
+            video, labels = video.to(process.device, non_blocking=True), conditioner(delivered)
         # Gradients are averaged over processes. A process without samples goes along, for the others wait for it.
-        weight = here.world_size / batches.batch if chosen else 0.0
+        weight = process.world_size / batches.batch if chosen else 0.0
         seed_dropout(settings.seed, step, positions, model)
         with gradient_sync(model, index == batches.passes - 1):
-            with mixed_precision(here.device, settings.precision):
+            with mixed_precision(process.device, settings.precision):
                 pass_losses = method.loss(model, video, labels, step=step, positions=positions).sum(0) * weight
             pass_losses.mean().backward()
         losses += pass_losses.detach()
@@ -362,5 +364,5 @@ def accumulate(
 
 def sheet_clips(clips: "TrainingClips", conditioner: "Conditioner") -> "tuple[torch.Tensor, Labels]":
     """(uint8 [B, C, T, H, W], labels or `Conditions`) of the first clips of the run, which the sheets always show."""
-    videos, told = default_collate([clips[number] for number in range(CLIPS)])
-    return videos.to(conditioner.device), conditioner(told)
+    videos, delivered = default_collate([clips[number] for number in range(CLIPS)])
+    return videos.to(conditioner.device), conditioner(delivered)

@@ -59,8 +59,8 @@ def _profile(config, method, clips, device, micro_batch, quiet):
     network.checkpoint_blocks = recomputes_activations(config, device)
     set_attention_precision(network, settings.attention_precision)
     optimizer = make_optimizer(network, settings)
-    video, told = next(loader)
-    video, labels = video.to(device), make_conditioner(config, device)(told)
+    video, conditions = next(loader)
+    video, labels = video.to(device), make_conditioner(config, device)(conditions)
     loader.close()
     note(f"measuring {STEPS} passes and steps of {micro_batch} samples", quiet)
     for step in range(STEPS + 1):

@@ -74,7 +74,7 @@ class Saver:
     def __init__(
         self,
         run: str | Path,
-        here: "Processes",
+        process: "Processes",
         *,
         network: nn.Module,
         ema: "Average",
@@ -82,12 +82,12 @@ class Saver:
         config: "Config",
         traces: "Sequence[PowerEMA]" = (),
     ) -> None:
-        self.run, self.here, self.config = Path(run), here, config
+        self.run, self.process, self.config = Path(run), process, config
         self._parts = {"network": network, "ema": ema, "optimizer": optimizer, "traces": traces}
         self._averages = averages_by_kind(ema, traces)
         self.sharded = any(isinstance(p, DTensor) for p in network.parameters())
         # The thread that saves must not talk in a group in which training talks.
-        self._group = dist.new_group(backend="gloo") if self.sharded and here.world_size > 1 else None
+        self._group = dist.new_group(backend="gloo") if self.sharded and process.world_size > 1 else None
         self._pending = self._folder = self._temporary = None
 
     def __enter__(self):
@@ -110,17 +110,17 @@ class Saver:
         if self._group is None:
             return
         file = self.run / PROVENANCE_FILE  # has a line with the time of this start
-        expected = self.here.from_first(sha256_file(file) if self.here.first else None)
+        expected = self.process.from_first(sha256_file(file) if self.process.first else None)
         deadline, trouble = time.monotonic() + PATIENCE, None
         while not (file.is_file() and sha256_file(file) == expected):
             if time.monotonic() > deadline:
                 trouble = (
-                    f"process {self.here.rank} sees another folder {self.run} than process 0: every process of "
+                    f"process {self.process.rank} sees another folder {self.run} than process 0: every process of "
                     f"a sharded run saves its part there, so name one that all nodes share"
                 )
                 break
             time.sleep(0.2)
-        if found := next(filter(None, self.here.of_all(trouble)), None):
+        if found := next(filter(None, self.process.of_all(trouble)), None):
             raise InputError(found)
 
     def save(self, step: int, progress: dict, keep: int | None = None) -> None:
@@ -135,13 +135,13 @@ class Saver:
                 **self._parts,
                 config=self.config,
                 progress=progress,
-                first=self.here.first,
+                first=self.process.first,
                 keep=keep,
             )
             return
         self.wait()
         self._folder = step_folder(self.run, step)
-        temporary = Path(self.here.agreed(lambda: self._prepare(step, progress)))
+        temporary = Path(self.process.agreed(lambda: self._prepare(step, progress)))
         writer = ShardWriter(
             temporary,
             lambda indexes: self._finish(temporary, step, keep, indexes),
@@ -162,12 +162,12 @@ class Saver:
                 ema=self._parts["ema"],
                 traces=self._parts["traces"],
                 config=self.config,
-                first=self.here.first,
+                first=self.process.first,
             )
             return
         self.wait()
         self._folder = snapshot_folder(self.run, step)
-        temporary = Path(self.here.agreed(self._open_folder))
+        temporary = Path(self.process.agreed(self._open_folder))
         writer = ShardWriter(
             temporary, lambda indexes: self._finish_snapshot(temporary, step, indexes), kinds=tuple(self._averages)
         )

@@ -21,7 +21,7 @@ NEW_PARTS = ".fusion."  # what a network of more levels has and one of fewer may
 
 
 def build_network(
-    method: "Method", here: "Processes", *, sharded: bool, seed: int, reshard: bool = True, shards: int | None = None
+    method: "Method", process: "Processes", *, sharded: bool, seed: int, reshard: bool = True, shards: int | None = None
 ) -> torch.nn.Module:
     """The network of a method with starting values that follow from the seed, on the process' device.
 
@@ -31,8 +31,8 @@ def build_network(
     if sharded and method.builds_on_meta:
         with torch.device("meta"):
             network = method.make_network()
-        shard(network, here, reshard=reshard, shards=shards)
-        network.to_empty(device=here.device)
+        shard(network, process, reshard=reshard, shards=shards)
+        network.to_empty(device=process.device)
         torch.manual_seed(seed)
         _skip_defaults(network)
         network.reset_parameters()
