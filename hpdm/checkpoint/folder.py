@@ -325,7 +325,7 @@ def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
     try:
         with safe_open(file, framework="pt") as opened:
             header = _header(opened)
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a dictionary
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{file} is not a weights file of this program: {_line(error)}") from error
     if header.get("sha256") not in (None, tensor_digest(weights)):

@@ -58,8 +58,8 @@ def info(
     """Show parameters by part, FLOPs per level and block, memory and disk space of a size.
 
     Nothing is computed or allocated, so device and seed make no difference. `hpdm-info verify RUN` checks a run's
-    checkpoints, `hpdm-info export RUN --out FOLDER` writes the weights of a sharded one as one file, `hpdm-info ema RUN`
-    averages its weights over another length.
+    checkpoints, `hpdm-info export RUN --out FOLDER` writes the weights of a sharded one as one file, and
+    `hpdm-info ema RUN` averages its weights over another length.
     """
     from hpdm.config import load_config
     from hpdm.training.plan import describe_plan, make_plan

@@ -81,7 +81,7 @@ class DataConfig:
 def need_decoder() -> None:
     """Raise InputError where what reads videos is not installed: training on procedural clips does without."""
     try:
-        import av
+        import av  # noqa: F401
     except ImportError as error:
         raise InputError("PyAV is not installed, and videos are read with it: pip install av") from error
 

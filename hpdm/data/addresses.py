@@ -1,4 +1,4 @@
-"""Addresses that fsspec opens, such as s3://bucket/folder: file systems, and reading that outlasts a failing network."""
+"""Addresses that fsspec opens, such as s3://bucket/folder: file systems, and reading that survives network faults."""
 
 import logging
 import time

@@ -107,7 +107,7 @@ def open_shard(root: str | Path, name: str) -> tuple[int, int, Any]:
     if not is_address(root):
         path = Path(root, name)
         about = path.stat()
-        return about.st_size, about.st_mtime_ns, open(path, "rb")
+        return about.st_size, about.st_mtime_ns, open(path, "rb")  # noqa: SIM115  the caller closes it
     system, place = file_system(str(root))
     path = f"{place.rstrip('/')}/{name}"
     about = system.info(path)

@@ -100,7 +100,7 @@ def guidance_branches(conditions: Labels, null_label: int, guided: bool) -> Labe
 
 
 def no_conditions(config: "NetworkConfig", batch: int, device: torch.device | str = "cpu") -> Labels:
-    """Neither class nor text for a network of `NetworkConfig`: int64 [B], or `Conditions` where it has more conditions."""
+    """Neither class nor text for a network of `NetworkConfig`: int64 [B], or `Conditions` where it has more of them."""
     labels = torch.full((batch,), config.num_classes, dtype=torch.int64, device=device)
     if not config.text_width and not config.measures:
         return labels

@@ -229,7 +229,7 @@ class DetachedFusion(DeepFusion):
 
 
 class FusionWithoutCoordinates(DeepFusion):
-    """Deep fusion that is not told where in the video its tokens lie."""
+    """Deep fusion without the places of tokens in the video."""
 
     uses_coordinates = False
 
@@ -244,6 +244,9 @@ class ShallowFusion(DeepFusion):
 class NoFusion(nn.Module):
     """Levels know nothing of each other, nor where they are: for single-level networks and as a lower bound."""
 
+    uses_context = False
+    uses_coordinates = False
+    detaches_context = False
     concatenates_rgb = False
 
     def __init__(self, width: int) -> None:
@@ -262,7 +265,7 @@ class NoFusion(nn.Module):
         return tokens
 
 
-FUSIONS = {
+FUSIONS: dict[str, type[DeepFusion] | type[NoFusion]] = {
     "deep": DeepFusion,
     "shallow": ShallowFusion,
     "detached": DetachedFusion,

@@ -38,7 +38,7 @@ class _Contexts:
         self.evaluator, self.network = evaluator, evaluator.network
         self.sampling, self.device = sampling, device
         self.pyramid = self.network.pyramid
-        self.uses_context = getattr(FUSIONS[self.network.config.fusion], "uses_context", False)
+        self.uses_context = FUSIONS[self.network.config.fusion].uses_context
         self.finished = []
 
     def _sigma(self, level):

@@ -97,7 +97,7 @@ class _Trial:
 
     def __init__(self, network, device):
         generator = torch.Generator().manual_seed(0)
-        random = lambda *shape: torch.randn(*shape, generator=generator).to(device)
+        random = lambda *shape: torch.randn(*shape, generator=generator).to(device)  # noqa: E731
         self.network, self.device = network, device
         config, pyramid = network.config, network.pyramid
         self.patch = random(1, config.channels, *pyramid.patch)
@@ -127,7 +127,7 @@ class _Trial:
     def run(self, size):
         """Results of the tile [1, ...], or None where its places in a call of `size` give different bits."""
         network, blocks = self.network, len(self.network.config.levels_per_block)
-        repeat = lambda x: None if x is None else x.repeat(size, *[1] * (x.ndim - 1))
+        repeat = lambda x: None if x is None else x.repeat(size, *[1] * (x.ndim - 1))  # noqa: E731
         start = torch.zeros(size, 3, dtype=torch.int64, device=self.device)
         labels = no_conditions(network.config, size, self.device)
         c_noise = torch.full((size,), -0.3, device=self.device)

@@ -77,7 +77,7 @@ def estimate_memory(
     ]
     latents = copies * (sum(tiles[:-1]) + max(used)) * config.num_latents * config.latent_width
     held = 0
-    uses_context = getattr(FUSIONS[config.fusion], "uses_context", False)
+    uses_context = FUSIONS[config.fusion].uses_context
     if use_cache and uses_context:
         block_inputs = [
             count * sum(hosted > level + 1 for hosted in config.levels_per_block)

@@ -158,7 +158,7 @@ def count_block_evaluations(
     """
     levels = levels or pyramid.levels
     blocks = [sum(hosted > level for hosted in network.levels_per_block) for level in range(pyramid.levels)]
-    uses_context = getattr(FUSIONS[network.fusion], "uses_context", False)
+    uses_context = FUSIONS[network.fusion].uses_context
     branches = 2 if sampling.guided else 1
     total = 0
     for level in range(levels):

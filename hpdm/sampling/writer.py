@@ -132,7 +132,7 @@ class SamplesFolder:
 @contextmanager
 def _locked(path):
     with writing(path, kept="the samples are kept"):
-        file = open(path, "w", encoding="utf-8")
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115  closed below
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -32,7 +32,7 @@ from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, 
 from hpdm.training.plan import recomputes_activations
 from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
-from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint
+from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sharing import plan_sharing
 from hpdm.training.sheets import CLIPS

@@ -20,7 +20,7 @@ from hpdm.diffusion import dynamic_threshold
 from hpdm.model import text
 from hpdm.model.conditioning import no_conditions
 from hpdm.model.text import make_conditioner
-from hpdm.sampling.prompts import TextConditions, Prompts, proportional_turns, read_prompts
+from hpdm.sampling.prompts import Prompts, TextConditions, proportional_turns, read_prompts
 from hpdm.sampling.tiled import TiledSampler
 from hpdm.support.errors import InputError
 from tests.support.sampling_models import tiny_network
