@@ -228,7 +228,7 @@ class Workshop:
                 format=tier.format,
                 save_levels=True,
                 # on a GPU no matter of bits, but of many times the speed in fp32
-                calls="fastest" if self.device.type == "cuda" else None,
+                calls="fastest" if self.device.type == "cuda" else "exact",
             )
 
         return Task(
