@@ -1,11 +1,12 @@
 """How well the gradient of each precision points where that of fp32 points."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 from hpdm.checkpoint.load import load_checkpoint
-from hpdm_eval.benchmarks.gpu.bench import wake
+from hpdm_eval.benchmarks.gpu.bench import Bench, Result, wake
 from hpdm_eval.benchmarks.gpu.training import Trainer
 
 SHARE = 1e-6  # of the squared norm of the whole gradient: tensors with less are not named the worst
@@ -22,7 +23,7 @@ CASES = (
 )
 
 
-def cosines(bench, *, size, batch):
+def cosines(bench: Bench, *, size: str, batch: int) -> Iterator[Result]:
     """Cosine with the gradient of fp32 without TF32, of all weights together and of the worst tensor.
 
     nano has its shipped weights; other sizes starting values, those that start at zero drawn small. Without dropout,

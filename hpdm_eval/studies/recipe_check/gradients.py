@@ -15,15 +15,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from hpdm.config import Config
 from hpdm.config.training import plan_batch
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, v_target
-from hpdm.methods import make_method
+from hpdm.methods import Method, make_method
 from hpdm.model.conditioning import drop_conditions
 from hpdm.pyramid import extract_patches
 from hpdm.support.errors import InputError
@@ -66,7 +69,7 @@ def combinations(world: int, quick: bool) -> list[dict]:
     return found
 
 
-def config_of(combination):
+def config_of(combination: Mapping[str, Any]) -> Config:
     """The stand-in's configuration for a combination: three of its blocks, and no dropout, whose masks the reference
     would have to take over."""
     return stand_in(
@@ -81,7 +84,7 @@ def config_of(combination):
     )
 
 
-def make_network(method):
+def make_network(method: Method) -> torch.nn.Module:
     """The network, the same in every process, with no weight at zero: behind a zero matrix every gradient is zero."""
     torch.manual_seed(0)
     network = method.make_network()
@@ -91,14 +94,14 @@ def make_network(method):
     return network.train()
 
 
-def make_batch(method):
+def make_batch(method: Method) -> tuple[torch.Tensor, torch.Tensor]:
     """(videos uint8 [B, 3, T, H, W], labels int64 [B])."""
     generator = torch.Generator().manual_seed(1)
     videos = torch.randint(0, 256, (BATCH, 3, *method.video_size), dtype=torch.uint8, generator=generator)
     return videos, torch.arange(BATCH)
 
 
-def reference_gradients(config) -> dict[str, torch.Tensor]:
+def reference_gradients(config: Config) -> dict[str, torch.Tensor]:
     """Name → gradient of the loss of step 0 in float64: one process, one pass, formulas 7-9 and v-prediction."""
     method = make_method(config)
     network = make_network(method).double()
@@ -125,7 +128,7 @@ def reference_gradients(config) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in network.named_parameters()}
 
 
-def gradients(combination, here) -> dict[str, torch.Tensor | None]:
+def gradients(combination: Mapping[str, Any], here: Any) -> dict[str, torch.Tensor | None]:
     """Name → whole gradient of the same loss as the training loop computes it; None for one that does not come."""
     config = config_of(combination)
     method = make_method(config)
@@ -152,7 +155,7 @@ def gradients(combination, here) -> dict[str, torch.Tensor | None]:
     }
 
 
-def compare(found, reference) -> dict:
+def compare(found: Mapping[str, torch.Tensor | None], reference: Mapping[str, torch.Tensor]) -> dict:
     """Figures of a network's gradients against the reference's.
 
     `error`: norm of the difference of all gradients together, missing ones counted as zeros, over the reference's norm;
@@ -172,7 +175,7 @@ def compare(found, reference) -> dict:
     }
 
 
-def measure(worlds=WORLDS, *, quick: bool, parts: int = 1) -> list[dict]:
+def measure(worlds: Sequence[int] = WORLDS, *, quick: bool, parts: int = 1) -> list[dict]:
     """A row for every combination: its settings and the figures of `compare`; starts the processes it needs.
 
     With `quick` torch.compile traces without generating code. `parts` groups of processes share the combinations of
@@ -224,7 +227,7 @@ def measure(worlds=WORLDS, *, quick: bool, parts: int = 1) -> list[dict]:
     return rows
 
 
-def wrong(rows) -> list[dict]:
+def wrong(rows: Sequence[dict]) -> list[dict]:
     """The rows with a missing gradient or with one further from the reference than `TOLERANCE`."""
     return [row for row in rows if row["missing"] or not row["error"] <= TOLERANCE[row["precision"]]]
 

@@ -37,7 +37,9 @@ VALUES = (0.002, 0.02, 0.05, 0.1, 0.2)
 @click.option("--clips", type=click.IntRange(min=24), default=144, show_default=True, help="Clips per noise level.")
 @click.option("--steps", help="Steps per level, as for hpdm-sample.")
 @common_options
-def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
+def main(
+    checkpoint: str, out: Path, scratch: Path, clips: int, steps: str | None, device: str, seed: int, quiet: bool
+) -> None:
     """Sample at several conditioning noise levels and compare the sets with procedural videos."""
     loaded, numbers = load_checkpoint(checkpoint), steps and _parse_steps(steps)
     own_folder(out)

@@ -11,9 +11,11 @@ import csv
 import io
 import multiprocessing
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -24,13 +26,16 @@ from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
 from hpdm.support.progress import note
 from hpdm_eval.clips.selection import source_of
-from hpdm_eval.clips.source import open_clips
+from hpdm_eval.clips.source import Clip, open_clips
 from hpdm_eval.metrics.seam_contrasts import AXES
 from hpdm_eval.metrics.seam_tests import judge_seams
-from hpdm_eval.metrics.seams import ClipSeams, measure_clip, rescore, seam_lattices
+from hpdm_eval.metrics.seams import ClipSeams, Lattice, measure_clip, rescore, seam_lattices
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.studies.validation.seam_codecs import Encode, Resize, combinations, put_through
 from hpdm_eval.studies.validation.seam_injection import inject_seams
+
+Steps = tuple[Resize | Encode, ...]
+Measured = dict[tuple[tuple[int, int, int], bool], list[ClipSeams]]  # by (patch, stepped)
 
 PATCHES = ((16, 64, 64),)
 LEVELS = 2  # of tiles: the patch and twice that
@@ -64,7 +69,9 @@ COLUMNS = (
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that judge.")
 @common_options
-def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
+def main(
+    samples: str, clips: int, out: str, scratch: str, part: str, jobs: int, device: str, seed: int, quiet: bool
+) -> None:
     """Judge real clips after forty combinations of resizes and codecs."""
     os.environ.setdefault("SVT_LOG", "1")
     first, every = _part(part)
@@ -107,7 +114,7 @@ def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
         note(f"wrote {Path(out) / name}", quiet)
 
 
-def name_of(steps):
+def name_of(steps: Steps) -> str:
     """The steps in a few words."""
     return ", then ".join(map(str, steps))
 
@@ -122,7 +129,7 @@ def _part(text):
     return part, parts
 
 
-def tasks():
+def tasks() -> list[list[Steps]]:
     """Combinations to measure together: lists of up to `TOGETHER` that begin with the same resize."""
     groups = {}
     for steps in combinations():
@@ -130,7 +137,7 @@ def tasks():
     return [group[k : k + TOGETHER] for group in groups.values() for k in range(0, len(group), TOGETHER)]
 
 
-def measure_combinations(videos, chains, first=0):
+def measure_combinations(videos: Sequence[Clip], chains: Sequence[Steps], first: int = 0) -> list[Measured]:
     """For each of `chains`, which begin with the same resize or are one, {(patch, stepped): list of ClipSeams}.
 
     videos: list of Clip; first: the number of the first of them.
@@ -149,7 +156,7 @@ def measure_combinations(videos, chains, first=0):
     return results
 
 
-def lattices_of(patch, steps):
+def lattices_of(patch: Sequence[int], steps: Steps) -> tuple[Lattice, ...]:
     """The lattices that a reader of the clips would look at; those stored without loss are said to be."""
     return seam_lattices(patch, levels=LEVELS, lossless=not isinstance(steps[-1], Encode))
 
@@ -162,7 +169,7 @@ def _judge_files(steps, files, seed):
     return judge_combination(steps, measured, seed)
 
 
-def judge_combination(steps, measured, seed=0):
+def judge_combination(steps: Steps, measured: Measured, seed: int = 0) -> list[dict[str, Any]]:
     """Rows of the table, dicts with COLUMNS: one for each patch and number of clips."""
     rows = []
     for patch in PATCHES:
@@ -206,7 +213,7 @@ def _found(figures, axis):
     return True if any(own) else None if all(verdict is None for verdict in own) else False
 
 
-def save_measured(path, measured):
+def save_measured(path: Path, measured: Measured) -> None:
     """What `judge_combination` needs, as arrays without pickles."""
     arrays = {}
     for (patch, stepped), clips in measured.items():
@@ -225,7 +232,7 @@ def save_measured(path, measured):
         np.savez(file, **arrays)
 
 
-def load_measured(path):
+def load_measured(path: Path) -> Measured:
     """The inverse of `save_measured`; clips have scores only after `rescore`."""
     parts = {}
     with np.load(path, allow_pickle=False) as arrays:
@@ -254,7 +261,7 @@ def load_measured(path):
     return measured
 
 
-def page(rows, names, seed):
+def page(rows: Sequence[dict[str, Any]], names: Sequence[str], seed: int) -> str:
     """The markdown page of the table; names: of the clips."""
     clips, groups = len(names), len(set(map(source_of, names)))
     patches = ", ".join(dict.fromkeys(row["patch"] for row in rows))
