@@ -1,10 +1,9 @@
 """Are the frames that a reader returns those that the file shows, and what does reading them cost?
 
-Two kinds of files are read: generated ones whose frames carry their numbers (`numbered_videos`), and any videos at hand,
-compared pixel by pixel with decoding them once from the beginning. Each file is read at random starts and strides, at
-its last frame alone and as a whole, by this package's reader and, where it is installed, by decord. Every reading
-happens in a process of its own with a time limit, because decord never returns from some files.
-"""
+Two kinds of files are read: generated ones whose frames carry their numbers (`numbered_videos`), and any videos at
+hand, compared pixel by pixel with decoding them once from the beginning. Each file is read at random starts and
+strides, at its last frame alone and as a whole, by this package's reader and, where it is installed, by decord. Every
+reading happens in a process of its own with a time limit, because decord never returns from some files."""
 
 import hashlib
 import tempfile

@@ -1,7 +1,8 @@
 """The whole way from a model to videos to a table, offline: what `hpdm-eval quickstart` does.
 
-Four sets of drawn videos are written as mp4 files: a reference, other clips like it, clips of fewer classes, and blurred
-ones; a fifth is sampled from the nano model that ships with hpdm, in few steps. Each is judged against the reference.
+Four sets of drawn videos are written as mp4 files: a reference, other clips like it, clips of fewer classes, and
+blurred ones; a fifth is sampled from the nano model that ships with hpdm, in few steps. Each is judged against the
+reference.
 
 Clips are uint8 [T, H, W, 3].
 """

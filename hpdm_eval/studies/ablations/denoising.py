@@ -1,8 +1,8 @@
 """What a network has learnt to denoise: errors by noise level, by pyramid level and by place of the tile.
 
 The network is asked what sampling asks: to denoise a level's tiles on finished coarser levels that carry the noise of
-`sigma_context`. Errors are of the clean pixels, E |D - x|^2, at noise levels that are stated over the level's signal, so
-that networks trained with different noise levels compare.
+`sigma_context`. Errors are of the clean pixels, E |D - x|^2, at noise levels that are stated over the level's signal,
+so that networks trained with different noise levels compare.
 
 B clips, L levels.
 """

@@ -159,8 +159,8 @@ def look(folder: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray, np
 def fine_detail(video: np.ndarray) -> float:
     """ln of the root mean square of what a clip, uint8 [T, H, W, 3], loses at half its resolution along all axes.
 
-    That is what the finest level adds; features of a small classifier hardly see it. The unit of the root mean square is
-    half the range of pixels.
+    That is what the finest level adds; features of a small classifier hardly see it. The unit of the root mean square
+    is half the range of pixels.
     """
     x = torch.from_numpy(video).permute(3, 0, 1, 2)[None].double() / 127.5 - 1
     rest = x - enlarge_video(F.avg_pool3d(x, 2))
@@ -183,7 +183,7 @@ def seam_scores(folder: Path) -> np.ndarray:
 def draw_reference(
     scratch: Path, count: int, size: Sequence[int], device: str, quiet: bool = False
 ) -> tuple[np.ndarray, float, dict]:
-    """(features float32 [count, D], mean fine detail, summary) of procedural clips of `size` that no seed of training has drawn."""
+    """(features float32 [count, D], mean fine detail, summary) of procedural clips of `size`; no training has drawn them."""
     from hpdm.data.procedural import procedural_clip
     from hpdm.data.procedural_folders import REFERENCE_SEED
     from hpdm.support.progress import progress

@@ -1,4 +1,4 @@
-"""The metric suite at work: on samples of the nano model and, where their places are given, on real and published clips.
+"""The metric suite at work: on samples of the nano model and, where they are given, on real and published clips.
 
     python -m hpdm_eval.studies.shipped.metrics --out reports --ucf scratch/ucf/videos --pvdm pvdm.mp4 --digan digan.mp4
 

@@ -270,17 +270,24 @@ def page(rows: Sequence[dict[str, Any]], names: Sequence[str], seed: int) -> str
         "",
         (
             f"Made by `python -m hpdm_eval.studies.validation.seam_verdicts --clips {clips} --seed {seed}` (commit "
-            f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320 from {groups} groups of that data set, drawn "
-            f"at random, the first {FRAMES} frames of each, tiles of {patches} on {LEVELS} levels. UCF-101 is MPEG-4 to begin "
-            "with. Every combination was applied to the clips; where a codec comes last the files' own packets were read as "
-            "`hpdm-eval seams` reads them, where a resize does the clips count as stored without loss. Crops are of the "
+            f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320 from {groups} groups of that "
+            "data set, drawn "
+            f"at random, the first {FRAMES} frames of each, tiles of {patches} on {LEVELS} levels. UCF-101 is "
+            "MPEG-4 to begin "
+            "with. Every combination was applied to the clips; where a codec comes last the files' own packets "
+            "were read as "
+            "`hpdm-eval seams` reads them, where a resize does the clips count as stored without loss. Crops "
+            "are of the "
             "middle. Sets of clips are disjoint."
         ),
         "",
         (
-            f"`called`: sets called seamed on any lattice, {_share(rows, 'called')} over all rows. `verdicts`: sets in which "
-            "the finest lattice of an axis gets a verdict, which needs a step of one grey level to be found. `found`: of the "
-            f"sets of {STEPPED} clips with a brightness step of one grey level between their tiles, put in after the last step, "
+            f"`called`: sets called seamed on any lattice, {_share(rows, 'called')} over all rows. `verdicts`: "
+            "sets in which "
+            "the finest lattice of an axis gets a verdict, which needs a step of one grey level to be found. "
+            "`found`: of the "
+            f"sets of {STEPPED} clips with a brightness step of one grey level between their tiles, put in "
+            "after the last step, "
             "those that are called a seam on that axis, of those with a verdict there."
         ),
         "",
