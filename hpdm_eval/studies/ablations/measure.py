@@ -157,8 +157,10 @@ def denoising_records(checkpoint: str | Path) -> dict[int, Record]:
         details = [{"noise_over_signal": ratio, "error": error} for ratio, error in errors.items()]
         if level == finest and level:
             few = slice(DENOISED_EVERYWHERE)
-            found = errors_by_position(loaded.network, loaded.config, videos[few], labels[few])
-            details += [{"noise_over_signal": 0.5, "position": name, "error": error} for name, error in found.items()]
+            by_position = errors_by_position(loaded.network, loaded.config, videos[few], labels[few])
+            details += [
+                {"noise_over_signal": 0.5, "position": name, "error": error} for name, error in by_position.items()
+            ]
         value = float(np.exp(np.mean(np.log(list(errors.values())))))
         records[level] = step_record("denoising", value, loaded.config, started=started, details=details)
     return records

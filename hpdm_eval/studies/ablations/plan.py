@@ -191,8 +191,8 @@ class Plan:
 
     def variants(self, study: Study) -> list[tuple[Variant, Config]]:
         """The chosen variants of a study that are trained, with their configurations."""
-        found = {j.variant: j.samples.config for j in self.judgements if j.study == study and j.samples.run}
-        return list(found.items())
+        configs = {j.variant: j.samples.config for j in self.judgements if j.study == study and j.samples.run}
+        return list(configs.items())
 
 
 def load_studies() -> list[Study]:
@@ -330,11 +330,11 @@ def _training_key(config):
 
 
 def _unique(items):
-    found = []
+    unique = []
     for item in items:
-        if item not in found:
-            found.append(item)
-    return found
+        if item not in unique:
+            unique.append(item)
+    return unique
 
 
 def _build(kind, values, where):

@@ -61,10 +61,10 @@ class Workshop:
         for judgement in self.plan.judgements:
             config, needs = judgement.samples.config, [f"sample {_label(judgement.samples)}"]
             if "fvd" in judgement.study.measures:
-                gone = self.plan.base.pyramid.levels - config.pyramid.levels
+                dropped = self.plan.base.pyramid.levels - config.pyramid.levels
                 frames = self.plan.tier.short_clip if judgement.variant.clip == "short" else None
                 for level in judgement.levels:
-                    key = level + gone, config.training.shrink, frames
+                    key = level + dropped, config.training.shrink, frames
                     statistics[key] = self._reference(*key)
                     needs.append(statistics[key].name)
             if "positions" in judgement.study.measures:
@@ -154,7 +154,7 @@ class Workshop:
     def _train(self, run):
         folder, training = self.run_folder(run), run.config.training
 
-        def go():
+        def train_run():
             config = self._that_fits(self._with_autoencoder(run), _label(run))
             outcome = train(config, folder, device=str(self.device), quiet=self.quiet)
             if outcome.interrupted:
@@ -167,7 +167,7 @@ class Workshop:
         return Task(
             name=f"train {_label(run)}",
             done=lambda: all(step_folder(folder, step).is_dir() for step in run.steps),
-            run=go,
+            run=train_run,
             needs=(f"train {_label(run.needs)}",) if run.needs else (),
             cost=float(training.steps) * training.batch * tokens * hosted * passes,
         )
@@ -218,7 +218,7 @@ class Workshop:
                 needs=needs,
             )
 
-        def go():
+        def make_samples():
             sampling = samples.config.sampling
             settings = {name: getattr(sampling, name) for name in (*SAMPLING_OPTIONS, "steps")}
             sample_folder(
@@ -238,7 +238,7 @@ class Workshop:
         return Task(
             name=f"sample {_label(samples)}",
             done=lambda: _manifest_count(finest) >= samples.count,
-            run=go,
+            run=make_samples,
             needs=needs,
             cost=samples.count * sampling_cost(samples.config),
         )
@@ -264,7 +264,7 @@ class Workshop:
             if metric != "sampling" or make_method(config).makes_videos
         }
 
-        def go():
+        def time_variants():
             started = time.time()
             configs = dict(variants)
             most = plan_batch(self.plan.base.training, 1).micro_batch
@@ -313,7 +313,7 @@ class Workshop:
         return Task(
             name=f"time {study.name}",
             done=lambda: all(map(_is_timed, paths.values())),
-            run=lambda: on_first(go),
+            run=lambda: on_first(time_variants),
             alone=True,
             remarks=lambda: _shortages(paths.values()),
         )

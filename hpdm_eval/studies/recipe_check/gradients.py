@@ -54,7 +54,7 @@ def combinations(world: int, quick: bool) -> list[dict]:
     All of them; or with `quick` `BASE` in fp32 and, in bf16, what differs from it in one setting, compiled once.
     Weights of which every process holds a whole copy have nothing to reshard.
     """
-    found = []
+    chosen = []
     for parallel, precision in itertools.product(PARALLEL[world], ("fp32", "bf16")):
         for values in itertools.product((True, False), repeat=len(SETTINGS)):
             one = dict(zip(SETTINGS, values, strict=True))
@@ -65,8 +65,8 @@ def combinations(world: int, quick: bool) -> list[dict]:
                 continue
             if quick and one["compile"] and (world, parallel) != (1, "fsdp"):
                 continue  # compiling takes long
-            found.append({"processes": world, "parallel": parallel, "precision": precision, **one})
-    return found
+            chosen.append({"processes": world, "parallel": parallel, "precision": precision, **one})
+    return chosen
 
 
 def config_of(combination: Mapping[str, Any]) -> Config:
@@ -115,8 +115,8 @@ def reference_gradients(config: Config) -> dict[str, torch.Tensor]:
         c_in = preconditioning(sigma[:, level], s_in)[0].view(-1, 1, 1, 1, 1)
         inputs.append(c_in * add_noise(x, eps[:, level], sigma[:, level], s_in))
         targets.append(v_target(x, eps[:, level], sigma[:, level]))
-    told = drop_conditions(labels, draws.no_label, config.network.num_classes)
-    arguments = inputs, sigma.log() / 4, draws.windows, told
+    conditions = drop_conditions(labels, draws.no_label, config.network.num_classes)
+    arguments = inputs, sigma.log() / 4, draws.windows, conditions
     zeros = torch.zeros(BATCH, config.network.num_latents, config.network.latent_width, dtype=torch.float64)
     latents = [zeros] * len(patches)
     if config.training.self_conditioning_rate > 0:
@@ -155,19 +155,19 @@ def gradients(combination: Mapping[str, Any], here: Any) -> dict[str, torch.Tens
     }
 
 
-def compare(found: Mapping[str, torch.Tensor | None], reference: Mapping[str, torch.Tensor]) -> dict:
+def compare(own: Mapping[str, torch.Tensor | None], reference: Mapping[str, torch.Tensor]) -> dict:
     """Figures of a network's gradients against the reference's.
 
     `error`: norm of the difference of all gradients together, missing ones counted as zeros, over the reference's norm;
     `worst`: the largest such ratio of a single tensor that holds at least a thousandth of the whole norm.
     """
-    missing = [name for name, gradient in found.items() if gradient is None]
+    missing = [name for name, gradient in own.items() if gradient is None]
     sizes = {name: gradient.numel() for name, gradient in reference.items()}
     whole = torch.stack([g.norm() for g in reference.values()]).norm()
-    apart = {name: (0 if g is None else g.double()) - reference[name] for name, g in found.items()}
+    apart = {name: (0 if g is None else g.double()) - reference[name] for name, g in own.items()}
     shares = {name: (apart[name].norm() / g.norm()).item() for name, g in reference.items() if g.norm() > 1e-3 * whole}
     return {
-        "tensors": len(found),
+        "tensors": len(own),
         "missing": len(missing),
         "missing_share": sum(sizes[name] for name in missing) / sum(sizes.values()),
         "error": (torch.stack([a.norm() for a in apart.values()]).norm() / whole).item(),
@@ -220,10 +220,10 @@ def measure(worlds: Sequence[int] = WORLDS, *, quick: bool, parts: int = 1) -> l
             for worker in workers:
                 worker.kill()
         for world in worlds:
-            found = [
+            parts_of_rows = [
                 json.loads((Path(folder) / f"{world}-{part}.json").read_text(encoding="utf-8")) for part in range(parts)
             ]
-            rows += [row for turn in itertools.zip_longest(*found) for row in turn if row is not None]
+            rows += [row for turn in itertools.zip_longest(*parts_of_rows) for row in turn if row is not None]
     return rows
 
 
@@ -251,8 +251,8 @@ def _main(folder, rank, world, port, extent, part, parts):
         if combination["compile"]:
             torch.compiler.reset()
             combination["backend"] = "aot_eager" if extent == "quick" else "inductor"
-        found = gradients(combination, here)
-        rows.append({**combination, **compare(found, references[combination["self_conditioning"]])})
+        own = gradients(combination, here)
+        rows.append({**combination, **compare(own, references[combination["self_conditioning"]])})
     if rank == 0:
         (Path(folder) / f"{world}-{part}.json").write_text(json.dumps(rows), encoding="utf-8")
     dist.destroy_process_group()

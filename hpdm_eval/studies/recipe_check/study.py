@@ -151,13 +151,13 @@ def denoising_tables(folder: Path) -> str:
 
     Means over the trainings of a variant, with the smallest and the largest.
     """
-    found = [item for item in collect_records([folder]) if item.record.metric == "denoising"]
-    if not found:
+    records = [item for item in collect_records([folder]) if item.record.metric == "denoising"]
+    if not records:
         raise InputError(
             f"{folder} holds no record of the measure denoising; `hpdm-eval ablations --only noise` makes them"
         )
     errors, places, trainings = defaultdict(list), defaultdict(list), set()
-    for item in found:
+    for item in records:
         variant = f"{item.get('study')}.{item.get('variant')}"
         trainings.add(item.get("repeat"))
         for entry in item.record.details:
@@ -194,9 +194,9 @@ def denoising_tables(folder: Path) -> str:
 
 def position_tables(folder: Path) -> str:
     """FVD and seam excess by position of the tile, from a folder of records of the measure `positions`."""
-    found = [item for item in collect_records([folder]) if item.record.metric == "positions"]
+    records = [item for item in collect_records([folder]) if item.record.metric == "positions"]
     values = defaultdict(list)
-    for item in found:
+    for item in records:
         for entry in item.record.details:
             what = "FVD of tiles"
             if entry["figure"] == "seams":

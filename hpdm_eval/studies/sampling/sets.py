@@ -70,11 +70,11 @@ def load_set(job: SetJob) -> SampledSet | None:
     try:
         with np.load(job.file, allow_pickle=False) as arrays:
             about = parse_json(str(arrays["about"]))
-            found = SampledSet(**{part: arrays[part] for part in PARTS}, about=about)
+            sampled = SampledSet(**{part: arrays[part] for part in PARTS}, about=about)
     except (OSError, ValueError, KeyError):
         return None
     settings = option_settings(OPTIONS[job.option], load_checkpoint_config(job.checkpoint))
-    return found if about["settings"] == parse_json(json.dumps(settings)) else None
+    return sampled if about["settings"] == parse_json(json.dumps(settings)) else None
 
 
 _LOADED = {}
@@ -150,10 +150,16 @@ def look(folder: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray, np
         return open_clips(folder, load_protocol("native", backbone="shapes3d"), quiet=True, workers=0)
 
     source = opened()
-    found = extract_features(source, backbone, quiet=True)
-    labels = np.array([label_in_name(name) for name in found.names])
+    extracted = extract_features(source, backbone, quiet=True)
+    labels = np.array([label_in_name(name) for name in extracted.names])
     detail = np.array([fine_detail(clip.video) for clip in opened()])
-    return found.features, found.probabilities.argmax(1) == labels, detail, source.summary(), backbone.describe()
+    return (
+        extracted.features,
+        extracted.probabilities.argmax(1) == labels,
+        detail,
+        source.summary(),
+        backbone.describe(),
+    )
 
 
 def fine_detail(video: np.ndarray) -> float:
@@ -183,7 +189,7 @@ def seam_scores(folder: Path) -> np.ndarray:
 def draw_reference(
     scratch: Path, count: int, size: Sequence[int], device: str, quiet: bool = False
 ) -> tuple[np.ndarray, float, dict]:
-    """(features float32 [count, D], mean fine detail, summary) of procedural clips of `size`; no training has drawn them."""
+    """(features float32 [count, D], mean fine detail, summary) of procedural clips of `size` that are new."""
     from hpdm.data.procedural import procedural_clip
     from hpdm.data.procedural_folders import REFERENCE_SEED
     from hpdm.support.progress import progress

@@ -131,18 +131,20 @@ def attribute_records(
     source = open_clips(folder, protocol, quiet=quiet, workers=0)
     extracted = extract_features(source, backbone, quiet=quiet)
     numbers = np.array([label_in_name(name) for name in extracted.names])
-    asked = [attributes_of_caption(settings["prompts"][number]) for number in numbers]
+    conditions = [attributes_of_caption(settings["prompts"][number]) for number in numbers]
     seen = {name: real.readouts[name](extracted.features) for name in ATTRIBUTES}
     details = [
         {
             "attribute": name,
-            **attribute_accuracy(seen[name], [a[name] for a in asked]),
+            **attribute_accuracy(seen[name], [a[name] for a in conditions]),
             "chance": 1 / len(real.readouts[name].values),
             "real": real.ceiling[name],
         }
         for name in ATTRIBUTES
     ]
-    right = np.array([[seen[name][row] == wanted[name] for name in ATTRIBUTES] for row, wanted in enumerate(asked)])
+    right = np.array(
+        [[seen[name][row] == wanted[name] for name in ATTRIBUTES] for row, wanted in enumerate(conditions)]
+    )
     by_prompt = np.array([right[numbers == number].mean(0) for number in np.unique(numbers)])
     common = {
         "started": started,
@@ -162,9 +164,9 @@ def attribute_records(
             **common, value=float(right.mean()), ci95=_share_interval(by_prompt.mean(1), seed), details=tuple(details)
         )
     }
-    for column, (name, found) in enumerate(zip(ATTRIBUTES, details)):
+    for column, (name, detail) in enumerate(zip(ATTRIBUTES, details)):
         interval = prompt_interval(by_prompt[:, column], seed)
-        records[name] = make_record(**common, value=found["accuracy"], details=(found,), ci95=interval)
+        records[name] = make_record(**common, value=detail["accuracy"], details=(detail,), ci95=interval)
     return records
 
 

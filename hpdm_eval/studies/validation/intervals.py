@@ -238,7 +238,7 @@ def simulate_rates(clips: int, model: str, replicates: int = 2000, seed: int = 0
         drawn = rng.choice(rates, (100, clips)).mean(axis=1)
         simple.append(np.quantile(drawn, [0.025, 0.975]))
         none += not counts.any()
-    covers = [np.mean([low <= truth <= high for low, high in found]) for found in (bounds, simple)]
+    covers = [np.mean([low <= truth <= high for low, high in intervals]) for intervals in (bounds, simple)]
     return dict(
         zip(
             RATE_COLUMNS,
@@ -310,8 +310,8 @@ def _summary(rows):
     """What holds where, a line each."""
 
     def shares(column, chosen):
-        found = sorted(round(100 * row[column]) for row in rows if chosen(row) and row[column] is not None)
-        return f"{found[0]} %" if found[0] == found[-1] else f"{found[0]} to {found[-1]} %"
+        shares = sorted(round(100 * row[column]) for row in rows if chosen(row) and row[column] is not None)
+        return f"{shares[0]} %" if shares[0] == shares[-1] else f"{shares[0]} to {shares[-1]} %"
 
     def enough(row):
         return row["N"] >= fewest_for_correction(row["D"])

@@ -98,8 +98,8 @@ def main(
     rows = []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         files = [[paths[steps, k] for k in range(len(chunks))] for steps in numbers]
-        for steps, found in zip(numbers, pool.map(_judge_files, numbers, files, [seed] * len(files))):
-            rows += found
+        for steps, judged in zip(numbers, pool.map(_judge_files, numbers, files, [seed] * len(files))):
+            rows += judged
             note(f"judged: {name_of(steps)}", quiet)
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
@@ -194,8 +194,8 @@ def judge_combination(steps: Steps, measured: Measured, seed: int = 0) -> list[d
                 sets = [stepped[start : start + count] for start in range(0, len(stepped) - count + 1, count)]
                 verdicts = [judge_seams(chosen, lattices, draws=0) for chosen in sets]
                 for axis in AXES:
-                    found = [_found(figures, axis) for figures in verdicts]
-                    row |= {f"found {axis}": found.count(True), f"missed {axis}": found.count(False)}
+                    calls = [_found(figures, axis) for figures in verdicts]
+                    row |= {f"found {axis}": calls.count(True), f"missed {axis}": calls.count(False)}
             rows.append(row)
     return rows
 
@@ -241,20 +241,20 @@ def load_measured(path: Path) -> Measured:
             head = tuple(map(int, patch.split("x"))), bool(int(stepped)), int(number)
             parts.setdefault(head, {})[tuple(what)] = arrays[key]
     measured = {(patch, stepped): [] for patch in PATCHES for stepped in (False, True)}
-    for (patch, stepped, number), found in sorted(parts.items(), key=lambda item: item[0][2]):
+    for (patch, stepped, number), arrays in sorted(parts.items(), key=lambda item: item[0][2]):
         kinds = {
-            kind: {what[1:]: value for what, value in found.items() if what[0] == kind}
+            kind: {what[1:]: value for what, value in arrays.items() if what[0] == kind}
             for kind in ("values", "contrasts", "stepped")
         }
         measured[patch, stepped].append(
             ClipSeams(
                 name=str(number),
-                shape=tuple(map(int, found["shape",])),
+                shape=tuple(map(int, arrays["shape",])),
                 scores={},
                 profiles={},
                 edges={},
-                sizes=tuple(found["sizes",]),
-                block=int(found["block",]) or None,
+                sizes=tuple(arrays["sizes",]),
+                block=int(arrays["block",]) or None,
                 **kinds,
             )
         )
@@ -298,8 +298,8 @@ def page(rows: Sequence[dict[str, Any]], names: Sequence[str], seed: int) -> str
     ]
     for count in dict.fromkeys(row["clips"] for row in rows):
         own = [row for row in rows if row["clips"] == count]
-        found = [_found_share(own, axis) if count == STEPPED else "" for axis in AXES]
-        cells = [count, _share(own, "called"), *(_share(own, f"verdicts {axis}") for axis in AXES), *found]
+        shares = [_found_share(own, axis) if count == STEPPED else "" for axis in AXES]
+        cells = [count, _share(own, "called"), *(_share(own, f"verdicts {axis}") for axis in AXES), *shares]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     header = ["steps", "clips", "called", *(f"verdicts {axis}" for axis in AXES), *(f"found {axis}" for axis in AXES)]
     lines += ["", "## Table", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
@@ -320,8 +320,8 @@ def _share(rows, key):
 
 
 def _found_share(rows, axis):
-    found, missed = (sum(row[f"{what} {axis}"] for row in rows) for what in ("found", "missed"))
-    return f"{found}/{found + missed}" if found + missed else "no verdict"
+    detected, missed = (sum(row[f"{what} {axis}"] for row in rows) for what in ("found", "missed"))
+    return f"{detected}/{detected + missed}" if detected + missed else "no verdict"
 
 
 if __name__ == "__main__":
