@@ -53,7 +53,7 @@ def test_every_size_has_every_baseline(name, size):
     method, hpdm = make_method(config), load_config(size)
     assert method.video_size == hpdm.pyramid.resolution(hpdm.pyramid.levels - 1)
     for width in ("token_width", "latent_width", "num_latents", "compute_layers", "token", "num_classes"):
-        assert getattr(config.network, width) == getattr(hpdm.model.network, width)
+        assert getattr(config.network, width) == getattr(hpdm.network, width)
 
 
 def test_one_level_learns_the_noise_levels_of_all():

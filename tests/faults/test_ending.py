@@ -58,8 +58,8 @@ def python(code, **options):
 
 WORKING = """
 import click, sys, time
-from hpdm.console import Command
-from hpdm.files import scratch_folder, atomic_file
+from hpdm.support.console import Command
+from hpdm.support.files import scratch_folder, atomic_file
 @click.command(cls=Command)
 def work():
     with scratch_folder("hpdm-test") as folder, atomic_file(PLACE + "/result") as file:

@@ -11,8 +11,8 @@ from hpdm_eval.support import heap
 from tests.support.paths import ROOT
 
 COMMANDS = {
-    "hpdm-eval": "from hpdm_eval.commands.entry import main; main.get_command(None, 'fvd')",
-    "hpdm-sample": "from hpdm.commands.entry import sample",
+    "hpdm-eval": "from hpdm_eval.commands.entry import main; main.get_command(None, 'fvd'); import torch",
+    "hpdm-sample": "from hpdm.commands.entry import sample; import torch",
 }
 
 

@@ -25,8 +25,9 @@ def tree(tmp_path):
     for name in ("hpdm", "hpdm_eval", "baselines"):
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text("")
-    for name in ("errors.py", "environment.py"):
-        shutil.copy(ROOT / "hpdm" / name, folder / "hpdm" / name)
+    (folder / "hpdm" / "support").mkdir()
+    for name in ("__init__.py", "errors.py", "environment.py"):
+        shutil.copy(ROOT / "hpdm" / "support" / name, folder / "hpdm" / "support" / name)
     for name in ("setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
     git(folder, "init", "-q")

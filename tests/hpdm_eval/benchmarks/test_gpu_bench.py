@@ -408,7 +408,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import hpdm_eval.commands.bench, hpdm.training.loop
 from hpdm.data.loader import DataConfig, open_clips
-from hpdm.errors import InputError
+from hpdm.support.errors import InputError
 assert open_clips(DataConfig(), frames=1, height=8, width=8, seed=0)[0][0].shape == (3, 1, 8, 8)
 try:
     open_clips(DataConfig(path="."), frames=1, height=8, width=8, seed=0)

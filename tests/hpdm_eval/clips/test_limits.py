@@ -218,8 +218,8 @@ def test_interrupting_a_hung_decoder_ends_at_once(tmp_path):
         textwrap.dedent("""
         import sys
         sys.path.insert(0, sys.argv[2])
-        from hpdm_eval import ahead
-        from hpdm_eval.clips import open_clips
+        from hpdm_eval.clips import ahead
+        from hpdm_eval.clips.source import open_clips
         from hpdm_eval.protocols import load_protocol
         ahead.DECODE = "hanging:decode"
         print("begun", flush=True)

@@ -324,7 +324,7 @@ def test_what_moves_features_is_in_the_key(tmp_path):
 
 def test_code_and_libraries_that_compute_features_are_in_the_key(tmp_path, monkeypatch):
     code = Path(cache_module.__file__).parents[1] / "backbones"
-    others = {"__init__.py", "clip.py", "download.py", "forms.py", "train_shapes3d.py", "weights.py"}
+    others = {"__init__.py", "clip_network.py", "download.py", "forms.py", "names.py", "registry.py", "weights.py"}
     assert {path.name for path in code.glob("*.py")} == {*cache_module.COMPUTES, *others}  # new modules are in one
     shutil.copytree(code, tmp_path / "code")
     version = cache_module.code_version(code)
@@ -358,7 +358,7 @@ import numpy as np
 from types import SimpleNamespace
 from pathlib import Path
 import torch
-from hpdm_eval.cache import FeatureCache
+from hpdm_eval.features.cache import FeatureCache
 backbone = SimpleNamespace(name="net", device=torch.device("cpu"), describe=lambda: {})
 cache = FeatureCache(backbone, Path(sys.argv[1]))
 print("ready", flush=True)
