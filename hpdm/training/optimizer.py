@@ -10,7 +10,6 @@ left. `leave_zero` gives such matrices small random numbers.
 
 import math
 from collections.abc import Sequence
-from inspect import signature
 from typing import TYPE_CHECKING
 
 import torch
