@@ -45,11 +45,7 @@ def measure(rows: int, *, files: bool = True, quiet: bool = False) -> dict[str, 
     return {"starts": starts, "bytes": sizes, "making_seconds": seconds}
 
 
-<<<<<<< HEAD
-def start(root: str | os.PathLike, settings: Mapping[str, Any]) -> dict[str, Any]:
-=======
 def start(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
->>>>>>> pixels
     """One start in this process."""
     from hpdm.data.loader import open_clips
     from hpdm.training.data import fingerprint_of

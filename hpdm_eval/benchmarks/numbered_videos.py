@@ -68,11 +68,7 @@ def number_of(picture: np.ndarray) -> int:
     return int("".join(map(str, bits[2:])), 2)
 
 
-<<<<<<< HEAD
-def all_cases() -> tuple[Case, ...]:
-=======
 def all_cases() -> list[Case]:
->>>>>>> pixels
     """Every Case of the matrix, names unique."""
     return (*_h264(), *_other_codecs(), *_times_and_shapes(), *_edits())
 
@@ -86,11 +82,7 @@ def write_case(case: Case, folder: Path) -> tuple[Path, list[int]]:
     return path, EDITS[case.edit](case, path)
 
 
-<<<<<<< HEAD
-def write_pictures(case: Case, path: Path, pictures: np.ndarray) -> None:
-=======
 def write_pictures(case: Case, path: Path, pictures: np.ndarray) -> Any:
->>>>>>> pixels
     """Write `pictures`, uint8 [T,H,W,3] of the case's size, the way the case is encoded."""
     _encode(case, path, pictures)
 

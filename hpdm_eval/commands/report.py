@@ -74,20 +74,6 @@ def report(
     folders = parse_videos(videos)
     check_folder(out, [*records, *folders.values()])
     own_folder(out)
-<<<<<<< HEAD
-    found = collect_records(records)
-    grid, left_out = choose_videos(folders, per_class=per_class, limit=most_megabytes * 1e6) if folders else (None, 0)
-    sections = make_sections(found, published)
-    missing = unshown(found)
-    if not sections:
-        raise InputError(f"none of the {len(found)} records has a place in a table: {', '.join(missing[:3])} ...")
-    for name in missing[:MOST_NAMED]:
-        note(f"{name} has no place in its study's table", quiet)
-    if len(missing) > MOST_NAMED:
-        note(f"... and {len(missing) - MOST_NAMED} more", quiet)
-    page = write_report(out, sections, title=title, lead=origin(found), videos=grid, left_out=left_out, records=found)
-    note(f"{len(found)} records; tables and figures are in {out}", quiet)
-=======
     page = make_report(
         records,
         out,
@@ -98,5 +84,4 @@ def report(
         published=published,
         quiet=quiet,
     )
->>>>>>> pixels
     click.echo(page)

@@ -4,11 +4,7 @@ import json
 import math
 import os
 import time
-<<<<<<< HEAD
-from collections.abc import Callable, Iterable
-=======
 from collections.abc import Callable, Iterator, Sequence
->>>>>>> pixels
 from pathlib import Path
 
 from hpdm.support.environment import git_revision
@@ -46,11 +42,7 @@ class Journal:
 
     def __init__(
         self,
-<<<<<<< HEAD
-        folder: str | os.PathLike,
-=======
         folder: str | Path,
->>>>>>> pixels
         *,
         seed: int,
         command: str,
@@ -96,11 +88,7 @@ class Journal:
             file.write(page(self.records))
 
 
-<<<<<<< HEAD
-def read_records(folder: str | os.PathLike) -> list[dict]:
-=======
 def read_records(folder: str | Path) -> list[dict]:
->>>>>>> pixels
     """The records of a run; a last line that an interruption cut short is dropped."""
     path = Path(folder) / RECORDS
     try:
@@ -118,13 +106,8 @@ def read_records(folder: str | Path) -> list[dict]:
 
 
 def run_items(
-<<<<<<< HEAD
-    items: Iterable[Item],
-    execute: Callable[[Item, float, dict], Iterable[Result]],
-=======
     items: Sequence[Item],
     execute: Callable[..., Iterator[Result]],
->>>>>>> pixels
     journal: Journal,
     budget: Budget,
     *,
@@ -194,11 +177,6 @@ def _short(value):
 
 def _learn(facts, item, result):
     """Keep the rates of large matrix products, which later items compare with."""
-<<<<<<< HEAD
-    measured = item.subject == "roof" and result.what == "matrix product" and result.status == MEASURED
-    if measured and result.settings.get("shape") == "square":
-=======
     is_product = item.subject == "roof" and result.what == "matrix product"
     if is_product and result.status == MEASURED and result.settings.get("shape") == "square":
->>>>>>> pixels
         facts["roof"][result.settings["precision"]] = result.value * 1e12

@@ -5,11 +5,7 @@ a level costs what begins and ends it, and its block evaluations times what thos
 """
 
 import dataclasses
-<<<<<<< HEAD
-from collections.abc import Iterable, Iterator, Sequence
-=======
 from collections.abc import Iterator, Mapping, Sequence
->>>>>>> pixels
 from functools import partial
 from typing import Any
 
@@ -38,11 +34,7 @@ OPTIONS = {
 }
 
 
-<<<<<<< HEAD
-def calls(bench: Bench, *, size: str, largest: int) -> Iterator[Result]:
-=======
 def calls(bench: Bench, *, size: str, largest: Mapping[str, int]) -> Iterator[Result]:
->>>>>>> pixels
     """Which numbers of tiles per call agree bit for bit, and how fast a call of each is."""
     network = _network(bench, size)
     largest = min(largest, 4) if bench.rehearse else largest
@@ -83,11 +75,7 @@ def _call(bench, network, tiles):
     )
 
 
-<<<<<<< HEAD
-def video(bench: Bench, *, size: str, cases: Iterable[tuple]) -> Iterator[Result]:
-=======
 def video(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Result]:
->>>>>>> pixels
     """Seconds per video, extrapolated; `cases` are (precision, overlap, cached, videos at once, tiles a call)."""
     network = _network(bench, size)
     for precision, overlap, cached, videos, tiles in cases:
@@ -95,11 +83,7 @@ def video(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Result
         yield _case(bench, network, size, settings, precision, videos, tiles, {"overlap": overlap}, cached=cached)
 
 
-<<<<<<< HEAD
-def options(bench: Bench, *, size: str, cases: Iterable[tuple]) -> Iterator[Result]:
-=======
 def options(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Result]:
->>>>>>> pixels
     """Seconds per video, extrapolated; `cases` are (what over the sampler of the paper, precision, calls, videos)."""
     network = _network(bench, size)
     for name, precision, calls, videos in cases:
@@ -182,11 +166,7 @@ def _sampling(bench, network, size, precision, changes, videos, tiles, cached=Tr
     return seconds / videos, "s/video, extrapolated", details
 
 
-<<<<<<< HEAD
-def few_steps(config: Config, sampling: SamplingConfig) -> SamplingConfig:
-=======
 def few_steps(config: Config, sampling: SamplingConfig) -> Any:
->>>>>>> pixels
     """The settings with so few steps that each level takes every tiling twice behind its first evaluation."""
     steps = []
     for level in range(config.pyramid.levels):
@@ -199,13 +179,7 @@ def few_steps(config: Config, sampling: SamplingConfig) -> Any:
     return dataclasses.replace(sampling, steps=tuple(steps))
 
 
-<<<<<<< HEAD
-def extrapolate(
-    marks: Sequence[tuple[int, float, int]], more: Sequence[int], began: float, ended: float
-) -> tuple[float, list[float]]:
-=======
 def extrapolate(marks: Sequence[tuple], more: Sequence[int], began: float, ended: float) -> tuple[float, list[float]]:
->>>>>>> pixels
     """(seconds, [seconds of an evaluation of each level]) of a whole run from a short one.
 
     marks: (level, seconds, block evaluations so far) after each evaluation of the short run, which lasted from `began`
