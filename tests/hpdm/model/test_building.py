@@ -23,7 +23,7 @@ from hpdm.training.start import start_from
 from tests.hpdm.model.test_conditioning import conditions
 from tests.hpdm.training.test_distributed import free_ports
 from tests.support.building_worker import LARGE, RUNS
-from tests.support.paths import SUPPORT
+from tests.support.paths import ROOT, SUPPORT
 from tests.support.small_text import SMALL_TEXT
 
 BASE = config_from_dict(SMALL_TEXT)
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
         os.chdir(here)
     ports = [str(port) for port in free_ports(1 + len(RUNS))]
     tests = SUPPORT
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     workers = [
         subprocess.Popen(
             [sys.executable, str(tests / "building_worker.py"), str(folder), rank, *ports],

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from tests.support.paths import SUPPORT
+from tests.support.paths import ROOT, SUPPORT
 
 RELATIVE = 1e-6  # sums of a batch change with the number of processes
 
 
 def campaign(folder, *options, timeout, script="elastic.py"):
     tests = SUPPORT
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(tests / script), "--out", str(folder), *map(str, options)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=timeout, check=True)
     return json.loads(done.stdout)

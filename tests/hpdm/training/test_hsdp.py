@@ -18,7 +18,7 @@ from hpdm.training.plan import _sharing_lines
 from hpdm.training.sharing import plan_sharing, sharing_memory, step_traffic
 from hpdm_eval.studies.recipe_check.gradients import wrong
 from tests.support.hsdp_worker import COMBINATIONS, SETTINGS
-from tests.support.paths import SUPPORT
+from tests.support.paths import ROOT, SUPPORT
 from tests.support.small_training import saved_weights, small_config
 
 
@@ -26,7 +26,7 @@ from tests.support.small_training import saved_weights, small_config
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hsdp")
     tests = SUPPORT
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(
         [sys.executable, str(tests / "hsdp_worker.py"), str(folder)], env=environment, check=True, timeout=1500
     )

@@ -30,7 +30,7 @@ from hpdm.training.optimizer import make_optimizer
 from hpdm.training.resume import digest
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sharded import SaveFailed
-from tests.support.paths import SUPPORT
+from tests.support.paths import ROOT, SUPPORT
 from tests.support.sharded_worker import SETTINGS
 from tests.support.small_training import saved_weights, small_config
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     """What two processes leave, see sharded_worker.py, and what one does."""
     folder = tmp_path_factory.mktemp("sharded")
     tests = SUPPORT
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(
         [sys.executable, str(tests / "sharded_worker.py"), str(folder)], env=environment, check=True, timeout=1500
     )

@@ -12,7 +12,7 @@ from hpdm.checkpoint.folder import step_folder
 from hpdm.training.log import read_log
 from hpdm.training.loop import train
 from tests.hpdm.training.test_distributed import free_ports
-from tests.support.paths import SUPPORT
+from tests.support.paths import ROOT, SUPPORT
 from tests.support.small_training import saved_weights, small_config
 from tests.support.three_worker import RUNS, STEPS
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     weights.write_bytes(content)
     ports = [str(port) for port in free_ports(len(RUNS))]
     tests = SUPPORT
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}:{tests}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     workers = [
         subprocess.Popen(
             [sys.executable, str(tests / "three_worker.py"), str(folder), rank, *ports],
