@@ -49,7 +49,7 @@ class HPDM:
 
     >>> import hpdm
     >>> model = hpdm.load("nano")
-    >>> videos = model.sample(num=2, classes=[0, 3], seed=0, steps=(2, 1, 1), overlap="hw")
+    >>> videos = model.sample(num=2, classes=[0, 3], seed=0, steps=(2, 1, 1), overlap="w")
     >>> videos.dtype, tuple(videos.shape)
     (torch.uint8, (2, 16, 32, 32, 3))
     """
@@ -145,7 +145,7 @@ class HPDM:
 
         >>> import hpdm
         >>> model = hpdm.load("nano")
-        >>> for numbers, videos in model.iterate(num=3, steps=(1, 1, 1), batch=2):
+        >>> for numbers, videos in model.iterate(num=3, steps=(1, 1, 1), overlap="none", batch=2):
         ...     print(numbers, tuple(videos.shape))
         [0, 1] (2, 16, 32, 32, 3)
         [2] (1, 16, 32, 32, 3)
@@ -172,7 +172,7 @@ class HPDM:
         the videos. Raises InputError where the folder was made with other settings, WriteError where there is no room.
 
         >>> import hpdm, tempfile
-        >>> hpdm.load("nano").sample_into(tempfile.mkdtemp(), 1, format="npy", steps=(1, 1, 1)).total
+        >>> hpdm.load("nano").sample_into(tempfile.mkdtemp(), 1, format="npy", steps=(1, 1, 1), overlap="none").total
         1
         """
         process = processes_here()
@@ -272,7 +272,7 @@ def train(
     >>> result = hpdm.train("nano", run, data="procedural", steps=2, batch=2, overrides=small, device="cpu", quiet=True)
     >>> result.step, result.interrupted, result.checkpoint.name
     (2, False, 'step-00000002')
-    >>> result.load().sample(num=1, steps=(1, 1, 1)).shape
+    >>> result.load().sample(num=1, steps=(1, 1, 1), overlap="none").shape
     torch.Size([1, 16, 32, 32, 3])
     """
     request = TrainRequest(

@@ -19,7 +19,7 @@ from hpdm.checkpoint.folder import latest_checkpoint
 from hpdm.checkpoint.load import load_checkpoint
 from hpdm.commands.entry import info, sample, train
 from hpdm.config import load_config
-from hpdm.methods import make_method, method_names
+from hpdm.methods import Method, make_method, method_class, method_names
 from hpdm.training.log import read_log
 from tests.support.baselines_worker import SCENARIOS
 from tests.support.paths import ROOT, SUPPORT
@@ -75,6 +75,11 @@ def arrays(folder):
 
 def test_all_are_registered():
     assert set(method_names()) == set(ALL)
+
+
+def test_all_offer_what_the_protocol_says():
+    wanted = {name for name in {*vars(Method), *Method.__annotations__} if not name.startswith("_")} - {"config"}
+    assert {name: wanted - set(dir(method_class(name))) for name in ALL} == dict.fromkeys(ALL, set())
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -23,6 +23,8 @@ from hpdm.support.trust import only_trusting
 from tests.support.sampling_models import save_tiny, tiny_config, tiny_network
 from tests.support.small_training import write_small
 
+QUICK, WORDS = {"steps": (1, 1, 1), "overlap": "none"}, ("--steps", "1,1,1", "--overlap", "none")
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
@@ -65,8 +67,8 @@ def test_import_is_light_and_names_are_listed():
             {"tilings": 2, "steps": [2, 1, 1], "guidance": 2.0, "levels": 2},
         ),
         (
-            ["--size", "32,32,32", "--beyond-training", "--overlap", "fhw", "--steps", "1,1,1", "--s-churn", "0"],
-            {"size": (32, 32, 32), "beyond_training": True, "overlap": "fhw", "steps": (1, 1, 1), "S_churn": 0.0},
+            ["--size", "32,32,32", "--beyond-training", "--overlap", "f", "--steps", "1,1,1", "--s-churn", "0"],
+            {"size": (32, 32, 32), "beyond_training": True, "overlap": "f", "steps": (1, 1, 1), "S_churn": 0.0},
         ),
         (
             ["--sigma-max", "9,8,5", "--rho", "5", "--steps", "2,1,1", "--classes", "none"],
@@ -86,11 +88,11 @@ def test_samples_are_those_of_the_command_bit_for_bit(checkpoint, tmp_path, word
 
 def test_batches_one_after_the_other_are_the_same_videos(checkpoint):
     model = hpdm.load(checkpoint)
-    whole = model.sample(num=5, steps=(1, 1, 1))
-    batches = list(model.iterate(num=5, steps=(1, 1, 1), batch=2))
+    whole = model.sample(num=5, **QUICK)
+    batches = list(model.iterate(num=5, **QUICK, batch=2))
     assert [numbers for numbers, _ in batches] == [[0, 1], [2, 3], [4]]
     assert torch.equal(torch.cat([videos for _, videos in batches]), whole)
-    single = model.sampler(num=5, steps=(1, 1, 1))
+    single = model.sampler(num=5, **QUICK)
     (numbers, clips), *_ = single.iterate([3])
     assert numbers == [3] and np.array_equal(clips[-1][0], whole[3].numpy())
     assert single.block_evaluations == single.blocks_per_video
@@ -101,8 +103,7 @@ def test_class_names_and_what_is_refused(tmp_path):
     named = hpdm.config.override_config(config, ["trained_on.class_names=[cat, dog, cow, owl]"])
     model = hpdm.load(save_tiny(tmp_path / "step-00000007", named))
     assert model.class_names == ("cat", "dog", "cow", "owl") and model.step == 7
-    quick = {"steps": (1, 1, 1)}
-    assert torch.equal(model.sample(2, ["owl", 0], **quick), model.sample(2, "3,cat", **quick))
+    assert torch.equal(model.sample(2, ["owl", 0], **QUICK), model.sample(2, "3,cat", **QUICK))
     for options, said in [
         ({"classes": [4]}, "0 to 3"),
         ({"classes": ["cow", "pig"]}, "names of classes"),
@@ -129,9 +130,9 @@ def test_a_published_folder_is_read_by_api_and_command(checkpoint, tmp_path):
     folder = model.save_pretrained(tmp_path / "mine")
     again = hpdm.load(folder)
     assert again.step == 7 and again.config == model.config
-    wanted = model.sample(num=2, steps=(1, 1, 1))
-    assert torch.equal(again.sample(num=2, steps=(1, 1, 1)), wanted)
-    assert np.array_equal(written(folder, tmp_path / "out", "--num", "2", "--steps", "1,1,1"), wanted.numpy())
+    wanted = model.sample(num=2, **QUICK)
+    assert torch.equal(again.sample(num=2, **QUICK), wanted)
+    assert np.array_equal(written(folder, tmp_path / "out", "--num", "2", *WORDS), wanted.numpy())
     card = (folder / "README.md").read_text()
     assert again.sha256 in card and "hpdm.load" in card and "tiny" in card and "step" in card.lower()
     assert json.loads((folder / "manifest.json").read_text())["files"]["ema.safetensors"]["sha256"] == again.sha256
@@ -191,10 +192,10 @@ def test_a_model_goes_to_the_hub_and_comes_back(checkpoint, tmp_path, monkeypatc
     assert fake.calls[1][:3] == ("upload", "me/hpdm-ucf", None) and "step 7" in fake.calls[1][3]
     loaded = hpdm.load("me/hpdm-ucf")
     assert loaded.checkpoint.describe()["hub"] == "me/hpdm-ucf@c0ffee" and len(loaded.sha256) == 64
-    wanted = model.sample(num=1, steps=(1, 1, 1))
-    assert torch.equal(loaded.sample(num=1, steps=(1, 1, 1)), wanted)
+    wanted = model.sample(num=1, **QUICK)
+    assert torch.equal(loaded.sample(num=1, **QUICK), wanted)
     for name in ("me/hpdm-ucf", "me/hpdm-ucf@c0ffee"):
-        found = written(name, tmp_path / name.replace("/", "-"), "--num", "1", "--steps", "1,1,1")
+        found = written(name, tmp_path / name.replace("/", "-"), "--num", "1", *WORDS)
         assert np.array_equal(found, wanted.numpy())
     assert hpdm.load("me/hpdm-ucf", revision="c0ffee").sha256 == loaded.sha256
     assert "# me/hpdm-ucf" in (tmp_path / "hub" / "me/hpdm-ucf" / "snapshots" / "c0ffee" / "README.md").read_text()

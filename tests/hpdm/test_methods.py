@@ -15,7 +15,7 @@ from hpdm.commands.entry import info, sample, train
 from hpdm.config import config_from_dict, config_to_dict, load_config
 from hpdm.config import method as registry
 from hpdm.hierarchical import Hierarchical
-from hpdm.methods import MethodConfig, make_method, method_class
+from hpdm.methods import Method, MethodConfig, make_method, method_class
 from hpdm.support.errors import InputError
 from hpdm.training.log import read_log
 from tests.support.small_training import write_small
@@ -138,3 +138,10 @@ def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
     monkeypatch.setattr("hpdm.config.method.entry_points", lambda **group: [])
     with pytest.raises(InputError, match="unknown method 'cascade'; there are hpdm; .* pip install -e"):
         method_class("cascade")
+
+
+def test_methods_offer_what_the_protocol_says():
+    wanted = {name for name in {*vars(Method), *Method.__annotations__} if not name.startswith("_")} - {"config"}
+    assert {"make_network", "loss", "sampler", "settings", "makes_videos"} <= wanted
+    for method in (Hierarchical, Scaled):
+        assert not wanted - set(dir(method)), method
