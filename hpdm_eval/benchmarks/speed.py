@@ -86,7 +86,7 @@ def fitting_batch(config: Config, device: torch.device, most: int) -> int:
     return fitting
 
 
-def training_step(config: Config, batch: int, device: torch.device, *, update: bool = True) -> Callable[[int], None]:
+def training_step(config: Config, batch: int, device: torch.device, *, update: bool = True) -> Callable[..., None]:
     """A function of a step's number that makes it on random videos; without `update`, forward and backward alone."""
     config = replace(config, training=replace(config.training, batch=batch, micro_batch=None))
     torch.manual_seed(config.training.seed)
