@@ -35,7 +35,17 @@ from hpdm.support.progress import note, progress
     help="Change a setting, such as text.encoder=FOLDER or data.captions=FILE.",
 )
 @common_options
-def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
+def encode_text(
+    size: str,
+    data: str,
+    out: Path,
+    batch: int,
+    shard: int,
+    overrides: tuple[str, ...],
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Encode the captions of a data set with the T5 of a size.
 
     The same command again encodes what is missing: after an interruption, or when captions were added. Under torchrun

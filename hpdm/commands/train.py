@@ -24,7 +24,7 @@ from hpdm.support.console import (
 class TrainCommand(Command):
     """The command itself trains; with `encode-text` as its first word it is that one."""
 
-    def main(self, args=None, prog_name=None, **options):
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **options: Any) -> Any:
         args = list(sys.argv[1:] if args is None else args)
         if args[:1] == [encode_text.name]:
             return encode_text.main(args[1:], prog_name=f"hpdm-train {encode_text.name}", **options)

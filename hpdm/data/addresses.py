@@ -1,4 +1,4 @@
-"""Addresses that fsspec opens, such as s3://bucket/folder: file systems, and reading that outlasts a failing network."""
+"""Addresses that fsspec opens, such as s3://bucket/folder: file systems, and reading that survives network faults."""
 
 import logging
 import time
@@ -37,7 +37,7 @@ def read_range(address: str, begin: int, size: int) -> bytes:
         raise InputError(f"{address} is missing; bring it back, and the same command continues") from None
 
 
-def persistently(function: Callable[[], Any], what: str) -> Any:
+def persistently(function: Callable[[], Any], what: str | Path) -> Any:
     """What `function` returns, called again after a while where it fails as networks do.
 
     Errors that say that nothing is there are raised as they are; others that remain become an InputError about `what`.

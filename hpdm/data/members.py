@@ -21,10 +21,10 @@ class Member:
     content: bytes | None = None
 
     @property
-    def remote(self):
+    def remote(self) -> bool:
         return is_address(self.shard)
 
-    def fetched(self):
+    def fetched(self) -> "Member":
         """The member with its bytes, if it lies behind an address; a path is opened by whoever decodes it.
 
         Raises InputError where the address cannot be read.
@@ -33,7 +33,7 @@ class Member:
             return self
         return replace(self, content=read_range(self.shard, self.offset, self.size))
 
-    def load(self):
+    def load(self) -> bytes:
         """The bytes. Raises DecodingError for a shard that is gone or ends before them."""
         if self.content is not None:
             content = self.content

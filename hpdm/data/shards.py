@@ -8,7 +8,7 @@ import tarfile
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -79,7 +79,14 @@ def open_shards(config: DataConfig) -> VideoTable | None:
     return table
 
 
-def index_shards(root, *, out=None, workers=None, quiet=False, limit=None):
+def index_shards(
+    root: str | Path,
+    *,
+    out: str | Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+    limit: int | None = None,
+) -> VideoTable:
     """Return the VideoTable of the shards in a folder or behind an address, and keep it for later starts.
 
     It is written to `out`, or beside the shards, or where that is impossible to the user's cache. Videos of shards that
@@ -109,7 +116,7 @@ def index_shards(root, *, out=None, workers=None, quiet=False, limit=None):
     return table
 
 
-def read_shard(root, name):
+def read_shard(root: str | Path, name: str) -> "Shard":
     """The Shard of that name: its headers and what is said beside the videos, no video. Raises InputError."""
     try:
         if is_address(root):
@@ -226,7 +233,7 @@ def _index(root, names, known, workers, quiet, limit, keep):
             passed_over += shard.passed_over
             sizes.append([shard.size, shard.stamp])
             for sample in shard.samples:
-                found = _found(shard, sample)
+                found = _located(shard, sample)
                 entry = _stated(found, sample) or known.get(found.path)
                 entry = entry if entry and unchanged(entry, found) else None
                 rows.append([number, sample, found, entry])
@@ -293,7 +300,7 @@ def _table(root, names, sizes, rows, passed_over):
     return table
 
 
-def _found(shard, sample):
+def _located(shard, sample):
     """FoundFile of a sample: by the path from which `hpdm-data pack` took it, else by shard and member."""
     about = sample.about.get(PACKED)
     path = about.get("path") if isinstance(about, dict) else None

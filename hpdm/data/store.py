@@ -11,6 +11,7 @@ import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hpdm.data.addresses import file_system, is_address, persistently
 from hpdm.data.table import VideoTable
@@ -25,7 +26,7 @@ SHARD_SUFFIX = ".tar"
 BLOCK = 8 << 20  # bytes of a download at once
 
 
-def is_sharded(root):
+def is_sharded(root: str | Path) -> bool:
     """Whether a folder or address holds shards: .tar files, and neither videos nor folders (or the index of shards)."""
     if is_address(root):
         return bool(shard_names(root))
@@ -44,7 +45,7 @@ def is_sharded(root):
     return found
 
 
-def refuse_unfinished(root):
+def refuse_unfinished(root: str | Path) -> None:
     """Raise InputError for a packing or an upload that is not finished: half of the data would pass for all."""
     if is_address(root):
         system, place = file_system(str(root))
@@ -65,7 +66,7 @@ def refuse_unfinished(root):
         raise InputError(f"{root} holds {there} of the {about['written']} shards that were packed; bring the others")
 
 
-def shard_names(root):
+def shard_names(root: str | Path) -> list[str]:
     """Names of the shards in a folder or behind an address, sorted. Raises InputError where it cannot be listed."""
     if not is_address(root):
         try:
@@ -82,7 +83,7 @@ def shard_names(root):
     return sorted(name for name in names if name.endswith(SHARD_SUFFIX) and not name.startswith("."))
 
 
-def split_lists(root):
+def split_lists(root: str | Path) -> Path | None:
     """Folder of UCF-101's lists in or beside a folder, or a copy of those behind an address; None where there are none."""
     if not is_address(root):
         return ucf101.find_lists(Path(root))
@@ -101,7 +102,7 @@ def split_lists(root):
     return copy if copy.is_dir() else None
 
 
-def open_shard(root, name):
+def open_shard(root: str | Path, name: str) -> tuple[int, int, Any]:
     """(size in bytes, stamp that changes with the content, readable binary file) of a shard; the caller closes it."""
     if not is_address(root):
         path = Path(root, name)
@@ -119,7 +120,7 @@ def open_shard(root, name):
     return int(about["size"]), stamp, system.open(path, "rb")
 
 
-def shard_index_files(root):
+def shard_index_files(root: str | Path) -> tuple[Path, ...]:
     """Where the index of a folder of shards may be, in the order in which places are tried."""
     if is_address(root):
         digest = hashlib.sha256(str(root).rstrip("/").encode()).hexdigest()[:16]
@@ -128,7 +129,7 @@ def shard_index_files(root):
     return Path(root) / INDEX_FILE, user_cache("hpdm") / f"index-{digest}.safetensors"
 
 
-def stored_table(root, file):
+def stored_table(root: str | Path, file: str | Path | None) -> VideoTable | None:
     """The table of an index that is there; one behind an address is copied to the user's cache once."""
     places = [Path(file)] if file else [*([_fetched_index(root)] if is_address(root) else []), *shard_index_files(root)]
     for place in filter(None, places):

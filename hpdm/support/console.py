@@ -8,12 +8,14 @@ import re
 import shlex
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
-from hpdm.support.environment import git_revision, processes_here
+from hpdm.support.environment import git_revision, own_version, processes_here
 from hpdm.support.errors import InputError
 from hpdm.support.interrupts import EXIT_INTERRUPTED, raises_interrupt
 from hpdm.support.lock import hold
@@ -145,19 +147,21 @@ def _say(text):
 class Command(_ExitCodes, click.Command):
     """A click command with the project's exit codes, which keeps the words it was called with, see `called_with`."""
 
-    def parse_args(self, context, args):
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(context, args)
         for parameter in self.get_params(context):
             _check_number(context, parameter, context.params.get(parameter.name))
         return rest
 
-    def make_context(self, info_name, args, parent=None, **extra):
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
         words = list(args)  # parsing empties args
         context = super().make_context(info_name, args, parent, **extra)
         context.meta[__name__] = words
         return context
 
-    def invoke(self, context):
+    def invoke(self, context: click.Context) -> Any:
         git_revision()  # which is remembered: records name the commit that the command began with
         return super().invoke(context)
 
@@ -186,10 +190,10 @@ Group.group_class = Group  # `@group.group()` makes one of these too
 class OutputFolder(click.Path):
     """A folder that will be written into: one that cannot be made is refused before any work is done."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__(file_okay=False, **options)
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
         _check_place(self, Path(path), param, ctx)
         return path
@@ -198,10 +202,10 @@ class OutputFolder(click.Path):
 class OutputFile(click.Path):
     """A file that will be written, in a folder that exists or can be made."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__(dir_okay=False, **options)
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
         _check_place(self, Path(path).parent, param, ctx)
         return path
@@ -222,12 +226,12 @@ class Device(click.ParamType):
 
     name = "device"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not re.fullmatch(r"[a-z]+(:[0-9]{1,4})?", value):
             self.fail(f"{value!r}: write auto, cpu, cuda, cuda:1 or mps", param, ctx)
         return value
 
-    def get_metavar(self, param, ctx=None):
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return DEVICES
 
 
@@ -236,9 +240,7 @@ DEVICES = "auto|cpu|cuda|cuda:1|mps"
 
 def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        import hpdm
-
-        click.echo(f"{context.find_root().info_name}, version {hpdm.__version__}")
+        click.echo(f"{context.find_root().info_name}, version {own_version()}")
         context.exit()
 
 
@@ -263,7 +265,7 @@ def words_of_command() -> list[str]:
     return click.get_current_context().meta[__name__]
 
 
-def common_options(function):
+def common_options(function: Callable) -> Callable:
     """Add `--device`, `--seed` and `--quiet`, which every command takes."""
     for option in (
         click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr."),
@@ -282,7 +284,7 @@ def common_options(function):
     return function
 
 
-def own_folder(folder):
+def own_folder(folder: str | Path) -> None:
     """Hold the lock of a command's output folder until the command ends; for several processes the first does.
 
     Raises InputError where another program works there.

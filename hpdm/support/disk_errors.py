@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hpdm.support.errors import WriteError
 from hpdm.support.leftovers import LEFTOVER
@@ -74,7 +75,7 @@ class DiskFile(io.BufferedIOBase):
     def seekable(self) -> bool:
         return True
 
-    def write(self, data):
+    def write(self, data: Any) -> int:
         data = memoryview(data).cast("B") if not isinstance(data, bytes) else data
         if len(data) < self.GATHER:
             self._pending += data
@@ -85,22 +86,22 @@ class DiskFile(io.BufferedIOBase):
             self._put(data)
         return len(data)
 
-    def flush(self):
+    def flush(self) -> None:
         pending, self._pending = self._pending, bytearray()
         self._put(pending)
 
-    def tell(self):
+    def tell(self) -> int:
         return self._raw.tell() + len(self._pending)
 
-    def seek(self, offset, whence=os.SEEK_SET):
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self.flush()
         return self._raw.seek(offset, whence)
 
-    def truncate(self, size=None):
+    def truncate(self, size: int | None = None) -> int:
         self.flush()
         return self._raw.truncate(size)
 
-    def close(self):
+    def close(self) -> None:
         pass  # its owner closes the file itself
 
     def _put(self, data):

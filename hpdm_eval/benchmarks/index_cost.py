@@ -40,12 +40,12 @@ def measure(rows: int, *, files: bool = True, quiet: bool = False) -> dict[str, 
     with scratch_folder("hpdm-index") as folder:
         root = Path(folder) / "videos"
         seconds = _make(root, rows, files, quiet)
-        found = {name: _start(root, settings) for name, (settings, needs) in STARTS.items() if files or not needs}
+        starts = {name: _start(root, settings) for name, (settings, needs) in STARTS.items() if files or not needs}
         sizes = {"index": cache_files(root)[0].stat().st_size, "captions": (root / "captions.jsonl").stat().st_size}
-    return {"starts": found, "bytes": sizes, "making_seconds": seconds}
+    return {"starts": starts, "bytes": sizes, "making_seconds": seconds}
 
 
-def start(root: str | os.PathLike, settings: Mapping[str, Any]) -> dict[str, Any]:
+def start(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """One start in this process."""
     from hpdm.data.loader import open_clips
     from hpdm.training.data import fingerprint_of
@@ -123,4 +123,4 @@ def _make(root, rows, files, quiet):
 
 
 if __name__ == "__main__":
-    print(json.dumps(start(sys.argv[1], json.loads(sys.argv[2]))))
+    print(json.dumps(start(Path(sys.argv[1]), json.loads(sys.argv[2]))))

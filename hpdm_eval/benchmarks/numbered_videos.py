@@ -9,6 +9,7 @@ PyAV's encoders and small edits of what they put out, so nothing but this packag
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -81,7 +82,7 @@ def write_case(case: Case, folder: Path) -> tuple[Path, list[int]]:
     return path, EDITS[case.edit](case, path)
 
 
-def write_pictures(case: Case, path: Path, pictures: np.ndarray) -> None:
+def write_pictures(case: Case, path: Path, pictures: np.ndarray) -> Any:
     """Write `pictures`, uint8 [T,H,W,3] of the case's size, the way the case is encoded."""
     _encode(case, path, pictures)
 

@@ -3,11 +3,9 @@
 Two kinds of files are read: generated ones whose frames carry their numbers (`numbered_videos`), and any videos at
 hand, compared pixel by pixel with decoding them once from the beginning. Each file is read at random starts and
 strides, at its last frame alone and as a whole, by this package's reader and, where it is installed, by decord. Every
-reading happens in a process of its own with a time limit, because decord never returns from some files.
-"""
+reading happens in a process of its own with a time limit, because decord never returns from some files."""
 
 import hashlib
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -106,7 +104,9 @@ def check_generated(seed: int = 0, quiet: bool = False) -> list[Row]:
     return sorted(rows.values(), key=lambda row: row.kind)
 
 
-def check_files(folders: Sequence[str | os.PathLike], seed: int = 0, quiet: bool = False) -> tuple[list[Row], list]:
+def check_files(
+    folders: Sequence[str | Path], seed: int = 0, quiet: bool = False
+) -> tuple[list[Row], list[tuple[str, str]]]:
     """(rows by container and codec, files that neither way of decoding reads with the reason) over all videos below."""
     paths = [path for folder in folders for path in sorted(Path(folder).rglob("*")) if formats.is_video(path.name)]
     if not paths:
@@ -148,7 +148,7 @@ def time_generated(seed: int = 0, quiet: bool = False) -> list[Row]:
     return rows
 
 
-def read(job: tuple, _: object) -> Any:
+def read(job: Any, _: object) -> tuple:
     """A worker's job: (what, digests or numbers of the frames of each selection, seconds)."""
     path, reader, selections, content = job
     identify = number_of if content == "number" else _digest

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 
@@ -23,8 +24,8 @@ from hpdm_eval.support.timing import memory_of_process, rates_by_round, reset_pe
 
 
 def training_rates(
-    configs: Mapping[str, Config], *, batch: int, rounds: int, device: torch.device, quiet: bool = False
-) -> dict[str, list[float]]:
+    configs: Mapping[Any, Config], *, batch: Any, rounds: int, device: torch.device, quiet: bool = False
+) -> dict[Any, list[float]]:
     """Videos per second of whole training steps: {name: Config} → {name: [rate in each of `rounds` steps]}.
 
     All configurations are stepped in turn, after a first round that warms up, so that a slow spell of the machine hits
@@ -86,7 +87,7 @@ def fitting_batch(config: Config, device: torch.device, most: int) -> int:
     return fitting
 
 
-def training_step(config: Config, batch: int, device: torch.device, *, update: bool = True) -> Callable[..., None]:
+def training_step(config: Config, batch: int, device: torch.device, *, update: bool = True) -> Callable[..., Any]:
     """A function of a step's number that makes it on random videos; without `update`, forward and backward alone."""
     config = replace(config, training=replace(config.training, batch=batch, micro_batch=None))
     torch.manual_seed(config.training.seed)
@@ -112,8 +113,8 @@ def training_step(config: Config, batch: int, device: torch.device, *, update: b
 
 
 def sampling_seconds(
-    configs: Mapping[str, Config], *, videos: int, rounds: int, device: torch.device, quiet: bool = False
-) -> dict[str, list[float]]:
+    configs: Mapping[Any, Config], *, videos: int, rounds: int, device: torch.device, quiet: bool = False
+) -> dict[Any, list[float]]:
     """Seconds per video of sampling `videos` at once: {name: Config} → {name: [seconds in each of `rounds`]}.
 
     Networks have starting values; how long they take does not depend on what they learnt. All are sampled in turn. What

@@ -45,14 +45,17 @@ def as_clips(videos: Any) -> torch.Tensor:
     if videos.dtype == torch.bool or videos.is_complex():
         raise InputError(f"videos are of {_kind(videos)}; pixels are uint8 or float")
     shape, many = tuple(videos.shape), videos.ndim - 4
+    if many == 1:
+        shape = (shape[0] or 1, *shape[1:])  # of no clips at all, as a process may have them
     try:
         if many == 1 and shape[-1] not in (1, 3) and shape[1] in (1, 3) and 0 not in shape:
             axes: tuple[int, ...] = (0, 2, 3, 4, 1)  # whatever the third axis is: the order of a model's clips
         else:
             axes = arrays.array_layout(shape, np.uint8, grey=False).axes
     except (NoVideo, Rejected) as error:
-        reason = str(error).replace("array of shape", "videos of shape")
-        raise InputError(f"{reason}; give uint8 [B, T, H, W, 3] or float [B, 3, T, H, W]") from error
+        raise InputError(
+            f"videos of shape {list(videos.shape)}; give uint8 [B, T, H, W, 3] or float [B, 3, T, H, W]"
+        ) from error
     videos = videos.permute(axes)
     return videos if many else videos[None]
 

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -122,7 +123,7 @@ class TF32I3D(I3DBackbone):
     """I3D whose convolutions may take TF32, which no metric here allows."""
 
     @torch.inference_mode()
-    def forward(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, video: torch.Tensor) -> Any:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
             features, logits = self.run(video)
         return features.float().cpu(), logits.float().softmax(dim=1).cpu()

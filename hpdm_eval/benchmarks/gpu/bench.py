@@ -136,7 +136,7 @@ class Bench:
         finally:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
-    def autocast(self, precision: str) -> AbstractContextManager:
+    def autocast(self, precision: str) -> AbstractContextManager[Any]:
         """Autocast of `precision` of PRECISIONS, a context for the forward pass; without effect where it has none."""
         dtype = PRECISIONS[precision][0]
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
@@ -159,7 +159,7 @@ class Bench:
         return time.perf_counter()
 
     def seconds(
-        self, function: Callable[[], object], *, rounds: int = ROUNDS, at_most: float = SECONDS, warm_up: int = 1
+        self, function: Callable[[], Any], *, rounds: int = ROUNDS, at_most: float = SECONDS, warm_up: int = 1
     ) -> float:
         """Median seconds of a call; fewer than `rounds` calls where they take longer than `at_most` together."""
         for _ in range(warm_up):
@@ -191,7 +191,7 @@ class Bench:
         free, _ = torch.cuda.mem_get_info(self.device)
         return (free + torch.cuda.memory_reserved(self.device)) / GIB
 
-    def attempt(self, what: str, settings: dict, measure: Callable[[], tuple[Any, Any, Any]]) -> Result:
+    def attempt(self, what: str, settings: dict, measure: Callable[[], tuple[float, str, dict]]) -> Result:
         """`measure()` → (value, unit, details) as a result; what it raises becomes a result as well.
 
         Raises DeviceLost where the device does not recover.
@@ -205,7 +205,7 @@ class Bench:
         self.release()
         return Result(what=what, settings=settings, status=FAILED, reason=reason)
 
-    def kept(self, key: object, make: Callable[[], Any]) -> Any:
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """`make()`, or what it returned for the same key last time; of another key, it is dropped first."""
         if self._kept is not None and self._kept[0] == key:
             return self._kept[1]
@@ -242,7 +242,7 @@ def reason_of(error: BaseException) -> str:
 
 
 @torch.no_grad()
-def wake(network: torch.nn.Module, seed: int) -> torch.nn.Module:
+def wake(network: torch.nn.Module, seed: int) -> None:
     """Draw small values for matrices and norms that start at zero: their zeros would hide the gradient of the rest."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():

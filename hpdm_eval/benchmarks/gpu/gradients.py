@@ -70,10 +70,10 @@ def _gradient(bench, trainer, video, labels, precision, factor):
 
 
 def _compare(bench, trainer, video, labels, precision, factor, names, reference):
-    found = _gradient(bench, trainer, video, labels, precision, factor)
+    own = _gradient(bench, trainer, video, labels, precision, factor)
     products = [
         torch.stack([(a.double() * b).sum(), a.double().square().sum(), b.double().square().sum()])
-        for a, b in zip(found, reference, strict=True)
+        for a, b in zip(own, reference, strict=True)
     ]
     products = torch.stack(products).cpu()
     dot, own, wanted = products.sum(0).tolist()

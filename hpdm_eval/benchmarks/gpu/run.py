@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hpdm.support.environment import git_revision
@@ -42,7 +42,7 @@ class Journal:
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        folder: str | Path,
         *,
         seed: int,
         command: str,
@@ -88,7 +88,7 @@ class Journal:
             file.write(page(self.records))
 
 
-def read_records(folder: str | os.PathLike) -> list[dict]:
+def read_records(folder: str | Path) -> list[dict]:
     """The records of a run; a last line that an interruption cut short is dropped."""
     path = Path(folder) / RECORDS
     try:
@@ -106,8 +106,8 @@ def read_records(folder: str | os.PathLike) -> list[dict]:
 
 
 def run_items(
-    items: Iterable[Item],
-    execute: Callable[[Item, float, dict], Iterable[Result]],
+    items: Sequence[Item],
+    execute: Callable[..., Iterator[Result]],
     journal: Journal,
     budget: Budget,
     *,
@@ -177,6 +177,6 @@ def _short(value):
 
 def _learn(facts, item, result):
     """Keep the rates of large matrix products, which later items compare with."""
-    measured = item.subject == "roof" and result.what == "matrix product" and result.status == MEASURED
-    if measured and result.settings.get("shape") == "square":
+    is_product = item.subject == "roof" and result.what == "matrix product"
+    if is_product and result.status == MEASURED and result.settings.get("shape") == "square":
         facts["roof"][result.settings["precision"]] = result.value * 1e12

@@ -5,7 +5,7 @@ a level costs what begins and ends it, and its block evaluations times what thos
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -75,7 +75,7 @@ def _call(bench, network, tiles):
     )
 
 
-def video(bench: Bench, *, size: str, cases: Iterable[tuple]) -> Iterator[Result]:
+def video(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Result]:
     """Seconds per video, extrapolated; `cases` are (precision, overlap, cached, videos at once, tiles a call)."""
     network = _network(bench, size)
     for precision, overlap, cached, videos, tiles in cases:
@@ -83,7 +83,7 @@ def video(bench: Bench, *, size: str, cases: Iterable[tuple]) -> Iterator[Result
         yield _case(bench, network, size, settings, precision, videos, tiles, {"overlap": overlap}, cached=cached)
 
 
-def options(bench: Bench, *, size: str, cases: Iterable[tuple]) -> Iterator[Result]:
+def options(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Result]:
     """Seconds per video, extrapolated; `cases` are (what over the sampler of the paper, precision, calls, videos)."""
     network = _network(bench, size)
     for name, precision, calls, videos in cases:
@@ -181,9 +181,7 @@ def few_steps(config: Config, sampling: SamplingConfig) -> SamplingConfig:
     return dataclasses.replace(sampling, steps=tuple(steps))
 
 
-def extrapolate(
-    marks: Sequence[tuple[int, float, int]], more: Sequence[int], began: float, ended: float
-) -> tuple[float, list[float]]:
+def extrapolate(marks: Sequence[tuple], more: Sequence[int], began: float, ended: float) -> tuple[float, list[float]]:
     """(seconds, [seconds of an evaluation of each level]) of a whole run from a short one.
 
     marks: (level, seconds, block evaluations so far) after each evaluation of the short run, which lasted from `began`

@@ -5,7 +5,7 @@ Videos are random and on the device already; data loading is not in it.
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hpdm.config import Config, override_config
-from hpdm.methods import make_method
+from hpdm.methods import Method, make_method
 from hpdm.model.rin import set_attention_precision
 from hpdm.training.ema import EMA
 from hpdm.training.loss import seed_dropout
@@ -46,7 +46,7 @@ class Trainer:
         video = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, device=self.device)
         return video, torch.zeros(batch, dtype=torch.int64, device=self.device)
 
-    def method(self, batch: int) -> Any:
+    def method(self, batch: int) -> Method:
         """The method of the configuration with `batch` videos a step."""
         training = replace(self.config.training, batch=batch, micro_batch=None)
         return make_method(replace(self.config, training=training))
@@ -56,7 +56,7 @@ class Trainer:
         set_attention_precision(self.network, PRECISIONS[precision][2])
 
     def forward_backward(
-        self, bench: Bench, method: Any, video: torch.Tensor, labels: torch.Tensor, precision: str
+        self, bench: Bench, method: Method, video: torch.Tensor, labels: torch.Tensor, precision: str
     ) -> torch.Tensor:
         """Loss and gradients of one pass; returns the loss."""
         batch, seed = len(video), self.config.training.seed
@@ -89,8 +89,8 @@ def step_times(
     rounds: int = ROUNDS,
     warm_up: int = 1,
     seconds: float = SECONDS,
-    typical: Callable[[list[float]], float] = statistics.median,
-) -> tuple[float, float, float, float]:
+    typical: Any = statistics.median,
+) -> tuple:
     """(median seconds of a pass forward and backward, of the update, loss of the last, peak memory in GiB).
 
     typical: what is made of the rounds in place of the median.
@@ -117,13 +117,7 @@ def step_times(
 
 
 def steps(
-    bench: Bench,
-    *,
-    size: str,
-    cases: Iterable[tuple],
-    compile: bool = False,
-    variants: Mapping[str, Any] | None = None,
-    **timing: Any,
+    bench: Bench, *, size: str, cases: Sequence[tuple], compile: bool = False, variants: Any = None, **timing: Any
 ) -> Iterator[Result]:
     """Videos per second of whole steps; `cases` are (precision, micro-batch, activation checkpointing).
 
@@ -184,7 +178,7 @@ def _step(bench, base, config, precision, batch, checkpointing, compile, timing)
 
 
 def updates(bench: Bench, *, sizes: Sequence[str]) -> Iterator[Result]:
-    """Milliseconds of what follows the gradient: LAMB's step, and the rest."""
+    """Milliseconds of what follows the gradient: LAMB's step tensor by tensor and by lists of them, and the rest."""
     for size in sizes:
         config = bench.config(size)
         settings = {"size": config.size, "optimizer": config.training.optimizer}

@@ -4,20 +4,15 @@ It keeps what items share (an imported torch, a network on the device) and is re
 its device, so that one item costs no other.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpdm_eval.benchmarks.gpu.run import ItemFailed
-
-if TYPE_CHECKING:  # imports torch, which is for the process that measures
-    from hpdm_eval.benchmarks.gpu.bench import Item, Result, Settings
 
 READY, RESULT, DONE, BROKEN, LOST = "ready", "result", "done", "broken", "lost"
 
@@ -28,13 +23,11 @@ class Worker:
     plan: a function that pickles, `Settings` → items of the run. on_ready(place) gets what `Bench.describe` says.
     """
 
-    def __init__(
-        self, plan: Callable[[Settings], list[Item]], settings: Settings, on_ready: Callable[[Any], None]
-    ) -> None:
+    def __init__(self, plan: Callable[[Any], list], settings: Any, on_ready: Callable[[dict], object]) -> None:
         self.plan, self.settings, self.on_ready = plan, settings, on_ready
         self.process = None
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> "Worker":
         self._start()
         return self
 
@@ -45,7 +38,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def __call__(self, item: Item, limit: float, facts: dict) -> Iterator[Result]:
+    def __call__(self, item: Any, limit: float, facts: dict) -> Iterator[Any]:
         deadline = time.monotonic() + limit
         if self.process is None:
             self._start()
@@ -99,7 +92,7 @@ class Worker:
             self.process = None
 
 
-def serve(connection: Connection, plan: Callable[[Settings], list[Item]], settings: Settings) -> None:
+def serve(connection: Connection, plan: Callable[[Any], list], settings: Any) -> None:
     """Body of the process: items by name come in, results go out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears Ctrl-C, and ends this process
     from hpdm_eval.benchmarks.gpu.bench import Bench, DeviceLost, reason_of

@@ -108,7 +108,9 @@ def degrade(video: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     return video
 
 
-def train(network: nn.Module, batches: Dataset, learning_rate: float, workers: int, quiet: bool = False) -> np.ndarray:
+def train(
+    network: torch.nn.Module, batches: TrainingBatches, learning_rate: float, workers: int, quiet: bool = False
+) -> Any:
     """One pass over `batches` with AdamW under a one-cycle schedule.
 
     Returns float [2 + attributes]: mean loss and mean accuracies (class, then attributes) of the last tenth.
@@ -141,7 +143,7 @@ def train(network: nn.Module, batches: Dataset, learning_rate: float, workers: i
 
 
 @torch.inference_mode()
-def confusion(network: nn.Module, seed: int, clips: int, frames: int, size: int, batch: int = 24) -> torch.Tensor:
+def confusion(network: torch.nn.Module, seed: int, clips: int, frames: int, size: int, batch: int = 24) -> torch.Tensor:
     """Counts int64 [true class, predicted class] on `clips` untouched clips drawn at frames x size x size."""
     network.eval()
     table = torch.zeros(len(CLASS_NAMES), len(CLASS_NAMES), dtype=torch.int64)
@@ -220,7 +222,7 @@ def model_card(facts: Mapping[str, Any], table: torch.Tensor) -> str:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 def main(
-    out: Path, steps: int, batch: int, learning_rate: float, held_out: int, workers: int, seed: int, quiet: bool
+    out: Any, steps: int, batch: int, learning_rate: float, held_out: int, workers: int, seed: int, quiet: bool
 ) -> None:
     """Train shapes3d on procedural videos (about 15 minutes on two cores) and write weights and model card."""
     torch.manual_seed(seed)

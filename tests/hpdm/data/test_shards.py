@@ -240,8 +240,8 @@ def test_shards_that_others_wrote_are_read(tmp_path, writer):
     first = {int(frame_numbers(clips[number][0])[0][0]) for number in range(4)}
     assert first == {0, 4, 8, 12}
     told = open_clips(DataConfig(path=str(shards), captions="auto"), **SIZE)
-    assert {told.source.told(item)["caption"] for item in range(3)} == {"one caption", "two", "four"}
-    assert sorted(told.source.told(item)["measures"][0].item() for item in range(3)) == [5, 25, 25]
+    assert {told.source.conditions(item)["caption"] for item in range(3)} == {"one caption", "two", "four"}
+    assert sorted(told.source.conditions(item)["measures"][0].item() for item in range(3)) == [5, 25, 25]
 
 
 def test_what_is_odd_in_a_shard_is_counted_and_never_leaves_it(tmp_path):
