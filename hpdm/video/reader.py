@@ -108,10 +108,10 @@ class VideoReader:
             raise DecodingError(_reason(error)) from error
         self._timed = self._scan.timed and len(self._scan.shown) > 0
 
-    def __enter__(self):
+    def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -81,10 +81,10 @@ class Workers:
         self._processes = set()
         self._closed = False
 
-    def __enter__(self):
+    def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def submit(self, job: Any) -> Future:
