@@ -13,8 +13,8 @@ times that were never stored. Files are of two kinds:
 
 So a frame has the same number wherever reading starts. Nothing here imports torch, and decoding has a single thread.
 
-The rule for pixels: colours are converted to 8-bit RGB, deeper samples by their upper bits (libswscale), alpha is dropped,
-grey repeated; the file's rotation and mirroring are applied; the shape of pixels is not.
+The rule for pixels: colours are converted to 8-bit RGB, deeper samples by their upper bits (libswscale), alpha is
+dropped, grey repeated; the file's rotation and mirroring are applied; the shape of pixels is not.
 """
 
 import os

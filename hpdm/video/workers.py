@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,8 @@ class Workers:
             self._processes.discard(process)
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            try:
+            with suppress(OSError):  # a half-written job that no one reads any more
                 pipe.close()
-            except OSError:  # a half-written job that no one reads any more
-                pass
 
     def _run(self, job):
         job = self._prepare(job)
