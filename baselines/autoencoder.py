@@ -46,7 +46,7 @@ class AutoencoderConfig(MethodConfig):
     kl_weight: float = 1e-6  # of the pull towards the standard normal, both terms summed over a video
     crop: int = 2  # trained on windows so many times smaller than the videos along each axis
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if any(n < 1 or n & (n - 1) for n in (*self.downsampling, self.crop)):
             raise InputError(
                 f"method.downsampling and method.crop must be powers of 2; got {list(self.downsampling)}, {self.crop}"

@@ -65,7 +65,7 @@ class CascadeConfig(MethodConfig):
     # signal's scale. Strengths are uniform between 0 and this.
     augmentation: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.augmentation < 1:
             raise InputError(f"method.augmentation must lie in [0, 1); got {self.augmentation}")
 

@@ -45,7 +45,7 @@ class PatchDiffusionConfig(MethodConfig):
 
     full_share: float = 0.5  # share of steps on whole videos; of the others 3 in 5 see halves and 2 in 5 quarters
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.full_share <= 1:
             raise InputError(f"method.full_share must lie in [0, 1]; got {self.full_share}")
 

@@ -329,8 +329,8 @@ def parent_tiles(
 ) -> torch.Tensor:
     """For each tile [N, 3] of `level`, the tile of the coarser level `parent` that contains it: int64 [N, 3] starts.
 
-    Parents come from `tile_starts(pyramid, parent, overlap, canvas)`, so that a few windows serve all tiles; of those that
-    contain a tile the one is taken whose centre is nearest to the tile's, the earlier of two equally near.
+    Parents come from `tile_starts(pyramid, parent, overlap, canvas)`, so that a few windows serve all tiles; of those
+    that contain a tile the one is taken whose centre is nearest to the tile's, the earlier of two equally near.
     """
     chosen = []
     for axis, candidates in enumerate(_axis_starts(pyramid, parent, overlap, canvas)):

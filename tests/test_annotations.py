@@ -8,21 +8,16 @@ import pytest
 from tests.support.annotations import annotated_shares, count_annotations
 from tests.support.paths import ROOT
 
-# Share of arguments and of returns. A package that is complete stays so; raise the others as they become so.
-FLOORS = {
-    "hpdm_eval.backbones": 1.0,
-    "hpdm_eval.benchmarks": 1.0,
-    "hpdm_eval.clips": 1.0,
-    "hpdm_eval.features": 1.0,
-    "hpdm_eval.metrics": 1.0,
-    "hpdm_eval.protocols": 1.0,
-    "hpdm_eval.support": 1.0,
-}
+# Shares of arguments and of returns that packages reach which are not complete; all others are.
+INCOMPLETE = {"hpdm_eval.commands": (0.73, 0.71), "hpdm_eval.evaluation": (0.89, 0.9)}
 
 
 def test_public_functions_are_annotated():
-    shares = annotated_shares(ROOT)
-    below = {name: shares[name] for name, floor in FLOORS.items() if min(shares[name]) < floor}
+    below = {
+        name: shares
+        for name, shares in annotated_shares(ROOT).items()
+        if any(share < floor for share, floor in zip(shares, INCOMPLETE.get(name, (1.0, 1.0))))
+    }
     assert not below, "annotate the arguments and returns of public functions; python -m tests.support.annotations"
 
 

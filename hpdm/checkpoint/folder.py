@@ -362,13 +362,13 @@ class OpenWeights:
         """Which weights: "model", "ema" or an average's name; None where the file does not say."""
         return _header(self._opened).get("weights")
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
-    def __contains__(self, name):
+    def __contains__(self, name: object) -> bool:
         return name in self._names
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> torch.Tensor:
         return self._opened.get_tensor(name)
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -229,13 +229,13 @@ class ShardedWeights:
         self.header = {"config": index.config, "step": index.step, "weights": index.kind}
         self.kind = index.kind
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._index.tensors)
 
-    def __contains__(self, name):
+    def __contains__(self, name: object) -> bool:
         return name in self._index.tensors
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> torch.Tensor:
         stored = self._index.tensors[name]
         whole = torch.empty(stored.shape, dtype=stored.dtype)
         for part in stored.parts:

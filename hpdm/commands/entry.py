@@ -1,6 +1,7 @@
 """The commands `hpdm-train`, `hpdm-sample`, `hpdm-info` and `hpdm-data`, each imported when it is called."""
 
 import importlib
+from typing import Any
 
 from hpdm.support.interrupts import ends_at_once
 from hpdm.support.openmp import wait_passively
@@ -13,7 +14,7 @@ COMMANDS = {
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in COMMANDS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     wait_passively()

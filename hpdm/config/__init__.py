@@ -62,7 +62,7 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     trained_on: TrainedOn = field(default_factory=TrainedOn)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.diffusion.check_levels(self.pyramid.levels)
         check_geometry(self.network, self.pyramid)
         if self.training.branching is not None:

@@ -44,7 +44,7 @@ class DataConfig:
 
     RETIRED = ("start_method",)  # keys of older configurations that no longer mean anything; not a field
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in (
             ("layout", LAYOUTS),
             ("split", ucf101.SPLITS),

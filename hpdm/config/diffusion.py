@@ -37,7 +37,7 @@ class DiffusionConfig:
     sigma_max: float | tuple[float, ...] = 80.0
     rho: float = 7.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in PER_LEVEL:
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -106,7 +106,7 @@ class SamplerConfig:
     # Standard deviation of the added noise; slightly above 1 makes up for detail that denoising removes.
     S_noise: float = 1.003
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.S_churn < 0 or self.S_noise < 0 or not 0 <= self.S_min <= self.S_max:
             raise InputError("The sampler needs S_churn >= 0, S_noise >= 0 and 0 <= S_min <= S_max.")
 

@@ -38,7 +38,7 @@ class NetworkConfig:
     fusion: str = "deep"  # deep, shallow, detached, no-coordinates or none: see hpdm/model/fusion.py
     self_conditioning: bool = True  # start the latents from those of an earlier estimate
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.fusion not in FUSION_MODES:
             raise InputError(f"network.fusion must be one of {', '.join(FUSION_MODES)}; got {self.fusion!r}")
         levels = self.levels_per_block
@@ -67,6 +67,6 @@ class TextConfig:
     words: tuple[str, ...] = ()  # the vocabulary of "words"
     encoder_precision: str = "fp32"  # of the T5: "fp32" or "bf16"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.encoder_precision not in ("fp32", "bf16"):
             raise InputError(f"text.encoder_precision must be fp32 or bf16; got {self.encoder_precision!r}")

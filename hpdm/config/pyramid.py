@@ -24,7 +24,7 @@ class Pyramid:
     # Axes along which windows halve from level to level: fhw, or hw where every window spans all frames.
     split: str = "fhw"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         patch = tuple(self.patch)
         object.__setattr__(self, "patch", patch)
         if self.levels < 1:

@@ -67,7 +67,7 @@ class SamplingConfig(SamplerConfig):
     # What the estimates of overlapping tiles count: uniform (all alike) or feathered (less towards a tile's border).
     tile_weights: str = _DEFAULTS["tile_weights"]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "steps", tuple(self.steps))
         if not self.steps or min(self.steps) < 1:

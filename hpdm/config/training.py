@@ -73,7 +73,7 @@ class TrainingConfig:
     sheet_every: int = 1_000  # steps between pictures of what the averaged network denoises; 0: none
     eval_every: int = 0  # steps between evaluations of videos that the averaged network samples, see `eval`; 0: none
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in (
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
@@ -162,7 +162,7 @@ class EvalConfig:
     backbone: str | None = None  # network of `hpdm-eval`; None: the protocol's, shapes3d for procedural data
     minutes: float = 60.0  # after which the computation of the metrics is given up
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("num", 2), ("seed", 0), ("num_reference", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"eval.{name} must be at least {least}; got {getattr(self, name)}")

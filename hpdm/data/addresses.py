@@ -65,7 +65,7 @@ def file_system(address: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise NoAddress(f"{address}: addresses need fsspec: pip install 'hpdm[shards]'") from error
+        raise NoAddress(f"{address}: addresses need fsspec: pip install fsspec") from error
     try:
         return fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:

@@ -240,7 +240,7 @@ class CaptionedClips:
             self.dropped[BROKEN] += len(self.broken)
             raise InputError(f"no file that {self.list_file} names is usable: {with_hints(self.dropped)}")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.used)
 
     @property

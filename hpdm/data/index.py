@@ -58,7 +58,7 @@ class VideoIndex:
     def broken(self) -> Rows:
         return Rows(self.table.broken.nonzero()[0], self.table.entry)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.root == other.root and self.videos == other.videos and self.broken == other.broken
 
     __hash__ = None

@@ -14,7 +14,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import replace
@@ -82,7 +82,7 @@ class TrainingClips:
             self._epochs[key] = np.random.default_rng(path).permutation(count)
         return int(self._epochs[key][place]) + (self.videos if of_images else 0)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> Any:
         return self.request(number).result()
 
     def request(self, number: int) -> "PendingClip":
@@ -233,10 +233,10 @@ class Loader:
         self._numbers, self._pending = iter(numbers), deque()
         clips.decode_with(num_workers)
 
-    def __iter__(self):
+    def __iter__(self) -> "Loader":
         return self
 
-    def __next__(self):
+    def __next__(self) -> Any:
         while len(self._pending) <= self.ahead:
             self.clips.quarantine.refresh()
             self._pending.append([self.clips.request(number) for number in next(self._numbers)])
@@ -281,7 +281,7 @@ class ClipNumbers:
         """Number of the first clip of the step that clip `number` belongs to."""
         return number - (number - self.first) % self.batch
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[range]:
         first = self.first  # clip of the step's batch
         while True:
             for index in range(self.batches.passes):

@@ -26,7 +26,7 @@ class Quarantine:
         self._reasons, self._first, self._clips = {}, {}, set()
         self.refresh()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._reasons)
 
     def refresh(self) -> None:

@@ -42,7 +42,7 @@ class ProceduralClips:
         self.videos, self.seed, self.size = videos, seed, (frames, height, width)
         self.captioned, self.images = captions, videos if captions else 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.videos + self.images
 
     def name(self, item: int) -> str:
@@ -82,10 +82,10 @@ class AveragedClips:
     def __init__(self, source: Any, shrink: tuple[int, int, int]) -> None:
         self.source, self.shrink = source, shrink
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.source)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.source, name)
 
     def job(self, item: int, random: "np.random.Generator") -> AveragedJob:

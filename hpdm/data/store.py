@@ -84,7 +84,7 @@ def shard_names(root: str | Path) -> list[str]:
 
 
 def split_lists(root: str | Path) -> Path | None:
-    """Folder of UCF-101's lists in or beside a folder, or a copy of those behind an address; None where there are none."""
+    """Folder of UCF-101's lists in or beside a folder, or a copy of those behind an address; None for none."""
     if not is_address(root):
         return ucf101.find_lists(Path(root))
     system, place = file_system(str(root))
@@ -107,7 +107,7 @@ def open_shard(root: str | Path, name: str) -> tuple[int, int, Any]:
     if not is_address(root):
         path = Path(root, name)
         about = path.stat()
-        return about.st_size, about.st_mtime_ns, open(path, "rb")  # noqa: SIM115  the caller closes it
+        return about.st_size, about.st_mtime_ns, open(path, "rb")  # the caller closes it
     system, place = file_system(str(root))
     path = f"{place.rstrip('/')}/{name}"
     about = system.info(path)

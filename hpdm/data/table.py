@@ -122,10 +122,10 @@ class VideoTable:
         """Write the file, atomically. Raises WriteError."""
         write_columns(path, self.columns, self.about | {"version": TABLE_VERSION})
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.columns["path"])
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         try:
             return self.__dict__["columns"][name]
         except KeyError:
@@ -201,15 +201,15 @@ class Rows(Sequence):
     def __init__(self, rows: Any, make: Callable[[Any], Any]) -> None:
         self.rows, self._make = rows, make
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: int | slice) -> Any:
         if isinstance(item, slice):
             return [self._make(row) for row in self.rows[item]]
         return self._make(self.rows[item])
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None

@@ -214,7 +214,7 @@ class FolderClips:
             counts = Counter(self.dropped) + Counter({BROKEN: int((self._codes == BROKEN_CODE).sum())})
             raise InputError(f"no video in {self.root} is usable: {with_hints(counts)}")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.used)
 
     @property

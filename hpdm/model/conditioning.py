@@ -9,7 +9,7 @@ B batch, K text tokens of width w, c width of a condition token.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ class Conditions:
     mask: torch.Tensor | None = None  # bool [B, K]: which text tokens there are; none stands for no text
     measures: torch.Tensor | None = None  # float32 [B, 3]: `MEASURES` of the source: 0 fps for a still image
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @property
@@ -49,7 +49,7 @@ class Conditions:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Conditions(**{name: None if value is None else function(value) for name, value in values.items()})
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> "Conditions":
         return self.each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Conditions":

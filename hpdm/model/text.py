@@ -150,10 +150,10 @@ class StoredEmbeddings:
             self.shards.append(shard)
         self._places = self._find_places(found)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._places["first"])
 
-    def __contains__(self, caption):
+    def __contains__(self, caption: object) -> bool:
         return self._place(caption) is not None
 
     def _place(self, caption):

@@ -9,7 +9,7 @@ T tiles of a call, N data tokens of width d, B samples of a batch.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,7 +29,7 @@ class FinishedLevel:
     noisy: torch.Tensor
     groups: list
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.place = {key: (i, j) for i, group in enumerate(self.groups) for j, key in enumerate(group.keys)}
 
 
@@ -203,7 +203,7 @@ class Parking:
             tensors = [None if t is None else t.to("cpu").pin_memory() for t in tensors]
         self.items.append(tensors)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Any:
         if not self._offload:
             return self.items[index]
         tensors = self._coming.pop(index, None) or self._fetch(index)

@@ -43,7 +43,7 @@ class MemoryEstimate:
         """What has to be free on the device."""
         return self.canvas + self.cache + self.call
 
-    def __str__(self):
+    def __str__(self) -> str:
         parts = {"canvas": self.canvas, "cache": self.cache, "network calls": self.call, "host": self.host}
         listed = ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items() if value)
         return f"{self.needed / GIB:.2f} GiB ({listed})"

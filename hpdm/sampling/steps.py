@@ -34,7 +34,7 @@ class Tiling:
         """int64 [T, 3]."""
         return torch.cartesian_prod(*(torch.tensor(starts) for starts in self.axes))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.prod(map(len, self.axes))
 
     @property

@@ -24,7 +24,7 @@ _umask_lock = threading.Lock()
 
 
 @contextmanager
-def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[Any]:
+def atomic_file(path: str | os.PathLike, mode: str = "wb") -> Iterator[Any]:
     """Open a temporary file beside `path`; on success it becomes `path`, on error it disappears.
 
     `mode` is "wb" or "w" (text is UTF-8 with "\\n" line ends; half-decoded file names are written with escapes, which
@@ -62,7 +62,7 @@ def atomic_file(path: str | Path, mode: str = "wb") -> Iterator[Any]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that is renamed to `path` when the block succeeds.
 
     An existing `path` is replaced as a whole. Raises WriteError where there is no room.
@@ -89,7 +89,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def checked_file(path: str | Path) -> Iterator[Any]:
+def checked_file(path: str | os.PathLike) -> Iterator[Any]:
     """A new binary file in a folder that is nobody else's yet, such as one of `atomic_folder`, flushed to the disk.
 
     For libraries that hide why a write failed, such as torch.save: the block raises the OSError itself.
@@ -105,7 +105,7 @@ def checked_file(path: str | Path) -> Iterator[Any]:
         os.fsync(raw.fileno())
 
 
-def append_line(path: str | Path, text: str, kept: str = "the lines before it are whole") -> None:
+def append_line(path: str | os.PathLike, text: str, kept: str = "the lines before it are whole") -> None:
     """Append a line of text to a file and flush it; a line that a killed process broke off is ended first."""
     with writing(path, kept), open(path, "a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
@@ -119,7 +119,7 @@ def append_line(path: str | Path, text: str, kept: str = "the lines before it ar
         os.fsync(file.fileno())
 
 
-def sync_folder(path: str | Path) -> None:
+def sync_folder(path: str | os.PathLike) -> None:
     """Have the disk know the names in a folder: without it a loss of power undoes what has just been renamed."""
     try:
         handle = os.open(path, os.O_RDONLY)

@@ -46,17 +46,17 @@ class Texts(Sequence):
             ends.append(len(content))
         return cls(np.frombuffer(bytes(content), np.uint8), np.array(ends, np.int64))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int | slice) -> Any:
         if isinstance(row, slice):
             return [self[place] for place in range(*row.indices(len(self)))]
         row = range(len(self))[row]
         begin = int(self.ends[row - 1]) if row else 0
         return _decoded(self.bytes[begin : int(self.ends[row])].tobytes())
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         begin = 0
         for first in range(0, len(self), AT_ONCE):
             ends = np.asarray(self.ends[first : first + AT_ONCE]).tolist()

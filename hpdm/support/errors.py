@@ -30,7 +30,7 @@ class WriteError(InputError, OSError):
         OSError.__init__(self, error_number, reason, str(path))
         self.message = f"{path} could not be written: {reason}" + (f"; {kept}" if kept else "")
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.message
 
 

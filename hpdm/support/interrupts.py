@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -76,8 +76,6 @@ def raises_interrupt() -> Iterator[Interruption]:
 
 
 def _exit(number, frame):
-    try:
+    with suppress(AttributeError, OSError, ValueError):
         os.write(sys.__stderr__.fileno(), b"interrupted\n")
-    except (AttributeError, OSError, ValueError):
-        pass
     os._exit(EXIT_INTERRUPTED)

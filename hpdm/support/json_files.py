@@ -1,6 +1,7 @@
 """JSON files: written whole or not at all, and read with every fault as one message."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ from hpdm.support.errors import InputError
 DEEPEST_JSON = 200
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write `value` as indented JSON with a final newline, atomically."""
     with atomic_file(path, "w") as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
 
-def read_json(path: str | Path, what: str = "JSON") -> Any:
+def read_json(path: str | os.PathLike, what: str = "JSON") -> Any:
     """The content of a JSON file. Raises InputError, one line that calls it `what`, for any that cannot be read.
 
     A missing file is an InputError too.

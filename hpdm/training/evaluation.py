@@ -334,16 +334,17 @@ def is_evaluation(line: dict) -> bool:
 @contextmanager
 def untouched(device: torch.device) -> Iterator[None]:
     """Random states of Python, NumPy and PyTorch and the number of threads are after the block as before it."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()
+    legacy = np.random.get_state()  # noqa: NPY002, whoever draws from it must not notice
+    states = random.getstate(), torch.get_rng_state(), torch.get_num_threads()
     of_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     try:
         _free_cache(device)
         yield
     finally:
         random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        torch.set_num_threads(states[3])
+        np.random.set_state(legacy)  # noqa: NPY002
+        torch.set_rng_state(states[1])
+        torch.set_num_threads(states[2])
         if of_gpu is not None:
             torch.cuda.set_rng_state(of_gpu, device)
 

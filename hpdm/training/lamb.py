@@ -1,6 +1,7 @@
 """LAMB (You et al. 2019, arXiv 1904.00962, algorithm 2): Adam whose steps are as long as the matrix they change."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -15,11 +16,11 @@ class Lamb(torch.optim.Optimizer):
     Parameters may be sharded (DTensor); norms are always of the whole matrix.
     """
 
-    def __init__(self, groups: Iterable[dict], *, lr: float, betas: tuple[float, float], eps: float):
+    def __init__(self, groups: Iterable[dict], *, lr: float, betas: tuple[float, float], eps: float) -> None:
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "trust_ratio": True})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on all parameters that have a gradient; returns what `closure` does, if there is one."""
         loss = None
         if closure is not None:

@@ -90,10 +90,10 @@ class Saver:
         self._group = dist.new_group(backend="gloo") if self.sharded and process.world_size > 1 else None
         self._pending = self._folder = self._temporary = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self.wait()
         except (Exception, CheckpointException) as second:

@@ -67,9 +67,10 @@ class Written:
 class ShardWriter(StorageWriter, BlockingAsyncStager):
     """Storage of DCP that writes parts to safetensors files, one of each kind per process, into a folder that is there.
 
-    kinds: of the tensors, each of which gets an index. `finish(indexes)` is called on the first process when the files of all are on the disk, with {kind: (files,
-    tensors)} as in `Index`; what it raises, all processes raise. With `read_back` every process reads its files from
-    the disk again and compares. Raises InputError where a process does not see the folder.
+    kinds: of the tensors, each of which gets an index. `finish(indexes)` is called on the first process when the files
+    of all are on the disk, with {kind: (files, tensors)} as in `Index`; what it raises, all processes raise. With
+    `read_back` every process reads its files from the disk again and compares. Raises InputError where a process does
+    not see the folder.
     """
 
     def __init__(

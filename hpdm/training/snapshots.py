@@ -5,9 +5,9 @@
                             trace-0.100.safetensors
                             config.yaml, manifest.json
 
-A snapshot takes 4 bytes a parameter and average. Where training is sharded every process writes its part of each average
-instead, as in `hpdm.checkpoint.shard_files`. A step that has one has a checkpoint too, saved before it: so a run
-that is killed in between writes it when it goes on.
+A snapshot takes 4 bytes a parameter and average. Where training is sharded every process writes its part of each
+average instead, as in `hpdm.checkpoint.shard_files`. A step that has one has a checkpoint too, saved before it: so a
+run that is killed in between writes it when it goes on.
 """
 
 import os

@@ -4,6 +4,7 @@ position: of a packet in the file's order; pts: presentation time in units of th
 """
 
 import io
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -201,7 +202,7 @@ class Decoding:
     def __init__(self, packets: "Packets", codec: Any, start: int) -> None:
         self._packets, self._codec, self.position = packets, codec, start
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         codec = None
         with closing(self._packets) as packets:
             for packet in packets:

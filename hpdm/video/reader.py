@@ -13,8 +13,8 @@ times that were never stored. Files are of two kinds:
 
 So a frame has the same number wherever reading starts. Nothing here imports torch, and decoding has a single thread.
 
-The rule for pixels: colours are converted to 8-bit RGB, deeper samples by their upper bits (libswscale), alpha is dropped,
-grey repeated; the file's rotation and mirroring are applied; the shape of pixels is not.
+The rule for pixels: colours are converted to 8-bit RGB, deeper samples by their upper bits (libswscale), alpha is
+dropped, grey repeated; the file's rotation and mirroring are applied; the shape of pixels is not.
 """
 
 import os
@@ -108,10 +108,10 @@ class VideoReader:
             raise DecodingError(_reason(error)) from error
         self._timed = self._scan.timed and len(self._scan.shown) > 0
 
-    def __enter__(self):
+    def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

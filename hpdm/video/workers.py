@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,10 @@ class Workers:
         self._processes = set()
         self._closed = False
 
-    def __enter__(self):
+    def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def submit(self, job: Any) -> Future:
@@ -107,10 +108,8 @@ class Workers:
             self._processes.discard(process)
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            try:
+            with suppress(OSError):  # a half-written job that no one reads any more
                 pipe.close()
-            except OSError:  # a half-written job that no one reads any more
-                pass
 
     def _run(self, job):
         job = self._prepare(job)

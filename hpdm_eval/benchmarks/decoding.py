@@ -18,7 +18,7 @@ def bench_decoding(
     """
     from hpdm_eval.benchmarks import reading  # needs PyAV, which other benchmarks do not
 
-    result = {"bench": "decoding", "seed": seed, "readers": reading.readers(), "tables": {}}
+    result: dict[str, Any] = {"bench": "decoding", "seed": seed, "readers": reading.readers(), "tables": {}}
     note("decord is not installed: only this package's reader is checked", quiet or "decord" in result["readers"])
     if generated:
         result["tables"]["generated"] = [row.as_dict() for row in reading.check_generated(seed, quiet)]
@@ -48,7 +48,15 @@ def _lines(result: dict[str, Any]) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]], readers: list[str], timed: bool) -> list[str]:
-    total = {"kind": "all", "files": 0, "readings": 0, "wrong": {}, "failed": {}, "seconds": {}, "ratio": None}
+    total: dict[str, Any] = {
+        "kind": "all",
+        "files": 0,
+        "readings": 0,
+        "wrong": {},
+        "failed": {},
+        "seconds": {},
+        "ratio": None,
+    }
     for row in rows:
         for key in ("files", "readings"):
             total[key] += row[key]

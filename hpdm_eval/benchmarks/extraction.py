@@ -59,13 +59,15 @@ def bench_extraction(
         half = _backbone(weights, unverified, device, seed, precision="bf16") if _has_bf16(device) else None
         note("this processor has no fast bfloat16: left out", quiet or half is not None)
 
-    with tempfile.TemporaryDirectory(prefix="hpdm-bench-") as folder:
-        folder = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="hpdm-bench-") as scratch:
+        folder = Path(scratch)
         note(f"writing {clips} clips of {frames}x{size}x{size}", quiet)
         for index in range(clips):
             write_video(folder / f"{index:05d}.mp4", procedural_clip(seed, index, frames, size, size)[0])
         source = open_clips(folder, load_protocol("native"), workers=workers, quiet=True)
-        raw = torch.from_numpy(np.stack([clip.video for _, clip in zip(range(batch), source)]))
+        raw = torch.from_numpy(
+            np.stack([clip.video for _, clip in zip(range(batch), source) if clip.video is not None])
+        )
         video = fast.prepare(raw)
         stages = {
             "plain network": (len(raw), lambda: plain.forward(video)),
@@ -174,14 +176,14 @@ def _memory(folder, clips, weights, unverified, device, seed, batch, workers, qu
 
 def run_for_memory(request: str) -> None:
     """Body of the measured process: reads the same files again and again until it has seen enough clips."""
-    request = json.loads(request)
-    backbone = _backbone(request["weights"], request["unverified"], torch.device(request["device"]), request["seed"])
-    names = sorted(Path(request["folder"]).glob("*.mp4"))
+    asked = json.loads(request)
+    backbone = _backbone(asked["weights"], asked["unverified"], torch.device(asked["device"]), asked["seed"])
+    names = sorted(Path(asked["folder"]).glob("*.mp4"))
     with tempfile.TemporaryDirectory(prefix="hpdm-bench-") as folder:
-        for index in range(request["clips"]):
+        for index in range(asked["clips"]):
             (Path(folder) / f"{index:05d}.mp4").write_bytes(names[index % len(names)].read_bytes())
-        source = open_clips(folder, load_protocol("native"), workers=request["workers"], quiet=True)
-        extract_features(source, backbone, batch=request["batch"], quiet=True)
+        source = open_clips(folder, load_protocol("native"), workers=asked["workers"], quiet=True)
+        extract_features(source, backbone, batch=asked["batch"], quiet=True)
     print(json.dumps(peak_rss_mib()))
 
 

@@ -123,4 +123,4 @@ def _make(root, rows, files, quiet):
 
 
 if __name__ == "__main__":
-    print(json.dumps(start(sys.argv[1], json.loads(sys.argv[2]))))
+    print(json.dumps(start(Path(sys.argv[1]), json.loads(sys.argv[2]))))

@@ -68,7 +68,7 @@ def number_of(picture: np.ndarray) -> int:
     return int("".join(map(str, bits[2:])), 2)
 
 
-def all_cases() -> list[Case]:
+def all_cases() -> tuple[Case, ...]:
     """Every Case of the matrix, names unique."""
     return (*_h264(), *_other_codecs(), *_times_and_shapes(), *_edits())
 

@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hpdm_eval.benchmarks.numbered_videos import all_cases, number_of, write_cas
 
 CLIP_FRAMES = 64  # of the timed clip, from the middle of the file
 TIMED_RUNS = 3  # of each reader, in turn; the fastest counts
-TIMED_SIZE = {"frames": 250, "height": 240, "width": 320}  # UCF-101's pictures, ten seconds
+TIMED_SIZE: dict[str, Any] = {"frames": 250, "height": 240, "width": 320}  # UCF-101's pictures, ten seconds
 SECONDS = 60.0  # after which a reader is taken to hang
 # Cases of `numbered_videos` that are timed, with pictures that move instead of numbers.
 TIMED_CASES = (
@@ -80,7 +80,7 @@ class Row:
         }
 
 
-def readers() -> list[str]:
+def readers() -> tuple[str, ...]:
     """Names of the readers that are installed."""
     try:
         import decord  # noqa: F401
@@ -96,7 +96,7 @@ def check_generated(seed: int = 0, quiet: bool = False) -> list[Row]:
         cases = all_cases()
         with progress(total=len(cases), unit="file", description="generated files", quiet=quiet) as bar:
             for case in cases:
-                path, shown = write_case(case, folder)
+                path, shown = write_case(case, Path(folder))
                 row = rows.setdefault(case.kind, Row(kind=case.kind))
                 _check(pool, row, path, shown, "number", np.random.default_rng([seed, len(shown)]))
                 path.unlink()
@@ -252,7 +252,7 @@ class _Decord:
             raise DecodingError(f"decord: {kind.__name__}") from error
 
 
-_READERS = {"hpdm": _OurReader, "decord": _Decord}
+_READERS: dict[str, Callable[..., Any]] = {"hpdm": _OurReader, "decord": _Decord}
 
 
 def _digest(picture):

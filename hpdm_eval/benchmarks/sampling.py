@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -39,7 +40,12 @@ def bench_sampling(
     for overlap in overlaps:
         chosen = dataclasses.replace(settings, overlap=overlap)
         for cached in (True, False)[: 1 if cached_only else 2]:
-            plan = {"levels": config.pyramid.levels, "batch": videos, "use_cache": cached, "offload": False}
+            plan: dict[str, Any] = {
+                "levels": config.pyramid.levels,
+                "batch": videos,
+                "use_cache": cached,
+                "offload": False,
+            }
             tile_batch = choose_tile_batch(
                 network, chosen, device=device, at_least=reference_size(math.prod(network.token_grid)), **plan
             )

@@ -65,8 +65,9 @@ def bench_scale(
                         "--json",
                         *more,
                     ]
-                    rows.append({"command": command, "clips": count, "cache": state, **_run(words, cache)})
-                    note("{command}, {clips} clips, {cache}: {seconds:.1f} s, {mib:.0f} MiB".format(**rows[-1]), quiet)
+                    row: dict[str, Any] = {"command": command, "clips": count, "cache": state, **_run(words, cache)}
+                    rows.append(row)
+                    note("{command}, {clips} clips, {cache}: {seconds:.1f} s, {mib:.0f} MiB".format(**row), quiet)
     result = {
         "bench": "scale",
         "reference": reference,

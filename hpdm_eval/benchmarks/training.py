@@ -3,8 +3,9 @@
 B batch, d token width; a token grid is frames x rows x columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,7 +109,8 @@ def bench_training(
     )
     full = replace(config.network, levels_per_block=(config.pyramid.levels,) * len(config.network.levels_per_block))
     variants = {"adaptive": config, "not adaptive": replace(config, network=full)}
-    stages, flops = {}, {}
+    stages: dict[str, tuple[float, Callable[..., object]]] = {}
+    flops = {}
     for name, variant in variants.items():
         # Forward, and twice as much backward. Counted without data: some attention kernels escape the counter.
         flops[name] = 3 * make_plan(variant).flops_per_sample
@@ -118,7 +120,7 @@ def bench_training(
     stages["matrix products"] = 2 * side**3 / 1e9, lambda: a @ b
     rates = median_rates(stages, rounds, quiet, device)
     gemm = rates.pop("matrix products")  # GFLOP/s
-    result = {
+    result: dict[str, Any] = {
         "bench": "training",
         "size": config.size,
         "batch": batch,

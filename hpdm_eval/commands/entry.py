@@ -65,7 +65,8 @@ SUBCOMMANDS = {
     "dead-tokens": Subcommand(
         "dead_tokens",
         "dead_tokens",
-        "How many tokens of the samples are broken: blocks that stand out from all sides, exactly on the token lattice.",
+        "How many tokens of the samples are broken: blocks that stand out from all sides, exactly on the token "
+        "lattice.",
     ),
     "pyramid": Subcommand(
         "pyramid",
@@ -99,7 +100,8 @@ SUBCOMMANDS = {
     "quickstart": Subcommand(
         "quickstart",
         "quickstart",
-        "Make videos, judge them, and write records, a table and a page: a first look that needs no data and no network.",
+        "Make videos, judge them, and write records, a table and a page: a first look that needs no data and no "
+        "network.",
     ),
 }
 

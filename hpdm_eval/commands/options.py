@@ -111,7 +111,7 @@ def protocol_options(default: str = DEFAULT) -> Decorator:
     def decorate(function):
         for flag, key, kind, text in reversed(_OVERRIDES):
             names = (f"{flag}/--no-{flag[2:]}",) if kind is None else (flag,)
-            function = click.option(*names, key, type=kind, default=None, help=SAMPLES + " [protocol's]")(function)
+            function = click.option(*names, key, type=kind, default=None, help=text + " [protocol's]")(function)
         return click.option(
             "--protocol",
             default=default,
@@ -158,7 +158,7 @@ def reading_options(function: Function, reference: bool = True) -> Function:
 
 
 def backbone_options(function: Function, default: str | None = None) -> Function:
-    """Add `--backbone`, `--weights`, `--c3d-mean`, `--unverified`, `--precision`, `--batch`, `--cache`, `--verify-cache`.
+    """Add `--backbone`, `--weights`, `--c3d-mean`, `--unverified`, `--precision`, `--batch` and those of the cache.
 
     default: the backbone of a metric that has one of its own, in place of the protocol's.
     """
@@ -372,7 +372,7 @@ def judging_options(
 
 
 def pixel_options(function: Function) -> Function:
-    """Add the options of metrics on pixels: the protocol's (default: clips as they are), of reading, --json, --record."""
+    """Add the options of metrics on pixels: protocol (default: clips as they are), reading, --json, --record."""
     for option in (
         click.option(
             "--record", "folder", type=OutputFolder(), metavar="DIR", help="Also save the record in this folder."

@@ -228,7 +228,7 @@ def check_statistics(stored: Statistics, backbone: Backbone | PerFrame, evaluati
 def judge_warnings(evaluation: Evaluation) -> tuple[str, ...]:
     """Warnings of a judge whose features the samples' model was trained with; InputError unless that is allowed."""
     backbone = evaluation.protocol.backbone
-    known = {name: "--trained-with" for name in evaluation.trained_with}
+    known = dict.fromkeys(evaluation.trained_with, "--trained-with")
     manifest = Path(evaluation.samples, "samples.json")
     if manifest.is_file():
         known |= dict.fromkeys(_trained_with(manifest), str(manifest))

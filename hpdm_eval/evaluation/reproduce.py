@@ -71,12 +71,13 @@ def reproduce(
 
     run: function of (name of a subcommand, its words, folder it may write to) that runs it, see
     `hpdm_eval.commands.reproduce.run_command`. folder: where the command's relative paths start; without it, the
-    working folder or, where the inputs are not there, the folder `near`, such as the record's own, or one above it. relative, absolute: what figures may differ by.
-    device, seed: in place of the command's own. quiet: no progress on stderr. allow: what the command may use though
-    nobody has verified it: weights files and folders by path or SHA-256, networks by their id on the hub. The protocol
-    is the one that the record holds, whatever its name means now; of a command that measures more, only the record's
-    metric and samples are run. Features are computed again, not taken from the cache. Raises InputError for a command
-    that is not ours or measures nothing, for inputs that are not found, and whatever the command itself raises.
+    working folder or, where the inputs are not there, the folder `near`, such as the record's own, or one above it.
+    relative, absolute: what figures may differ by. device, seed: in place of the command's own. quiet: no progress on
+    stderr. allow: what the command may use though nobody has verified it: weights files and folders by path or SHA-256,
+    networks by their id on the hub. The protocol is the one that the record holds, whatever its name means now; of a
+    command that measures more, only the record's metric and samples are run. Features are computed again, not taken
+    from the cache. Raises InputError for a command that is not ours or measures nothing, for inputs that are not found,
+    and whatever the command itself raises.
     """
     if folder is not None and not Path(folder).is_dir():
         raise InputError(f"{folder} is not a folder")

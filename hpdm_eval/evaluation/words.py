@@ -1,4 +1,4 @@
-"""The command that says the same as an `Evaluation`: what records made from Python name, so that they can be made again."""
+"""The command that says the same as an `Evaluation`: records made from Python name it, to be made again."""
 
 import json
 from collections.abc import Mapping

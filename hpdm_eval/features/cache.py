@@ -58,7 +58,8 @@ COMPUTES = (
     "shapes3d.py",
     "video_transformers.py",
 )
-LIBRARIES = ("torch", "transformers", "torch-fidelity")  # the last two bring networks of their own
+# libraries that bring the networks of backbones whose names begin so; whether others are installed is no matter
+LIBRARIES = {"inception": "torch-fidelity", "videomae": "transformers", "vjepa": "transformers"}
 # entries of `Backbone.describe()` that say where weights came from, not what they compute
 OF_ORIGIN = ("file", "verified", "trust")
 
@@ -122,7 +123,7 @@ class FeatureCache:
             "calls": calls,
             "layout": LAYOUT,
             "code": running_code(),
-            "libraries": package_versions(LIBRARIES),
+            "libraries": package_versions(_libraries(backbone.name)),
         }
         key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = (folder or cache_folder()) / f"{backbone.name}-{key}"
@@ -207,6 +208,10 @@ class FeatureCache:
             self._own.append(kind, key, body)
         except OSError:
             self._writable = False
+
+
+def _libraries(name):
+    return ("torch", *(library for start, library in LIBRARIES.items() if name.startswith(start)))
 
 
 def _file_name(path):

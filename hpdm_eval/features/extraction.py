@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class FeatureSet:
     probabilities: np.ndarray | None = None
     manifest: dict = field(default_factory=dict)  # JSON-able: how the features were made
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | Path) -> None:
         """Write an .npz with `features`, `names`, `manifest` (JSON text) and, if any, `probabilities`."""
         arrays: dict[str, Any] = {
             "features": self.features,

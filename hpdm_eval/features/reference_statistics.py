@@ -43,7 +43,7 @@ class Statistics:
     sources: list[str] | None = None  # of each clip, where several come from one video
     made: dict = field(default_factory=dict)  # command, versions, created
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the .npz atomically; the same statistics give the same bytes."""
         manifest = {
             "schema": SCHEMA,

@@ -76,8 +76,8 @@ def parse_layout(study: str, text: str) -> Layout:
     check_keys(values, (*needed, "published", "notes"), f"layout {study}", needed=needed)
     columns = []
     for entry in values["columns"]:
-        needed = ("metric", "heading")
-        check_keys(entry, (*needed, "each", *PLACES), f"layout {study}, column {entry.get('heading')}", needed=needed)
+        own = ("metric", "heading")
+        check_keys(entry, (*own, "each", *PLACES), f"layout {study}, column {entry.get('heading')}", needed=own)
         where = tuple((key, entry[key]) for key in PLACES if key in entry)
         each = tuple(entry.get("each", ()))
         if bad := [key for key in each if key not in PLACES]:

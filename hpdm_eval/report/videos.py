@@ -44,7 +44,7 @@ def parse_videos(texts: Iterable[str], option: str = "--videos") -> dict[str, st
     return folders
 
 
-def choose_videos(folders: Mapping[str, str], *, per_class: int, limit: float) -> tuple[Grid, int]:
+def choose_videos(folders: Mapping[str, str | Path], *, per_class: int, limit: float) -> tuple[Grid, int]:
     """({class: {variant: [Video, ...]}}, number left out) of folders of clips, {variant: folder}.
 
     A clip's class is its subfolder or what `hpdm-sample` writes into its name. Of each class and variant the first
@@ -70,7 +70,7 @@ def choose_videos(folders: Mapping[str, str], *, per_class: int, limit: float) -
     return {label: row for label, row in grid.items() if any(row.values())}, left_out
 
 
-def _first_clips(folder: str, per_class: int) -> dict[str, list[Any]]:
+def _first_clips(folder: str | Path, per_class: int) -> dict[str, list[Any]]:
     """{class: first clips} of a folder of videos or arrays; the others are not decoded."""
 
     def choose(candidates: Iterable[Any]) -> list[Any]:

@@ -80,8 +80,8 @@ def _input(bench, name, batch):
 def from_files(bench: Bench, *, batch: int) -> Iterator[Result]:
     """mp4 files → features of I3D: decoding in processes, transfer, resizing, network."""
     files, own = (8, 4) if bench.rehearse else (FILES, OWN)
-    with tempfile.TemporaryDirectory(prefix="hpdm-bench-") as folder:
-        folder = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="hpdm-bench-") as scratch:
+        folder = Path(scratch)
         for index in range(own):
             write_video(folder / f"{index:05d}.mp4", procedural_clip(bench.seed, index, FRAMES, 256, 256)[0])
         for index in range(own, files):

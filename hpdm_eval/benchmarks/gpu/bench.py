@@ -84,7 +84,7 @@ class Bench:
         self.device = torch.device(settings.device)
         self.rehearse, self.seed = settings.rehearse, settings.seed
         self.facts = {}  # what earlier items found, from the run: {"roof": {precision: FLOP/s}}
-        self._kept = None
+        self._kept: tuple[object, Any] | None = None
         torch.manual_seed(settings.seed)
 
     @property
@@ -207,11 +207,12 @@ class Bench:
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """`make()`, or what it returned for the same key last time; of another key, it is dropped first."""
-        if self._kept is None or self._kept[0] != key:
-            self._kept = None
-            self.collect()
-            self._kept = key, make()
-        return self._kept[1]
+        if self._kept is not None and self._kept[0] == key:
+            return self._kept[1]
+        self._kept = None
+        self.collect()
+        self._kept = key, (made := make())
+        return made
 
     def release(self) -> None:
         """Forget what `kept` holds and give all memory back."""

@@ -5,6 +5,7 @@ Costs are of one H100 and include building the network; a rehearsal has its own,
 
 import statistics
 from functools import partial
+from typing import Any
 
 from hpdm.support.errors import InputError
 from hpdm_eval.benchmarks.gpu import agreement, backbones, gradients, roof, sampling, table1, training
@@ -48,7 +49,7 @@ FIRST_PASSES = {"first pass of all": ["training.first_pass=whole"], "of those th
 FIRST_PASSES_S = tuple((precision, 8, False, name) for precision in ("attention-bf16", "tf32") for name in FIRST_PASSES)
 FIRST_PASSES_L = tuple(("attention-bf16", 4, False, name) for name in FIRST_PASSES)
 # The mean, for passes have few or many samples.
-FIRST_PASS = {"variants": FIRST_PASSES, "typical": statistics.mean, "rounds": 20, "seconds": 5.0}
+FIRST_PASS: dict[str, Any] = {"variants": FIRST_PASSES, "typical": statistics.mean, "rounds": 20, "seconds": 5.0}
 # (precision, overlap, cached, videos at once, most tiles a call)
 FIRST_VIDEOS = (
     ("tf32", "hw", True, 1, 16),

@@ -5,7 +5,7 @@ a level costs what begins and ends it, and its block evaluations times what thos
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from hpdm_eval.benchmarks.gpu.bench import Bench, Result, wake
 PRECISIONS = ("tf32", "fp16", "bf16", "fp32")
 KEPT = {"tilings": 2, "tiling_borders": "kept"}
 # What each case of `options` changes of the sampler of the paper.
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "paper": {},
     "tilings 2": {"tilings": 2},
     "tilings 2, borders kept": KEPT,
@@ -34,7 +34,7 @@ OPTIONS = {
 }
 
 
-def calls(bench: Bench, *, size: str, largest: Mapping[str, int]) -> Iterator[Result]:
+def calls(bench: Bench, *, size: str, largest: int) -> Iterator[Result]:
     """Which numbers of tiles per call agree bit for bit, and how fast a call of each is."""
     network = _network(bench, size)
     largest = min(largest, 4) if bench.rehearse else largest
@@ -87,7 +87,7 @@ def options(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Resu
     """Seconds per video, extrapolated; `cases` are (what over the sampler of the paper, precision, calls, videos)."""
     network = _network(bench, size)
     for name, precision, calls, videos in cases:
-        changes = {**SAMPLERS["paper"], **OPTIONS[name]}
+        changes: dict[str, Any] = {**SAMPLERS["paper"], **OPTIONS[name]}
         settings = {"sampler": name, "calls": calls}
         yield _case(bench, network, size, settings, precision, videos, 64, changes, calls=calls)
 
@@ -120,7 +120,9 @@ class Watch:
     """The clock and the count of block evaluations after each evaluation of a canvas."""
 
     def __init__(self, bench: Bench) -> None:
-        self.bench, self.sampler, self.marks = bench, None, []
+        self.bench = bench
+        self.sampler: Any = None  # set by the run
+        self.marks: list[tuple[int, float, int]] = []
 
     def __call__(self, level: int, done: int, evaluations: int) -> None:
         self.marks.append((level, self.bench.clock(), self.sampler.evaluator.block_evaluations))
@@ -166,7 +168,7 @@ def _sampling(bench, network, size, precision, changes, videos, tiles, cached=Tr
     return seconds / videos, "s/video, extrapolated", details
 
 
-def few_steps(config: Config, sampling: SamplingConfig) -> Any:
+def few_steps(config: Config, sampling: SamplingConfig) -> SamplingConfig:
     """The settings with so few steps that each level takes every tiling twice behind its first evaluation."""
     steps = []
     for level in range(config.pyramid.levels):

@@ -137,7 +137,7 @@ def steps(
         config = base
         if variant:
             settings["variant"] = variant[0]
-            config = override_config(base, variants[variant[0]])
+            config = override_config(base, (variants or {})[variant[0]])
         yield bench.attempt(
             "training step",
             settings,

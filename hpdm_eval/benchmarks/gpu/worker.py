@@ -109,7 +109,7 @@ def serve(connection: Connection, plan: Callable[[Any], list], settings: Any) ->
             for result in items[name].run(bench):
                 connection.send((RESULT, result))
             bench.collect()
-            answer = DONE, None
+            answer: tuple[str, str | None] = DONE, None
         except DeviceLost as error:
             answer = LOST, f"the device was lost: {error}"
         except Exception as error:

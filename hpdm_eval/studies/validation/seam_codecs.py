@@ -35,7 +35,7 @@ class Resize:
     factor: str
     filter: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.factor} {self.filter}"
 
 
@@ -46,7 +46,7 @@ class Encode:
     codec: str
     gop: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.codec if self.codec == "MJPEG" else f"{self.codec} g{self.gop}"
 
 

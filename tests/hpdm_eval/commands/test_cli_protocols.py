@@ -153,3 +153,9 @@ def test_bad_values_are_bad_input(arguments):
     result = CliRunner().invoke(metric, arguments)
     assert result.exit_code == 2 and result.stdout == ""
     assert "Traceback" not in result.stderr
+
+
+def test_help_says_of_each_setting_what_it_is():
+    text = " ".join(CliRunner().invoke(main, ["fvd", "--help"], terminal_width=200).output.split())
+    assert "Whether shrinking widens the filter." in text and "Range of float arrays." in text
+    assert text.count("Clips to judge:") == 1

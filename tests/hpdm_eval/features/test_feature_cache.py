@@ -344,6 +344,19 @@ def test_code_and_libraries_that_compute_features_are_in_the_key(tmp_path, monke
     assert len({before, after, FeatureCache(fake_backbone(), tmp_path).folder}) == 3
 
 
+def test_an_extra_that_is_installed_later_changes_no_other_network_s_cache(tmp_path, monkeypatch):
+    def folder(name, installed):
+        monkeypatch.setattr(
+            cache_module, "package_versions", lambda names: {key: "1" for key in names if key in installed}
+        )
+        return FeatureCache(SimpleNamespace(name=name, device=torch.device("cpu"), describe=dict), tmp_path).folder
+
+    plain, extras = {"torch"}, {"torch", "transformers", "torch-fidelity"}
+    assert folder("i3d-kinetics400", plain) == folder("i3d-kinetics400", extras)
+    for name in ("inception-v3", "videomae-base", "vjepa-large"):
+        assert folder(name, plain) != folder(name, extras)
+
+
 def test_sources_that_changed_while_the_program_runs_share_no_cache(tmp_path, monkeypatch, capsys):
     code = Path(cache_module.backbones.__file__).parent
     running = cache_module.running_code.__wrapped__
