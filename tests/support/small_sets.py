@@ -5,8 +5,9 @@ import numpy as np
 from hpdm.data.procedural import procedural_clip
 
 # enough clips for an interval; the shipped network sees them at 64 pixels
-SMALL = {"protocol": "generic-16f", "backbone": "shapes3d", "frames": 6, "resolution": (24, 20), "start": "first"}
+SMALL = {"protocol": "generic-16f", "backbone": "shapes3d", "frames": 4, "resolution": (24, 20), "start": "first"}
 COUNT = 42
+FEW = 7  # enough for five neighbours
 
 
 def draw(count=COUNT, seed=0, frames=7, height=26, width=22):
