@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hpdm.config.data import DataConfig
 from hpdm.data.index import OLD_NAME, OLD_VERSION, cache_files
@@ -29,7 +31,7 @@ STARTS = {
 }
 
 
-def measure(rows, *, files=True, quiet=False):
+def measure(rows: int, *, files: bool = True, quiet: bool = False) -> dict[str, Any]:
     """{kind of start: {"seconds", "fingerprint_seconds", "mib", "own_mib"}} with `rows` videos, a caption each.
 
     seconds: until the first clip could be asked for. mib: peak resident memory beyond what imports take; own_mib: that
@@ -38,12 +40,12 @@ def measure(rows, *, files=True, quiet=False):
     with scratch_folder("hpdm-index") as folder:
         root = Path(folder) / "videos"
         seconds = _make(root, rows, files, quiet)
-        found = {name: _start(root, settings) for name, (settings, needs) in STARTS.items() if files or not needs}
+        starts = {name: _start(root, settings) for name, (settings, needs) in STARTS.items() if files or not needs}
         sizes = {"index": cache_files(root)[0].stat().st_size, "captions": (root / "captions.jsonl").stat().st_size}
-    return {"starts": found, "bytes": sizes, "making_seconds": seconds}
+    return {"starts": starts, "bytes": sizes, "making_seconds": seconds}
 
 
-def start(root, settings):
+def start(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """One start in this process."""
     from hpdm.data.loader import open_clips
     from hpdm.training.data import fingerprint_of

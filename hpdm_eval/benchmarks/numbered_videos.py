@@ -9,6 +9,7 @@ PyAV's encoders and small edits of what they put out, so nothing but this packag
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -42,12 +43,12 @@ class Case:
     edit: str | None = None
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """Container and codec, for tables."""
         return f"{Path(self.name).suffix[1:]} {self.codec}"
 
 
-def numbered_picture(number, height, width):
+def numbered_picture(number: int, height: int, width: int) -> np.ndarray:
     """uint8 [H,W,3] that shows `number` (0..1023), the same when neither mirrored nor turned alone."""
     bits = [1, 0, *((number >> place) & 1 for place in reversed(range(BITS)))]
     rows = np.arange(height) * ROWS // height
@@ -56,7 +57,7 @@ def numbered_picture(number, height, width):
     return np.repeat((BLACK + cells * (WHITE - BLACK))[..., None], 3, axis=-1).astype(np.uint8)
 
 
-def number_of(picture):
+def number_of(picture: np.ndarray) -> int:
     """The number that a picture [H,W,3] shows; -1 where it shows none, or is not upright."""
     height, width = picture.shape[:2]
     rows = (np.arange(ROWS) * 2 + 1) * height // (2 * ROWS)
@@ -67,12 +68,12 @@ def number_of(picture):
     return int("".join(map(str, bits[2:])), 2)
 
 
-def all_cases():
+def all_cases() -> list[Case]:
     """Every Case of the matrix, names unique."""
     return (*_h264(), *_other_codecs(), *_times_and_shapes(), *_edits())
 
 
-def write_case(case, folder):
+def write_case(case: Case, folder: Path) -> tuple[Path, list[int]]:
     """Write the file; returns (path, the numbers that it shows in order)."""
     path = Path(folder, case.name)
     if case.edit is None:
@@ -81,7 +82,7 @@ def write_case(case, folder):
     return path, EDITS[case.edit](case, path)
 
 
-def write_pictures(case, path, pictures):
+def write_pictures(case: Case, path: Path, pictures: np.ndarray) -> Any:
     """Write `pictures`, uint8 [T,H,W,3] of the case's size, the way the case is encoded."""
     _encode(case, path, pictures)
 

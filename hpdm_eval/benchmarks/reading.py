@@ -1,17 +1,18 @@
 """Are the frames that a reader returns those that the file shows, and what does reading them cost?
 
-Two kinds of files are read: generated ones whose frames carry their numbers (`numbered_videos`), and any videos at hand,
-compared pixel by pixel with decoding them once from the beginning. Each file is read at random starts and strides, at
-its last frame alone and as a whole, by this package's reader and, where it is installed, by decord. Every reading
-happens in a process of its own with a time limit, because decord never returns from some files.
-"""
+Two kinds of files are read: generated ones whose frames carry their numbers (`numbered_videos`), and any videos at
+hand, compared pixel by pixel with decoding them once from the beginning. Each file is read at random starts and
+strides, at its last frame alone and as a whole, by this package's reader and, where it is installed, by decord. Every
+reading happens in a process of its own with a time limit, because decord never returns from some files."""
 
 import hashlib
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -61,13 +62,13 @@ class Row:
     failed: dict = field(default_factory=lambda: defaultdict(int))
     seconds: dict = field(default_factory=lambda: defaultdict(float))
 
-    def ratio(self):
+    def ratio(self) -> float | None:
         """Time of this package's reader over decord's, None where either read nothing."""
         return (
             self.seconds["hpdm"] / self.seconds["decord"] if self.seconds["decord"] and self.seconds["hpdm"] else None
         )
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
             "files": self.files,
@@ -79,7 +80,7 @@ class Row:
         }
 
 
-def readers():
+def readers() -> list[str]:
     """Names of the readers that are installed."""
     try:
         import decord  # noqa: F401
@@ -88,7 +89,7 @@ def readers():
     return ("hpdm", "decord")
 
 
-def check_generated(seed=0, quiet=False):
+def check_generated(seed: int = 0, quiet: bool = False) -> list[Row]:
     """Rows by container and codec over the whole matrix of numbered files."""
     rows = {}
     with tempfile.TemporaryDirectory(prefix="hpdm-decoding-") as folder, _pool() as pool:
@@ -103,7 +104,9 @@ def check_generated(seed=0, quiet=False):
     return sorted(rows.values(), key=lambda row: row.kind)
 
 
-def check_files(folders, seed=0, quiet=False):
+def check_files(
+    folders: Sequence[str | Path], seed: int = 0, quiet: bool = False
+) -> tuple[list[Row], list[tuple[str, str]]]:
     """(rows by container and codec, files that neither way of decoding reads with the reason) over all videos below."""
     paths = [path for folder in folders for path in sorted(Path(folder).rglob("*")) if formats.is_video(path.name)]
     if not paths:
@@ -125,7 +128,7 @@ def check_files(folders, seed=0, quiet=False):
     return sorted(rows.values(), key=lambda row: row.kind), unreadable
 
 
-def time_generated(seed=0, quiet=False):
+def time_generated(seed: int = 0, quiet: bool = False) -> list[Row]:
     """Rows with the time of a clip from the middle of generated files with moving pictures, one for each container."""
     from hpdm.data.procedural import procedural_clip
 
@@ -145,7 +148,7 @@ def time_generated(seed=0, quiet=False):
     return rows
 
 
-def read(job, _):
+def read(job: Any, _: object) -> tuple:
     """A worker's job: (what, digests or numbers of the frames of each selection, seconds)."""
     path, reader, selections, content = job
     identify = number_of if content == "number" else _digest

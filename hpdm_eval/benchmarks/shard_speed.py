@@ -3,6 +3,7 @@
 import shutil
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,16 @@ DIFFERENT = 8  # videos that are encoded; the others are copies of them, which c
 MEMORY = "hpdm-bench-shards"
 
 
-def measure(videos, *, frames=64, size=64, clip=16, rounds=3, workers=1, quiet=False):
+def measure(
+    videos: int,
+    *,
+    frames: int = 64,
+    size: int = 64,
+    clip: int = 16,
+    rounds: int = 3,
+    workers: int = 1,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """For videos "as they are" and "averaged 8x8x8": {"clips_per_second", "ratio", "equal"}, each by source.
 
     Medians over rounds; ratio: of the folder's clips per second; equal: whether the clips are the folder's.

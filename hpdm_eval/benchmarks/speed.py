@@ -1,13 +1,16 @@
 """What training steps and sampling cost here: videos per second with alternatives in turn, the memory of each alone."""
 
 import math
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 
+from hpdm.config import Config
 from hpdm.methods import make_method
 from hpdm.model.rin import set_attention_precision
 from hpdm.sampling.calls import find_call_sizes, reference_size
@@ -20,7 +23,9 @@ from hpdm.training.precision import mixed_precision
 from hpdm_eval.support.timing import memory_of_process, rates_by_round, reset_peak_memory
 
 
-def training_rates(configs, *, batch, rounds, device, quiet=False):
+def training_rates(
+    configs: Mapping[Any, Config], *, batch: Any, rounds: int, device: torch.device, quiet: bool = False
+) -> dict[Any, list[float]]:
     """Videos per second of whole training steps: {name: Config} → {name: [rate in each of `rounds` steps]}.
 
     All configurations are stepped in turn, after a first round that warms up, so that a slow spell of the machine hits
@@ -45,7 +50,7 @@ def _time_steps(configs, *, sizes, rounds, device, quiet):
     }
 
 
-def training_memory(config, *, batch, device):
+def training_memory(config: Config, *, batch: int, device: torch.device) -> int:
     """Bytes that weights, gradients, optimizer and activations of training steps of `batch` videos take.
 
     On a GPU the most that was allocated at once; on a processor by how much the resident memory of a fresh process
@@ -63,7 +68,7 @@ def training_memory(config, *, batch, device):
         return pool.submit(_resident_growth, config, batch, torch.get_num_threads()).result()
 
 
-def fitting_batch(config, device, most):
+def fitting_batch(config: Config, device: torch.device, most: int) -> int:
     """The most videos a step of which fits on a GPU: `most` or, so that batches can be made of it, a divisor of it.
 
     0 where not even one fits. On a processor, whose memory is not asked for beforehand, `most`.
@@ -82,7 +87,7 @@ def fitting_batch(config, device, most):
     return fitting
 
 
-def training_step(config, batch, device, *, update=True):
+def training_step(config: Config, batch: int, device: torch.device, *, update: bool = True) -> Callable[..., Any]:
     """A function of a step's number that makes it on random videos; without `update`, forward and backward alone."""
     config = replace(config, training=replace(config.training, batch=batch, micro_batch=None))
     torch.manual_seed(config.training.seed)
@@ -107,7 +112,9 @@ def training_step(config, batch, device, *, update=True):
     return step
 
 
-def sampling_seconds(configs, *, videos, rounds, device, quiet=False):
+def sampling_seconds(
+    configs: Mapping[Any, Config], *, videos: int, rounds: int, device: torch.device, quiet: bool = False
+) -> dict[Any, list[float]]:
     """Seconds per video of sampling `videos` at once: {name: Config} → {name: [seconds in each of `rounds`]}.
 
     Networks have starting values; how long they take does not depend on what they learnt. All are sampled in turn. What

@@ -49,7 +49,7 @@ def as_clips(videos: Any) -> torch.Tensor:
         shape = (shape[0] or 1, *shape[1:])  # of no clips at all, as a process may have them
     try:
         if many == 1 and shape[-1] not in (1, 3) and shape[1] in (1, 3) and 0 not in shape:
-            axes = (0, 2, 3, 4, 1)  # whatever the third axis is: the order of a model's clips
+            axes: tuple[int, ...] = (0, 2, 3, 4, 1)  # whatever the third axis is: the order of a model's clips
         else:
             axes = arrays.array_layout(shape, np.uint8, grey=False).axes
     except (NoVideo, Rejected) as error:
@@ -63,8 +63,8 @@ def as_clips(videos: Any) -> torch.Tensor:
 def check_range(videos: torch.Tensor, declared: str) -> tuple[str, float]:
     """(range of the values, least of them) of a tensor; raises InputError where the range cannot be.
 
-    declared: "-1..1", "0..1", "0..255", or "auto", which is -1..1. Floats may overshoot a range by a tenth of its width,
-    as an unclipped resize does.
+    declared: "-1..1", "0..1", "0..255", or "auto", which is -1..1. Floats may overshoot a range by a tenth of its
+    width, as an unclipped resize does.
     """
     if videos.dtype == torch.uint8:
         return "0..255", 0.0
@@ -145,11 +145,13 @@ def cut(videos: torch.Tensor, indices: Sequence[np.ndarray], settings: DecodeSet
 def _window(shape: Sequence[int], settings: DecodeSettings) -> tuple[int, int, int, int]:
     """(top, left, height, width) of what the crop leaves of frames of (T, H, W)."""
     if settings.crop == "center":
-        return center_window(*shape[1:3], settings.resolution)
+        return center_window(shape[1], shape[2], settings.resolution)
     return 0, 0, shape[1], shape[2]
 
 
-def resize(video: torch.Tensor, resolution: tuple[int, int], method: str = "bilinear", antialias: bool = False):
+def resize(
+    video: torch.Tensor, resolution: tuple[int, int], method: str = "bilinear", antialias: bool = False
+) -> torch.Tensor:
     """`clips.resize.resize` of a tensor uint8 [T, H, W, C], on its device: the same bits."""
     height, width = resolution
     source_height, source_width = video.shape[1:3]

@@ -1,16 +1,13 @@
 """`hpdm-eval efficiency`: what patches save in memory and time, table 1 of the paper."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
 
-from hpdm.config import load_config
 from hpdm.support.console import OutputFolder, common_options, own_folder
-from hpdm.support.environment import choose_device, hardware
 from hpdm_eval.commands.recorded import RecordedCommand
-from hpdm_eval.records.record import command_line
-from hpdm_eval.studies.ablations.efficiency import alternatives, computed, describe_size, enlarged, measured
-from hpdm_eval.studies.ablations.measure import Records
+from hpdm_eval.records.record import Record, command_line
 from hpdm_eval.support.text_tables import aligned
 
 UNITS = {"throughput": "videos/s", "memory": "GiB", "flops": "TFLOP"}
@@ -34,13 +31,29 @@ UNITS = {"throughput": "videos/s", "memory": "GiB", "flops": "TFLOP"}
 )
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Time the rows on this device.")
 @common_options
-def efficiency(out, size, paper_size, batch, rounds, measure, device, seed, quiet):
+def efficiency(
+    out: Path,
+    size: str | None,
+    paper_size: str,
+    batch: int | None,
+    rounds: int,
+    measure: bool,
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Compare a network on whole videos with patch pyramids of two patch sizes.
 
     Measured on this device at a size that fits: videos per second and memory of training steps. Counted on tensors
     without data at the paper's sizes: FLOPs and memory. Run it alone: another process on the cores spoils what is
     measured.
     """
+    from hpdm.config import load_config
+    from hpdm.config.variants import alternatives
+    from hpdm.support.environment import choose_device, hardware
+    from hpdm_eval.studies.ablations.efficiency import computed, describe_size, enlarged, measured
+    from hpdm_eval.studies.ablations.measure import Records
+
     device = choose_device(device)
     own_folder(out)
     on_gpu = device.type == "cuda"
@@ -69,9 +82,9 @@ def efficiency(out, size, paper_size, batch, rounds, measure, device, seed, quie
     click.echo("\n\n".join(_tables(made, sizes)) + f"\n\nrecords are in {out / 'records'}")
 
 
-def _tables(records, sizes):
+def _tables(records: Iterable[Record], sizes: Mapping[str, str]) -> Iterator[str]:
     """A table for each size of video, whose title says whether it was measured or computed."""
-    tables = {}
+    tables: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for record in records:
         rows = tables.setdefault((record.extra["basis"], record.extra["target"]), {})
         factor = 1e-12 if record.metric == "flops" else 1

@@ -111,7 +111,7 @@ class LazyGroup(Group):
         return [*SUBCOMMANDS, *(name for name in metric_names() if name not in SUBCOMMANDS)]
 
     def get_command(self, context: click.Context | None, name: str) -> click.Command | None:
-        if name not in self.list_commands(context):
+        if name not in SUBCOMMANDS and name not in metric_names():
             return None
         wait_passively()
         place = SUBCOMMANDS.get(name)

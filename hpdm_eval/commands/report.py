@@ -1,18 +1,11 @@
 """`hpdm-eval report`: records as tables, figures and one page."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hpdm.support.console import Command, OutputFolder, common_options, own_folder
-from hpdm.support.errors import InputError
-from hpdm.support.progress import note
-from hpdm_eval.report.collect import collect_records
-from hpdm_eval.report.model import origin
-from hpdm_eval.report.videos import choose_videos, parse_videos
-from hpdm_eval.report.write import check_folder, make_sections, unshown, write_report
-
-MOST_NAMED = 10
 
 
 @click.command(cls=Command)
@@ -56,7 +49,17 @@ MOST_NAMED = 10
     "--published", multiple=True, metavar="NAME", help="Also this published table, such as table2; repeatable."
 )
 @common_options
-def report(records, out, title, videos, per_class, most_megabytes, published, quiet, **options):
+def report(
+    records: tuple[str, ...],
+    out: Path,
+    title: str,
+    videos: tuple[str, ...],
+    per_class: int,
+    most_megabytes: float,
+    published: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Make tables (markdown, LaTeX, CSV), figures (SVG, PDF) and one HTML page of records.
 
     Records of a study are averaged over training seeds and laid out as the study's table; others get a table for each
@@ -64,19 +67,21 @@ def report(records, out, title, videos, per_class, most_megabytes, published, qu
     under other conditions than the rest of their column are marked, and published ones stay in tables of their own.
     Equal records give equal bytes.
     """
+    from hpdm_eval.report.make import make_report
+    from hpdm_eval.report.videos import parse_videos
+    from hpdm_eval.report.write import check_folder
+
     folders = parse_videos(videos)
     check_folder(out, [*records, *folders.values()])
     own_folder(out)
-    found = collect_records(records)
-    grid, left_out = choose_videos(folders, per_class=per_class, limit=most_megabytes * 1e6) if folders else (None, 0)
-    sections = make_sections(found, published)
-    missing = unshown(found)
-    if not sections:
-        raise InputError(f"none of the {len(found)} records has a place in a table: {', '.join(missing[:3])} ...")
-    for name in missing[:MOST_NAMED]:
-        note(f"{name} has no place in its study's table", quiet)
-    if len(missing) > MOST_NAMED:
-        note(f"... and {len(missing) - MOST_NAMED} more", quiet)
-    page = write_report(out, sections, title=title, lead=origin(found), videos=grid, left_out=left_out, found=found)
-    note(f"{len(found)} records; tables and figures are in {out}", quiet)
+    page = make_report(
+        records,
+        out,
+        title=title,
+        videos=folders,
+        per_class=per_class,
+        most_bytes=most_megabytes * 1e6,
+        published=published,
+        quiet=quiet,
+    )
     click.echo(page)

@@ -136,7 +136,7 @@ def compare_methods(
 
 
 def compared_metrics() -> list[MetricInfo]:
-    """The metrics that a comparison of methods takes: those on features and clips, and on the tiles of samples alone."""
+    """The metrics that a comparison of methods takes: on features, on clips, and on the tiles of samples alone."""
     return [
         info
         for info in all_metrics()

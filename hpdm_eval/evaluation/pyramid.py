@@ -43,10 +43,10 @@ def evaluate_pyramid(evaluation: Evaluation, options: Mapping[str, Any]) -> Reco
         summaries += pair.summaries() if index == 0 else pair.summaries()[1:]
     rng = np.random.default_rng(evaluation.seed)
     details, worst = [], []
-    for index, (measured, whose) in enumerate(zip(errors, names)):
+    for index, (measured, clip_names) in enumerate(zip(errors, names)):
         details.append(_figures(index, measured, rng))
         order = np.argsort([error.psnr for error in measured])[:WORST]
-        worst += [{"name": whose[k], "level": index + 1, "psnr": min(measured[k].psnr, MOST_DB)} for k in order]
+        worst += [{"name": clip_names[k], "level": index + 1, "psnr": min(measured[k].psnr, MOST_DB)} for k in order]
     least = min(details, key=lambda entry: entry["psnr"])
     return pixel_record(
         "pyramid",

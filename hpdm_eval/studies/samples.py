@@ -1,10 +1,16 @@
-"""Sampling for studies: one function, so that all say alike what they sample."""
+"""Sampling for studies: samples of a checkpoint in a folder, with the command that makes the same."""
 
-import io
+import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from hpdm.checkpoint.load import load_checkpoint
+from hpdm.sampling.folder import sample_into
+from hpdm.sampling.request import CALLS, FolderRequest, SampleRequest
+from hpdm.sampling.sampler import Sampler
+from hpdm.support.environment import choose_device, processes_here
 
 
 def sample_folder(
@@ -19,29 +25,49 @@ def sample_folder(
     settings: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     prompts: str | Path | None = None,
+    batch: int | None = None,
+    calls: str = CALLS[0],
     format: str = "mp4",
     save_levels: bool = False,
     sheet: bool = False,
-    batch: int | None = None,
-    calls: str | None = None,
 ) -> None:
     """Write `num` samples of a checkpoint, and samples.json, to the folder `out`; those that are there are kept.
 
-    settings: fields of `hpdm.config.sampling.SamplingConfig`, as options of `hpdm-sample`; overrides: texts
-    "sampling.KEY=VALUE"; calls: "exact" or "fastest"; the rest as for `hpdm-sample`. Raises InputError.
+    checkpoint: a run, a file, or a name. The rest are fields of `SampleRequest` and `FolderRequest`. Under `torchrun`
+    the processes share the samples out. Raises InputError.
     """
-    from hpdm.commands.sample import sample
+    request = SampleRequest(
+        num=num,
+        seed=seed,
+        sampler=sampler,
+        settings=settings or {},
+        overrides=overrides,
+        prompts=prompts,
+        batch=batch,
+        calls=calls,
+    )
+    to_write = FolderRequest(format=format, save_levels=save_levels, sheet=sheet)
+    command = shlex.join(_words(checkpoint, out, device, request, to_write))
+    process = processes_here()
+    quiet = quiet or process.rank > 0
+    made = Sampler(load_checkpoint(checkpoint), request, device=choose_device(device), quiet=quiet)
+    sample_into(made, out, replace(to_write, command=command), process=process, quiet=quiet)
 
-    words = ["--checkpoint", checkpoint, "--num", num, "--out", out, "--format", format, "--seed", seed]
-    words += ["--device", device]
-    for name, value in (("sampler", sampler), ("prompts", prompts), ("batch", batch), ("calls", calls)):
-        words += [] if value is None else [f"--{name}", value]
-    for name, value in (settings or {}).items():
+
+def _words(
+    checkpoint: str | Path, out: str | Path, device: str, request: SampleRequest, to_write: FolderRequest
+) -> list[str]:
+    """The command of hpdm-sample that makes the same."""
+    words = ["hpdm-sample", "--checkpoint", checkpoint, "--num", request.num, "--out", out]
+    words += ["--format", to_write.format, "--seed", request.seed, "--device", device]
+    for name in ("sampler", "prompts", "batch"):
+        if (value := getattr(request, name)) is not None:
+            words += [f"--{name}", value]
+    words += ["--calls", request.calls] if request.calls != CALLS[0] else []
+    for name, value in request.settings.items():
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
         words += [f"--{name.lower().replace('_', '-')}", text]
-    for text in overrides:
+    for text in request.overrides:
         words += ["--set", text]
-    for name, wanted in (("save-levels", save_levels), ("sheet", sheet), ("quiet", quiet)):
-        words += [f"--{name}"] * wanted
-    with redirect_stdout(io.StringIO()):
-        sample.main([str(word) for word in words], prog_name=sample.name, standalone_mode=False)
+    words += ["--save-levels"] * to_write.save_levels + ["--sheet"] * to_write.sheet
+    return [str(word) for word in words]

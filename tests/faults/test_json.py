@@ -15,12 +15,12 @@ from hpdm.support.files import parse_json
 from hpdm_eval.backbones import load_backbone
 from hpdm_eval.backbones.weights import PINS, read_pins
 from hpdm_eval.benchmarks.results import _read
-from hpdm_eval.commands.ablations import SETTINGS_FILE, _check_settings
 from hpdm_eval.features.extraction import FeatureSet
 from hpdm_eval.features.reference_statistics import Statistics
 from hpdm_eval.records.record import load_record
 from hpdm_eval.report.collect import collect_records
 from hpdm_eval.studies.ablations.plan import Plan, load_tier
+from hpdm_eval.studies.ablations.run import SETTINGS_FILE, check_settings
 from hpdm_eval.studies.ablations.tasks import _read_count
 from tests.support.paths import ROOT
 
@@ -65,7 +65,7 @@ def test_readers(text, tmp_path, capsys):
     assert f"left out: {tmp_path / 'record.json'}" in capsys.readouterr().err
     refuses(lambda: read_pins(tmp_path))
     refuses(lambda: _read(tmp_path / "record.json"))
-    refuses(lambda: _check_settings(tmp_path, Plan(tier=load_tier("smoke"), base=load_config("nano"), judgements=())))
+    refuses(lambda: check_settings(tmp_path, Plan(tier=load_tier("smoke"), base=load_config("nano"), judgements=())))
     refuses(lambda: read_captions(tmp_path / "captions.jsonl"))
     assert _read_count(tmp_path / "record.json", "clips") == 0
 
@@ -89,13 +89,13 @@ def test_readers_of_arrays(text, tmp_path):
 def test_no_reader_of_files_parses_json_on_its_own():
     """Whatever reads a file goes by `hpdm.support.files`; what is left parses what this program has just made."""
     own = {
-        "hpdm/support/files.py",
+        "hpdm/support/json_files.py",
         "hpdm/support/environment.py",
         "hpdm/sampling/writer.py",
         "hpdm_eval/records/record.py",
         "hpdm_eval/evaluation/reproduce.py",
         "hpdm_eval/benchmarks/extraction.py",
-        "hpdm_eval/commands/ablations.py",
+        "hpdm_eval/studies/ablations/run.py",
         "hpdm_eval/studies/shipped/nano.py",
         "hpdm_eval/studies/recipe_check/gradients.py",
         "hpdm/data/pack.py",

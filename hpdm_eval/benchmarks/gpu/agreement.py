@@ -1,6 +1,7 @@
 """Whether the device computes what a processor computes: the shipped nano model, one fixed input and whole samples."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 
@@ -8,14 +9,14 @@ from hpdm.checkpoint.load import load_checkpoint
 from hpdm.data.ranges import to_uint8
 from hpdm.pyramid import sample_windows
 from hpdm.sampling.calls import find_call_sizes
-from hpdm_eval.benchmarks.gpu.bench import PRECISIONS
+from hpdm_eval.benchmarks.gpu.bench import PRECISIONS, Bench, Result
 
 SAMPLED = ("fp32", "tf32", "bf16", "fp16")
 TOLERANCE = 1e-4  # of the forward pass in fp32
 VIDEOS = 2
 
 
-def forward(bench):
+def forward(bench: Bench) -> Iterator[Result]:
     """One input through all levels: the largest difference from the processor's fp32 result, in every precision."""
     wanted = _outputs(_nano("cpu"), "cpu")
     scale = max(level.abs().max().item() for level in wanted)
@@ -32,7 +33,7 @@ def forward(bench):
         yield bench.attempt("forward pass of nano against the processor", {"precision": precision}, measure)
 
 
-def samples(bench):
+def samples(bench: Bench) -> Iterator[Result]:
     """Videos of nano: how far they are from the processor's in fp32, in grey levels of 0 to 255."""
     steps = (3, 2) if bench.rehearse else (16, 8, 8)  # of two levels in a rehearsal
     wanted = _sample(_load("cpu"), "cpu", bench.seed, steps)

@@ -2,8 +2,10 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +15,7 @@ from hpdm_eval.backbones import WeightsInfo
 from hpdm_eval.backbones.backbone import I3DBackbone
 from hpdm_eval.backbones.c3d import C3D, FRAMES, MEAN_SHAPE
 from hpdm_eval.backbones.i3d import RESOLUTION, TENSORFLOW_EPSILON, FoldedI3D, multiply_adds, random_network
+from hpdm_eval.benchmarks.gpu.bench import Bench, Result
 from hpdm_eval.clips.source import open_clips
 from hpdm_eval.features.extraction import extract_features
 from hpdm_eval.protocols import load_protocol
@@ -21,7 +24,7 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 FILES, OWN = 256, 32  # clips read, and how many of them differ
 
 
-def clips_per_second(bench, *, network, batches):
+def clips_per_second(bench: Bench, *, network: str, batches: Sequence[int]) -> Iterator[Result]:
     """Rate of a network on prepared clips, and how far its features are from those of fp32."""
     with bench.precision("fp32"), torch.inference_mode():
         probe = _input(bench, network, bench.few(4))
@@ -74,7 +77,7 @@ def _input(bench, name, batch):
     return torch.rand(batch, 3, FRAMES, *size, device=bench.device, generator=generator).mul_(2).sub_(1)
 
 
-def from_files(bench, *, batch):
+def from_files(bench: Bench, *, batch: int) -> Iterator[Result]:
     """mp4 files → features of I3D: decoding in processes, transfer, resizing, network."""
     files, own = (8, 4) if bench.rehearse else (FILES, OWN)
     with tempfile.TemporaryDirectory(prefix="hpdm-bench-") as folder:
@@ -120,7 +123,7 @@ class TF32I3D(I3DBackbone):
     """I3D whose convolutions may take TF32, which no metric here allows."""
 
     @torch.inference_mode()
-    def forward(self, video):
+    def forward(self, video: torch.Tensor) -> Any:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
             features, logits = self.run(video)
         return features.float().cpu(), logits.float().softmax(dim=1).cpu()

@@ -8,12 +8,13 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
-from hpdm.config import load_config
+from hpdm.config import Config, load_config
 from hpdm.model.rin import set_attention_precision
 from hpdm.support.environment import hardware, package_versions
 from hpdm_eval.support.timing import memory_of_process, reset_peak_memory
@@ -78,7 +79,7 @@ class DeviceLost(Exception):
 class Bench:
     """The measuring side of a run: one per process."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.device = torch.device(settings.device)
         self.rehearse, self.seed = settings.rehearse, settings.seed
@@ -112,7 +113,7 @@ class Bench:
         """`count`, or 2 where it is more in a rehearsal."""
         return min(count, 2) if self.rehearse else count
 
-    def config(self, size: str, *overrides: str):
+    def config(self, size: str, *overrides: str) -> Config:
         """The configuration of `self.size(size)` with LAMB and without activation checkpointing."""
         return load_config(
             self.size(size),
@@ -126,7 +127,7 @@ class Bench:
         )
 
     @contextmanager
-    def tf32(self, precision: str):
+    def tf32(self, precision: str) -> Iterator[None]:
         """Within the block TF32 is allowed, or not, as `precision` of PRECISIONS says: for forward and backward."""
         before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = PRECISIONS[precision][1]
@@ -135,20 +136,20 @@ class Bench:
         finally:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
-    def autocast(self, precision: str):
+    def autocast(self, precision: str) -> AbstractContextManager[Any]:
         """Autocast of `precision` of PRECISIONS, a context for the forward pass; without effect where it has none."""
         dtype = PRECISIONS[precision][0]
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     @contextmanager
-    def precision(self, name: str, network=None):
+    def precision(self, name: str, network: torch.nn.Module | None = None) -> Iterator[None]:
         """Within the block a network that is not trained runs in `name` of PRECISIONS, its attentions too."""
         if network is not None:
             set_attention_precision(network, PRECISIONS[name][2])
         with self.tf32(name), self.autocast(name):
             yield
 
-    def synchronize(self):
+    def synchronize(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
@@ -157,7 +158,9 @@ class Bench:
         self.synchronize()
         return time.perf_counter()
 
-    def seconds(self, function, *, rounds=ROUNDS, at_most=SECONDS, warm_up=1) -> float:
+    def seconds(
+        self, function: Callable[[], Any], *, rounds: int = ROUNDS, at_most: float = SECONDS, warm_up: int = 1
+    ) -> float:
         """Median seconds of a call; fewer than `rounds` calls where they take longer than `at_most` together."""
         for _ in range(warm_up):
             function()
@@ -168,7 +171,7 @@ class Bench:
             taken.append(self.clock() - began)
         return statistics.median(taken)
 
-    def reset_peak(self):
+    def reset_peak(self) -> None:
         """Let `peak_gib` start from now."""
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -188,7 +191,7 @@ class Bench:
         free, _ = torch.cuda.mem_get_info(self.device)
         return (free + torch.cuda.memory_reserved(self.device)) / GIB
 
-    def attempt(self, what: str, settings: dict, measure) -> Result:
+    def attempt(self, what: str, settings: dict, measure: Callable[[], tuple[float, str, dict]]) -> Result:
         """`measure()` → (value, unit, details) as a result; what it raises becomes a result as well.
 
         Raises DeviceLost where the device does not recover.
@@ -202,7 +205,7 @@ class Bench:
         self.release()
         return Result(what=what, settings=settings, status=FAILED, reason=reason)
 
-    def kept(self, key, make):
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """`make()`, or what it returned for the same key last time; of another key, it is dropped first."""
         if self._kept is None or self._kept[0] != key:
             self._kept = None
@@ -210,12 +213,12 @@ class Bench:
             self._kept = key, make()
         return self._kept[1]
 
-    def release(self):
+    def release(self) -> None:
         """Forget what `kept` holds and give all memory back."""
         self._kept = None
         self.collect()
 
-    def collect(self):
+    def collect(self) -> None:
         """Give memory back that nothing holds; raises DeviceLost where the device answers with errors only."""
         gc.collect()
         if not self.on_gpu:
@@ -238,7 +241,7 @@ def reason_of(error: BaseException) -> str:
 
 
 @torch.no_grad()
-def wake(network, seed: int):
+def wake(network: torch.nn.Module, seed: int) -> None:
     """Draw small values for matrices and norms that start at zero: their zeros would hide the gradient of the rest."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():

@@ -1,11 +1,12 @@
 """How well the gradient of each precision points where that of fp32 points."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 from hpdm.checkpoint.load import load_checkpoint
-from hpdm_eval.benchmarks.gpu.bench import wake
+from hpdm_eval.benchmarks.gpu.bench import Bench, Result, wake
 from hpdm_eval.benchmarks.gpu.training import Trainer
 
 SHARE = 1e-6  # of the squared norm of the whole gradient: tensors with less are not named the worst
@@ -22,7 +23,7 @@ CASES = (
 )
 
 
-def cosines(bench, *, size, batch):
+def cosines(bench: Bench, *, size: str, batch: int) -> Iterator[Result]:
     """Cosine with the gradient of fp32 without TF32, of all weights together and of the worst tensor.
 
     nano has its shipped weights; other sizes starting values, those that start at zero drawn small. Without dropout,
@@ -69,10 +70,10 @@ def _gradient(bench, trainer, video, labels, precision, factor):
 
 
 def _compare(bench, trainer, video, labels, precision, factor, names, reference):
-    found = _gradient(bench, trainer, video, labels, precision, factor)
+    own = _gradient(bench, trainer, video, labels, precision, factor)
     products = [
         torch.stack([(a.double() * b).sum(), a.double().square().sum(), b.double().square().sum()])
-        for a, b in zip(found, reference, strict=True)
+        for a, b in zip(own, reference, strict=True)
     ]
     products = torch.stack(products).cpu()
     dot, own, wanted = products.sum(0).tolist()

@@ -1,9 +1,13 @@
 """What the device can do at most: large matrix products in every precision, and copying."""
 
+from collections.abc import Iterator
+
 import torch
 
+from hpdm_eval.benchmarks.gpu.bench import Bench, Result
 
-def products(bench):
+
+def products(bench: Bench) -> Iterator[Result]:
     """TFLOP/s of matrix products: square ones, and those of a RIN's widths over the tokens of a batch."""
     side = 256 if bench.rehearse else 8192
     tokens, width = (512, 96) if bench.rehearse else (98304, 1024)
@@ -24,7 +28,7 @@ def products(bench):
         bench.collect()
 
 
-def copies(bench):
+def copies(bench: Bench) -> Iterator[Result]:
     """GB/s of a copy within the device's memory, reads and writes counted, and from the host's pinned memory."""
     count = (1 << 22) if bench.rehearse else (1 << 31)
 

@@ -4,12 +4,13 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hpdm.support.environment import git_revision
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
-from hpdm_eval.benchmarks.gpu.bench import FAILED, LEFT_OUT, MEASURED, Result
+from hpdm_eval.benchmarks.gpu.bench import FAILED, LEFT_OUT, MEASURED, Item, Result
 from hpdm_eval.benchmarks.gpu.tables import page
 from hpdm_eval.records.record import utc_now
 
@@ -25,7 +26,7 @@ class ItemFailed(Exception):
 class Budget:
     """Seconds that a run may take, counted from when it began."""
 
-    def __init__(self, seconds: float, clock=time.monotonic):
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self.clock, self.began = seconds, clock, clock()
 
     def spent(self) -> float:
@@ -39,7 +40,15 @@ class Budget:
 class Journal:
     """The folder of a run: a line of JSON per record, written at once; the log; the table of what there is so far."""
 
-    def __init__(self, folder, *, seed: int, command: str, commit: str | None = None, say=print):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        seed: int,
+        command: str,
+        commit: str | None = None,
+        say: Callable[[str], object] = print,
+    ) -> None:
         self.folder, self.say = Path(folder), say
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / RECORDS).exists():
@@ -48,7 +57,7 @@ class Journal:
         self.place = {"device": None, "versions": {}}  # known once the worker runs
         self.records = []
 
-    def add(self, item, result: Result, seconds: float) -> dict:
+    def add(self, item: Item, result: Result, seconds: float) -> dict:
         """Save a result as a record."""
         record = {
             "schema": 1,
@@ -68,18 +77,18 @@ class Journal:
             os.fsync(file.fileno())
         return record
 
-    def note(self, text: str):
+    def note(self, text: str) -> None:
         """A line for people, also in the log."""
         with open(self.folder / LOG, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
         self.say(text)
 
-    def write_page(self):
+    def write_page(self) -> None:
         with atomic_file(self.folder / PAGE, "w") as file:
             file.write(page(self.records))
 
 
-def read_records(folder) -> list[dict]:
+def read_records(folder: str | Path) -> list[dict]:
     """The records of a run; a last line that an interruption cut short is dropped."""
     path = Path(folder) / RECORDS
     try:
@@ -96,7 +105,14 @@ def read_records(folder) -> list[dict]:
     return records
 
 
-def run_items(items, execute, journal: Journal, budget: Budget, *, patient=False):
+def run_items(
+    items: Sequence[Item],
+    execute: Callable[..., Iterator[Result]],
+    journal: Journal,
+    budget: Budget,
+    *,
+    patient: bool = False,
+) -> None:
     """Run the items in their order as long as each fits into what is left; the others are named with the reason.
 
     execute(item, limit, facts) yields the item's `Result`s, and raises ItemFailed where it ends otherwise, within
@@ -161,6 +177,6 @@ def _short(value):
 
 def _learn(facts, item, result):
     """Keep the rates of large matrix products, which later items compare with."""
-    if item.subject == "roof" and result.what == "matrix product" and result.status == MEASURED:
-        if result.settings.get("shape") == "square":
-            facts["roof"][result.settings["precision"]] = result.value * 1e12
+    is_product = item.subject == "roof" and result.what == "matrix product"
+    if is_product and result.status == MEASURED and result.settings.get("shape") == "square":
+        facts["roof"][result.settings["precision"]] = result.value * 1e12

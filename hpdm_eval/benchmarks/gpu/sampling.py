@@ -5,16 +5,19 @@ a level costs what begins and ends it, and its block evaluations times what thos
 """
 
 import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
-from hpdm.config.sampling import SAMPLERS
+from hpdm.config import Config
+from hpdm.config.sampling import SAMPLERS, SamplingConfig
 from hpdm.methods import make_method
 from hpdm.model.conditioning import no_conditions
 from hpdm.sampling.calls import find_call_sizes, largest_calls
 from hpdm.sampling.steps import plan_level
-from hpdm_eval.benchmarks.gpu.bench import wake
+from hpdm_eval.benchmarks.gpu.bench import Bench, Result, wake
 
 PRECISIONS = ("tf32", "fp16", "bf16", "fp32")
 KEPT = {"tilings": 2, "tiling_borders": "kept"}
@@ -31,7 +34,7 @@ OPTIONS = {
 }
 
 
-def calls(bench, *, size, largest):
+def calls(bench: Bench, *, size: str, largest: Mapping[str, int]) -> Iterator[Result]:
     """Which numbers of tiles per call agree bit for bit, and how fast a call of each is."""
     network = _network(bench, size)
     largest = min(largest, 4) if bench.rehearse else largest
@@ -72,7 +75,7 @@ def _call(bench, network, tiles):
     )
 
 
-def video(bench, *, size, cases):
+def video(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Result]:
     """Seconds per video, extrapolated; `cases` are (precision, overlap, cached, videos at once, tiles a call)."""
     network = _network(bench, size)
     for precision, overlap, cached, videos, tiles in cases:
@@ -80,7 +83,7 @@ def video(bench, *, size, cases):
         yield _case(bench, network, size, settings, precision, videos, tiles, {"overlap": overlap}, cached=cached)
 
 
-def options(bench, *, size, cases):
+def options(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Result]:
     """Seconds per video, extrapolated; `cases` are (what over the sampler of the paper, precision, calls, videos)."""
     network = _network(bench, size)
     for name, precision, calls, videos in cases:
@@ -116,10 +119,10 @@ def _network(bench, size):
 class Watch:
     """The clock and the count of block evaluations after each evaluation of a canvas."""
 
-    def __init__(self, bench):
+    def __init__(self, bench: Bench) -> None:
         self.bench, self.sampler, self.marks = bench, None, []
 
-    def __call__(self, level, done, evaluations):
+    def __call__(self, level: int, done: int, evaluations: int) -> None:
         self.marks.append((level, self.bench.clock(), self.sampler.evaluator.block_evaluations))
 
 
@@ -163,7 +166,7 @@ def _sampling(bench, network, size, precision, changes, videos, tiles, cached=Tr
     return seconds / videos, "s/video, extrapolated", details
 
 
-def few_steps(config, sampling):
+def few_steps(config: Config, sampling: SamplingConfig) -> Any:
     """The settings with so few steps that each level takes every tiling twice behind its first evaluation."""
     steps = []
     for level in range(config.pyramid.levels):
@@ -176,7 +179,7 @@ def few_steps(config, sampling):
     return dataclasses.replace(sampling, steps=tuple(steps))
 
 
-def extrapolate(marks, more, began, ended):
+def extrapolate(marks: Sequence[tuple], more: Sequence[int], began: float, ended: float) -> tuple[float, list[float]]:
     """(seconds, [seconds of an evaluation of each level]) of a whole run from a short one.
 
     marks: (level, seconds, block evaluations so far) after each evaluation of the short run, which lasted from `began`

@@ -1,9 +1,10 @@
 """The paper's table 1 at size S: full resolution against patches, with and without adaptive computation."""
 
+from collections.abc import Iterator
 from functools import partial
 
 from hpdm.config.variants import alternatives
-from hpdm_eval.benchmarks.gpu.bench import Result
+from hpdm_eval.benchmarks.gpu.bench import Bench, Result
 from hpdm_eval.benchmarks.gpu.training import Trainer, step_times
 
 PRECISION = "tf32"
@@ -11,7 +12,7 @@ MARGIN = 0.95  # of the memory, that a predicted batch may take
 TRIES = 4
 
 
-def row(bench, *, name, checkpointing=False):
+def row(bench: Bench, *, name: str, checkpointing: bool = False) -> Iterator[Result]:
     """Memory at batch 1; the largest batch that fits and its videos per second."""
     config = alternatives(bench.config("S"))[name]
     settings = {

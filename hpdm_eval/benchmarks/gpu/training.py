@@ -5,19 +5,21 @@ Videos are random and on the device already; data loading is not in it.
 
 import math
 import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 
 from hpdm.config import Config, override_config
-from hpdm.methods import make_method
+from hpdm.methods import Method, make_method
 from hpdm.model.rin import set_attention_precision
 from hpdm.training.ema import EMA
 from hpdm.training.loss import seed_dropout
 from hpdm.training.optimizer import learning_rate, make_optimizer
 from hpdm.training.plan import count_flops
-from hpdm_eval.benchmarks.gpu.bench import PRECISIONS, ROUNDS, SECONDS
+from hpdm_eval.benchmarks.gpu.bench import PRECISIONS, ROUNDS, SECONDS, Bench, Result
 
 # Whose matrix products a precision's share of the roof is of; half-precision attention leaves most products in TF32.
 ROOF_OF = {"fp32": "fp32", "attention-bf16": "tf32", "attention-fp16": "tf32"}
@@ -26,7 +28,7 @@ ROOF_OF = {"fp32": "fp32", "attention-bf16": "tf32", "attention-fp16": "tf32"}
 class Trainer:
     """A network on the device with its optimizer and average."""
 
-    def __init__(self, config: Config, device, *, compile=False):
+    def __init__(self, config: Config, device: torch.device, *, compile: bool = False) -> None:
         self.config, self.device, settings = config, torch.device(device), config.training
         torch.manual_seed(settings.seed)
         with self.device:  # 700 million starting values take seconds on a processor
@@ -38,22 +40,24 @@ class Trainer:
         self.parameters = list(self.network.parameters())
         self.number = 0
 
-    def videos(self, batch: int):
+    def videos(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(uint8 [batch, 3, T, H, W], labels int64 [batch]), random."""
         size = make_method(self.config).video_size
         video = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, device=self.device)
         return video, torch.zeros(batch, dtype=torch.int64, device=self.device)
 
-    def method(self, batch: int):
+    def method(self, batch: int) -> Method:
         """The method of the configuration with `batch` videos a step."""
         training = replace(self.config.training, batch=batch, micro_batch=None)
         return make_method(replace(self.config, training=training))
 
-    def prepare(self, precision: str, checkpointing: bool):
+    def prepare(self, precision: str, checkpointing: bool) -> None:
         self.network.checkpoint_blocks = checkpointing
         set_attention_precision(self.network, PRECISIONS[precision][2])
 
-    def forward_backward(self, bench, method, video, labels, precision: str):
+    def forward_backward(
+        self, bench: Bench, method: Method, video: torch.Tensor, labels: torch.Tensor, precision: str
+    ) -> torch.Tensor:
         """Loss and gradients of one pass; returns the loss."""
         batch, seed = len(video), self.config.training.seed
         seed_dropout(seed, self.number, range(batch))
@@ -63,7 +67,7 @@ class Trainer:
         loss.backward()
         return loss.detach()
 
-    def update(self):
+    def update(self) -> None:
         """What follows the gradient in a step."""
         settings = self.config.training
         for group in self.optimizer.param_groups:
@@ -76,17 +80,17 @@ class Trainer:
 
 
 def step_times(
-    bench,
-    trainer,
+    bench: Bench,
+    trainer: Trainer,
     *,
-    batch,
-    precision,
-    checkpointing=False,
-    rounds=ROUNDS,
-    warm_up=1,
-    seconds=SECONDS,
-    typical=statistics.median,
-):
+    batch: int,
+    precision: str,
+    checkpointing: bool = False,
+    rounds: int = ROUNDS,
+    warm_up: int = 1,
+    seconds: float = SECONDS,
+    typical: Any = statistics.median,
+) -> tuple:
     """(median seconds of a pass forward and backward, of the update, loss of the last, peak memory in GiB).
 
     typical: what is made of the rounds in place of the median.
@@ -112,7 +116,9 @@ def step_times(
     return typical(passes), typical(updates), loss.item(), bench.peak_gib()
 
 
-def steps(bench, *, size, cases, compile=False, variants=None, **timing):
+def steps(
+    bench: Bench, *, size: str, cases: Sequence[tuple], compile: bool = False, variants: Any = None, **timing: Any
+) -> Iterator[Result]:
     """Videos per second of whole steps; `cases` are (precision, micro-batch, activation checkpointing).
 
     variants: {name: settings to change, or None for the size's own} in place of those; each case then has a fourth
@@ -171,21 +177,18 @@ def _step(bench, base, config, precision, batch, checkpointing, compile, timing)
     return batch / (of_pass + of_update), "videos/s", details
 
 
-def updates(bench, *, sizes):
+def updates(bench: Bench, *, sizes: Sequence[str]) -> Iterator[Result]:
     """Milliseconds of what follows the gradient: LAMB's step tensor by tensor and by lists of them, and the rest."""
     for size in sizes:
         config = bench.config(size)
-        for foreach in (True, False):
-            settings = {"size": config.size, "optimizer": config.training.optimizer, "foreach": foreach}
-            yield bench.attempt("update", settings, partial(_update, bench, config, foreach))
+        settings = {"size": config.size, "optimizer": config.training.optimizer}
+        yield bench.attempt("update", settings, partial(_update, bench, config))
 
 
-def _update(bench, config, foreach):
+def _update(bench, config):
     trainer = bench.kept((config, False), lambda: Trainer(config, bench.device))
     for parameter in trainer.parameters:
         parameter.grad = 1e-3 * torch.randn_like(parameter)
-    for group in trainer.optimizer.param_groups:
-        group["foreach"] = foreach
     before = bench.clock()
     trainer.optimizer.step()
     details = {

@@ -7,7 +7,10 @@ its device, so that one item costs no other.
 import signal
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
 
 from hpdm_eval.benchmarks.gpu.run import ItemFailed
 
@@ -20,22 +23,22 @@ class Worker:
     plan: a function that pickles, `Settings` → items of the run. on_ready(place) gets what `Bench.describe` says.
     """
 
-    def __init__(self, plan, settings, on_ready):
+    def __init__(self, plan: Callable[[Any], list], settings: Any, on_ready: Callable[[dict], object]) -> None:
         self.plan, self.settings, self.on_ready = plan, settings, on_ready
         self.process = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Worker":
         self._start()
         return self
 
-    def begin(self, limit):
+    def begin(self, limit: float) -> None:
         """Wait until the process is ready; raises ItemFailed where it is not within `limit` seconds."""
         self._wait(time.monotonic() + limit)
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._end()
 
-    def __call__(self, item, limit, facts):
+    def __call__(self, item: Any, limit: float, facts: dict) -> Iterator[Any]:
         deadline = time.monotonic() + limit
         if self.process is None:
             self._start()
@@ -89,7 +92,7 @@ class Worker:
             self.process = None
 
 
-def serve(connection, plan, settings):
+def serve(connection: Connection, plan: Callable[[Any], list], settings: Any) -> None:
     """Body of the process: items by name come in, results go out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears Ctrl-C, and ends this process
     from hpdm_eval.benchmarks.gpu.bench import Bench, DeviceLost, reason_of

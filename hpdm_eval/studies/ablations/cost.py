@@ -1,13 +1,17 @@
 """What a plan will cost, counted without computing anything."""
 
+from typing import Any
+
+from hpdm.config import Config
 from hpdm.sampling.steps import plan_level
 from hpdm.training.plan import EXAMPLE_TFLOPS, count_flops
+from hpdm_eval.studies.ablations.plan import Plan
 from hpdm_eval.support.text_tables import aligned
 
 HOUR_OF_FLOPS = EXAMPLE_TFLOPS * 1e12 * 3600
 
 
-def sampling_flops(config, figures) -> float:
+def sampling_flops(config: Config, figures: Any) -> float:
     """FLOPs of one sample; `figures` is `count_flops(config)`. What context and caching add or save is left out."""
     sampling, levels = config.sampling, config.pyramid.levels
     windows = config.training.windows(levels)  # which `figures` count and samples do not have
@@ -19,7 +23,7 @@ def sampling_flops(config, figures) -> float:
     return total * (2 if sampling.guided else 1)
 
 
-def describe_cost(plan) -> str:
+def describe_cost(plan: Plan) -> str:
     """The trainings and sample sets of a plan with their hours at EXAMPLE_TFLOPS, as a table for a terminal."""
     figures, rows, total = {}, [], 0.0
 

@@ -1,8 +1,8 @@
 """What a network has learnt to denoise: errors by noise level, by pyramid level and by place of the tile.
 
 The network is asked what sampling asks: to denoise a level's tiles on finished coarser levels that carry the noise of
-`sigma_context`. Errors are of the clean pixels, E |D - x|^2, at noise levels that are stated over the level's signal, so
-that networks trained with different noise levels compare.
+`sigma_context`. Errors are of the clean pixels, E |D - x|^2, at noise levels that are stated over the level's signal,
+so that networks trained with different noise levels compare.
 
 B clips, L levels.
 """
@@ -21,7 +21,7 @@ RATIOS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)  # noise over signal
 HELD_OUT = 1_000_000  # number of a clip of the endless set that no short training comes to
 
 
-def errors_by_noise(network, config: Config, videos, labels) -> dict:
+def errors_by_noise(network: torch.nn.Module, config: Config, videos: torch.Tensor, labels: torch.Tensor) -> dict:
     """{level: {ratio: mean squared error}} of tiles in the middle; videos, labels: of `held_out`."""
     return {
         level: {ratio: error(network, config, videos, labels, level, ratio, _middle(config, level)) for ratio in RATIOS}
@@ -29,7 +29,9 @@ def errors_by_noise(network, config: Config, videos, labels) -> dict:
     }
 
 
-def errors_by_position(network, config: Config, videos, labels, ratio=0.5) -> dict:
+def errors_by_position(
+    network: torch.nn.Module, config: Config, videos: torch.Tensor, labels: torch.Tensor, ratio: float = 0.5
+) -> dict:
     """{position: mean squared error} of all touching tiles of the finest level at one noise `ratio` over the signal."""
     finest = config.pyramid.levels - 1
     tiles = tiles_by_position(config.pyramid.resolution(finest), config.pyramid.patch)
@@ -40,7 +42,7 @@ def errors_by_position(network, config: Config, videos, labels, ratio=0.5) -> di
     }
 
 
-def held_out(config, count):
+def held_out(config: Config, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(uint8 [B, C, T, H, W], int64 [B]) of clips that were not trained on."""
     frames, height, width = make_method(config).video_size
     clips = open_clips(config.data, frames=frames, height=height, width=width, seed=1, quiet=True)
@@ -49,7 +51,15 @@ def held_out(config, count):
 
 
 @torch.no_grad()
-def error(network, config: Config, videos, labels, level: int, ratio: float, start) -> float:
+def error(
+    network: torch.nn.Module,
+    config: Config,
+    videos: torch.Tensor,
+    labels: torch.Tensor,
+    level: int,
+    ratio: float,
+    start: torch.Tensor,
+) -> float:
     """Mean squared error of the clean pixels of the tile at `start` [3] of `level`, at noise `ratio` over signal."""
     d, pyramid, batch = config.diffusion, config.pyramid, len(videos)
     starts = start.expand(batch, 3)

@@ -6,6 +6,7 @@ timed here; the paper's are counted on tensors without data, so that the table i
 
 import dataclasses
 import time
+from collections.abc import Mapping
 
 import torch
 
@@ -16,7 +17,8 @@ from hpdm.diffusion import DiffusionConfig
 from hpdm.support.progress import note
 from hpdm.training.plan import make_plan
 from hpdm_eval.benchmarks.speed import fitting_batch, training_memory, training_rates
-from hpdm_eval.studies.ablations.measure import step_record
+from hpdm_eval.records.record import Record
+from hpdm_eval.studies.ablations.measure import Records, step_record
 from hpdm_eval.studies.ablations.plan import Variant
 
 STUDY = "efficiency"
@@ -39,7 +41,7 @@ def enlarged(base: Config) -> dict[str, Config]:
     return rows
 
 
-def computed(rows, target, *, records, quiet=False):
+def computed(rows: Mapping[str, Config], target: str, *, records: Records, quiet: bool = False) -> list[Record]:
     """FLOPs of a training sample and memory at batch 1 of each row, counted: saves and returns two records a row."""
     made = []
     for name, config in rows.items():
@@ -53,7 +55,16 @@ def computed(rows, target, *, records, quiet=False):
     return made
 
 
-def measured(rows, target, *, batch, rounds, device, records, quiet=False):
+def measured(
+    rows: Mapping[str, Config],
+    target: str,
+    *,
+    batch: int | None,
+    rounds: int,
+    device: torch.device,
+    records: Records,
+    quiet: bool = False,
+) -> list[Record]:
     """Videos per second, and memory at batch 1, of each row on this device: saves and returns two records a row.
 
     batch: videos per step for all rows; None takes, on a GPU, the largest power of two that fits for each row. A row of
@@ -84,7 +95,7 @@ def measured(rows, target, *, batch, rounds, device, records, quiet=False):
     return made
 
 
-def largest_batch(config, device):
+def largest_batch(config: Config, device: torch.device) -> int:
     """The largest power of two of videos of which a step fits on a GPU, 0 where none does.
 
     Elsewhere the configuration's micro-batch.

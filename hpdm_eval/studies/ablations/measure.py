@@ -3,9 +3,11 @@
 import json
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from baselines.budget import training_cost
 from baselines.reconstruct import SUMMARY
 from hpdm.checkpoint.folder import step_folder
 from hpdm.checkpoint.load import load_checkpoint
-from hpdm.config import config_to_dict
+from hpdm.config import Config, config_to_dict
 from hpdm.data.procedural import CLASS_NAMES
 from hpdm.methods import make_method
 from hpdm.support.environment import choose_device
@@ -27,8 +29,9 @@ from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.features.extraction import extract_features
 from hpdm_eval.metrics.accuracy import class_accuracy, label_in_name
 from hpdm_eval.protocols import load_protocol
-from hpdm_eval.records.record import make_record
+from hpdm_eval.records.record import Record, make_record
 from hpdm_eval.studies.ablations.denoising import errors_by_noise, errors_by_position, held_out
+from hpdm_eval.studies.ablations.plan import Judgement, Plan, Run, Variant
 from hpdm_eval.support.distributed import rank_and_size
 from hpdm_eval.support.timing import median_interval
 
@@ -38,15 +41,15 @@ NO_CLIPS = {"path": "-", "sha256": sha256(b"").hexdigest(), "clips": 0, "rejecte
 class Records:
     """The records of one tier in a folder, a file each, named by what they are about."""
 
-    def __init__(self, folder, tier_name, command):
+    def __init__(self, folder: str | Path, tier_name: str, command: str) -> None:
         self.folder, self.tier, self.command = Path(folder), tier_name, command
 
-    def path(self, variant, metric, repeat, **place):
+    def path(self, variant: Variant, metric: str, repeat: int, **place: Any) -> Path:
         """File of one record; `place` says what tells it from others of its variant, such as level and step."""
         at = "".join(f"-{key}{value}" for key, value in place.items() if value is not None)
         return self.folder / f"{variant.full_name}-r{repeat}-{metric}{at}.json"
 
-    def save(self, record, path, variant, repeat, **place):
+    def save(self, record: Record, path: Path, variant: Variant, repeat: int, **place: Any) -> Record:
         """Write a `Record` with the study's keys in it; returns that."""
         about = {
             "study": variant.study,
@@ -62,7 +65,15 @@ class Records:
         return record
 
 
-def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, quiet=True):
+def accuracy_record(
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    count: int | None = None,
+    workers: int | None = None,
+    quiet: bool = True,
+) -> Record:
     """How often the shipped classifier sees the class that samples of procedural videos were asked for: a `Record`."""
     started, device = time.time(), choose_device(device)
     protocol = load_protocol("native", backbone="shapes3d", **({"num_samples": count} if count else {}))
@@ -86,7 +97,15 @@ def accuracy_record(folder, *, device="auto", seed=0, count=None, workers=None, 
     )
 
 
-def step_record(metric, value, config, *, started, device="cpu", details=()):
+def step_record(
+    metric: str,
+    value: float | list[float],
+    config: Config,
+    *,
+    started: float,
+    device: torch.device | str = "cpu",
+    details: Iterable[dict] = (),
+) -> Record:
     """A figure of a network or a training step, which judges no clips: a `Record`.
 
     value: a number, or a list of one per timed round: the figure is then their median, with its interval.
@@ -125,7 +144,7 @@ DENOISED = 16  # clips whose denoised pixels are compared with the clean ones
 DENOISED_EVERYWHERE = 4  # of them at every tile of the finest level
 
 
-def denoising_records(checkpoint):
+def denoising_records(checkpoint: str | Path) -> dict[int, Record]:
     """How well a checkpoint denoises held-out clips: {level: `Record`}, the finest one also by position of the tile.
 
     The value is the geometric mean over noise levels, whose errors differ by orders of magnitude.
@@ -138,14 +157,16 @@ def denoising_records(checkpoint):
         details = [{"noise_over_signal": ratio, "error": error} for ratio, error in errors.items()]
         if level == finest and level:
             few = slice(DENOISED_EVERYWHERE)
-            found = errors_by_position(loaded.network, loaded.config, videos[few], labels[few])
-            details += [{"noise_over_signal": 0.5, "position": name, "error": error} for name, error in found.items()]
+            by_position = errors_by_position(loaded.network, loaded.config, videos[few], labels[few])
+            details += [
+                {"noise_over_signal": 0.5, "position": name, "error": error} for name, error in by_position.items()
+            ]
         value = float(np.exp(np.mean(np.log(list(errors.values())))))
         records[level] = step_record("denoising", value, loaded.config, started=started, details=details)
     return records
 
 
-def count_parameters(config):
+def count_parameters(config: Config) -> int:
     """Parameters of the configuration's network."""
     with torch.device("meta"):
         network = make_method(config).make_network()
@@ -160,13 +181,22 @@ class Judge:
     real_clips: folder of real clips of the finest level.
     """
 
-    def __init__(self, plan, records, statistics, trained_by, device, run_folder=None, real_clips=None):
+    def __init__(
+        self,
+        plan: Plan,
+        records: Records,
+        statistics: Callable[..., Path],
+        trained_by: Callable[[Run], list[str] | None],
+        device: str,
+        run_folder: Callable[[Run], Path] | None = None,
+        real_clips: Path | None = None,
+    ) -> None:
         self.plan, self.records, self.device = plan, records, device
         self.statistics, self.trained_by = statistics, trained_by
         self.run_folder, self.real_clips = run_folder, real_clips
         self._denoised = {}  # of the last checkpoint that was asked for
 
-    def wanted(self, judgement):
+    def wanted(self, judgement: Judgement) -> dict[Path, tuple[Callable[[Path], Record], str, dict[str, Any]]]:
         """{file of a record: (function that makes it, its metric, its place)} of all records of a judgement."""
         study, samples = judgement.study, judgement.samples
         step = samples.step if study.checkpoints else None
@@ -225,7 +255,7 @@ class Judge:
                 )
         return wanted
 
-    def make(self, judgement, folder):
+    def make(self, judgement: Judgement, folder: Path) -> None:
         """Make the records that do not exist yet from the samples in `folder`."""
         run = judgement.samples.run
         for path, (make, _, place) in self.wanted(judgement).items():

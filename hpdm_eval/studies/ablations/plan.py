@@ -10,9 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
-
-import yaml
 
 from baselines.budget import fit_budget, training_cost
 from hpdm.config import Config, config_to_dict, load_config, override_config
@@ -20,6 +17,7 @@ from hpdm.config.variants import with_levels, without_adaptive_computation
 from hpdm.data.loader import PROCEDURAL
 from hpdm.methods import make_method, method_class
 from hpdm.support.errors import InputError
+from hpdm_eval.studies.ablations.tiers import read_settings
 
 MEASURES = (
     "fvd",
@@ -193,14 +191,14 @@ class Plan:
 
     def variants(self, study: Study) -> list[tuple[Variant, Config]]:
         """The chosen variants of a study that are trained, with their configurations."""
-        found = {j.variant: j.samples.config for j in self.judgements if j.study == study and j.samples.run}
-        return list(found.items())
+        configs = {j.variant: j.samples.config for j in self.judgements if j.study == study and j.samples.run}
+        return list(configs.items())
 
 
 def load_studies() -> list[Study]:
     """The studies of studies.yaml; raises InputError where one is not as its head says."""
     studies = []
-    for name, values in _read("studies.yaml").items():
+    for name, values in read_settings("studies.yaml").items():
         variants = tuple(
             _build(Variant, {"study": name, "name": str(key), **entry}, f"studies.yaml: {name}.{key}")
             for key, entry in values.pop("variants").items()
@@ -215,14 +213,10 @@ def load_studies() -> list[Study]:
 
 def load_tier(name: str) -> Tier:
     """A tier of tiers.yaml; raises InputError for an unknown one."""
-    tiers = _read("tiers.yaml")
+    tiers = read_settings("tiers.yaml")
     if name not in tiers:
         raise InputError(f"unknown tier {name!r}; choose one of {', '.join(tiers)}")
     return _build(Tier, {"name": name, **tiers[name]}, f"tiers.yaml: {name}")
-
-
-def tier_names() -> list[str]:
-    return list(_read("tiers.yaml"))
 
 
 def make_plan(tier: Tier, only: Sequence[str] = (), repeats: int | None = None, first: int = 0) -> Plan:
@@ -336,15 +330,11 @@ def _training_key(config):
 
 
 def _unique(items):
-    found = []
+    unique = []
     for item in items:
-        if item not in found:
-            found.append(item)
-    return found
-
-
-def _read(name):
-    return yaml.safe_load((resources.files("hpdm_eval.studies") / name).read_text(encoding="utf-8"))
+        if item not in unique:
+            unique.append(item)
+    return unique
 
 
 def _build(kind, values, where):

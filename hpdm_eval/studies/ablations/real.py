@@ -7,10 +7,14 @@ Clips are uint8 [T, H, W, 3].
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from hpdm.config import Config
 from hpdm.data.loader import PROCEDURAL, open_clips
 from hpdm.data.procedural_folders import REAL_SEED, REFERENCE_SEED
 from hpdm.data.ranges import to_model_range, to_uint8
@@ -35,7 +39,16 @@ class RealClips:
     the first so many of each clip.
     """
 
-    def __init__(self, config, level, count=None, *, procedural_seed=REFERENCE_SEED, frames=None, quiet=False):
+    def __init__(
+        self,
+        config: Config,
+        level: int,
+        count: int | None = None,
+        *,
+        procedural_seed: int = REFERENCE_SEED,
+        frames: int | None = None,
+        quiet: bool = False,
+    ) -> None:
         data = dataclasses.replace(config.data, procedural_seed=procedural_seed, flip=False)
         frames_full, height, width = config.pyramid.resolution(config.pyramid.levels - 1)
         self.clips = open_clips(
@@ -57,10 +70,10 @@ class RealClips:
         self.count = min(count or len(self.source), len(self.source))
         self.rejected, self._digests = [], []
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.count
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Clip]:
         self.rejected, self._digests = [], []
         for item in range(self.count):
             name = self.source.name(item)
@@ -74,14 +87,14 @@ class RealClips:
             label = label["label"] if isinstance(label, dict) else label  # data with captions say more than a class
             yield Clip(name=name, video=clip, digest=self._digests[-1], label=str(label), position=item)
 
-    def at_level(self, video):
+    def at_level(self, video: torch.Tensor) -> np.ndarray:
         """The clip of the level of a full-size video uint8 [C, T, H, W]."""
         if self.level + 1 < self.levels:
             levels = shrink_video(to_model_range(video)[None], self.levels, self.shrink, self.split)
             video = to_uint8(levels[self.level])[0]
         return np.ascontiguousarray(video.permute(1, 2, 3, 0)[: self.frames].numpy())
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """{"path", "sha256", "clips", "rejected", "split"}, after a whole iteration."""
         digest = hashlib.sha256("".join(f"{line}\n" for line in sorted(self._digests)).encode())
         return {
@@ -93,7 +106,17 @@ class RealClips:
         }
 
 
-def write_statistics(path, config, level, *, count, backbone, frames=None, device="cpu", quiet=False):
+def write_statistics(
+    path: Path,
+    config: Config,
+    level: int,
+    *,
+    count: int | None,
+    backbone: str,
+    frames: int | None = None,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> None:
     """Statistics of real clips of a level under the protocol `native`, as `hpdm-eval fvd --reference` takes them."""
     protocol = load_protocol("native", backbone=backbone, **({"frames": frames} if frames else {}))
     clips = RealClips(config, level, count, frames=frames, quiet=quiet)
@@ -109,7 +132,9 @@ def write_statistics(path, config, level, *, count, backbone, frames=None, devic
     ).save(path)
 
 
-def write_real_samples(folder, config, count, quiet=False, levels=None):
+def write_real_samples(
+    folder: Path, config: Config, count: int, quiet: bool = False, levels: Sequence[int] | None = None
+) -> None:
     """Real clips as a folder of samples: `folder`/level0/00000_c000.npy and so on, exact arrays.
 
     A folder that an interrupted call left is completed. levels: which; None takes all.

@@ -6,6 +6,8 @@ import math
 import time
 from pathlib import Path
 
+import torch
+
 from baselines.reconstruct import SUMMARY, reconstruct_clips
 from hpdm.checkpoint.folder import CONFIG_FILE, read_config, step_folder
 from hpdm.config import Config, config_to_dict, override_config
@@ -18,7 +20,7 @@ from hpdm.training.loop import train
 from hpdm.training.provenance import read_provenance
 from hpdm_eval.benchmarks.speed import fitting_batch, sampling_seconds, training_memory, training_rates
 from hpdm_eval.studies.ablations.measure import Judge, Records, step_record
-from hpdm_eval.studies.ablations.plan import TIMED, Plan
+from hpdm_eval.studies.ablations.plan import TIMED, Plan, Run, SampleSet
 from hpdm_eval.studies.ablations.real import write_real_samples, write_statistics
 from hpdm_eval.studies.ablations.work import Task, is_first, of_first, on_first
 from hpdm_eval.studies.samples import sample_folder
@@ -32,7 +34,9 @@ SAMPLING_OPTIONS = ("overlap", "heun_levels", "sigma_context", "guidance", "S_ch
 class Workshop:
     """Makes the tasks of a plan in the folder `out`, for a torch.device."""
 
-    def __init__(self, plan: Plan, out, *, device, command="", quiet=False):
+    def __init__(
+        self, plan: Plan, out: str | Path, *, device: torch.device, command: str = "", quiet: bool = False
+    ) -> None:
         self.plan, self.out, self.device, self.quiet = plan, Path(out), device, quiet
         self.records = Records(self.out / "records", plan.tier.name, command)
         self.judge = Judge(
@@ -57,10 +61,10 @@ class Workshop:
         for judgement in self.plan.judgements:
             config, needs = judgement.samples.config, [f"sample {_label(judgement.samples)}"]
             if "fvd" in judgement.study.measures:
-                gone = self.plan.base.pyramid.levels - config.pyramid.levels
+                dropped = self.plan.base.pyramid.levels - config.pyramid.levels
                 frames = self.plan.tier.short_clip if judgement.variant.clip == "short" else None
                 for level in judgement.levels:
-                    key = level + gone, config.training.shrink, frames
+                    key = level + dropped, config.training.shrink, frames
                     statistics[key] = self._reference(*key)
                     needs.append(statistics[key].name)
             if "positions" in judgement.study.measures:
@@ -71,18 +75,18 @@ class Workshop:
         making = [self._train(run) for run in self.plan.runs] + [self._sample(set_) for set_ in self.plan.sample_sets]
         return _in_order([*statistics.values(), *making, *tasks])
 
-    def statistics(self, level, shrink, frames):
+    def statistics(self, level: int, shrink: str, frames: int | None) -> Path:
         """File of the statistics of real clips."""
         return self.out / "reference" / f"level{level}-{shrink}{f'-{frames}f' if frames else ''}.npz"
 
-    def folder(self, samples):
+    def folder(self, samples: SampleSet) -> Path:
         """Folder of a sample set; its levels are in it."""
         return self.out / "samples" / samples.name / f"repeat{samples.repeat}"
 
-    def run_folder(self, run):
+    def run_folder(self, run: Run) -> Path:
         return self.out / "runs" / run.name / f"repeat{run.repeat}"
 
-    def trained_by(self, run):
+    def trained_by(self, run: Run) -> list[str] | None:
         """Commits of the code that trained a run, oldest first; None where they are not known."""
         commits = [line["git"] or "unknown" for line in read_provenance(self.run_folder(run))]
         return list(dict.fromkeys(commits)) or None
@@ -150,7 +154,7 @@ class Workshop:
     def _train(self, run):
         folder, training = self.run_folder(run), run.config.training
 
-        def go():
+        def train_run():
             config = self._that_fits(self._with_autoencoder(run), _label(run))
             outcome = train(config, folder, device=str(self.device), quiet=self.quiet)
             if outcome.interrupted:
@@ -163,7 +167,7 @@ class Workshop:
         return Task(
             name=f"train {_label(run)}",
             done=lambda: all(step_folder(folder, step).is_dir() for step in run.steps),
-            run=go,
+            run=train_run,
             needs=(f"train {_label(run.needs)}",) if run.needs else (),
             cost=float(training.steps) * training.batch * tokens * hosted * passes,
         )
@@ -214,7 +218,7 @@ class Workshop:
                 needs=needs,
             )
 
-        def go():
+        def make_samples():
             sampling = samples.config.sampling
             settings = {name: getattr(sampling, name) for name in (*SAMPLING_OPTIONS, "steps")}
             sample_folder(
@@ -228,13 +232,13 @@ class Workshop:
                 format=tier.format,
                 save_levels=True,
                 # on a GPU no matter of bits, but of many times the speed in fp32
-                calls="fastest" if self.device.type == "cuda" else None,
+                calls="fastest" if self.device.type == "cuda" else "exact",
             )
 
         return Task(
             name=f"sample {_label(samples)}",
             done=lambda: _manifest_count(finest) >= samples.count,
-            run=go,
+            run=make_samples,
             needs=needs,
             cost=samples.count * sampling_cost(samples.config),
         )
@@ -260,7 +264,7 @@ class Workshop:
             if metric != "sampling" or make_method(config).makes_videos
         }
 
-        def go():
+        def time_variants():
             started = time.time()
             configs = dict(variants)
             most = plan_batch(self.plan.base.training, 1).micro_batch
@@ -309,7 +313,7 @@ class Workshop:
         return Task(
             name=f"time {study.name}",
             done=lambda: all(map(_is_timed, paths.values())),
-            run=lambda: on_first(go),
+            run=lambda: on_first(time_variants),
             alone=True,
             remarks=lambda: _shortages(paths.values()),
         )

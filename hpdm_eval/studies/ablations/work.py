@@ -6,10 +6,11 @@ done again, and several processes may work on one folder: each takes a task that
 
 import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hpdm.support.errors import InputError
 from hpdm.support.files import append_line
@@ -36,14 +37,14 @@ class Task:
 class Progress:
     """Says what was done and how long the rest may take, on stderr and in a log file."""
 
-    def __init__(self, tasks, log, quiet):
+    def __init__(self, tasks: Sequence[Task], log: str | Path, quiet: bool) -> None:
         self.tasks, self.log, self.quiet = tasks, Path(log), quiet
         self.began, self.before = time.monotonic(), self._cost_done()
 
     def _cost_done(self):
         return sum(task.cost for task in self.tasks if task.done())
 
-    def line(self):
+    def line(self) -> str:
         """How many tasks are done, and an estimate of the time left once there is something to estimate from."""
         total, done = sum(task.cost for task in self.tasks), self._cost_done()
         count, elapsed = sum(task.done() for task in self.tasks), time.monotonic() - self.began
@@ -52,7 +53,7 @@ class Progress:
             text += f", about {duration(elapsed * (total - done) / (done - self.before))} left"
         return text
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Print a line and add it to the log, on the first process of a `torchrun`."""
         if not is_first():
             return
@@ -61,7 +62,7 @@ class Progress:
         note(text, self.quiet)
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """Seconds for people: 40 s, 12 min, 3 h 5 min."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -69,7 +70,7 @@ def duration(seconds):
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def work(tasks, locks, progress):
+def work(tasks: Sequence[Task], locks: str | Path, progress: Progress) -> None:
     """Do all tasks that are not done, each when what it needs is; returns when all are.
 
     Tasks that another process works on are left to it. Under `torchrun` the processes do each task together.
@@ -121,17 +122,17 @@ def _taken(path):
         yield True
 
 
-def is_first():
+def is_first() -> bool:
     """Whether this is the first, or the only, process of a `torchrun`."""
     return rank_and_size()[0] == 0
 
 
-def of_first(value):
+def of_first(value: Any) -> Any:
     """The first process's value, on all processes of a `torchrun`, once all have come here."""
     return gather(value)[0]
 
 
-def on_first(function):
+def on_first(function: Callable[[], object]) -> None:
     """Call `function` on the first process of a `torchrun` alone."""
     if is_first():
         function()

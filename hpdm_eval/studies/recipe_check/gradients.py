@@ -15,15 +15,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from hpdm.config import Config
 from hpdm.config.training import plan_batch
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, v_target
-from hpdm.methods import make_method
+from hpdm.methods import Method, make_method
 from hpdm.model.conditioning import drop_conditions
 from hpdm.pyramid import extract_patches
 from hpdm.support.errors import InputError
@@ -51,7 +54,7 @@ def combinations(world: int, quick: bool) -> list[dict]:
     All of them; or with `quick` `BASE` in fp32 and, in bf16, what differs from it in one setting, compiled once.
     Weights of which every process holds a whole copy have nothing to reshard.
     """
-    found = []
+    chosen = []
     for parallel, precision in itertools.product(PARALLEL[world], ("fp32", "bf16")):
         for values in itertools.product((True, False), repeat=len(SETTINGS)):
             one = dict(zip(SETTINGS, values, strict=True))
@@ -62,11 +65,11 @@ def combinations(world: int, quick: bool) -> list[dict]:
                 continue
             if quick and one["compile"] and (world, parallel) != (1, "fsdp"):
                 continue  # compiling takes long
-            found.append({"processes": world, "parallel": parallel, "precision": precision, **one})
-    return found
+            chosen.append({"processes": world, "parallel": parallel, "precision": precision, **one})
+    return chosen
 
 
-def config_of(combination):
+def config_of(combination: Mapping[str, Any]) -> Config:
     """The stand-in's configuration for a combination: three of its blocks, and no dropout, whose masks the reference
     would have to take over."""
     return stand_in(
@@ -81,7 +84,7 @@ def config_of(combination):
     )
 
 
-def make_network(method):
+def make_network(method: Method) -> torch.nn.Module:
     """The network, the same in every process, with no weight at zero: behind a zero matrix every gradient is zero."""
     torch.manual_seed(0)
     network = method.make_network()
@@ -91,14 +94,14 @@ def make_network(method):
     return network.train()
 
 
-def make_batch(method):
+def make_batch(method: Method) -> tuple[torch.Tensor, torch.Tensor]:
     """(videos uint8 [B, 3, T, H, W], labels int64 [B])."""
     generator = torch.Generator().manual_seed(1)
     videos = torch.randint(0, 256, (BATCH, 3, *method.video_size), dtype=torch.uint8, generator=generator)
     return videos, torch.arange(BATCH)
 
 
-def reference_gradients(config) -> dict[str, torch.Tensor]:
+def reference_gradients(config: Config) -> dict[str, torch.Tensor]:
     """Name → gradient of the loss of step 0 in float64: one process, one pass, formulas 7-9 and v-prediction."""
     method = make_method(config)
     network = make_network(method).double()
@@ -112,8 +115,8 @@ def reference_gradients(config) -> dict[str, torch.Tensor]:
         c_in = preconditioning(sigma[:, level], s_in)[0].view(-1, 1, 1, 1, 1)
         inputs.append(c_in * add_noise(x, eps[:, level], sigma[:, level], s_in))
         targets.append(v_target(x, eps[:, level], sigma[:, level]))
-    told = drop_conditions(labels, draws.no_label, config.network.num_classes)
-    arguments = inputs, sigma.log() / 4, draws.windows, told
+    conditions = drop_conditions(labels, draws.no_label, config.network.num_classes)
+    arguments = inputs, sigma.log() / 4, draws.windows, conditions
     zeros = torch.zeros(BATCH, config.network.num_latents, config.network.latent_width, dtype=torch.float64)
     latents = [zeros] * len(patches)
     if config.training.self_conditioning_rate > 0:
@@ -125,7 +128,7 @@ def reference_gradients(config) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in network.named_parameters()}
 
 
-def gradients(combination, here) -> dict[str, torch.Tensor | None]:
+def gradients(combination: Mapping[str, Any], here: Any) -> dict[str, torch.Tensor | None]:
     """Name → whole gradient of the same loss as the training loop computes it; None for one that does not come."""
     config = config_of(combination)
     method = make_method(config)
@@ -145,26 +148,26 @@ def gradients(combination, here) -> dict[str, torch.Tensor | None]:
             chosen = batches.positions(here.rank, index)
             yield videos[chosen.start : chosen.stop], labels[chosen.start : chosen.stop]
 
-    accumulate(model, method, deliveries(), lambda told: told, batches=batches, here=here, step=0)
+    accumulate(model, method, deliveries(), lambda told: told, batches=batches, process=here, step=0)
     return {
         name: p.grad if p.grad is None or not hasattr(p.grad, "full_tensor") else p.grad.full_tensor()
         for name, p in network.named_parameters()
     }
 
 
-def compare(found, reference) -> dict:
+def compare(own: Mapping[str, torch.Tensor | None], reference: Mapping[str, torch.Tensor]) -> dict:
     """Figures of a network's gradients against the reference's.
 
     `error`: norm of the difference of all gradients together, missing ones counted as zeros, over the reference's norm;
     `worst`: the largest such ratio of a single tensor that holds at least a thousandth of the whole norm.
     """
-    missing = [name for name, gradient in found.items() if gradient is None]
+    missing = [name for name, gradient in own.items() if gradient is None]
     sizes = {name: gradient.numel() for name, gradient in reference.items()}
     whole = torch.stack([g.norm() for g in reference.values()]).norm()
-    apart = {name: (0 if g is None else g.double()) - reference[name] for name, g in found.items()}
+    apart = {name: (0 if g is None else g.double()) - reference[name] for name, g in own.items()}
     shares = {name: (apart[name].norm() / g.norm()).item() for name, g in reference.items() if g.norm() > 1e-3 * whole}
     return {
-        "tensors": len(found),
+        "tensors": len(own),
         "missing": len(missing),
         "missing_share": sum(sizes[name] for name in missing) / sum(sizes.values()),
         "error": (torch.stack([a.norm() for a in apart.values()]).norm() / whole).item(),
@@ -172,7 +175,7 @@ def compare(found, reference) -> dict:
     }
 
 
-def measure(worlds=WORLDS, *, quick: bool, parts: int = 1) -> list[dict]:
+def measure(worlds: Sequence[int] = WORLDS, *, quick: bool, parts: int = 1) -> list[dict]:
     """A row for every combination: its settings and the figures of `compare`; starts the processes it needs.
 
     With `quick` torch.compile traces without generating code. `parts` groups of processes share the combinations of
@@ -217,14 +220,14 @@ def measure(worlds=WORLDS, *, quick: bool, parts: int = 1) -> list[dict]:
             for worker in workers:
                 worker.kill()
         for world in worlds:
-            found = [
+            parts_of_rows = [
                 json.loads((Path(folder) / f"{world}-{part}.json").read_text(encoding="utf-8")) for part in range(parts)
             ]
-            rows += [row for turn in itertools.zip_longest(*found) for row in turn if row is not None]
+            rows += [row for turn in itertools.zip_longest(*parts_of_rows) for row in turn if row is not None]
     return rows
 
 
-def wrong(rows) -> list[dict]:
+def wrong(rows: Sequence[dict]) -> list[dict]:
     """The rows with a missing gradient or with one further from the reference than `TOLERANCE`."""
     return [row for row in rows if row["missing"] or not row["error"] <= TOLERANCE[row["precision"]]]
 
@@ -248,8 +251,8 @@ def _main(folder, rank, world, port, extent, part, parts):
         if combination["compile"]:
             torch.compiler.reset()
             combination["backend"] = "aot_eager" if extent == "quick" else "inductor"
-        found = gradients(combination, here)
-        rows.append({**combination, **compare(found, references[combination["self_conditioning"]])})
+        own = gradients(combination, here)
+        rows.append({**combination, **compare(own, references[combination["self_conditioning"]])})
     if rank == 0:
         (Path(folder) / f"{world}-{part}.json").write_text(json.dumps(rows), encoding="utf-8")
     dist.destroy_process_group()

@@ -35,7 +35,7 @@ def learning_config(variant: str, size: str = "L") -> Config:
     )
 
 
-def learn(variant: str, folder=None, size: str = "L") -> dict:
+def learn(variant: str, folder: Path | None = None, size: str = "L") -> dict:
     """Figures of a training of STEPS steps: `loss` of every step, `loss_after`, `output_rms` of the last weights."""
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(folder or temporary) / "run"
@@ -48,7 +48,7 @@ def learn(variant: str, folder=None, size: str = "L") -> dict:
 
 
 @torch.no_grad()
-def output_rms(network, config: Config) -> float:
+def output_rms(network: torch.nn.Module, config: Config) -> float:
     """Root mean square of the network's outputs on all levels, for clips that it has and has not seen."""
     frames, height, width = make_method(config).video_size
     clips = open_clips(config.data, frames=frames, height=height, width=width, seed=1, quiet=True)

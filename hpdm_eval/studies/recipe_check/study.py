@@ -10,6 +10,7 @@ where a gradient is missing or wrong.
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -52,7 +53,7 @@ FAILED = 1
     help="Groups of processes that share the gradients of each number of processes (1 to 4).",
 )
 @click.option("--quiet", is_flag=True, help="No notes on stderr.")
-def main(out, full, records, jobs, quiet):
+def main(out: Path, full: bool, records: Path | None, jobs: int, quiet: bool) -> None:
     """Check gradients, starting values and noise of the large sizes on small networks. Runs on the CPU."""
     own_folder(out)
     note("gradients", quiet)
@@ -87,7 +88,7 @@ _HEAD = """# Recipe check
 schedule, input scales, dropout and parallelism of L; see `hpdm_eval/studies/recipe_check/stand_in.py`."""
 
 
-def gradient_table(rows) -> str:
+def gradient_table(rows: Sequence[dict]) -> str:
     """Missing tensors and error against float64 of every combination."""
     lines = [
         "## Gradients",
@@ -109,7 +110,7 @@ def gradient_table(rows) -> str:
     return "\n".join(lines)
 
 
-def learning_table(rows) -> str:
+def learning_table(rows: Sequence[dict]) -> str:
     """Loss and size of the output after 200 steps."""
     lines = [
         f"## Starting values: {STEPS} steps of L's schedule, cut to that length",
@@ -145,18 +146,18 @@ def share_table() -> str:
     return "\n".join(lines)
 
 
-def denoising_tables(folder) -> str:
+def denoising_tables(folder: Path) -> str:
     """Errors of denoised pixels by level and noise, and of the finest level by position, from a folder of records.
 
     Means over the trainings of a variant, with the smallest and the largest.
     """
-    found = [item for item in collect_records([folder]) if item.record.metric == "denoising"]
-    if not found:
+    records = [item for item in collect_records([folder]) if item.record.metric == "denoising"]
+    if not records:
         raise InputError(
             f"{folder} holds no record of the measure denoising; `hpdm-eval ablations --only noise` makes them"
         )
     errors, places, trainings = defaultdict(list), defaultdict(list), set()
-    for item in found:
+    for item in records:
         variant = f"{item.get('study')}.{item.get('variant')}"
         trainings.add(item.get("repeat"))
         for entry in item.record.details:
@@ -191,11 +192,11 @@ def denoising_tables(folder) -> str:
     return "\n".join(lines)
 
 
-def position_tables(folder) -> str:
+def position_tables(folder: Path) -> str:
     """FVD and seam excess by position of the tile, from a folder of records of the measure `positions`."""
-    found = [item for item in collect_records([folder]) if item.record.metric == "positions"]
+    records = [item for item in collect_records([folder]) if item.record.metric == "positions"]
     values = defaultdict(list)
-    for item in found:
+    for item in records:
         for entry in item.record.details:
             what = "FVD of tiles"
             if entry["figure"] == "seams":

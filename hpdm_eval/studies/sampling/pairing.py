@@ -10,6 +10,7 @@ simulated in tests/test_pairing.py.
 N clips of a set, M of the reference, D feature dimensions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,9 @@ class Difference:
         return None if self.ci95 is None else bool(self.ci95[0] <= 0 <= self.ci95[1])
 
 
-def frechet_difference(own, other, reference, *, groups=GROUPS, seed=0) -> Difference:
+def frechet_difference(
+    own: np.ndarray, other: np.ndarray, reference: np.ndarray, *, groups: int = GROUPS, seed: int = 0
+) -> Difference:
     """Fréchet distance of own [N, D] from reference [M, D], less that of other [N, D]: rows of both are pairs."""
     target = Target(Moments.of(reference))
 
@@ -48,13 +51,13 @@ def frechet_difference(own, other, reference, *, groups=GROUPS, seed=0) -> Diffe
     return Difference(value=float(value), ci95=(float(value - half), float(value + half)))
 
 
-def mean_difference(own, other) -> Difference:
+def mean_difference(own: np.ndarray, other: np.ndarray) -> Difference:
     """Mean of own [N] less that of other [N], whose entries are pairs, by Student's t."""
     apart = np.asarray(own, np.float64) - np.asarray(other, np.float64)
     return Difference(value=float(apart.mean()), ci95=mean_t_interval(apart))
 
 
-def over_networks(values) -> Difference:
+def over_networks(values: Sequence[float]) -> Difference:
     """Mean of the differences of several networks, by Student's t over networks: what another training would give."""
     values = np.asarray(values, np.float64)
     if len(values) < 2:

@@ -7,6 +7,7 @@ classifier sees their class, their seam scores, and how they were made.
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from hpdm.checkpoint.load import load_checkpoint
+from hpdm.config import Config
 from hpdm.pyramid import enlarge_video
 from hpdm.support.environment import choose_device, hardware
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, atomic_folder, parse_json, read_json
-from hpdm_eval.studies.sampling.options import OPTIONS, slug
+from hpdm_eval.studies.sampling.options import OPTIONS, Option, slug
 
 PARTS = ("features", "right", "seams", "detail")
 
@@ -56,7 +58,7 @@ class SampledSet:
     about: dict  # samples (path, digest, clips), block evaluations, seconds, backbone, settings, hardware
 
 
-def option_settings(option, config) -> dict:
+def option_settings(option: Option, config: Config) -> dict:
     """All fields of SamplingConfig that an `Option` fixes for a `Config`: its own and the numbers of steps."""
     shares = [option.steps[min(level, len(option.steps) - 1)] for level in range(config.pyramid.levels)]
     steps = config.sampling.level_steps(config.pyramid.levels)
@@ -68,17 +70,17 @@ def load_set(job: SetJob) -> SampledSet | None:
     try:
         with np.load(job.file, allow_pickle=False) as arrays:
             about = parse_json(str(arrays["about"]))
-            found = SampledSet(**{part: arrays[part] for part in PARTS}, about=about)
+            sampled = SampledSet(**{part: arrays[part] for part in PARTS}, about=about)
     except (OSError, ValueError, KeyError):
         return None
     settings = option_settings(OPTIONS[job.option], load_checkpoint_config(job.checkpoint))
-    return found if about["settings"] == parse_json(json.dumps(settings)) else None
+    return sampled if about["settings"] == parse_json(json.dumps(settings)) else None
 
 
 _LOADED = {}
 
 
-def load_checkpoint_config(name):
+def load_checkpoint_config(name: str) -> Config:
     """The configuration of a checkpoint, read once per process."""
     return _once(("checkpoint", name), lambda: load_checkpoint(name).config)
 
@@ -89,7 +91,7 @@ def _once(key, make):
     return _LOADED[key]
 
 
-def make_set(job: SetJob):
+def make_set(job: SetJob) -> None:
     """Sample, look and keep; the videos themselves are removed."""
     from hpdm_eval.studies.samples import sample_folder
 
@@ -133,7 +135,7 @@ def make_set(job: SetJob):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def look(folder, device):
+def look(folder: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict, dict]:
     """(features float32 [N, D], whether each is seen as its class, fine detail of each, the source's summary, the
     backbone's description)."""
     from hpdm_eval.backbones import load_backbone
@@ -148,24 +150,30 @@ def look(folder, device):
         return open_clips(folder, load_protocol("native", backbone="shapes3d"), quiet=True, workers=0)
 
     source = opened()
-    found = extract_features(source, backbone, quiet=True)
-    labels = np.array([label_in_name(name) for name in found.names])
+    extracted = extract_features(source, backbone, quiet=True)
+    labels = np.array([label_in_name(name) for name in extracted.names])
     detail = np.array([fine_detail(clip.video) for clip in opened()])
-    return found.features, found.probabilities.argmax(1) == labels, detail, source.summary(), backbone.describe()
+    return (
+        extracted.features,
+        extracted.probabilities.argmax(1) == labels,
+        detail,
+        source.summary(),
+        backbone.describe(),
+    )
 
 
-def fine_detail(video) -> float:
+def fine_detail(video: np.ndarray) -> float:
     """ln of the root mean square of what a clip, uint8 [T, H, W, 3], loses at half its resolution along all axes.
 
-    That is what the finest level adds; features of a small classifier hardly see it. The unit of the root mean square is
-    half the range of pixels.
+    That is what the finest level adds; features of a small classifier hardly see it. The unit of the root mean square
+    is half the range of pixels.
     """
     x = torch.from_numpy(video).permute(3, 0, 1, 2)[None].double() / 127.5 - 1
     rest = x - enlarge_video(F.avg_pool3d(x, 2))
     return float(rest.square().mean().sqrt().clamp(min=1e-6).log())
 
 
-def seam_scores(folder) -> np.ndarray:
+def seam_scores(folder: Path) -> np.ndarray:
     """Each video's part in the pooled seam excess, float64 [N], on the borders of overlapping tiles.
 
     They are the same whatever the option, or the excesses could not be compared.
@@ -178,8 +186,10 @@ def seam_scores(folder) -> np.ndarray:
     return judge_tiling(evaluation, find_plan(folder, overlap="hw")).pooled.scores
 
 
-def draw_reference(scratch, count, size, device, quiet=False):
-    """(features float32 [count, D], mean fine detail, summary) of procedural clips of `size` that no seed of training has drawn."""
+def draw_reference(
+    scratch: Path, count: int, size: Sequence[int], device: str, quiet: bool = False
+) -> tuple[np.ndarray, float, dict]:
+    """(features float32 [count, D], mean fine detail, summary) of procedural clips of `size` that are new."""
     from hpdm.data.procedural import procedural_clip
     from hpdm.data.procedural_folders import REFERENCE_SEED
     from hpdm.support.progress import progress
@@ -200,7 +210,7 @@ def draw_reference(scratch, count, size, device, quiet=False):
         return arrays["features"], float(arrays["detail"]), parse_json(str(arrays["summary"]))
 
 
-def make_sets(jobs, processes, *, deadline=None, quiet=False):
+def make_sets(jobs: Sequence[SetJob], processes: int, *, deadline: float | None = None, quiet: bool = False) -> None:
     """Make the sets of `jobs` that are not there yet, in their order, `processes` at a time.
 
     deadline: `time.monotonic()` after which none is begun. Raises InputError where a set cannot be made.

@@ -12,6 +12,7 @@ import click
 from hpdm.checkpoint.load import load_checkpoint
 from hpdm.data.procedural_folders import REFERENCE_SEED, draw_clips
 from hpdm.support.console import Command, OutputFolder, common_options, own_folder
+from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
 from hpdm_eval.evaluation.api import record_of
 from hpdm_eval.evaluation.settings import Evaluation
@@ -36,9 +37,11 @@ VALUES = (0.002, 0.02, 0.05, 0.1, 0.2)
 @click.option("--clips", type=click.IntRange(min=24), default=144, show_default=True, help="Clips per noise level.")
 @click.option("--steps", help="Steps per level, as for hpdm-sample.")
 @common_options
-def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
+def main(
+    checkpoint: str, out: Path, scratch: Path, clips: int, steps: str | None, device: str, seed: int, quiet: bool
+) -> None:
     """Sample at several conditioning noise levels and compare the sets with procedural videos."""
-    loaded = load_checkpoint(checkpoint)
+    loaded, numbers = load_checkpoint(checkpoint), steps and _parse_steps(steps)
     own_folder(out)
     own_folder(scratch)
     size = loaded.config.pyramid.resolution(loaded.config.pyramid.levels - 1)
@@ -46,7 +49,7 @@ def main(checkpoint, out, scratch, clips, steps, device, seed, quiet):
     records = []
     for value in VALUES:
         folder = scratch / f"sigma-{value}"
-        settings = {"sigma_context": value} | ({"steps": steps} if steps else {})
+        settings = {"sigma_context": value} | ({"steps": numbers} if numbers else {})
         sample_folder(checkpoint, folder, num=clips, seed=seed, device=device, settings=settings)
         evaluation = Evaluation(
             protocol=load_protocol("native", backbone="shapes3d"),
@@ -75,6 +78,13 @@ among those.
     with atomic_file(out / "sigma-context.md", "w") as file:
         file.write(text)
     click.echo(text)
+
+
+def _parse_steps(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError as error:
+        raise InputError(f"--steps takes whole numbers such as 128,64,32; got {text!r}") from error
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ those of several training seeds, are compared each with its own baseline, and th
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,8 +16,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hpdm.checkpoint.load import load_checkpoint
-from hpdm.config import load_config
+from hpdm.checkpoint.load import Checkpoint, load_checkpoint
+from hpdm.config import Config, load_config
 from hpdm.config.sampling import SAMPLERS
 from hpdm.sampling.steps import count_block_evaluations
 from hpdm.support.console import Command, OutputFolder, common_options, own_folder
@@ -25,7 +26,7 @@ from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, write_json
 from hpdm_eval.studies.sampling.options import BASELINE, OPTIONS, Option, slug
 from hpdm_eval.studies.sampling.pairing import Difference, frechet_difference, mean_difference, over_networks
-from hpdm_eval.studies.sampling.sets import SetJob, draw_reference, load_set, make_sets, option_settings
+from hpdm_eval.studies.sampling.sets import SampledSet, SetJob, draw_reference, load_set, make_sets, option_settings
 from hpdm_eval.support.text_tables import piped
 
 SIZES = ("S", "M", "L")
@@ -95,7 +96,20 @@ class Row:
 )
 @click.option("--minutes", type=click.FloatRange(min=0), help="Begin no further set after so many minutes.")
 @common_options
-def main(checkpoints, out, scratch, seeds, num, reference_clips, only, jobs, minutes, device, seed, quiet):
+def main(
+    checkpoints: tuple[str, ...],
+    out: Path,
+    scratch: Path,
+    seeds: int,
+    num: int,
+    reference_clips: int,
+    only: tuple[str, ...],
+    jobs: int,
+    minutes: float | None,
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Measure ways to sample: block evaluations, FVD, seams, accuracy, each against the sampler of the paper."""
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     if unknown := [name for name in only if name not in OPTIONS]:
@@ -151,7 +165,15 @@ def _rows(planned, options, loaded, reference, detail):
     return rows
 
 
-def compare(option, name, config, own, base, reference, detail) -> Row:
+def compare(
+    option: Option,
+    name: str,
+    config: Config,
+    own: Sequence[SampledSet],
+    base: Sequence[SampledSet],
+    reference: np.ndarray,
+    detail: float,
+) -> Row:
     """The `Row` of an option from its sets and those of the baseline, seed by seed.
 
     reference: features [M, D] of real clips; detail: their mean fine detail.
@@ -195,14 +217,16 @@ def compare(option, name, config, own, base, reference, detail) -> Row:
     )
 
 
-def predicted_blocks(config, option) -> int:
+def predicted_blocks(config: Config, option: Option) -> int:
     """Block evaluations of a video under an option, counted from the settings of a `Config`."""
     settings = {**SAMPLERS["paper"], **option_settings(option, config)}
     sampling = replace(config.sampling, **settings)
     return count_block_evaluations(config.network, config.pyramid, config.diffusion, sampling)
 
 
-def describe(rows, loaded, sets, reference_clips, jobs, left) -> str:
+def describe(
+    rows: Sequence[Row], loaded: Mapping[str, Checkpoint], sets: str, reference_clips: int, jobs: int, left: int
+) -> str:
     """The tables as text."""
     first = rows[0].about[0]
     names = "; ".join(f"{name}, weights {c.sha256[:12]} at step {c.step:,}" for name, c in loaded.items())
@@ -372,7 +396,7 @@ def _stem(checkpoint):
     return slug(Path(checkpoint).name)
 
 
-def write_between(path, text):
+def write_between(path: Path, text: str) -> None:
     """Put `text` between the marks of a page of words, or at its end where it has none."""
     page = path.read_text(encoding="utf-8") if path.exists() else "# Sampling\n"
     if BEGIN not in page:

@@ -1,4 +1,4 @@
-"""The metric suite at work: on samples of the nano model and, where their places are given, on real and published clips.
+"""The metric suite at work: on samples of the nano model and, where they are given, on real and published clips.
 
     python -m hpdm_eval.studies.shipped.metrics --out reports --ucf scratch/ucf/videos --pvdm pvdm.mp4 --digan digan.mp4
 
@@ -39,7 +39,19 @@ SEAM_STATISTICS = "step sees any mismatch of neighbouring patches, coherent-step
 @click.option("--pvdm", help="Contact sheet 1x8 of PVDM's samples, 2048x256.")
 @click.option("--digan", help="Contact sheet 1x8 of DIGAN's samples, 2066x260 with 2 pixels of padding.")
 @common_options
-def main(checkpoint, out, scratch, clips, references, ucf, pvdm, digan, device, seed, quiet):
+def main(
+    checkpoint: str,
+    out: str,
+    scratch: str,
+    clips: int,
+    references: int,
+    ucf: str | None,
+    pvdm: str | None,
+    digan: str | None,
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Run every metric and write what it says to OUT/metrics.md."""
     page = _Page(["--device", device, "--seed", str(seed), "--quiet"], ["--record", f"{out}/records"], quiet)
     loaded = load_checkpoint(checkpoint)

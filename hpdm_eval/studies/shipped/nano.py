@@ -58,7 +58,17 @@ from hpdm_eval.studies.samples import sample_folder
 @click.option("--clips", type=click.IntRange(min=24), default=240, show_default=True, help="Clips per set.")
 @click.option("--set", "overrides", multiple=True, metavar="sampling.KEY=VALUE", help="Sampling defaults to ship.")
 @common_options
-def main(run, weights_folder, reports, scratch, clips, overrides, device, seed, quiet):
+def main(
+    run: Path,
+    weights_folder: Path,
+    reports: Path,
+    scratch: Path,
+    clips: int,
+    overrides: tuple[str, ...],
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Export the nano model, measure it, and write its model card."""
     weights_folder.mkdir(parents=True, exist_ok=True)
     scratch = scratch / f"{clips}-clips"  # a set is judged whole, so its count must not be an earlier call's

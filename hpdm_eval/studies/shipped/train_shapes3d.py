@@ -17,7 +17,9 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -61,13 +63,13 @@ class TrainingBatches(Dataset):
     T differs between steps.
     """
 
-    def __init__(self, seed, steps, batch):
+    def __init__(self, seed: int, steps: int, batch: int) -> None:
         self.seed, self.steps, self.batch = seed, steps, batch
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         random = np.random.default_rng([self.seed, step])
         frames = int(random.choice(LENGTHS, p=LENGTH_SHARES))
         indices = range(step * self.batch, (step + 1) * self.batch)
@@ -75,7 +77,7 @@ class TrainingBatches(Dataset):
         return torch.stack(clips), torch.tensor(targets)
 
 
-def draw_clip(seed, index, frames, random):
+def draw_clip(seed: int, index: int, frames: int, random: np.random.Generator) -> tuple[torch.Tensor, list[int]]:
     """Clip `index` as a worse copy of itself; returns (float32 [3, frames, 64, 64], [class, *attribute indices])."""
     scene, label = sample_scene(seed, index)
     targets = [label, *(names.index(getattr(scene, attribute)) for attribute, names in ATTRIBUTES.items())]
@@ -94,7 +96,7 @@ def draw_clip(seed, index, frames, random):
     return degrade(video, random), targets
 
 
-def degrade(video, random):
+def degrade(video: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     """Random blur, contrast, brightness and noise on float32 [3, T, H, W]."""
     if random.random() < 0.3:
         blurred = F.avg_pool2d(video.transpose(0, 1), 3, stride=1, padding=1, count_include_pad=False).transpose(0, 1)
@@ -106,7 +108,9 @@ def degrade(video, random):
     return video
 
 
-def train(network, batches, learning_rate, workers, quiet=False):
+def train(
+    network: torch.nn.Module, batches: TrainingBatches, learning_rate: float, workers: int, quiet: bool = False
+) -> Any:
     """One pass over `batches` with AdamW under a one-cycle schedule.
 
     Returns float [2 + attributes]: mean loss and mean accuracies (class, then attributes) of the last tenth.
@@ -139,7 +143,7 @@ def train(network, batches, learning_rate, workers, quiet=False):
 
 
 @torch.inference_mode()
-def confusion(network, seed, clips, frames, size, batch=24):
+def confusion(network: torch.nn.Module, seed: int, clips: int, frames: int, size: int, batch: int = 24) -> torch.Tensor:
     """Counts int64 [true class, predicted class] on `clips` untouched clips drawn at frames x size x size."""
     network.eval()
     table = torch.zeros(len(CLASS_NAMES), len(CLASS_NAMES), dtype=torch.int64)
@@ -152,7 +156,7 @@ def confusion(network, seed, clips, frames, size, batch=24):
     return table
 
 
-def model_card(facts, table):
+def model_card(facts: Mapping[str, Any], table: torch.Tensor) -> str:
     """The markdown text beside the weights; `facts` as made by main, `table` the confusion counts [12, 12]."""
     lines = [
         "# shapes3d: the classifier that ships with hpdm_eval",
@@ -217,7 +221,9 @@ def model_card(facts, table):
 @click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that draw clips.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
-def main(out, steps, batch, learning_rate, held_out, workers, seed, quiet):
+def main(
+    out: Any, steps: int, batch: int, learning_rate: float, held_out: int, workers: int, seed: int, quiet: bool
+) -> None:
     """Train shapes3d on procedural videos (about 15 minutes on two cores) and write weights and model card."""
     torch.manual_seed(seed)
     network = Shapes3D(len(CLASS_NAMES))

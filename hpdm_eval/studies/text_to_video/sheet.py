@@ -1,5 +1,6 @@
 """What text-to-video models make of the same prompts, side by side: a picture."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ PROMPTS, FRAMES = 10, 4
 CELL = 0.95  # inches, width of a frame
 
 
-def write_prompt_sheet(path, folders, count=PROMPTS):
+def write_prompt_sheet(path: Path, folders: Mapping[str, Path], count: int = PROMPTS) -> None:
     """Write a PNG with the first sample of each of the first prompts: a row a prompt, a group of frames a model.
 
     folders: {name: folder of npy samples with their samples.json}, all of the same prompts; uint8 [T, H, W, 3].

@@ -9,11 +9,13 @@ motion and colour as the shipped classifier's features show them, read out by re
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
+import torch
 import yaml
 
 from baselines.budget import fit_budget, training_cost
@@ -26,7 +28,7 @@ from hpdm.support.environment import choose_device
 from hpdm.support.files import atomic_file, read_json
 from hpdm.support.progress import note
 from hpdm.training.loop import train
-from hpdm_eval.backbones import load_backbone
+from hpdm_eval.backbones import Backbone, load_backbone
 from hpdm_eval.clips.source import open_clips
 from hpdm_eval.evaluation.api import record_of
 from hpdm_eval.evaluation.settings import Evaluation
@@ -35,7 +37,7 @@ from hpdm_eval.metrics.accuracy import label_in_name, wilson_interval
 from hpdm_eval.metrics.attributes import attribute_accuracy, fit_readout
 from hpdm_eval.metrics.score_tests import mean_interval
 from hpdm_eval.protocols import load_protocol
-from hpdm_eval.records.record import command_line, make_record
+from hpdm_eval.records.record import Record, command_line, make_record
 from hpdm_eval.studies.ablations.measure import Records
 from hpdm_eval.studies.ablations.plan import Variant
 from hpdm_eval.studies.ablations.real import RealClips, write_statistics
@@ -99,7 +101,7 @@ VARIANTS = ("joint", VIDEO_ONLY, FINETUNED)  # "joint" is also what fine-tuning 
 class RealText:
     """Real clips with their attributes, and what is fitted on them: a readout per attribute."""
 
-    def __init__(self, config, count, backbone, quiet):
+    def __init__(self, config: Config, count: int, backbone: Backbone, quiet: bool) -> None:
         clips = RealClips(config, config.pyramid.levels - 1, count, quiet=quiet)
         features = extract_features(clips, backbone, quiet=quiet).features
         known = [attributes_of_scene(sample_scene(REFERENCE_SEED, item)[0]) for item in range(count)]
@@ -115,7 +117,9 @@ class RealText:
         self.summary = clips.summary()
 
 
-def attribute_records(folder, real: RealText, backbone, *, device, seed, quiet=True):
+def attribute_records(
+    folder: Path, real: RealText, backbone: Backbone, *, device: torch.device, seed: int, quiet: bool = True
+) -> dict[str, Record]:
     """How often samples show the shape, motion and colour that their prompts ask for: {attribute, or MEAN: `Record`}.
 
     `real` in the details is the same of held-out real clips. The intervals are for other prompts: samples of one prompt
@@ -127,44 +131,46 @@ def attribute_records(folder, real: RealText, backbone, *, device, seed, quiet=T
     source = open_clips(folder, protocol, quiet=quiet, workers=0)
     extracted = extract_features(source, backbone, quiet=quiet)
     numbers = np.array([label_in_name(name) for name in extracted.names])
-    asked = [attributes_of_caption(settings["prompts"][number]) for number in numbers]
+    conditions = [attributes_of_caption(settings["prompts"][number]) for number in numbers]
     seen = {name: real.readouts[name](extracted.features) for name in ATTRIBUTES}
     details = [
         {
             "attribute": name,
-            **attribute_accuracy(seen[name], [a[name] for a in asked]),
+            **attribute_accuracy(seen[name], [a[name] for a in conditions]),
             "chance": 1 / len(real.readouts[name].values),
             "real": real.ceiling[name],
         }
         for name in ATTRIBUTES
     ]
-    right = np.array([[seen[name][row] == wanted[name] for name in ATTRIBUTES] for row, wanted in enumerate(asked)])
-    by_prompt = np.array([right[numbers == number].mean(0) for number in np.unique(numbers)])
-    common = dict(
-        started=started,
-        device=device,
-        metric="attributes",
-        higher_is_better=True,
-        protocol={**protocol.to_dict(), "hash": protocol.hash()},
-        num_samples=source.accepted,
-        num_reference=real.summary["clips"],
-        samples=source.summary(),
-        reference=real.summary,
-        backbone=backbone.describe(),
-        seed=seed,
+    right = np.array(
+        [[seen[name][row] == wanted[name] for name in ATTRIBUTES] for row, wanted in enumerate(conditions)]
     )
+    by_prompt = np.array([right[numbers == number].mean(0) for number in np.unique(numbers)])
+    common = {
+        "started": started,
+        "device": device,
+        "metric": "attributes",
+        "higher_is_better": True,
+        "protocol": {**protocol.to_dict(), "hash": protocol.hash()},
+        "num_samples": source.accepted,
+        "num_reference": real.summary["clips"],
+        "samples": source.summary(),
+        "reference": real.summary,
+        "backbone": backbone.describe(),
+        "seed": seed,
+    }
     records = {
         MEAN: make_record(
             **common, value=float(right.mean()), ci95=_share_interval(by_prompt.mean(1), seed), details=tuple(details)
         )
     }
-    for column, (name, found) in enumerate(zip(ATTRIBUTES, details)):
+    for column, (name, detail) in enumerate(zip(ATTRIBUTES, details)):
         interval = prompt_interval(by_prompt[:, column], seed)
-        records[name] = make_record(**common, value=found["accuracy"], details=(found,), ci95=interval)
+        records[name] = make_record(**common, value=detail["accuracy"], details=(detail,), ci95=interval)
     return records
 
 
-def prompt_interval(shares, seed):
+def prompt_interval(shares: np.ndarray, seed: int) -> tuple[float, float]:
     """95 % interval of the share of samples that are right, for other prompts. shares: one per prompt."""
     # where all are right, or all wrong, prompts do not differ, and are still what there is so many of
     return _share_interval(shares, seed) or wilson_interval(round(shares.sum()), len(shares))
@@ -179,7 +185,7 @@ def _share_interval(shares, seed):
 class TextStudy:
     """Trains, samples and judges the variants of a tier in the folder `out`."""
 
-    def __init__(self, tier_name, out, device, quiet, seed=0):
+    def __init__(self, tier_name: str, out: str | Path, device: torch.device, quiet: bool, seed: int = 0) -> None:
         self.tier, self.out, self.device, self.quiet, self.seed = TIERS[tier_name], Path(out), device, quiet, seed
         self.base = load_config(
             "nano-T2V",
@@ -187,7 +193,7 @@ class TextStudy:
         )
         self.records = Records(self.out / "records", tier_name, command_line())
 
-    def run(self, variants=VARIANTS):
+    def run(self, variants: Sequence[str] = VARIANTS) -> Path:
         """Everything that is not there yet; returns the folder of the records."""
         backbone = load_backbone("shapes3d", device=self.device)
         real, first = None, {}
@@ -209,7 +215,7 @@ class TextStudy:
         write_prompt_sheet(self.out / "prompts.png", first)
         return self.records.folder
 
-    def configure(self, name, repeat) -> Config:
+    def configure(self, name: str, repeat: int) -> Config:
         """The configuration of a variant; half of the compute of a fine-tuned one goes into its generator."""
         config = override_config(self.base, [f"training.seed={repeat}"])
         half = training_cost(config) / 2
@@ -223,7 +229,7 @@ class TextStudy:
             return dataclasses.replace(config, training=training)
         return config
 
-    def train(self, name, repeat):
+    def train(self, name: str, repeat: int) -> Path:
         """Folder of a variant's finished training run."""
         folder = self.out / "runs" / name / f"repeat{repeat}"
         outcome = train(self.configure(name, repeat), folder, device=self.device, quiet=self.quiet)
@@ -231,7 +237,7 @@ class TextStudy:
             raise KeyboardInterrupt
         return folder
 
-    def sample(self, name, repeat):
+    def sample(self, name: str, repeat: int) -> Path:
         """Folder of a variant's samples at full size."""
         prompts = self.out / "prompts.yaml"
         if not prompts.exists():
@@ -288,7 +294,7 @@ class TextStudy:
 @click.option("--out", type=OutputFolder(path_type=Path), required=True, help="Folder of the study.")
 @click.option("--only", type=click.Choice(VARIANTS), multiple=True, help="Only these variants; repeatable.")
 @common_options
-def main(tier, out, only, device, seed, quiet):
+def main(tier: str, out: Path, only: tuple[str, ...], device: str, seed: int, quiet: bool) -> None:
     """Train, sample and judge small text-to-video models."""
     own_folder(out)
     records = TextStudy(tier, out, choose_device(device), quiet, seed).run(only or VARIANTS)

@@ -15,6 +15,7 @@ Shapes: N samples, M reference clips, D feature dimensions.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -121,13 +122,13 @@ COLUMNS = (
 class Population:
     """A distribution to draw features from: `features` as in `Scenario`, all of the same mean and covariance."""
 
-    def __init__(self, axes, scale=1.0, shift=0.0, features="gaussian"):
+    def __init__(self, axes: np.ndarray, scale: float = 1.0, shift: float = 0.0, features: str = "gaussian") -> None:
         variances = scale / np.arange(1, len(axes) + 1)
         self.mean = np.full(len(axes), shift)
         self.factor = np.sqrt(variances)[:, None] * axes.T
         self.features = features
 
-    def draw(self, rng, count):
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Features float64 [count, D]; clusters of `CLUSTER` follow each other."""
         noise = rng.normal(size=(count, len(self.mean)))
         if self.features == "t4":
@@ -142,12 +143,12 @@ class Population:
             noise = np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * noise
         return noise @ self.factor + self.mean
 
-    def moments(self):
+    def moments(self) -> Moments:
         """The population's own `Moments`, with an arbitrary count."""
         return Moments.from_arrays(self.mean, self.factor.T @ self.factor, 2)
 
 
-def simulate(scenario, seed=0, quiet=False):
+def simulate(scenario: Scenario, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
     """One row of the table as {column: number or None}; deterministic in (scenario, seed)."""
     s, rng = scenario, np.random.default_rng(seed)
     axes, others = (np.linalg.qr(rng.normal(size=(s.dimension, s.dimension)))[0] for _ in range(2))
@@ -216,7 +217,7 @@ JUDGED = 108_576  # tokens of such a clip that are judged
 RATE_COLUMNS = ("clips", "model", "true per million", "mean interval", "covers", "covers, bootstrap", "without any")
 
 
-def simulate_rates(clips, model, replicates=2000, seed=0):
+def simulate_rates(clips: int, model: str, replicates: int = 2000, seed: int = 0) -> dict[str, Any]:
     """A row of the table of dead tokens: coverage of `rate_interval` over sets of `clips`.
 
     model: "real" draws clips from the 179 real ones, "poisson" counts of the same mean without clusters, "tenfold" ten
@@ -237,7 +238,7 @@ def simulate_rates(clips, model, replicates=2000, seed=0):
         drawn = rng.choice(rates, (100, clips)).mean(axis=1)
         simple.append(np.quantile(drawn, [0.025, 0.975]))
         none += not counts.any()
-    covers = [np.mean([low <= truth <= high for low, high in found]) for found in (bounds, simple)]
+    covers = [np.mean([low <= truth <= high for low, high in intervals]) for intervals in (bounds, simple)]
     return dict(
         zip(
             RATE_COLUMNS,
@@ -261,7 +262,7 @@ def _mean(values):
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Markdown file to write.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice.")
 @click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
-def main(out, seed, quiet):
+def main(out: Any, seed: int, quiet: bool) -> None:
     """Simulate all scenarios and write their tables; about ten minutes on one core."""
     rows = [simulate(scenario, seed, quiet) for scenario in SCENARIOS]
     rates = [
@@ -309,8 +310,8 @@ def _summary(rows):
     """What holds where, a line each."""
 
     def shares(column, chosen):
-        found = sorted(round(100 * row[column]) for row in rows if chosen(row) and row[column] is not None)
-        return f"{found[0]} %" if found[0] == found[-1] else f"{found[0]} to {found[-1]} %"
+        shares = sorted(round(100 * row[column]) for row in rows if chosen(row) and row[column] is not None)
+        return f"{shares[0]} %" if shares[0] == shares[-1] else f"{shares[0]} to {shares[-1]} %"
 
     def enough(row):
         return row["N"] >= fewest_for_correction(row["D"])

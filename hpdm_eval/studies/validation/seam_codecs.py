@@ -8,13 +8,14 @@ left is known to a reader from the file, as a `Coding`.
 
 import io
 import os
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import av
 import numpy as np
 
-from hpdm_eval.clips.coding import read_coding
+from hpdm_eval.clips.coding import Coding, read_coding
 from hpdm_eval.clips.resize import resize
 
 FACTORS = {  # rows and columns of the picture, and of what is kept of its middle, for a source of 240x320
@@ -69,7 +70,7 @@ CODECS = {  # encoder and its options but the distance of key frames
 }
 
 
-def combinations():
+def combinations() -> list[tuple[Resize | Encode, ...]]:
     """The forty, as tuples of steps."""
     resizes = [(Resize(factor, name),) for factor in FACTORS for name in FILTERS]
     codecs = [
@@ -102,7 +103,7 @@ def combinations():
     return [*resizes, *codecs, *stored, *read, *several]
 
 
-def put_through(video, steps):
+def put_through(video: np.ndarray, steps: Sequence[Resize | Encode]) -> tuple[np.ndarray, Coding | None]:
     """(what the steps make of a clip, the Coding of the file it was last written to or None).
 
     A resize after a codec means that the clip was stored without loss afterwards: there is no Coding.
@@ -120,7 +121,7 @@ def put_through(video, steps):
     return video, coding
 
 
-def encode_with(video, codec, gop):
+def encode_with(video: np.ndarray, codec: str, gop: int) -> bytes:
     """Bytes of a Matroska file of a clip; codec: one of CODECS."""
     encoder, options, key, value = CODECS[codec]
     buffer = io.BytesIO()

@@ -3,6 +3,8 @@
 T frames, H rows, W columns; clips are uint8 [T,H,W,3]
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hpdm.support.errors import InputError
@@ -11,7 +13,7 @@ KINDS = ("brightness", "shift", "blur", "none")
 DIRECTIONS = np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])
 
 
-def inject_seams(video, patch, kind, amount, seed=0):
+def inject_seams(video: np.ndarray, patch: Sequence[int], kind: str, amount: int, seed: int = 0) -> np.ndarray:
     """A copy of `video` whose tiles of `patch` (frames, height, width) do not fit together.
 
     brightness: each tile is raised by 0 or `amount` grey levels, at random (half of all borders carry no step at all).

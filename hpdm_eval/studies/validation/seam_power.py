@@ -124,8 +124,8 @@ def power_rows(
 
     measured: list over clips of `measure_conditions`. `detected` is the share of `resamples` random sets of `per_test`
     clips in which the axis is called a seam by the statistic, `withheld` of those without a verdict; in the others the
-    verdict is "no". Axis "any", statistic "any": whether anything is called, whether nothing gets a verdict. `excess` is
-    the mean over all clips.
+    verdict is "no". Axis "any", statistic "any": whether anything is called, whether nothing gets a verdict. `excess`
+    is the mean over all clips.
     """
     rng = np.random.default_rng(seed)
     sets = [rng.choice(len(measured), min(per_test, len(measured)), replace=False) for _ in range(resamples)]
@@ -228,9 +228,12 @@ def power_report(
         "`amount` pixels up, down, left or right (shift), or, every second one, averaged with its copies `amount` "
         f"pixels away (blur). Then {resamples} random sets of {per_test} clips were judged as `hpdm-eval seams` does: "
         f"an excess above {TOLERANCE} that stands out among the lattice's own moves, one-sided at {LEVEL:.0%} after "
-        "Benjamini and Hochberg over axes and statistics. `detected` is the share of sets called a seam; in the rows of "
-        "kind `none` it is the rate of false positives. `withheld` is the share without a verdict, because a step of one "
-        'grey level would not be found there in 95 % of sets; in the rest "no seam" was said. The excess is the mean over all clips, in log units. What '
+        "Benjamini and Hochberg over axes and statistics. `detected` is the share of sets called a seam; in "
+        "the rows of "
+        "kind `none` it is the rate of false positives. `withheld` is the share without a verdict, because a "
+        "step of one "
+        'grey level would not be found there in 95 % of sets; in the rest "no seam" was said. The excess is '
+        "the mean over all clips, in log units. What "
         "resizing and codecs do to the same clips is in [seams-codecs.md](seams-codecs.md).",
         "",
         "![power](seams-power.png)",
@@ -253,10 +256,14 @@ def coverage_section(coverage: Sequence[Row]) -> list[str]:
         "## The headline and its interval",
         "",
         (
-            "The headline of `seams` is the mean excess over the finest lattice of each axis and both statistics, with an "
-            f"interval by Student's t over clips. {SETS} sets were drawn with replacement from real clips, whose own value "
-            "is the truth; `covered` is the share of 95 % intervals that hold it. Rows `largest` are the earlier headline, "
-            f"the largest excess with the bootstrap interval of that lattice ({BOOTSTRAP} sets), against the largest of all "
+            "The headline of `seams` is the mean excess over the finest lattice of each axis and both "
+            "statistics, with an "
+            f"interval by Student's t over clips. {SETS} sets were drawn with replacement from real clips, "
+            "whose own value "
+            "is the truth; `covered` is the share of 95 % intervals that hold it. Rows `largest` are the "
+            "earlier headline, "
+            f"the largest excess with the bootstrap interval of that lattice ({BOOTSTRAP} sets), against the "
+            "largest of all "
             "clips: it is too large in few clips, and the more lattices there are the larger."
         ),
         "",

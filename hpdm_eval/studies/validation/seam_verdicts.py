@@ -11,9 +11,11 @@ import csv
 import io
 import multiprocessing
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -24,13 +26,16 @@ from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file
 from hpdm.support.progress import note
 from hpdm_eval.clips.selection import source_of
-from hpdm_eval.clips.source import open_clips
+from hpdm_eval.clips.source import Clip, open_clips
 from hpdm_eval.metrics.seam_contrasts import AXES
 from hpdm_eval.metrics.seam_tests import judge_seams
-from hpdm_eval.metrics.seams import ClipSeams, measure_clip, rescore, seam_lattices
+from hpdm_eval.metrics.seams import ClipSeams, Lattice, measure_clip, rescore, seam_lattices
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.studies.validation.seam_codecs import Encode, Resize, combinations, put_through
 from hpdm_eval.studies.validation.seam_injection import inject_seams
+
+Steps = tuple[Resize | Encode, ...]
+Measured = dict[tuple[tuple[int, int, int], bool], list[ClipSeams]]  # by (patch, stepped)
 
 PATCHES = ((16, 64, 64),)
 LEVELS = 2  # of tiles: the patch and twice that
@@ -64,7 +69,9 @@ COLUMNS = (
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that judge.")
 @common_options
-def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
+def main(
+    samples: str, clips: int, out: str, scratch: str, part: str, jobs: int, device: str, seed: int, quiet: bool
+) -> None:
     """Judge real clips after forty combinations of resizes and codecs."""
     os.environ.setdefault("SVT_LOG", "1")
     first, every = _part(part)
@@ -91,8 +98,8 @@ def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
     rows = []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         files = [[paths[steps, k] for k in range(len(chunks))] for steps in numbers]
-        for steps, found in zip(numbers, pool.map(_judge_files, numbers, files, [seed] * len(files))):
-            rows += found
+        for steps, judged in zip(numbers, pool.map(_judge_files, numbers, files, [seed] * len(files))):
+            rows += judged
             note(f"judged: {name_of(steps)}", quiet)
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
@@ -107,7 +114,7 @@ def main(samples, clips, out, scratch, part, jobs, device, seed, quiet):
         note(f"wrote {Path(out) / name}", quiet)
 
 
-def name_of(steps):
+def name_of(steps: Steps) -> str:
     """The steps in a few words."""
     return ", then ".join(map(str, steps))
 
@@ -122,7 +129,7 @@ def _part(text):
     return part, parts
 
 
-def tasks():
+def tasks() -> list[list[Steps]]:
     """Combinations to measure together: lists of up to `TOGETHER` that begin with the same resize."""
     groups = {}
     for steps in combinations():
@@ -130,7 +137,7 @@ def tasks():
     return [group[k : k + TOGETHER] for group in groups.values() for k in range(0, len(group), TOGETHER)]
 
 
-def measure_combinations(videos, chains, first=0):
+def measure_combinations(videos: Sequence[Clip], chains: Sequence[Steps], first: int = 0) -> list[Measured]:
     """For each of `chains`, which begin with the same resize or are one, {(patch, stepped): list of ClipSeams}.
 
     videos: list of Clip; first: the number of the first of them.
@@ -149,7 +156,7 @@ def measure_combinations(videos, chains, first=0):
     return results
 
 
-def lattices_of(patch, steps):
+def lattices_of(patch: Sequence[int], steps: Steps) -> tuple[Lattice, ...]:
     """The lattices that a reader of the clips would look at; those stored without loss are said to be."""
     return seam_lattices(patch, levels=LEVELS, lossless=not isinstance(steps[-1], Encode))
 
@@ -162,7 +169,7 @@ def _judge_files(steps, files, seed):
     return judge_combination(steps, measured, seed)
 
 
-def judge_combination(steps, measured, seed=0):
+def judge_combination(steps: Steps, measured: Measured, seed: int = 0) -> list[dict[str, Any]]:
     """Rows of the table, dicts with COLUMNS: one for each patch and number of clips."""
     rows = []
     for patch in PATCHES:
@@ -187,8 +194,8 @@ def judge_combination(steps, measured, seed=0):
                 sets = [stepped[start : start + count] for start in range(0, len(stepped) - count + 1, count)]
                 verdicts = [judge_seams(chosen, lattices, draws=0) for chosen in sets]
                 for axis in AXES:
-                    found = [_found(figures, axis) for figures in verdicts]
-                    row |= {f"found {axis}": found.count(True), f"missed {axis}": found.count(False)}
+                    calls = [_found(figures, axis) for figures in verdicts]
+                    row |= {f"found {axis}": calls.count(True), f"missed {axis}": calls.count(False)}
             rows.append(row)
     return rows
 
@@ -206,7 +213,7 @@ def _found(figures, axis):
     return True if any(own) else None if all(verdict is None for verdict in own) else False
 
 
-def save_measured(path, measured):
+def save_measured(path: Path, measured: Measured) -> None:
     """What `judge_combination` needs, as arrays without pickles."""
     arrays = {}
     for (patch, stepped), clips in measured.items():
@@ -225,7 +232,7 @@ def save_measured(path, measured):
         np.savez(file, **arrays)
 
 
-def load_measured(path):
+def load_measured(path: Path) -> Measured:
     """The inverse of `save_measured`; clips have scores only after `rescore`."""
     parts = {}
     with np.load(path, allow_pickle=False) as arrays:
@@ -234,27 +241,27 @@ def load_measured(path):
             head = tuple(map(int, patch.split("x"))), bool(int(stepped)), int(number)
             parts.setdefault(head, {})[tuple(what)] = arrays[key]
     measured = {(patch, stepped): [] for patch in PATCHES for stepped in (False, True)}
-    for (patch, stepped, number), found in sorted(parts.items(), key=lambda item: item[0][2]):
+    for (patch, stepped, number), arrays in sorted(parts.items(), key=lambda item: item[0][2]):
         kinds = {
-            kind: {what[1:]: value for what, value in found.items() if what[0] == kind}
+            kind: {what[1:]: value for what, value in arrays.items() if what[0] == kind}
             for kind in ("values", "contrasts", "stepped")
         }
         measured[patch, stepped].append(
             ClipSeams(
                 name=str(number),
-                shape=tuple(map(int, found["shape",])),
+                shape=tuple(map(int, arrays["shape",])),
                 scores={},
                 profiles={},
                 edges={},
-                sizes=tuple(found["sizes",]),
-                block=int(found["block",]) or None,
+                sizes=tuple(arrays["sizes",]),
+                block=int(arrays["block",]) or None,
                 **kinds,
             )
         )
     return measured
 
 
-def page(rows, names, seed):
+def page(rows: Sequence[dict[str, Any]], names: Sequence[str], seed: int) -> str:
     """The markdown page of the table; names: of the clips."""
     clips, groups = len(names), len(set(map(source_of, names)))
     patches = ", ".join(dict.fromkeys(row["patch"] for row in rows))
@@ -263,17 +270,24 @@ def page(rows, names, seed):
         "",
         (
             f"Made by `python -m hpdm_eval.studies.validation.seam_verdicts --clips {clips} --seed {seed}` (commit "
-            f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320 from {groups} groups of that data set, drawn "
-            f"at random, the first {FRAMES} frames of each, tiles of {patches} on {LEVELS} levels. UCF-101 is MPEG-4 to begin "
-            "with. Every combination was applied to the clips; where a codec comes last the files' own packets were read as "
-            "`hpdm-eval seams` reads them, where a resize does the clips count as stored without loss. Crops are of the "
+            f"{git_revision() or 'unknown'}) on {clips} UCF-101 clips of 240x320 from {groups} groups of that "
+            "data set, drawn "
+            f"at random, the first {FRAMES} frames of each, tiles of {patches} on {LEVELS} levels. UCF-101 is "
+            "MPEG-4 to begin "
+            "with. Every combination was applied to the clips; where a codec comes last the files' own packets "
+            "were read as "
+            "`hpdm-eval seams` reads them, where a resize does the clips count as stored without loss. Crops "
+            "are of the "
             "middle. Sets of clips are disjoint."
         ),
         "",
         (
-            f"`called`: sets called seamed on any lattice, {_share(rows, 'called')} over all rows. `verdicts`: sets in which "
-            "the finest lattice of an axis gets a verdict, which needs a step of one grey level to be found. `found`: of the "
-            f"sets of {STEPPED} clips with a brightness step of one grey level between their tiles, put in after the last step, "
+            f"`called`: sets called seamed on any lattice, {_share(rows, 'called')} over all rows. `verdicts`: "
+            "sets in which "
+            "the finest lattice of an axis gets a verdict, which needs a step of one grey level to be found. "
+            "`found`: of the "
+            f"sets of {STEPPED} clips with a brightness step of one grey level between their tiles, put in "
+            "after the last step, "
             "those that are called a seam on that axis, of those with a verdict there."
         ),
         "",
@@ -284,8 +298,8 @@ def page(rows, names, seed):
     ]
     for count in dict.fromkeys(row["clips"] for row in rows):
         own = [row for row in rows if row["clips"] == count]
-        found = [_found_share(own, axis) if count == STEPPED else "" for axis in AXES]
-        cells = [count, _share(own, "called"), *(_share(own, f"verdicts {axis}") for axis in AXES), *found]
+        shares = [_found_share(own, axis) if count == STEPPED else "" for axis in AXES]
+        cells = [count, _share(own, "called"), *(_share(own, f"verdicts {axis}") for axis in AXES), *shares]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     header = ["steps", "clips", "called", *(f"verdicts {axis}" for axis in AXES), *(f"found {axis}" for axis in AXES)]
     lines += ["", "## Table", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
@@ -306,8 +320,8 @@ def _share(rows, key):
 
 
 def _found_share(rows, axis):
-    found, missed = (sum(row[f"{what} {axis}"] for row in rows) for what in ("found", "missed"))
-    return f"{found}/{found + missed}" if found + missed else "no verdict"
+    detected, missed = (sum(row[f"{what} {axis}"] for row in rows) for what in ("found", "missed"))
+    return f"{detected}/{detected + missed}" if detected + missed else "no verdict"
 
 
 if __name__ == "__main__":
