@@ -24,9 +24,10 @@ def save(folder, clips):
 
 
 def without_surroundings(record):
-    """What a record says of the figure: without its command, its time, and where its clips are."""
+    """What a record says of the figure: without command, time and hardware, and where its clips are."""
     values = record if isinstance(record, dict) else record.to_dict()
-    values = {key: value for key, value in values.items() if key not in ("command", "created", "seconds")}
+    around = ("command", "created", "seconds", "hardware", "threads")
+    values = {key: value for key, value in values.items() if key not in around}
     for role in ("samples", "reference"):
         if values[role]:
             values[role] = {key: value for key, value in values[role].items() if key != "path"}

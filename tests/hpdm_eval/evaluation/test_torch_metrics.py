@@ -5,6 +5,7 @@ import doctest
 import json
 import multiprocessing
 import pickle
+import shlex
 
 import pytest
 import torch
@@ -21,8 +22,8 @@ from tests.support.small_sets import FEW, SMALL, draw, save, without_surrounding
 
 from torchmetrics import MetricCollection  # isort: skip
 
-SETTINGS = (  # SMALL, in the words of a command
-    "--protocol generic-16f --backbone shapes3d --frames 4 --resolution 24x20 --start first --workers 0".split()
+SETTINGS = shlex.split(  # SMALL, in the words of a command
+    "--protocol generic-16f --backbone shapes3d --frames 4 --resolution 24x20 --start first --workers 0"
 )
 CLASSES = {"fvd": FVD, "kvd": KVD, "prdc": PRDC, "fid": FID, "is": InceptionScore}
 
