@@ -117,8 +117,8 @@ class FeatureMetric(Metric):
         """Add videos, uint8 [B, T, H, W, 3] or float [B, 3, T, H, W] in [-1, 1], on the device they are on.
 
         `value_range="0..1"` and "0..255" of the class say that floats are in another range; a list of clips
-        [T, H, W, 3] may have some of different sizes. real: they are of the reference. Clips that are too short are
-        counted and listed in the record. Raises InputError for other shapes and for values that are in no range.
+        [T, H, W, 3] may have some of different sizes. real: they are of the reference. Where a protocol starts at random,
+        a clip's number draws the start. Clips that are too short are counted and listed in the record. Raises InputError for other shapes and for values that are in no range.
         """
         info = get_metric(self.metric)
         if real and not info.reference:
@@ -153,7 +153,8 @@ class FeatureMetric(Metric):
         if info.reference and evaluation.reference is None:
             reference = self._received("reference", REAL, extractor)
         elif info.reference:
-            self._read = reference = self._read or read_reference(evaluation, extractor, shared=self._is_synced)
+            shared = self._is_synced and self.process_group is None  # all processes are here, and share the work
+            self._read = reference = self._read or read_reference(evaluation, extractor, shared)
         started = self._started or time.time()
         comparison = comparison_of(evaluation, extractor, samples, reference, started)
         self.figure = Figure(comparison.record(info, self._options))

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import hpdm_eval
 from hpdm.support.errors import InputError
 from hpdm_eval.backbones.backbone import Shapes3DBackbone
-from hpdm_eval.evaluation import incoming, streams
+from hpdm_eval.evaluation import api, incoming
 from hpdm_eval.metrics import registry
 from tests.support.small_sets import FEW, SMALL, draw, save, without_surroundings
 
@@ -171,5 +171,7 @@ def test_a_mistake_of_the_stream_itself_is_raised(sets):
         hpdm_eval.evaluate([sets[0][:2], torch.full((1, 3, 7, 9, 9), float("nan"))], None, "flicker-test", **WITHIN)
 
 
-def test_examples_in_docstrings():
-    assert not doctest.testmod(streams).failed
+@pytest.mark.parametrize("module", [api, registry], ids=lambda module: module.__name__)
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
