@@ -81,7 +81,7 @@ def test_every_clip_goes_once_through_each_network(sets, monkeypatch):
     calls = []
     run = Shapes3DBackbone.run
     monkeypatch.setattr(Shapes3DBackbone, "run", lambda self, video: (calls.append(len(video)), run(self, video))[1])
-    incoming._extractors.clear()
+    incoming._networks.clear()
     hpdm_eval.evaluate(iter(sets[0]), iter(sets[2]), ("fvd", "kvd", "prdc"), **WITHIN)
     assert calls == [1] * 2 * FEW
 

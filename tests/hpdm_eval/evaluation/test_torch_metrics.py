@@ -66,7 +66,7 @@ def network_calls(monkeypatch):
         return run(self, video)
 
     monkeypatch.setattr(Shapes3DBackbone, "run", counted)
-    incoming._extractors.clear()
+    incoming._networks.clear()
     return calls
 
 
@@ -129,9 +129,9 @@ def test_a_network_sees_each_clip_once(few, network_calls):
         assert sum(network_calls) == 2 * FEW
         network_calls.clear()
         collection.reset()
-        incoming._extractors.clear()
+        incoming._networks.clear()
         for metric in collection.values(copy_state=False):
-            metric._extractor = None
+            metric._network = None
     assert collection.compute_groups == {0: ["FVD", "KVD", "PRDC"]}
     alone = [cls(**SMALL) for cls in (FVD, KVD, PRDC)]
     for metric in alone:
@@ -214,7 +214,7 @@ def test_state_can_be_copied_kept_and_reset(few, tmp_path):
     metric.update(reference, real=True)
     value = metric.compute().value
     for other in (copy.deepcopy(metric), metric.clone(), pickle.loads(pickle.dumps(metric))):
-        assert other._extractor is None or other is metric
+        assert other._network is None or other is metric
         assert other.compute().value == value
         other.update(samples[:3])
         assert other.compute().value != value
@@ -249,8 +249,8 @@ def test_autocast_and_gradients_of_a_loop_change_nothing(few):
     floats = torch.from_numpy(samples).permute(0, 4, 1, 2, 3) / 127.5 - 1
     plain.update(floats)
     plain.update(reference, real=True)
-    incoming._extractors.clear()
-    within._extractor = None
+    incoming._networks.clear()
+    within._network = None
     with torch.autocast("cpu", torch.bfloat16):
         within.update(floats.requires_grad_())
         within.update(reference, real=True)
