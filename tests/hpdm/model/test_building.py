@@ -22,12 +22,8 @@ from hpdm.training.loop import train
 from hpdm.training.start import start_from
 from tests.support.building_worker import LARGE, RUNS
 from tests.support.paths import ROOT, SUPPORT
-<<<<<<< HEAD
 from tests.support.processes import free_ports
 from tests.support.small_text import SMALL_TEXT, conditions
-=======
-from tests.support.small_text import SMALL_TEXT
->>>>>>> model-api
 
 BASE = config_from_dict(SMALL_TEXT)
 
@@ -46,12 +42,7 @@ def folder(tmp_path_factory):
     finally:
         os.chdir(here)
     ports = [str(port) for port in free_ports(1 + len(RUNS))]
-<<<<<<< HEAD
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
-=======
-    tests = SUPPORT
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
->>>>>>> model-api
     workers = [
         subprocess.Popen(
             [sys.executable, str(SUPPORT / "building_worker.py"), str(folder), rank, *ports],
