@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from hpdm.support.console import OutputFolder, common_options
+from hpdm.support.hub_file import is_hub_file
 from hpdm_eval.backbones.names import KNOWN, SHORT_NAMES
 from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.evaluation.shard_folder import FOLDER
@@ -192,15 +193,15 @@ def backbone_options(function: Function, default: str | None = None) -> Function
         click.option("--unverified", is_flag=True, help="Accept weights whose checksum is not known; records say so."),
         click.option(
             "--c3d-mean",
-            type=click.Path(exists=True, dir_okay=False),
+            type=FileOrAddress(exists=True, dir_okay=False),
             metavar="FILE.npz",
             help="Mean video that c3d subtracts; kept and pinned in the cache at first use.",
         ),
         click.option(
             "--weights",
-            type=click.Path(exists=True, dir_okay=False),
+            type=FileOrAddress(exists=True, dir_okay=False),
             metavar="FILE",
-            help="Weights file, in place of the cached one.",
+            help="Weights file, in place of the cached one; also hf://OWNER/NAME/FILE.",
         ),
         click.option(
             "--backbone",
@@ -257,6 +258,13 @@ def take_evaluation(options: MutableMapping[str, Any], **more: Any) -> Evaluatio
     options.pop("backbone", None)
     known = {item.name for item in fields(Evaluation)} - {"protocol", *more}
     return Evaluation(protocol=protocol, **{name: options.pop(name) for name in list(options) if name in known}, **more)
+
+
+class FileOrAddress(click.Path):
+    """A file, or the address of one on the hub."""
+
+    def convert(self, value, parameter, context):
+        return value if is_hub_file(value) else super().convert(value, parameter, context)
 
 
 class Sizes(click.ParamType):
@@ -349,7 +357,7 @@ def judging_options(
                 required=True,
                 type=click.Path(),
                 metavar="DIR|STATS.npz",
-                help="Real clips, or their statistics from `hpdm-eval stats`.",
+                help="Real clips, or their statistics from `hpdm-eval stats`, also on the hub: hf://OWNER/NAME/FILE.npz.",
             )(function)
         return click.option(
             "--samples",

@@ -19,6 +19,7 @@ import torch
 from hpdm.support.environment import choose_device
 from hpdm.support.errors import InputError
 from hpdm.support.files import parse_json, sha256_file
+from hpdm.support.hub_file import local_file
 from hpdm.support.progress import note
 from hpdm_eval.backbones import Backbone, PerFrame, backbone_name, load_backbone
 from hpdm_eval.backbones.backbone import check_frames
@@ -259,7 +260,7 @@ def _family(name: str) -> str:
 
 def open_source(role: str, evaluation: Evaluation) -> ClipSource | Statistics:
     """`Statistics` where the reference is a file of them, else a ClipSource."""
-    path, protocol = evaluation.path(role), evaluation.protocol
+    path, protocol = local_file(evaluation.path(role)), evaluation.protocol
     if role == "reference" and is_statistics(path):
         return Statistics.load(path, protocol.num_reference)
     return open_set(role, evaluation)
@@ -304,14 +305,14 @@ def open_backbone(evaluation: Evaluation, device: torch.device, per_frame: bool 
         check_frames(KINDS[name], protocol.frames, where)  # before the weights are missed
     backbone = load_backbone(
         name,
-        weights=evaluation.weights,
+        weights=evaluation.weights and local_file(evaluation.weights),
         unverified=evaluation.unverified,
         device=device,
         precision=evaluation.precision,
         # a protocol states the epsilon of the network it was published with, which is always I3D
         bn_epsilon=protocol.bn_epsilon if name == "i3d-kinetics400" else None,
         resize_rule=protocol.backbone_resize,
-        c3d_mean=evaluation.c3d_mean,
+        c3d_mean=evaluation.c3d_mean and local_file(evaluation.c3d_mean),
     )
     if per_frame:
         return PerFrame(backbone)
@@ -330,7 +331,7 @@ def read_side(
     if isinstance(source, Statistics):
         stored = {
             "statistics": str(evaluation.reference),
-            "statistics_sha256": sha256_file(evaluation.reference),
+            "statistics_sha256": sha256_file(local_file(evaluation.reference)),
             "seed": source.seed,
         }
         sources = None if evaluation.group_by == "none" else source.sources
