@@ -167,7 +167,7 @@ def registered_names() -> list[str]:
 def find_backbone(name: str) -> Registered | None:
     """A registered network, None where no such name is registered. Raises InputError for an entry point that cannot be
     imported."""
-    if name not in _registered:
+    if name not in _registered and name not in BACKBONES:
         for point in _entry_points():
             if point.name == name:
                 _load(point)

@@ -43,10 +43,13 @@ def evaluate(
 
     Raises InputError, one line that says what is wrong and what to do, for whatever cannot be read or computed.
 
-    >>> result = hpdm_eval.evaluate("samples/", reference="real/", metrics=["fvd", "kvd"], backbone="shapes3d")
-    >>> result["fvd"].value, result["fvd"].ci95                                                # doctest: +SKIP
-    (12.3, (10.1, 14.5))
-    >>> result.to_frame().to_csv("figures.csv"); result.save("records/")                       # doctest: +SKIP
+    >>> import numpy as np, hpdm_eval
+    >>> clips = np.random.default_rng(0).integers(0, 256, (12, 8, 32, 32, 3), np.uint8)  # or paths, or loaders
+    >>> result = hpdm_eval.evaluate(clips[:6], clips[6:], metrics=["fvd", "kvd"], backbone="shapes3d", frames=8)
+    >>> result["fvd"].value == float(result["fvd"]), result["fvd"].record.num_samples
+    (True, 6)
+    >>> list(result.to_frame()["metric"])
+    ['fvd', 'kvd']
     """
     everything = metrics == "all"
     names = [info.name for info in in_all()] if everything else [metrics] if isinstance(metrics, str) else list(metrics)

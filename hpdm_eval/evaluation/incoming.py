@@ -32,7 +32,7 @@ MEMORY = "<memory>"  # in place of a path
 KNOWN_BYTES = 64 << 20  # of features of the latest clips, kept for other metrics
 HASHING_THREADS = 4
 
-Features = tuple[np.ndarray, np.ndarray]  # features [D] or [T, D], and probabilities [K] or [T, K], of one clip
+Features = tuple[np.ndarray, ...]  # features [D] or [T, D], and probabilities [K] or [T, K], of one clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Gathered:
     lowest: float = float("inf")  # value of floats in -1..1
 
 
-class Extractor:
+class SharedNetwork:
     """A network on one device, and the features of the clips it saw last, so that metrics that share it ask it once."""
 
     def __init__(self, evaluation: Evaluation, per_frame: bool, device: torch.device):
@@ -108,21 +108,21 @@ class Extractor:
             self._bytes -= sum(part.nbytes for part in self._known.popitem(last=False)[1])
 
 
-_extractors: weakref.WeakValueDictionary[tuple, Extractor] = weakref.WeakValueDictionary()
+_networks: weakref.WeakValueDictionary[tuple, SharedNetwork] = weakref.WeakValueDictionary()
 
 
-def shared_extractor(evaluation: Evaluation, per_frame: bool, device: torch.device) -> Extractor:
-    """The Extractor of a network on a device, the same one for all that need it, and as long as any of them does.
+def shared_network(evaluation: Evaluation, per_frame: bool, device: torch.device) -> SharedNetwork:
+    """A network on a device, the same object for all that need it, for as long as any of them does.
 
     Raises InputError where the network cannot be loaded or cannot see the protocol's clips.
     """
     name = backbone_name(evaluation.protocol.backbone)
     key = (_text(_network_settings(evaluation, per_frame)), find_backbone(name), str(device))
-    extractor = _extractors.get(key)
-    if extractor is None:
-        extractor = Extractor(evaluation, per_frame, device)
-        _extractors[key] = extractor
-    return extractor
+    network = _networks.get(key)
+    if network is None:
+        network = SharedNetwork(evaluation, per_frame, device)
+        _networks[key] = network
+    return network
 
 
 def fingerprint(evaluation: Evaluation, per_frame: bool) -> torch.Tensor:
@@ -133,9 +133,9 @@ def fingerprint(evaluation: Evaluation, per_frame: bool) -> torch.Tensor:
 
 
 def collect(
-    videos: torch.Tensor, role: Role, extractor: Extractor, *, first: int, step: int = 1, have: int = 0
+    videos: torch.Tensor, role: Role, network: SharedNetwork, *, first: int, step: int = 1, have: int = 0
 ) -> Gathered:
-    """What is kept of videos [B, T, H, W, C], see `tensors.as_clips`, on the extractor's device.
+    """What is kept of videos [B, T, H, W, C], see `tensors.as_clips`, on the network's device.
 
     first, step: numbers of the videos in the order over all processes are first, first + step, ... have: clips that
     there are already. Raises InputError for values that are in no range, and under `strict` for the first unusable one.
@@ -147,7 +147,7 @@ def collect(
     about = {"seen": count, "lowest": lowest if name == tensors.FLOAT_RANGE else float("inf")}
     if role.wanted is not None and have >= role.wanted:
         return _gathered([], [], [], beyond=count * per_video, **about)
-    videos = videos.to(extractor.device)
+    videos = videos.to(network.device)
     rows, clips, rejected = [], [], []
     for repeat in range(per_video):
         positions = [(first + step * number) * per_video + repeat for number in range(count)]
@@ -157,19 +157,19 @@ def collect(
                 role.settings,
                 [clip_name(position) for position in positions],
                 repeat=repeat,
-                min_frames=extractor.backbone.min_frames,
+                min_frames=network.backbone.min_frames,
             )
         except Rejected as rejection:
             if role.strict:
                 raise InputError(f"{clip_name(positions[0])}: {rejection} (--strict)") from rejection
             rejected += [(position, *shape) for position in positions]
             continue
-        for start in range(0, count, extractor.batch):  # as many are in memory as floats
-            part = slice(start, start + extractor.batch)
+        for start in range(0, count, network.batch):  # as many are in memory as floats
+            part = slice(start, start + network.batch)
             cut = tensors.cut(videos[part], indices[part], role.settings, name)
             digests = _digests(cut)
-            for position, digest, result in zip(positions[part], digests, extractor(cut, digests), strict=True):
-                kept = _rows(result, isinstance(extractor.backbone, PerFrame))
+            for position, digest, result in zip(positions[part], digests, network(cut, digests), strict=True):
+                kept = _rows(result, isinstance(network.backbone, PerFrame))
                 rows.append(kept)
                 clips.append((position, len(kept), *np.frombuffer(bytes.fromhex(digest), "<i8")))
     return _gathered(rows, clips, rejected, **about)

@@ -20,7 +20,7 @@ from hpdm_eval.evaluation.comparison import (
     read_side,
     remarks_on_copies,
 )
-from hpdm_eval.evaluation.incoming import MEMORY, Extractor, Gathered, Role, clip_name
+from hpdm_eval.evaluation.incoming import MEMORY, Gathered, Role, SharedNetwork, clip_name
 from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.evaluation.sides import Side
 from hpdm_eval.features.moments import Moments
@@ -59,10 +59,10 @@ def receive(gathered: Gathered, role: Role, backbone: Backbone | PerFrame, group
     more = gathered.beyond + len(order) - len(taken)
     dimension, probabilities, features, sources = backbone.feature_dim, None, None, None
     if isinstance(backbone, PerFrame):
-        moments = OrderedMoments(dimension)
+        ordered = OrderedMoments(dimension)
         for position, part in zip(positions.tolist(), parts, strict=True):
-            moments.add(position, part)
-        moments = OrderedMoments.joined(dimension, [moments.parts()])
+            ordered.add(position, part)
+        moments = OrderedMoments.joined(dimension, [ordered.parts()])
     else:
         kept = np.concatenate(parts)
         features, probabilities = kept[:, :dimension].copy(), kept[:, dimension:].copy()
@@ -126,23 +126,23 @@ def used_protocol(protocol: Protocol, *, samples: bool, reference: bool = False)
     return protocol.changed(**changes) if changes else protocol
 
 
-def open_reference(evaluation: Evaluation, extractor: Extractor) -> ClipSource | Statistics:
+def open_reference(evaluation: Evaluation, network: SharedNetwork) -> ClipSource | Statistics:
     """The reference of an evaluation, a path; raises InputError where it does not fit the network."""
     source = open_source("reference", evaluation)
     if isinstance(source, Statistics):
-        check_statistics(source, extractor.backbone, evaluation)
+        check_statistics(source, network.backbone, evaluation)
     return source
 
 
-def read_reference(evaluation: Evaluation, extractor: Extractor, shared: bool = False) -> Received:
+def read_reference(evaluation: Evaluation, network: SharedNetwork, shared: bool = False) -> Received:
     """Features of the reference, a path; shared: whether all processes call this and share the work."""
-    source = open_reference(evaluation, extractor)
-    side = read_side(source, extractor.backbone, evaluation, shared)
+    source = open_reference(evaluation, network)
+    side = read_side(source, network.backbone, evaluation, shared)
     return Received(side=side, digests=source.digests if isinstance(source, ClipSource) else [])
 
 
 def comparison_of(
-    evaluation: Evaluation, extractor: Extractor, samples: Received, reference: Received | None, started: float
+    evaluation: Evaluation, network: SharedNetwork, samples: Received, reference: Received | None, started: float
 ) -> Comparison:
     """The `Comparison` of clips that came as tensors."""
     digests = {"samples": samples.digests}
@@ -150,13 +150,13 @@ def comparison_of(
         digests["reference"] = reference.digests
     return Comparison(
         started=started,
-        device=extractor.device,
+        device=network.device,
         protocol=used_protocol(
             evaluation.protocol, samples=samples.prefix, reference=reference is not None and reference.prefix
         ),
-        backbone=extractor.backbone,
+        backbone=network.backbone,
         samples=samples.side,
-        reference=reference and reference.side,
+        reference=None if reference is None else reference.side,
         seed=evaluation.seed,
         remarks=(
             *judge_warnings(evaluation),

@@ -31,13 +31,13 @@ from hpdm_eval.evaluation.comparisons import Comparisons, Key
 from hpdm_eval.evaluation.figure import Result
 from hpdm_eval.evaluation.incoming import (
     MEMORY,
-    Extractor,
     Gathered,
     Role,
+    SharedNetwork,
     clip_name,
     collect,
     parts_of,
-    shared_extractor,
+    shared_network,
 )
 from hpdm_eval.evaluation.received import (
     Received,
@@ -78,12 +78,11 @@ def evaluate_stream(
     started = time.time()
     if of_files := [key for key in OF_FILES if own.get(key) is not None]:
         raise InputError(f"{of_files[0]} is a setting of samples in files; leave it out")
-    in_memory = reference is not None and not isinstance(reference, str | os.PathLike)
-    evaluation = Evaluation(
-        protocol=protocol, samples=MEMORY, reference=MEMORY if in_memory else reference, quiet=quiet, **own
-    )
+    place = reference if reference is None or isinstance(reference, str | os.PathLike) else MEMORY
+    videos = None if reference is None or isinstance(reference, str | os.PathLike) else reference
+    evaluation = Evaluation(protocol=protocol, samples=MEMORY, reference=place, quiet=quiet, **own)
     with contextlib.ExitStack() as stack:
-        work = _Work(evaluation, in_memory, stack)
+        work = _Work(evaluation, videos is not None, stack)
         missing: dict[str, str] = {}
         for info in chosen:
             try:
@@ -92,8 +91,8 @@ def evaluate_stream(
                 if not everything:
                     raise
                 missing[info.name] = str(error)
-        if in_memory:
-            work.read("reference", reference, quiet)
+        if videos is not None:
+            work.read("reference", videos, quiet)
         work.read("samples", samples, quiet)
         records: dict[str, Record] = {}
         for info in chosen:
@@ -135,17 +134,17 @@ class _Work:
         if alone:
             evaluation = for_one(info, self._evaluation, changes)
             evaluation = evaluation if info.reference else replace(evaluation, reference=None)
-            key = (None, info.needs == "frames", evaluation.reference is not None)
+            key: Key = (None, info.needs == "frames", evaluation.reference is not None)
         else:
             key, evaluation = Comparisons(self._evaluation).settings_of(info)
         if key not in self._evaluations:
             device = choose_device(evaluation.device)
-            extractor = shared_extractor(evaluation, key[1], device)
+            network = shared_network(evaluation, key[1], device)
             if evaluation.reference is not None and not self._in_memory:
-                open_reference(evaluation, extractor)
+                open_reference(evaluation, network)
             roles = ["samples", *(["reference"] if evaluation.reference is not None and self._in_memory else [])]
             for role in roles:
-                self._streams[key, role] = _Stream(evaluation, key[1], role, extractor)
+                self._streams[key, role] = _Stream(evaluation, key[1], role, network)
             self._evaluations[key] = evaluation
         self._keys[info.name] = key
 
@@ -160,7 +159,7 @@ class _Work:
 
     def read(self, role: str, videos: Iterable[Any], quiet: bool) -> None:
         """Take in all videos of a role, or as many as are wanted."""
-        takers = [
+        takers: list[_Stream | _Spool] = [
             *(stream for (_, name), stream in self._streams.items() if name == role),
             *(spool for name, spool in self._spools.items() if name == role),
         ]
@@ -190,10 +189,10 @@ class _Work:
             self._references[key] = (
                 self._streams[key, "reference"].received()
                 if self._in_memory
-                else read_reference(evaluation, stream.extractor)
+                else read_reference(evaluation, stream.network)
             )
         reference = self._references.get(key)
-        return comparison_of(evaluation, stream.extractor, stream.received(), reference, started).record(info, options)
+        return comparison_of(evaluation, stream.network, stream.received(), reference, started).record(info, options)
 
     def _record_of_clips(self, info: MetricInfo, options: Mapping[str, Any], started: float) -> Record:
         sets: dict[str, Any] = {"samples": self._spools["samples"]}
@@ -211,9 +210,9 @@ class _Work:
 class _Stream:
     """Videos of one role on their way through one network."""
 
-    def __init__(self, evaluation: Evaluation, per_frame: bool, role: str, extractor: Extractor):
+    def __init__(self, evaluation: Evaluation, per_frame: bool, role: str, network: SharedNetwork):
         self._evaluation, self._per_frame, self._auto = evaluation, per_frame, evaluation.device == "auto"
-        self._role, self.extractor = Role.of(role, evaluation), extractor
+        self._role, self.network = Role.of(role, evaluation), network
         self._parts: list[Gathered] = []
         self._seen = self._have = 0
         self.more = False  # whether the stream goes on
@@ -225,9 +224,9 @@ class _Stream:
 
     def add(self, videos: torch.Tensor) -> None:
         """Take in videos [B, T, H, W, C]."""
-        if self._auto and videos.device.type != "cpu" and videos.device != self.extractor.device:
-            self.extractor = shared_extractor(self._evaluation, self._per_frame, videos.device)
-        found = collect(videos, self._role, self.extractor, first=self._seen, have=self._have)
+        if self._auto and videos.device.type != "cpu" and videos.device != self.network.device:
+            self.network = shared_network(self._evaluation, self._per_frame, videos.device)
+        found = collect(videos, self._role, self.network, first=self._seen, have=self._have)
         self._parts.append(found)
         self._seen, self._have = self._seen + found.seen, self._have + len(found.clips)
 
@@ -242,7 +241,7 @@ class _Stream:
             beyond=sum(part.beyond for part in self._parts),
             lowest=min((part.lowest for part in self._parts), default=float("inf")),
         )
-        received = receive(gathered, self._role, self.extractor.backbone, self._evaluation.group_by)
+        received = receive(gathered, self._role, self.network.backbone, self._evaluation.group_by)
         if not self.more:
             return received
         summary = {

@@ -19,13 +19,13 @@ from hpdm_eval.evaluation.comparison import judge_warnings
 from hpdm_eval.evaluation.figure import Figure
 from hpdm_eval.evaluation.incoming import (
     MEMORY,
-    Extractor,
     Gathered,
     Role,
+    SharedNetwork,
     collect,
     fingerprint,
     parts_of,
-    shared_extractor,
+    shared_network,
 )
 from hpdm_eval.evaluation.received import Received, comparison_of, open_reference, read_reference, receive
 from hpdm_eval.evaluation.settings import Evaluation, Place
@@ -98,12 +98,12 @@ class FeatureMetric(Metric):
         self._started: float | None = None  # of the first update
         self._where: torch.device | None = None  # device of the latest videos
         self._read: Received | None = None  # the reference, once it was
-        self._extractor: Extractor | None = None
+        self._network: SharedNetwork | None = None
         self.figure: Figure | None = None
         judge_warnings(self._evaluation)
-        extractor = self._extract(self._chosen_device() or torch.device("cpu"))
+        network = self._extract(self._chosen_device() or torch.device("cpu"))
         if self._evaluation.reference is not None:
-            open_reference(self._evaluation, extractor)
+            open_reference(self._evaluation, network)
         for prefix in ("", REAL):
             for name in LISTS:
                 self.add_state(prefix + name, default=[], dist_reduce_fx="cat")
@@ -117,8 +117,8 @@ class FeatureMetric(Metric):
         """Add videos, uint8 [B, T, H, W, 3] or float [B, 3, T, H, W] in [-1, 1], on the device they are on.
 
         `value_range="0..1"` and "0..255" of the class say that floats are in another range; a list of clips
-        [T, H, W, 3] may have some of different sizes. real: they are of the reference. Clips that are too short are
-        counted and listed in the record. Raises InputError for other shapes and for values that are in no range.
+        [T, H, W, 3] may have some of different sizes. real: they are of the reference. Where a protocol starts at random,
+        a clip's number draws the start. Clips that are too short are counted and listed in the record. Raises InputError for other shapes and for values that are in no range.
         """
         info = get_metric(self.metric)
         if real and not info.reference:
@@ -147,15 +147,16 @@ class FeatureMetric(Metric):
         Raises InputError where there is nothing to compute it from.
         """
         info, evaluation = get_metric(self.metric), self._evaluation
-        extractor = self._extract(self._where or self._chosen_device() or self.device)
-        samples = self._received("samples", "", extractor)
+        network = self._extract(self._where or self._chosen_device() or self.device)
+        samples = self._received("samples", "", network)
         reference = None
         if info.reference and evaluation.reference is None:
-            reference = self._received("reference", REAL, extractor)
+            reference = self._received("reference", REAL, network)
         elif info.reference:
-            self._read = reference = self._read or read_reference(evaluation, extractor, shared=self._is_synced)
+            shared = self._is_synced and self.process_group is None  # all processes are here, and share the work
+            self._read = reference = self._read or read_reference(evaluation, network, shared)
         started = self._started or time.time()
-        comparison = comparison_of(evaluation, extractor, samples, reference, started)
+        comparison = comparison_of(evaluation, network, samples, reference, started)
         self.figure = Figure(comparison.record(info, self._options))
         return self.figure.tensor(self.device) if self._as_tensor else self.figure
 
@@ -176,7 +177,7 @@ class FeatureMetric(Metric):
 
     def __getstate__(self) -> dict[str, Any]:
         # A network is loaded again where it is needed: copies and checkpoints do not carry it.
-        return {**super().__getstate__(), "_extractor": None}
+        return {**super().__getstate__(), "_network": None}
 
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:
         # torchmetrics gathers nothing of an empty list, or one axis of it, while other processes wait for all.
@@ -184,25 +185,25 @@ class FeatureMetric(Metric):
             for name in LISTS:
                 if not len(getattr(self, prefix + name)):
                     setattr(self, prefix + name, [_no_rows(name).to(self.device)])
-        super()._sync_dist(_filling(dist_sync_fn or gather_all_tensors), process_group)
+        super()._sync_dist(_filling(dist_sync_fn), process_group)
 
     def _chosen_device(self) -> torch.device | None:
         """The device that was asked for, None: that of the videos."""
         return None if self._evaluation.device == "auto" else choose_device(self._evaluation.device)
 
-    def _extract(self, device: torch.device) -> Extractor:
-        if self._extractor is None or self._extractor.device != device:
-            self._extractor = None  # before another one takes memory
-            self._extractor = shared_extractor(self._evaluation, self._per_frame, device)
-        return self._extractor
+    def _extract(self, device: torch.device) -> SharedNetwork:
+        if self._network is None or self._network.device != device:
+            self._network = None  # before another one takes memory
+            self._network = shared_network(self._evaluation, self._per_frame, device)
+        return self._network
 
-    def _received(self, role: str, prefix: str, extractor: Extractor) -> Received:
+    def _received(self, role: str, prefix: str, network: SharedNetwork) -> Received:
         states = {name: getattr(self, prefix + name) for name in LISTS}
         gathered = Gathered(
             **{name: _joined(state) if len(state) else _no_rows(name) for name, state in states.items()},
             **{name: getattr(self, prefix + name).item() for name in ("seen", "beyond", "lowest")},
         )
-        return receive(gathered, Role.of(role, self._evaluation), extractor.backbone, self._evaluation.group_by)
+        return receive(gathered, Role.of(role, self._evaluation), network.backbone, self._evaluation.group_by)
 
 
 class FVD(FeatureMetric):

@@ -109,6 +109,14 @@ def register_metric(
     of one number per clip, whose mean is the figure and gets an interval; or a dict of the record's fields: "value"
     and, where there are any, "ci95", "details" and "settings". about: further fields of `MetricInfo`. Raises InputError
     for a name that is taken, and for needs that are none of NEEDS.
+
+    >>> import numpy as np, hpdm_eval
+    >>> @hpdm_eval.register_metric("brightness", needs="clips", higher_is_better=True, reference=False)
+    ... def brightness(samples, reference, settings):
+    ...     return [float(clip.video.mean()) for clip in samples]
+    >>> clips = np.full((2, 4, 8, 8, 3), 7, np.uint8)
+    >>> hpdm_eval.evaluate(clips, metrics="brightness", protocol="native")["brightness"].value
+    7.0
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:

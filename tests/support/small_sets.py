@@ -5,8 +5,9 @@ import numpy as np
 from hpdm.data.procedural import procedural_clip
 
 # enough clips for an interval; the shipped network sees them at 64 pixels
-SMALL = {"protocol": "generic-16f", "backbone": "shapes3d", "frames": 6, "resolution": (24, 20), "start": "first"}
+SMALL = {"protocol": "generic-16f", "backbone": "shapes3d", "frames": 4, "resolution": (24, 20), "start": "first"}
 COUNT = 42
+FEW = 7  # enough for five neighbours
 
 
 def draw(count=COUNT, seed=0, frames=7, height=26, width=22):
@@ -23,9 +24,10 @@ def save(folder, clips):
 
 
 def without_surroundings(record):
-    """What a record says of the figure: without its command, its time, and where its clips are."""
+    """What a record says of the figure: without command, time and hardware, and where its clips are."""
     values = record if isinstance(record, dict) else record.to_dict()
-    values = {key: value for key, value in values.items() if key not in ("command", "created", "seconds")}
+    around = ("command", "created", "seconds", "hardware", "threads")
+    values = {key: value for key, value in values.items() if key not in around}
     for role in ("samples", "reference"):
         if values[role]:
             values[role] = {key: value for key, value in values[role].items() if key != "path"}

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import hpdm_eval
 from hpdm.support.errors import InputError
 from hpdm_eval.backbones.backbone import Shapes3DBackbone
-from hpdm_eval.evaluation import incoming, streams
+from hpdm_eval.evaluation import api, incoming
 from hpdm_eval.metrics import registry
-from tests.support.small_sets import SMALL, draw, save, without_surroundings
+from tests.support.small_sets import FEW, SMALL, draw, save, without_surroundings
 
 METRICS = ("fvd", "kvd", "prdc", "fid", "flicker-test")
 WITHIN = {**SMALL, "workers": 0}
@@ -31,10 +31,21 @@ def flicker_metric(monkeypatch):
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """(samples uint8 [10, 7, 26, 22, 3], their folder, reference, its folder)."""
+    """(samples uint8 [7, 7, 26, 22, 3], their folder, reference, its folder)."""
     folder = tmp_path_factory.mktemp("sets")
-    samples, reference = draw(10, seed=1), draw(10, seed=2)
+    samples, reference = draw(FEW, seed=1), draw(FEW, seed=2)
     return samples, save(folder / "samples", samples), reference, save(folder / "reference", reference)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(cache, own_feature_cache, monkeypatch):
+    """The reference is looked at once by all tests."""
+    monkeypatch.setenv("HPDM_EVAL_CACHE", str(cache))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +59,8 @@ FORMS = {
     "tensor": torch.from_numpy,
     "array": lambda clips: clips,
     "floats": lambda clips: [torch.from_numpy(clips).permute(0, 4, 1, 2, 3) / 127.5 - 1],
-    "loader": lambda clips: DataLoader(TensorDataset(torch.from_numpy(clips), torch.arange(10)), batch_size=4),
-    "generator": lambda clips: (clips[start : start + 3] for start in range(0, 10, 3)),
+    "loader": lambda clips: DataLoader(TensorDataset(torch.from_numpy(clips), torch.arange(FEW)), batch_size=4),
+    "generator": lambda clips: (clips[start : start + 3] for start in range(0, FEW, 3)),
     "clips": list,
     "dicts": lambda clips: [{"video": clips[:4], "label": 3}, {"label": 3, "video": clips[4:]}],
     "lists of clips": lambda clips: [list(clips[:4]), tuple(clips[4:])],
@@ -70,9 +81,9 @@ def test_every_clip_goes_once_through_each_network(sets, monkeypatch):
     calls = []
     run = Shapes3DBackbone.run
     monkeypatch.setattr(Shapes3DBackbone, "run", lambda self, video: (calls.append(len(video)), run(self, video))[1])
-    incoming._extractors.clear()
+    incoming._networks.clear()
     hpdm_eval.evaluate(iter(sets[0]), iter(sets[2]), ("fvd", "kvd", "prdc"), **WITHIN)
-    assert calls == [1] * 20
+    assert calls == [1] * 2 * FEW
 
 
 def test_a_reference_may_be_a_stream(sets, of_files):
@@ -90,22 +101,22 @@ def test_only_as_many_are_taken_as_are_wanted(sets):
                 drawn.append(len(drawn))
                 yield clip[None]
 
-    record = hpdm_eval.evaluate(forever(), sets[3], ("fvd", "flicker-test"), num_samples=7, **WITHIN)["fvd"].record
-    assert record.num_samples == 7 and len(drawn) == 8  # one more says that there are more
+    record = hpdm_eval.evaluate(forever(), sets[3], ("fvd", "flicker-test"), num_samples=5, **WITHIN)["fvd"].record
+    assert record.num_samples == 5 and len(drawn) == 6  # one more says that there are more
     assert record.protocol["samples_selection"] == "sorted"
-    exactly = hpdm_eval.evaluate(list(sets[0][:7]), sets[3], ("fvd", "flicker-test"), num_samples=7, **WITHIN)
+    exactly = hpdm_eval.evaluate(list(sets[0][:5]), sets[3], ("fvd", "flicker-test"), num_samples=5, **WITHIN)
     assert exactly["fvd"].record.protocol["samples_selection"] == "class-balanced"
-    assert exactly["fvd"].value == record.value and exactly["flicker-test"].record.num_samples == 7
-    limited = hpdm_eval.evaluate(list(sets[0]), sets[3], "fvd", limit=7, **WITHIN)["fvd"].record
-    assert limited.num_samples == 7 and limited.extra["limit"] == 7
-    assert any("limited to 7" in warning for warning in limited.warnings)
+    assert exactly["fvd"].value == record.value and exactly["flicker-test"].record.num_samples == 5
+    limited = hpdm_eval.evaluate(list(sets[0]), sets[3], "fvd", limit=5, **WITHIN)["fvd"].record
+    assert limited.num_samples == 5 and limited.extra["limit"] == 5
+    assert any("limited to 5" in warning for warning in limited.warnings)
 
 
 def test_short_clips_are_listed(sets):
     samples = [*sets[0][:4], sets[0][4][:2], *sets[0][5:]]
     result = hpdm_eval.evaluate(samples, sets[3], ("fvd", "flicker-test"), **WITHIN)
     for figure in result.values():
-        assert figure.record.num_samples == 9
+        assert figure.record.num_samples == FEW - 1
         assert [entry["path"] for entry in figure.record.samples["rejected"]] == ["<memory>#4"]
 
 
@@ -160,5 +171,7 @@ def test_a_mistake_of_the_stream_itself_is_raised(sets):
         hpdm_eval.evaluate([sets[0][:2], torch.full((1, 3, 7, 9, 9), float("nan"))], None, "flicker-test", **WITHIN)
 
 
-def test_examples_in_docstrings():
-    assert not doctest.testmod(streams).failed
+@pytest.mark.parametrize("module", [api, registry], ids=lambda module: module.__name__)
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
