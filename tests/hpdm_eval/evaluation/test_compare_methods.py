@@ -1,4 +1,4 @@
-"""Comparisons of methods by the registry: metrics that a package brings get errors and tests as the built-in ones do."""
+"""Comparisons of methods by the registry: metrics that a package brings get errors and tests as ours do."""
 
 import numpy as np
 import pytest
