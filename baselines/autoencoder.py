@@ -14,6 +14,7 @@ B batch, C channels, T frames, H rows, W columns; lower case on the latent grid.
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,12 @@ from hpdm.support.errors import InputError
 from hpdm.training.loss import OWN_DRAWS, OWN_NOISE, step_generator, step_noise
 from hpdm.training.plan import Flops, forward_flops
 from hpdm.training.sheets import grid
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hpdm.config import Config
+    from hpdm.model.conditioning import Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,7 @@ class AutoencoderConfig(MethodConfig):
         return [tuple(2 if step < n else 1 for n in halvings) for step in range(max(halvings))]
 
 
-def fit_autoencoder(config, kind, **changes):
+def fit_autoencoder(config: "Config", kind: "type[AutoencoderConfig]", **changes: Any) -> "AutoencoderConfig":
     """Settings `kind` for a size: latents have the grid of the pyramid's patch, channels grow with the RIN's."""
     pyramid = config.pyramid
     video = pyramid.resolution(pyramid.levels - 1)
@@ -71,11 +78,11 @@ def fit_autoencoder(config, kind, **changes):
 class ChannelNorm(nn.Module):
     """LayerNorm over the channels of each place."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, C, T, H, W] → the same shape."""
         return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
@@ -83,12 +90,12 @@ class ChannelNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3x3 convolutions behind norms, added to the input."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList([ChannelNorm(channels), ChannelNorm(channels)])
         self.convolutions = nn.ModuleList([nn.Conv3d(channels, channels, 3, padding=1) for _ in range(2)])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, C, T, H, W] → the same shape."""
         y = x
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
@@ -99,7 +106,7 @@ class ResidualBlock(nn.Module):
 class AutoencoderNetwork(nn.Module):
     """Encoder and decoder; what it takes and gives is videos in [-1, 1]."""
 
-    def __init__(self, config: AutoencoderConfig, channels=3):
+    def __init__(self, config: AutoencoderConfig, channels: int = 3) -> None:
         super().__init__()
         self.config, self.channels = config, channels
         self.checkpoint_blocks = False  # as every network of a method has; nothing is recomputed here
@@ -128,29 +135,29 @@ class AutoencoderNetwork(nn.Module):
         )
 
     @property
-    def blocks(self):
+    def blocks(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, ResidualBlock)]
 
-    def compile_blocks(self, **options):
+    def compile_blocks(self, **options: Any) -> None:
         for block in self.blocks:
             block.compile(**options)
 
-    def parameters_by_part(self):
+    def parameters_by_part(self) -> dict[str, int]:
         return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
 
-    def no_decay_parameters(self):
+    def no_decay_parameters(self) -> set[str]:
         return {name for name, p in self.named_parameters() if p.ndim < 2}
 
-    def encode(self, video):
+    def encode(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, 3, T, H, W] → mean and logarithm of the variance of the posterior, [B, c, t, h, w] each."""
         mean, log_variance = self.encoder(video).chunk(2, dim=1)
         return mean, log_variance.clamp(-30, 20)
 
-    def decode(self, latents):
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, c, t, h, w] → [B, 3, T, H, W]."""
         return self.decoder(latents)
 
-    def forward(self, video, eps):
+    def forward(self, video: torch.Tensor, eps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(reconstruction from a draw of the posterior, mean, log variance); eps: standard normal like the latents."""
         mean, log_variance = self.encode(video)
         return self.decode(mean + (0.5 * log_variance).exp() * eps), mean, log_variance
@@ -164,7 +171,7 @@ class Autoencoder(Hierarchical):
     losses = 1
 
     @classmethod
-    def configure(cls, config):
+    def configure(cls, config: "Config") -> "Config":
         training = dataclasses.replace(
             config.training, optimizer="adamw", lr=min(config.training.lr, 1e-3), activation_checkpointing=False
         )
@@ -172,7 +179,7 @@ class Autoencoder(Hierarchical):
             config, training=training, method=fit_autoencoder(config, cls.settings, name="autoencoder")
         )
 
-    def __init__(self, config):
+    def __init__(self, config: "Config") -> None:
         super().__init__(config)
         if config.training.recomputes:
             raise InputError(
@@ -180,13 +187,13 @@ class Autoencoder(Hierarchical):
                 "larger method.crop where memory is short"
             )
 
-    def resolution(self, level, canvas=(1, 1, 1)):
+    def resolution(self, level: int, canvas: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int]:
         return self.config.method.video
 
-    def make_network(self):
+    def make_network(self) -> "AutoencoderNetwork":
         return AutoencoderNetwork(self.config.method, self.config.network.channels)
 
-    def draw_crops(self, step: int, positions: range):
+    def draw_crops(self, step: int, positions: range) -> tuple[tuple[int, int, int], torch.Tensor]:
         """(crop size, int64 [b, 3] places of the samples at `positions`), on the CPU."""
         settings, training = self.config.method, self.config.training
         size = tuple(n // settings.crop for n in settings.video)
@@ -195,7 +202,9 @@ class Autoencoder(Hierarchical):
         u = torch.rand(training.batch, 3, dtype=torch.float64, generator=generator)
         return size, (u * (room + 1)).long()[positions.start : positions.stop]
 
-    def loss(self, model, video, labels, *, step, positions):
+    def loss(
+        self, model: nn.Module, video: torch.Tensor, labels: "Labels", *, step: int, positions: range
+    ) -> torch.Tensor:
         """Absolute error plus the divergence from the standard normal, per value of the video: [B, 1]."""
         settings = self.config.method
         (frames, rows, columns), starts = self.draw_crops(step, positions)
@@ -214,12 +223,12 @@ class Autoencoder(Hierarchical):
         return (error + settings.kl_weight * divergence / crop[0].numel())[:, None]
 
     @torch.no_grad()
-    def sheet(self, network, video, labels):
+    def sheet(self, network: nn.Module, video: torch.Tensor, labels: "Labels") -> "np.ndarray":
         """Middle frames of videos and, beside them, of their reconstructions."""
         clean = to_model_range(video)
         return grid([[clean], [network.decode(network.encode(clean)[0])]])
 
-    def example(self, device, batch=1):
+    def example(self, device: torch.device | str, batch: int = 1) -> tuple:
         settings = self.config.method
         crop = [n // settings.crop for n in settings.video]
         latents = [n // settings.crop for n in settings.latent_size]
@@ -229,10 +238,10 @@ class Autoencoder(Hierarchical):
             torch.zeros(batch, settings.latent_channels, *latents, device=device),
         )
 
-    def describe_levels(self, network):
+    def describe_levels(self, network: nn.Module) -> list[dict]:
         return []
 
-    def count_flops(self, network):
+    def count_flops(self, network: nn.Module) -> Flops:
         """Of a training window."""
         forward = forward_flops(network, self.example("meta"))
         return Flops(by_block=[], forward=forward, training=3 * forward)

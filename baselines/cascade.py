@@ -16,6 +16,7 @@ B batch, L levels, S stages (one per level), C channels.
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -42,6 +43,19 @@ from hpdm.training.loss import (
 from hpdm.training.plan import network_flops, training_flops
 from hpdm.training.sheets import draw_sheet
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hpdm.config import Config
+    from hpdm.config.diffusion import DiffusionConfig
+    from hpdm.config.network import NetworkConfig
+    from hpdm.config.pyramid import Pyramid
+    from hpdm.config.sampling import SamplingConfig
+    from hpdm.model.conditioning import Labels
+    from hpdm.model.network import LevelOutput
+    from hpdm.sampling.tiled import TiledSampler
+    from hpdm.training.plan import Flops
+
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeConfig(MethodConfig):
@@ -56,7 +70,7 @@ class CascadeConfig(MethodConfig):
             raise InputError(f"method.augmentation must lie in [0, 1); got {self.augmentation}")
 
 
-def noise_of_strength(strength, s_in: float):
+def noise_of_strength(strength: torch.Tensor, s_in: float) -> torch.Tensor:
     """sigma in y = x / s_in + sigma * eps of noise of a strength s in [0, 1)."""
     return torch.tan(strength * (math.pi / 2)) / s_in
 
@@ -71,7 +85,7 @@ class CascadeNetwork(nn.Module):
 
     concatenates_rgb = True  # the sampler hands over the previous level's pixels, noise included
 
-    def __init__(self, config, pyramid):
+    def __init__(self, config: "NetworkConfig", pyramid: "Pyramid") -> None:
         super().__init__()
         self.config, self.pyramid = config, pyramid
         alone = dataclasses.replace(config, levels_per_block=(1,) * len(config.levels_per_block), fusion="none")
@@ -83,44 +97,54 @@ class CascadeNetwork(nn.Module):
         self.strengths = [0.0] * pyramid.levels  # of the noise on what each stage is given, while sampling
 
     @property
-    def token_grid(self):
+    def token_grid(self) -> tuple[int, int, int]:
         return self.stages[0].token_grid
 
     @property
-    def null_label(self):
+    def null_label(self) -> int:
         return self.stages[0].null_label
 
     @property
-    def condition_tokens(self):
+    def condition_tokens(self) -> int:
         return self.stages[0].condition_tokens
 
     @property
-    def blocks(self):
+    def blocks(self) -> list[nn.Module]:
         """The blocks of all stages."""
         return [block for stage in self.stages for block in stage.blocks]
 
     @property
-    def checkpoint_blocks(self):
+    def checkpoint_blocks(self) -> bool:
         return self.stages[0].checkpoint_blocks
 
     @checkpoint_blocks.setter
-    def checkpoint_blocks(self, enabled):
+    def checkpoint_blocks(self, enabled: bool) -> None:
         for stage in self.stages:
             stage.checkpoint_blocks = enabled
 
-    def compile_blocks(self, **options):
+    def compile_blocks(self, **options: Any) -> None:
         for stage in self.stages:
             stage.compile_blocks(**options)
 
-    def parameters_by_part(self):
+    def parameters_by_part(self) -> dict[str, int]:
         return {f"stage {level}": sum(p.numel() for p in stage.parameters()) for level, stage in enumerate(self.stages)}
 
-    def no_decay_parameters(self):
+    def no_decay_parameters(self) -> set[str]:
         return {
             f"stages.{level}.{name}" for level, stage in enumerate(self.stages) for name in stage.no_decay_parameters()
         }
 
-    def forward(self, patches, c_noise, windows, labels, latents=None, given=None, strengths=None, outputs=True):
+    def forward(
+        self,
+        patches: list[torch.Tensor],
+        c_noise: torch.Tensor,
+        windows: torch.Tensor,
+        labels: "Labels",
+        latents: list[torch.Tensor] | None = None,
+        given: list[torch.Tensor] | None = None,
+        strengths: torch.Tensor | None = None,
+        outputs: bool = True,
+    ) -> tuple[list[torch.Tensor] | None, list[torch.Tensor]]:
         """Denoise every level's patch by its own stage; arguments and result as of `HPDM.forward`.
 
         given: for levels 1 .. L-1 the previous level's patch [B, C, rf, rh, rw] with its noise, at its own window,
@@ -141,13 +165,21 @@ class CascadeNetwork(nn.Module):
             states += left
         return found if outputs else None, states
 
-    def level_constants(self, level, start, parents):
+    def level_constants(self, level: int, start: torch.Tensor, parents: list) -> list[None]:
         """No stage fuses anything."""
         return [None] * len(self.config.levels_per_block)
 
     def forward_level(
-        self, level, patch, c_noise, labels, constants, latents=None, previous_rgb=None, keep_activations=False
-    ):
+        self,
+        level: int,
+        patch: torch.Tensor,
+        c_noise: torch.Tensor,
+        labels: "Labels",
+        constants: list,
+        latents: torch.Tensor | None = None,
+        previous_rgb: torch.Tensor | None = None,
+        keep_activations: bool = False,
+    ) -> "LevelOutput":
         """As `HPDM.forward_level`; the noise on `previous_rgb` has the strength `strengths[level]`."""
         strength = patch.new_full((len(patch),), self.strengths[level])
         return self.stages[level].forward_level(
@@ -160,7 +192,9 @@ class CascadeNetwork(nn.Module):
             keep_activations=keep_activations,
         )
 
-    def shallow_context(self, level, start, parent_patch, parent_start):
+    def shallow_context(
+        self, level: int, start: torch.Tensor, parent_patch: torch.Tensor, parent_start: torch.Tensor
+    ) -> torch.Tensor:
         """As `HPDM.shallow_context`."""
         geometry = Geometry(
             self.pyramid, [parent_start, start], self.token_grid, parent_patch.dtype, levels=[level - 1, level]
@@ -181,13 +215,13 @@ class Cascade(Hierarchical):
     settings = CascadeConfig
 
     @classmethod
-    def configure(cls, config):
+    def configure(cls, config: "Config") -> "Config":
         network, levels = config.network, config.pyramid.levels
         blocks = (levels,) * len(network.levels_per_block)
         network = dataclasses.replace(network, levels_per_block=blocks, fusion="shallow")
         return dataclasses.replace(config, network=network, method=cls.settings(name="cascade"))
 
-    def make_network(self):
+    def make_network(self) -> "CascadeNetwork":
         return CascadeNetwork(self.config.network, self.config.pyramid)
 
     def draw_strengths(self, step: int, positions: range) -> torch.Tensor:
@@ -196,7 +230,9 @@ class Cascade(Hierarchical):
         u = torch.rand(training.batch, levels - 1, generator=step_generator(training.seed, step, OWN_DRAWS))
         return self.config.method.augmentation * u[positions.start : positions.stop]
 
-    def loss(self, model, video, labels, *, step, positions):
+    def loss(
+        self, model: nn.Module, video: torch.Tensor, labels: "Labels", *, step: int, positions: range
+    ) -> torch.Tensor:
         config = self.config
         draws = draw(config, step=step, positions=positions, device=video.device)
         patches = extract_patches(to_model_range(video), draws.windows, config.training.shrink, config.pyramid.split)
@@ -215,7 +251,7 @@ class Cascade(Hierarchical):
         c_in = preconditioning(sigma, s_in)[0]
         return c_in.view(-1, 1, 1, 1, 1).to(patch) * add_noise(patch, eps, sigma, s_in)
 
-    def sheet(self, network, video, labels):
+    def sheet(self, network: nn.Module, video: torch.Tensor, labels: "Labels") -> "np.ndarray":
         config = self.config
         windows = sample_windows(config.pyramid, len(video), torch.Generator().manual_seed(0))
         clean = extract_patches(to_model_range(video), windows, config.training.shrink, config.pyramid.split)
@@ -230,7 +266,9 @@ class Cascade(Hierarchical):
         )
         return draw_sheet(clean, config, lambda inputs, c_noise: network(inputs, c_noise, *known)[0])
 
-    def sampler(self, network, diffusion, sampling, **options):
+    def sampler(
+        self, network: nn.Module, diffusion: "DiffusionConfig", sampling: "SamplingConfig", **options: Any
+    ) -> "TiledSampler":
         """Sets the strength that the network is told for the noise that the sampler adds."""
         network.strengths = [0.0] + [
             strength_of_noise(diffusion.sigma(level, sampling.sigma_context), diffusion.scale_in(level))
@@ -238,12 +276,12 @@ class Cascade(Hierarchical):
         ]
         return super().sampler(network, diffusion, sampling, **options)
 
-    def example(self, device, batch=1):
+    def example(self, device: torch.device | str, batch: int = 1) -> tuple:
         patches, *rest = super().example(device, batch)
         given = patches[:-1]
         return patches, *rest, given, torch.zeros(batch, len(given), device=device)
 
-    def count_flops(self, network):
+    def count_flops(self, network: nn.Module) -> "Flops":
         """All stages cost the same; what is given to them is resampled beside that."""
         _, c_noise, windows, labels, latents = super().example("meta")
         patch = torch.zeros(1, self.config.network.channels * 2 + 1, *self.config.pyramid.patch, device="meta")

@@ -6,16 +6,20 @@ differs, so nothing is simplified; the noise levels of training cover those of a
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 from hpdm.config import Config
 from hpdm.hierarchical import Hierarchical
+
+if TYPE_CHECKING:
+    from hpdm.config.diffusion import DiffusionConfig
 
 
 class FullResolution(Hierarchical):
     """One level: the whole video."""
 
     @classmethod
-    def configure(cls, config):
+    def configure(cls, config: Config) -> Config:
         return dataclasses.replace(one_level(config), method=cls.settings(name="full-resolution"))
 
 
@@ -38,7 +42,7 @@ def one_level(config: Config) -> Config:
     )
 
 
-def merge_levels(diffusion, levels: int):
+def merge_levels(diffusion: "DiffusionConfig", levels: int) -> "DiffusionConfig":
     """Noise for one level that has to learn what `levels` learnt.
 
     The input scale is that of the finest level: with the usual rule, structure that is 2^l times coarser than a pixel

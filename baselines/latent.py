@@ -14,7 +14,9 @@ The autoencoder's averaged weights become part of the latent network's checkpoin
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -33,6 +35,18 @@ from hpdm.training.loss import add_noise_to_levels, draw, known_labels, v_losses
 from hpdm.training.plan import forward_flops
 from hpdm.training.sheets import draw_sheet
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hpdm.config import Config
+    from hpdm.config.network import NetworkConfig
+    from hpdm.config.pyramid import Pyramid
+    from hpdm.config.sampling import SamplingConfig
+    from hpdm.data.loader import TrainingClips
+    from hpdm.model.conditioning import Labels
+    from hpdm.training.plan import Flops
+
+
 CLIPS = 64  # clips of the run whose latents set shift and scale
 SHAPE = ("video", "downsampling", "latent_channels", "width")  # settings that two autoencoders must share
 
@@ -47,7 +61,7 @@ class LatentConfig(AutoencoderConfig):
 class LatentNetwork(HPDM):
     """A RIN on latents, with the frozen autoencoder."""
 
-    def __init__(self, config, pyramid, settings: LatentConfig):
+    def __init__(self, config: "NetworkConfig", pyramid: "Pyramid", settings: LatentConfig) -> None:
         super().__init__(config, pyramid)
         self.autoencoder = AutoencoderNetwork(settings).requires_grad_(False)
         channels = settings.latent_channels
@@ -55,13 +69,13 @@ class LatentNetwork(HPDM):
         self.latent_deviation = nn.Parameter(torch.ones(channels), requires_grad=False)
 
     @torch.no_grad()
-    def encode(self, video):
+    def encode(self, video: torch.Tensor) -> torch.Tensor:
         """Videos uint8 [B, 3, T, H, W] → latents float32 [B, c, t, h, w] of about unit variance."""
         mean = self.autoencoder.encode(to_model_range(video))[0].float()
         return (mean - _channels(self.latent_mean)) / _channels(self.latent_deviation)
 
     @torch.no_grad()
-    def decode(self, latents):
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents → videos [B, 3, T, H, W] in about [-1, 1], each decoded alone: no bit depends on the others."""
         latents = latents * _channels(self.latent_deviation) + _channels(self.latent_mean)
         return torch.cat([self.autoencoder.decode(one[None]) for one in latents])
@@ -74,7 +88,7 @@ def _channels(values):
 class LatentSampler(TiledSampler):
     """Samples latents and decodes them."""
 
-    def sample(self, indices, labels, seed, levels=None):
+    def sample(self, indices: Sequence[int], labels: Any, seed: int, levels: int | None = None) -> list[torch.Tensor]:
         """As `TiledSampler.sample`."""
         return [self.network.decode(latents) for latents in super().sample(indices, labels, seed, levels)]
 
@@ -85,7 +99,7 @@ class Latent(Hierarchical):
     settings = LatentConfig
 
     @classmethod
-    def configure(cls, config):
+    def configure(cls, config: "Config") -> "Config":
         settings = fit_autoencoder(config, cls.settings, name="latent")
         whole = one_level(config)
         return dataclasses.replace(
@@ -96,7 +110,7 @@ class Latent(Hierarchical):
             method=settings,
         )
 
-    def __init__(self, config):
+    def __init__(self, config: "Config") -> None:
         super().__init__(config)
         settings, pyramid = config.method, config.pyramid
         if (pyramid.levels, pyramid.patch, config.network.channels) != (
@@ -109,13 +123,13 @@ class Latent(Hierarchical):
                 f"{settings.latent_channels}, which is what method.video, downsampling and latent_channels make"
             )
 
-    def resolution(self, level, canvas=(1, 1, 1)):
+    def resolution(self, level: int, canvas: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int]:
         return tuple(size * times for size, times in zip(self.config.method.video, canvas, strict=True))
 
-    def make_network(self):
+    def make_network(self) -> "LatentNetwork":
         return LatentNetwork(self.config.network, self.config.pyramid, self.config.method)
 
-    def begin(self, network, clips, device):
+    def begin(self, network: nn.Module, clips: "TrainingClips", device: torch.device | str) -> None:
         """Take over the autoencoder's averaged weights and set the scale of the latents."""
         settings = self.config.method
         if not settings.autoencoder:
@@ -141,7 +155,9 @@ class Latent(Hierarchical):
             network.latent_mean.copy_(latents.mean(1))
             network.latent_deviation.copy_(latents.std(1))
 
-    def loss(self, model, video, labels, *, step, positions):
+    def loss(
+        self, model: nn.Module, video: torch.Tensor, labels: "Labels", *, step: int, positions: range
+    ) -> torch.Tensor:
         config = self.config
         network = model.module if isinstance(model, DistributedDataParallel) else model
         draws = draw(config, step=step, positions=positions, device=video.device)
@@ -150,7 +166,7 @@ class Latent(Hierarchical):
         return v_losses(model, arguments, targets, draws, config)
 
     @torch.no_grad()
-    def sheet(self, network, video, labels):
+    def sheet(self, network: nn.Module, video: torch.Tensor, labels: "Labels") -> "np.ndarray":
         config = self.config
         windows = torch.zeros(len(video), 1, 3, dtype=torch.int64, device=video.device)
         known = windows, known_labels(labels, config), zero_latents(config, len(video), video.device)
@@ -161,10 +177,12 @@ class Latent(Hierarchical):
             show=network.decode,
         )
 
-    def sampler(self, network, diffusion, sampling, **options):
+    def sampler(
+        self, network: nn.Module, diffusion: DiffusionConfig, sampling: "SamplingConfig", **options: Any
+    ) -> "LatentSampler":
         return LatentSampler(network, diffusion, sampling, **options)
 
-    def count_flops(self, network):
+    def count_flops(self, network: nn.Module) -> "Flops":
         """Training includes encoding the videos; `forward` is the RIN's alone."""
         flops = super().count_flops(network)
         video = torch.zeros(1, network.autoencoder.channels, *self.config.method.video, device="meta")

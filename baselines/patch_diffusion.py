@@ -12,8 +12,10 @@ corner, in place of what a U-Net's padding tells; where that corner lies only th
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from baselines.full_resolution import one_level
 from hpdm.data.ranges import to_model_range
@@ -23,6 +25,15 @@ from hpdm.model.network import HPDM
 from hpdm.support.errors import InputError
 from hpdm.training.loss import OWN_DRAWS, add_noise_to_levels, draw, known_labels, step_generator, v_losses
 from hpdm.training.plan import forward_flops
+
+if TYPE_CHECKING:
+    from hpdm.config import Config
+    from hpdm.config.network import NetworkConfig
+    from hpdm.config.pyramid import Pyramid
+    from hpdm.model.conditioning import Labels
+    from hpdm.model.network import LevelOutput
+    from hpdm.training.plan import Flops
+
 
 SCALES = (1, 2, 4)  # the whole video, a half and a quarter of each axis
 MOST_SEARCHED = 5000  # steps, for one of each patch size
@@ -45,7 +56,7 @@ class PatchDiffusionConfig(MethodConfig):
         return dict(zip(SCALES, (self.full_share, 0.6 * rest, 0.4 * rest), strict=True))
 
 
-def add_coordinates(patch: torch.Tensor, start: torch.Tensor, video) -> torch.Tensor:
+def add_coordinates(patch: torch.Tensor, start: torch.Tensor, video: tuple[int, int, int]) -> torch.Tensor:
     """[B, C, T, H, W] → [B, C + 3, T, H, W]: with each pixel's centre in the video, in [-1, 1].
 
     The three channels are frame, row and column. start: int64 [B, 3], the patch's first pixel in a video of size
@@ -63,15 +74,25 @@ def add_coordinates(patch: torch.Tensor, start: torch.Tensor, video) -> torch.Te
 class PatchDiffusionNetwork(HPDM):
     """A RIN of one level that takes patches of any of the sizes, with coordinates as extra channels."""
 
-    def __init__(self, config, pyramid):
+    def __init__(self, config: "NetworkConfig", pyramid: "Pyramid") -> None:
         super().__init__(config, pyramid, extra_channels=3)
 
-    def forward(self, patches, c_noise, windows, labels, latents=None, **options):
+    def forward(
+        self,
+        patches: list[torch.Tensor],
+        c_noise: torch.Tensor,
+        windows: torch.Tensor,
+        labels: "Labels",
+        latents: list[torch.Tensor] | None = None,
+        **options: Any,
+    ) -> tuple[list[torch.Tensor] | None, list[torch.Tensor]]:
         """As `HPDM.forward`; `windows` [B, 1, 3] are the patches' places in the whole video."""
         patch = add_coordinates(patches[0], windows[:, 0], self.pyramid.patch)
         return super().forward([patch], c_noise, torch.zeros_like(windows), labels, latents, **options)
 
-    def forward_level(self, level, patch, c_noise, labels, constants, **options):
+    def forward_level(
+        self, level: int, patch: torch.Tensor, c_noise: torch.Tensor, labels: "Labels", constants: list, **options: Any
+    ) -> "LevelOutput":
         """As `HPDM.forward_level`, of whole videos."""
         start = torch.zeros(len(patch), 3, dtype=torch.int64, device=patch.device)
         patch = add_coordinates(patch, start, self.pyramid.patch)
@@ -84,10 +105,10 @@ class PatchDiffusion(Hierarchical):
     settings = PatchDiffusionConfig
 
     @classmethod
-    def configure(cls, config):
+    def configure(cls, config: "Config") -> "Config":
         return dataclasses.replace(one_level(config), method=cls.settings(name="patch-diffusion"))
 
-    def __init__(self, config):
+    def __init__(self, config: "Config") -> None:
         super().__init__(config)
         unit = [SCALES[-1] * token for token in config.network.token]
         if config.pyramid.levels != 1 or any(size % n for size, n in zip(config.pyramid.patch, unit, strict=True)):
@@ -96,14 +117,14 @@ class PatchDiffusion(Hierarchical):
                 f"tokens; pyramid.levels is {config.pyramid.levels}, pyramid.patch {list(config.pyramid.patch)}"
             )
 
-    def make_network(self):
+    def make_network(self) -> "PatchDiffusionNetwork":
         return PatchDiffusionNetwork(self.config.network, self.config.pyramid)
 
     def size(self, scale: int) -> tuple[int, int, int]:
         """Patch size at one of SCALES."""
         return tuple(n // scale for n in self.config.pyramid.patch)
 
-    def kinds_of_step(self):
+    def kinds_of_step(self) -> dict[int, float]:
         """The first step with each patch size; one that thousands of steps do not draw counts for nothing."""
         shares = {self.size(scale): share for scale, share in self.config.method.shares.items() if share > 0}
         first = {}
@@ -114,7 +135,7 @@ class PatchDiffusion(Hierarchical):
         found = sum(shares[size] for size in first)
         return {step: shares[size] / found for size, step in first.items()}
 
-    def draw_windows(self, step: int, positions: range):
+    def draw_windows(self, step: int, positions: range) -> tuple[int, torch.Tensor]:
         """(patch size of the step, int64 [b, 3] places of the samples at `positions`), on the CPU."""
         training = self.config.training
         generator = step_generator(training.seed, step, OWN_DRAWS)
@@ -125,7 +146,9 @@ class PatchDiffusion(Hierarchical):
         u = torch.rand(training.batch, 3, dtype=torch.float64, generator=generator)
         return size, (u * (room + 1)).long()[positions.start : positions.stop]
 
-    def loss(self, model, video, labels, *, step, positions):
+    def loss(
+        self, model: nn.Module, video: torch.Tensor, labels: "Labels", *, step: int, positions: range
+    ) -> torch.Tensor:
         config = self.config
         (frames, rows, columns), starts = self.draw_windows(step, positions)
         draws = draw(config, step=step, positions=positions, device=video.device, size=(frames, rows, columns))
@@ -139,7 +162,7 @@ class PatchDiffusion(Hierarchical):
         arguments = (inputs, c_noise, starts[:, None].to(video.device), known_labels(labels, config, draws.no_label))
         return v_losses(model, arguments, targets, draws, config)
 
-    def count_flops(self, network):
+    def count_flops(self, network: nn.Module) -> "Flops":
         """`forward` is of a whole video, as in sampling; `training` the mean over patch sizes."""
         whole = super().count_flops(network)
         _, c_noise, windows, labels, latents = self.example("meta")

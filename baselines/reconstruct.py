@@ -34,7 +34,7 @@ REAL, RECONSTRUCTED, SUMMARY = "real", "reconstructed", "reconstruction.json"
     help=f"Gets {REAL}/ and {RECONSTRUCTED}/ with exact arrays, and {SUMMARY}.",
 )
 @common_options
-def reconstruct(checkpoint, data, num, out, device, seed, quiet):
+def reconstruct(checkpoint: str, data: str, num: int, out: Path, device: str, seed: int, quiet: bool) -> None:
     """Encode and decode clips that the autoencoder was not trained on, and print the mean PSNR.
 
     Clips are the first frames of the videos of the test part; of procedural data, of another endless set. How much the
@@ -52,7 +52,15 @@ def reconstruct(checkpoint, data, num, out, device, seed, quiet):
 
 @torch.no_grad()
 def reconstruct_clips(
-    checkpoint, out, num, *, folders=(REAL, RECONSTRUCTED), data=None, device="auto", seed=0, quiet=False
+    checkpoint: str | Path,
+    out: str | Path,
+    num: int,
+    *,
+    folders: tuple[str, str] = (REAL, RECONSTRUCTED),
+    data: str | None = None,
+    device: torch.device | str = "auto",
+    seed: int = 0,
+    quiet: bool = False,
 ) -> dict:
     """Write `num` clips and their reconstructions to two `folders` in `out`, and what it returns to SUMMARY there.
 
@@ -109,7 +117,7 @@ def reconstruct_clips(
     return summary
 
 
-def psnr(a, b) -> float:
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     """Peak signal-to-noise ratio of two uint8 tensors in dB; infinite where they are equal."""
     error = (a.double() - b.double()).square().mean()
     return float("inf") if error == 0 else float(10 * torch.log10(255**2 / error))

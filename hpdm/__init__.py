@@ -41,12 +41,9 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from hpdm.support.environment import own_version
 
-        try:
-            value: Any = version("hpdm")
-        except PackageNotFoundError:  # a source tree that was never installed
-            value = "0+unknown"
+        value: Any = own_version()
     elif name in _MODULES:
         value = getattr(importlib.import_module(_MODULES[name]), name)
     else:

@@ -122,7 +122,7 @@ class HPDM:
         quiet: bool = True,
         **options: Any,
     ) -> torch.Tensor:
-        """Videos, uint8 [num, T, H, W, 3] on the CPU: those that `hpdm-sample` writes with the same settings, bit for bit.
+        """Videos, uint8 [num, T, H, W, 3] on the CPU, bit for bit those of `hpdm-sample` with the same settings.
 
         classes: video i gets the i-th of these in turn, by number or name; "all", or "none" for neither class nor text;
         by default the classes that were trained. prompts: texts, for models that read them, or the `Path` of a file.

@@ -40,7 +40,7 @@ def _like(coefficient, x):
     return coefficient.to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def preconditioning(sigma: torch.Tensor, s_in: float):
+def preconditioning(sigma: torch.Tensor, s_in: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """c_in, c_skip, c_out and c_noise = ln(sigma) / 4 for noise levels sigma > 0; each has the shape of `sigma`.
 
     c_in gives the network's input unit variance for data of unit variance.
@@ -93,7 +93,7 @@ class PerSampleNoise:
     Numbers are drawn on the CPU in float32, so they are the same whatever `device` they end up on.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.device = device
 

@@ -13,7 +13,7 @@ from hpdm.config import Config
 from hpdm.config.diffusion import DiffusionConfig
 from hpdm.config.method import MethodConfig, is_installed, method_class, method_names, settings_class
 from hpdm.config.sampling import SamplingConfig
-from hpdm.model.conditioning import Conditions
+from hpdm.model.conditioning import Labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,6 @@ __all__ = [
     "method_names",
     "settings_class",
 ]
-
-Labels = torch.Tensor | Conditions  # int64 [B], -1 for none, or everything that a network is conditioned on
 
 
 class VideoSampler(Protocol):

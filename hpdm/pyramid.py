@@ -8,6 +8,7 @@ Positions are half-pixel centred: sample `i` of an axis of `n` covers `[i, i+1] 
 Shapes: B batch, C channels, L levels, N tiles; starts are int64 in the order (frame, row, column).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -50,8 +51,12 @@ __all__ = [
 
 
 def sample_windows(
-    pyramid: Pyramid, batch: int, generator: torch.Generator, order: str = "coarse-first", branching=None
-):
+    pyramid: Pyramid,
+    batch: int,
+    generator: torch.Generator,
+    order: str = "coarse-first",
+    branching: Sequence[int] | None = None,
+) -> torch.Tensor:
     """Random nested windows, one pyramid per sample: int64 [B, L, 3] starts, each on the grid of its level.
 
     `coarse-first` draws each level uniformly inside the window of the level below: a chain, which favours the middle
@@ -187,8 +192,12 @@ def enlarge_video(video: torch.Tensor, shrink: str = "area", split: str = "fhw")
 
 
 def extract_patches(
-    video: torch.Tensor, windows: torch.Tensor, shrink: str = "area", split: str = "fhw", branching=None
-):
+    video: torch.Tensor,
+    windows: torch.Tensor,
+    shrink: str = "area",
+    split: str = "fhw",
+    branching: Sequence[int] | None = None,
+) -> list[torch.Tensor]:
     """Patches of a full-resolution video [B, C, T, H, W] at `windows` [B, L, 3] of `sample_windows`.
 
     The video has the resolution of the last level. Returns L tensors [B, C, rf, rh, rw], coarse to fine, each a copy
@@ -208,7 +217,9 @@ def extract_patches(
     return patches
 
 
-def token_centres(start: torch.Tensor, level: int, pyramid: Pyramid, tokens: tuple[int, int, int], dtype=torch.float64):
+def token_centres(
+    start: torch.Tensor, level: int, pyramid: Pyramid, tokens: tuple[int, int, int], dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, ...]:
     """Where a window's tokens lie in the video: three tensors [B, nf], [B, nh], [B, nw], fractions in (0, 1).
 
     `start` is int64 [B, 3] on the grid of `level`, `tokens` the number of tokens along each axis of a patch.
@@ -227,8 +238,8 @@ def parent_coordinates(
     parent: int,
     pyramid: Pyramid,
     tokens: tuple[int, int, int],
-    dtype=torch.float64,
-):
+    dtype: torch.dtype = torch.float64,
+) -> tuple[torch.Tensor, ...]:
     """Where a window's tokens lie in a window of a coarser level: three tensors [B, n], fractions in [0, 1] of it.
 
     `start` int64 [B, 3] is on the grid of `level`, `parent_start` on that of level `parent`. With c the token's centre
@@ -243,7 +254,7 @@ def parent_coordinates(
     return tuple(coordinates)
 
 
-def tile_starts(pyramid: Pyramid, level: int, overlap: str, canvas=(1, 1, 1)) -> torch.Tensor:
+def tile_starts(pyramid: Pyramid, level: int, overlap: str, canvas: tuple[int, int, int] = (1, 1, 1)) -> torch.Tensor:
     """Windows that cover the whole video on `level`: int64 [N, 3], frames slowest, columns fastest.
 
     Neighbours overlap by half a patch along the axes that `overlap` names (`hw`: rows and columns), else they touch:
@@ -267,7 +278,12 @@ def _axis_starts(pyramid, level, overlap, canvas):
 
 
 def rotating_starts(
-    pyramid: Pyramid, level: int, overlap: str, count: int, borders: str = "covered", canvas=(1, 1, 1)
+    pyramid: Pyramid,
+    level: int,
+    overlap: str,
+    count: int,
+    borders: str = "covered",
+    canvas: tuple[int, int, int] = (1, 1, 1),
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Up to `count` tilings of a level, to be taken in turn: of each the starts along frames, rows and columns.
 
@@ -304,7 +320,12 @@ def _shifts(axes):
 
 
 def parent_tiles(
-    pyramid: Pyramid, level: int, starts: torch.Tensor, parent: int, overlap: str, canvas=(1, 1, 1)
+    pyramid: Pyramid,
+    level: int,
+    starts: torch.Tensor,
+    parent: int,
+    overlap: str,
+    canvas: tuple[int, int, int] = (1, 1, 1),
 ) -> torch.Tensor:
     """For each tile [N, 3] of `level`, the tile of the coarser level `parent` that contains it: int64 [N, 3] starts.
 

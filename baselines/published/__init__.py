@@ -58,12 +58,12 @@ class PublishedTable:
     findings: tuple[str, ...] = ()
 
     @property
-    def citation(self):
+    def citation(self) -> str:
         papers = {figure.paper for figure in self.figures}
         return f"{self.table} of {PAPER}" if papers <= {PAPER} else "; ".join(sorted(papers))
 
 
-def published_names():
+def published_names() -> list[str]:
     """Names of all tables, sorted."""
     return sorted(
         path.name.removesuffix(".yaml") for path in resources.files(__name__).iterdir() if path.name.endswith(".yaml")
@@ -71,7 +71,7 @@ def published_names():
 
 
 @cache
-def load_published(name):
+def load_published(name: str) -> "PublishedTable":
     """The PublishedTable of a name such as table3; raises InputError for other names."""
     if name not in published_names():
         raise InputError(f"no published table {name!r}; there are {', '.join(published_names())}")
@@ -79,13 +79,13 @@ def load_published(name):
 
 
 @cache
-def load_peers():
+def load_peers() -> "PublishedTable":
     """The PublishedTable of figures that other papers print on UCF-101, each with its own source."""
     text = resources.files(__name__).joinpath("peers", "ucf101.yaml").read_text(encoding="utf-8")
     return parse_published("ucf101-peers", text)
 
 
-def parse_published(name, text):
+def parse_published(name: str, text: str) -> "PublishedTable":
     """The PublishedTable of a file's text; InputError names keys that are missing or unknown and impossible values."""
     values = yaml.safe_load(text)
     common = values.pop("common", {})

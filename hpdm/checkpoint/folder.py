@@ -19,13 +19,16 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from hpdm.checkpoint.shard_files import (
@@ -55,6 +58,10 @@ from hpdm.support.files import (
 )
 from hpdm.support.yaml_text import parse_yaml
 
+if TYPE_CHECKING:
+    from hpdm.checkpoint.shard_files import ShardedWeights
+
+
 LATEST = "latest"
 HEADER = "hpdm"  # one key: the order of several in a safetensors header changes from run to run
 MODEL_FILE, EMA_FILE, STATE_FILE, CONFIG_FILE = "model.safetensors", "ema.safetensors", "training.pt", "config.yaml"
@@ -66,7 +73,7 @@ PICKLED_INDEX = ".metadata"  # of torch.distributed.checkpoint's own storage; ne
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
-def step_folder(run, step: int) -> Path:
+def step_folder(run: str | Path, step: int) -> Path:
     return Path(run) / f"step-{step:08d}"
 
 
@@ -80,7 +87,7 @@ def trace_file(sigma_rel: float) -> str:
     return f"{trace_kind(sigma_rel)}.safetensors"
 
 
-def steps_saved(run) -> dict[int, Path]:
+def steps_saved(run: str | Path) -> dict[int, Path]:
     """{step: folder} of a run's checkpoints, the oldest first, whole or not."""
     run = Path(run)
     found = {
@@ -91,13 +98,13 @@ def steps_saved(run) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def latest_checkpoint(run) -> Path | None:
+def latest_checkpoint(run: str | Path) -> Path | None:
     """The folder that `latest` points to; None where there is no such link. `recover.newest_whole` looks further."""
     link = Path(run) / LATEST
     return link.resolve() if link.is_dir() else None
 
 
-def check_files(folder, names=None) -> bool:
+def check_files(folder: str | Path, names: Sequence[str] | None = None) -> bool:
     """Compare the files of a checkpoint, or those named, with its manifest; raises Damaged with what is wrong.
 
     Returns False for a checkpoint without manifest, as earlier versions wrote them: then only that all files are there
@@ -108,7 +115,7 @@ def check_files(folder, names=None) -> bool:
     return expected is not None
 
 
-def expected_files(folder, names=None) -> dict[str, tuple[int, str]] | None:
+def expected_files(folder: str | Path, names: Sequence[str] | None = None) -> dict[str, tuple[int, str]] | None:
     """{name: (bytes, SHA-256)} of a checkpoint's files, or of those named, as its manifest has them.
 
     Of a sharded checkpoint, whose weights are in many files, EMA_FILE means all of the average, and MODEL_FILE all of
@@ -152,7 +159,7 @@ def _names_of_shards(files, names):
     return sorted(name for name in wanted if name in names or kind_of_file(name) in kinds)
 
 
-def check_digests(folder, expected):
+def check_digests(folder: str | Path, expected: Mapping[str, tuple[int, str]]) -> None:
     """Read files of a checkpoint, all at once; raises Damaged where one has another SHA-256 than `expected_files`."""
     folder = Path(folder)
     try:
@@ -165,7 +172,19 @@ def check_digests(folder, expected):
             raise Damaged(f"{folder} is damaged: {name} differs from its checksum")
 
 
-def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, traces=(), first=True, keep=None) -> Path:
+def save_checkpoint(
+    run: str | Path,
+    *,
+    step: int,
+    network: nn.Module,
+    ema: Any,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    progress: dict,
+    traces: Sequence[Any] = (),
+    first: bool = True,
+    keep: int | None = None,
+) -> Path:
     """Write the state after `step` steps, point `latest` to it and delete all but the newest `keep` checkpoints.
 
     Every process must call this; the one with `first` writes. `traces` are `PowerEMA`s, `progress` is a dictionary of
@@ -199,14 +218,16 @@ def save_checkpoint(run, *, step, network, ema, optimizer, config, progress, tra
     return folder
 
 
-def no_room_for(run, folder, number) -> WriteError:
+def no_room_for(run: str | Path, folder: Path, number: int) -> WriteError:
     """The error of a checkpoint that found no room, with what is kept; `number` is the errno."""
     before = list(steps_saved(run))
     kept = f"step {before[-1]} is kept" if before else "nothing was saved before"
     return WriteError(folder, number, os.strerror(number), f"{kept}; {going_on(number)}")
 
 
-def write_manifest(folder, step, names=None, known=None):
+def write_manifest(
+    folder: Path, step: int, names: Sequence[str] | None = None, known: dict[str, dict] | None = None
+) -> dict[str, dict]:
     """Write the manifest of a checkpoint's files, {name: {"bytes", "sha256"}}, and return it.
 
     Those of `names`, by default all in the folder, are read; `known` are as they are.
@@ -223,7 +244,7 @@ def write_manifest(folder, step, names=None, known=None):
     return files
 
 
-def delete_all_but(run, folder, step, keep, whole=False):
+def delete_all_but(run: str | Path, folder: Path, step: int, keep: int, whole: bool = False) -> None:
     """Delete a run's checkpoints of earlier steps but the newest; none if the one just written is not whole.
 
     `whole`: that it is has been seen already.
@@ -238,20 +259,20 @@ def delete_all_but(run, folder, step, keep, whole=False):
         shutil.rmtree(old)
 
 
-def forget_pages(path):
+def forget_pages(path: str | Path) -> None:
     """Have a file read from the disk next time, not from memory, where the system can."""
     if hasattr(os, "posix_fadvise"):
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def point_latest(run, name):
+def point_latest(run: str | Path, name: str) -> None:
     """Have `latest` lead to the checkpoint of that name; raises WriteError where the disk fails."""
     with writing(Path(run) / LATEST):
         _point(Path(run) / LATEST, name)
 
 
-def read_config(file) -> Config:
+def read_config(file: str | Path) -> Config:
     """The configuration saved in a run or a checkpoint; raises InputError for one that cannot be used."""
     try:
         text = Path(file).read_text(encoding="utf-8")
@@ -260,7 +281,7 @@ def read_config(file) -> Config:
     return config_from_dict(parse_yaml(text, str(file)), where=str(file))
 
 
-def remove_leftovers(run):
+def remove_leftovers(run: str | Path) -> None:
     """Delete what a killed process had not finished writing."""
     for folder in Path(run).glob(".step-*.part"):  # also those of earlier versions
         shutil.rmtree(folder, ignore_errors=True)
@@ -270,13 +291,13 @@ def remove_leftovers(run):
         sweep(folder)
 
 
-def write_weights(file, weights: dict[str, torch.Tensor], *, config: Config, step: int, kind: str):
+def write_weights(file: str | Path, weights: dict[str, torch.Tensor], *, config: Config, step: int, kind: str) -> None:
     """Write name → tensor as a weights file that `read_weights` reads; `kind` says which. Not atomic."""
     header = {"config": config_to_dict(config), "step": step, "weights": kind, "sha256": tensor_digest(weights)}
     save_file(weights, file, metadata={HEADER: json.dumps(header)})
 
 
-def tensor_digest(weights) -> str:
+def tensor_digest(weights: Any) -> str:
     """Hex SHA-256 of name → tensor: names, kinds, shapes and bytes, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(weights):  # only one at a time is asked for: they may be in files
@@ -286,7 +307,7 @@ def tensor_digest(weights) -> str:
     return digest.hexdigest()
 
 
-def read_weights(file):
+def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], Config, int]:
     """(name → tensor on the CPU, Config, step) of a weights file.
 
     The file may be the index of weights in many files, a `.shards.json`. Raises InputError where it is not one of ours,
@@ -327,7 +348,7 @@ def _line(error):
 class OpenWeights:
     """The tensors of a weights file by name, each read when it is asked for."""
 
-    def __init__(self, opened):
+    def __init__(self, opened: Any) -> None:
         self._opened, self._names = opened, list(opened.keys())
 
     @property
@@ -350,15 +371,15 @@ class OpenWeights:
     def __getitem__(self, name):
         return self._opened.get_tensor(name)
 
-    def shape(self, name) -> tuple[int, ...]:
+    def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._opened.get_slice(name).get_shape())
 
-    def dtype(self, name) -> torch.dtype:
+    def dtype(self, name: str) -> torch.dtype:
         return self._opened.get_tensor(name).dtype
 
 
 @contextmanager
-def open_weights(file):
+def open_weights(file: str | Path) -> "Iterator[OpenWeights | ShardedWeights]":
     """Context of the `OpenWeights` of a weights file, or of an index; raises InputError where it is not one of ours."""
     if is_index(file):
         with open_parts(read_index(file)) as weights:
@@ -372,7 +393,7 @@ def open_weights(file):
         yield OpenWeights(opened)
 
 
-def check_traces(folder, missing):
+def check_traces(folder: str | Path, missing: Sequence[str]) -> None:
     """Raise InputError where files of averages that a run wants are `missing` from its checkpoint."""
     if missing:
         raise InputError(
@@ -381,7 +402,9 @@ def check_traces(folder, missing):
         )
 
 
-def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
+def load_training_state(
+    folder: str | Path, *, network: nn.Module, ema: Any, optimizer: torch.optim.Optimizer, traces: Sequence[Any] = ()
+) -> dict:
     """Put a checkpoint into network, averages and optimizer, sharded or not, in place.
 
     Every process must call this. Returns {"step": ..., "progress": ...} as saved. Raises InputError for damaged files,
@@ -407,7 +430,7 @@ def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
     return {"step": state["step"], "progress": state["progress"]}
 
 
-def set_group_steps(optimizer, state, file):
+def set_group_steps(optimizer: torch.optim.Optimizer, state: dict, file: str | Path) -> None:
     """Give an optimizer's groups the step counters of a training state."""
     if len(optimizer.param_groups) != len(state["group_steps"]):
         raise InputError(f"{file} does not fit this optimizer: it has {len(state['group_steps'])} groups of parameters")
@@ -416,7 +439,7 @@ def set_group_steps(optimizer, state, file):
             group["step"] = count
 
 
-def read_state(file) -> dict:
+def read_state(file: str | Path) -> dict:
     """The content of a checkpoint's STATE_FILE; raises InputError where it is none. Never runs code from it."""
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)

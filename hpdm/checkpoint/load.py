@@ -2,9 +2,9 @@
 
 A checkpoint is a run's folder (its `latest` is taken), one of its `step-...` folders, a folder of
 `hpdm.HPDM.save_pretrained`, a weights file, the name of weights that ship with the package, or an id on the Hugging
-Face hub, "user/name" or "user/name@revision". A weights file carries its configuration. Weights that a sharded run has saved in
-many files are read as they are; their index stands for them. Only safetensors are read: loading a checkpoint never runs
-code from it.
+Face hub, "user/name" or "user/name@revision". A weights file carries its configuration. Weights that a sharded run has
+saved in many files are read as they are; their index stands for them. Only safetensors are read: loading a checkpoint
+never runs code from it.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,5 @@
-"""A loaded checkpoint as a folder of its own, ready for the Hugging Face hub: weights, configuration and a model card."""
+"""A loaded checkpoint as a folder for the Hugging Face hub: weights, configuration, checksums and a model card."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,15 @@ from hpdm.checkpoint.load import Checkpoint
 from hpdm.config import save_config
 from hpdm.support.environment import package_versions
 from hpdm.support.errors import InputError
-from hpdm.support.files import atomic_file, atomic_folder, holds_something, read_json, sha256_file, write_json
+from hpdm.support.files import (
+    atomic_file,
+    atomic_folder,
+    holds_something,
+    read_json,
+    scratch_folder,
+    sha256_file,
+    write_json,
+)
 
 CARD_FILE = "README.md"
 
@@ -48,13 +55,13 @@ def push_to_hub(
 ) -> Any:
     """Upload what `save_pretrained` writes to a repository on the hub, which is created where there is none.
 
-    private, token, revision (a branch): as of `huggingface_hub.HfApi`; message: of the commit. Returns its `CommitInfo`.
-    Raises InputError where the hub refuses.
+    private, token, revision (a branch): as of `huggingface_hub.HfApi`; message: of the commit. Returns its
+    `CommitInfo`. Raises InputError where the hub refuses.
     """
     from huggingface_hub import HfApi
 
-    with tempfile.TemporaryDirectory(prefix="hpdm-") as place:
-        folder = save_pretrained(checkpoint, Path(place) / "model", name=repository)
+    with scratch_folder("hpdm-push") as place:
+        folder = save_pretrained(checkpoint, place / "model", name=repository)
         try:
             api = HfApi(token=token)
             api.create_repo(repository, private=private, exist_ok=True)
@@ -74,7 +81,8 @@ def push_to_hub(
 def model_card(checkpoint: Checkpoint, file: str, sha256: str, name: str) -> str:
     """The README.md of a checkpoint: what it is, its digest, and how to load it."""
     config = checkpoint.config
-    sizes = ", ".join("x".join(map(str, checkpoint.method.resolution(level))) for level in range(config.pyramid.levels))
+    resolutions = [checkpoint.method.resolution(level) for level in range(config.pyramid.levels)]
+    sizes = ", ".join("x".join(map(str, resolution)) for resolution in resolutions)
     parameters = sum(parameter.numel() for parameter in checkpoint.network.parameters())
     text = bool(config.network.text_width)
     conditions = "text" if text else f"{config.network.num_classes} classes"

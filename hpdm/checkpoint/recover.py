@@ -1,8 +1,10 @@
 """Which checkpoint of a run is to be used: the newest that is whole. Nothing is deleted here, and nothing is silent."""
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from hpdm.checkpoint.folder import (
     LATEST,
@@ -22,14 +24,20 @@ SET_ASIDE = "set-aside-"
 
 
 @contextmanager
-def owned_run(run, here):
+def owned_run(run: str | Path, process: Any) -> Iterator[None]:
     """Hold the lock of a run's folder, by the first of its `Processes`, for the length of the block."""
     with ExitStack() as held:
-        here.agreed(lambda: held.enter_context(hold(run)))
+        process.agreed(lambda: held.enter_context(hold(run)))
         yield
 
 
-def newest_whole(run, *, names=None, say=note, check=check_files) -> Path | None:
+def newest_whole(
+    run: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    say: Callable[[str], object] = note,
+    check: Callable[..., bool] = check_files,
+) -> Path | None:
     """The folder of a run's newest checkpoint that is whole; None for a run without any.
 
     names: which files matter; all by default. `latest` decides where it was set after the newest checkpoint was
@@ -75,7 +83,7 @@ def newest_whole(run, *, names=None, say=note, check=check_files) -> Path | None
     return None
 
 
-def tidy(run, checkpoint):
+def tidy(run: str | Path, checkpoint: Path | None) -> None:
     """Delete what a killed process had not finished, and have `latest` lead to the checkpoint that a run goes on from.
 
     checkpoint: of `newest_whole`. A process that ended between a checkpoint and its link leaves an older one.
@@ -85,7 +93,7 @@ def tidy(run, checkpoint):
         point_latest(run, checkpoint.name)
 
 
-def set_aside_later(run, checkpoint, say=note):
+def set_aside_later(run: str | Path, checkpoint: Path | None, say: Callable[[str], object] = note) -> None:
     """Rename checkpoints and snapshots of later steps than the one that a run goes on from: those will come again."""
     if checkpoint is None:
         return

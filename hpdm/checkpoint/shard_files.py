@@ -16,9 +16,11 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -81,12 +83,12 @@ def index_file(kind: str) -> str:
     return kind + INDEX_SUFFIX
 
 
-def is_sharded(folder) -> bool:
+def is_sharded(folder: str | Path) -> bool:
     """Whether a checkpoint's folder is that of a sharded one."""
     return any((Path(folder) / index_file(kind)).is_file() for kind in KINDS)
 
 
-def is_index(file) -> bool:
+def is_index(file: str | Path) -> bool:
     return str(file).endswith(INDEX_SUFFIX)
 
 
@@ -109,7 +111,7 @@ def split_part_name(key: str) -> tuple[str, str]:
     return kind, key[len(kind) + 1 :]
 
 
-def index_content(kind, *, step, config: dict, files, tensors) -> dict:
+def index_content(kind: str, *, step: int, config: dict, files: dict[str, dict], tensors: "dict[str, Stored]") -> dict:
     """The JSON value of an index; files as in `Index`, tensors {name: `Stored`}."""
     return {
         "schema": 1,
@@ -131,7 +133,7 @@ def index_content(kind, *, step, config: dict, files, tensors) -> dict:
     }
 
 
-def read_index(path) -> Index:
+def read_index(path: str | Path) -> Index:
     """The `Index` of a file; raises Damaged where it is none, or where parts do not make up their tensors."""
     path = Path(path)
     kind = path.name.removesuffix(INDEX_SUFFIX)
@@ -179,7 +181,12 @@ def _numbers(values):
     return tuple(values)
 
 
-def write_tensors(path, described, tensors, metadata):
+def write_tensors(
+    path: str | Path,
+    described: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    tensors: Any,
+    metadata: dict[str, str],
+) -> None:
     """Write a safetensors file, flushed to the disk, without a second copy of any tensor.
 
     described: {name: (dtype, shape)}; tensors: CPU tensors by name, each asked for when its turn comes; metadata:
@@ -202,7 +209,7 @@ def write_tensors(path, described, tensors, metadata):
         os.fsync(file.fileno())
 
 
-def check_parts(index: Index):
+def check_parts(index: Index) -> None:
     """Compare the files of an index with their digests; raises Damaged. Reads every byte."""
     for name, about in index.files.items():
         path = index.path.with_name(name)
@@ -217,7 +224,7 @@ def check_parts(index: Index):
 class ShardedWeights:
     """The tensors of an index by name, each put together from its parts when it is asked for."""
 
-    def __init__(self, index: Index, opened):
+    def __init__(self, index: Index, opened: Callable[[str], Any]) -> None:
         self._index, self._opened = index, opened
         self.header = {"config": index.config, "step": index.step, "weights": index.kind}
         self.kind = index.kind
@@ -239,15 +246,15 @@ class ShardedWeights:
                 raise Damaged(f"{self._index.path.with_name(part.file)} is damaged: {name} is not as listed") from error
         return whole
 
-    def shape(self, name) -> tuple[int, ...]:
+    def shape(self, name: str) -> tuple[int, ...]:
         return self._index.tensors[name].shape
 
-    def dtype(self, name) -> torch.dtype:
+    def dtype(self, name: str) -> torch.dtype:
         return self._index.tensors[name].dtype
 
 
 @contextmanager
-def open_parts(index: Index):
+def open_parts(index: Index) -> "Iterator[ShardedWeights]":
     """Context of the `ShardedWeights` of an index; its files stay open within the block."""
     files = {}
     with ExitStack() as stack:

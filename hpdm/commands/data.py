@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hpdm.support.console import Command, Group, OutputFile, OutputFolder
+from hpdm.support.console import Command, Group, OutputFile, OutputFolder, version_option
 from hpdm.support.errors import InputError
 from hpdm.support.progress import note
 
@@ -40,7 +40,7 @@ class _Bytes(click.ParamType):
 
 
 class _Numbers(click.ParamType):
-    """So many whole numbers with an x between them."""
+    """`count` whole numbers with an x between them."""
 
     def __init__(self, count, most):
         self.name, self._count, self._most = "x".join("N" * count), count, most
@@ -60,7 +60,8 @@ class _Numbers(click.ParamType):
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-def data():
+@version_option
+def data() -> None:
     """Prepare training data: index millions of files once, or pack them into shards for a cluster.
 
     \b
@@ -87,13 +88,13 @@ def data():
     "--out",
     type=OutputFile(path_type=Path),
     metavar="FILE.safetensors",
-    help="Write the index here; training takes it as --set data.index=FILE.  [default: beside the videos]",
+    help="Write the index here; training takes it as --set data.index=FILE.  [default: next to the videos]",
 )
 @CAPTIONS
 @JOBS
 @QUIET
-def index(root, out, captions, jobs, quiet):
-    """Open every video once and keep what training has to know of it in one file.
+def index(root: str, out: Path | None, captions: str, jobs: int | None, quiet: bool) -> None:
+    """Open every video once and store what training needs to know about it in one file.
 
     Run it again after changes: only new and changed files are opened. What was done before a kill is kept. Training
     trusts the index and lists and opens no file at its start; files that were added since are not seen until then.
@@ -136,7 +137,7 @@ def index(root, out, captions, jobs, quiet):
     "--shrink",
     type=_Numbers(3, 1024),
     metavar="FRAMESxROWSxCOLUMNS",
-    help="Average over blocks of so many frames, rows and columns and store the result lossless; for runs of "
+    help="Average over blocks of this many frames, rows and columns and store the result lossless; for runs of "
     "the coarsest levels (8x8x8 for T2V with --levels 1).",
 )
 @click.option(
@@ -149,7 +150,17 @@ def index(root, out, captions, jobs, quiet):
 @CAPTIONS
 @JOBS
 @QUIET
-def pack(root, out, shard_size, resolution, shrink, crf, captions, jobs, quiet):
+def pack(
+    root: str,
+    out: str,
+    shard_size: int,
+    resolution: tuple[int, int] | None,
+    shrink: tuple[int, int, int] | None,
+    crf: int,
+    captions: str,
+    jobs: int | None,
+    quiet: bool,
+) -> None:
     """Write the videos of a folder into shards: few large files, which clusters and object stores read well.
 
     Shards are in the layout of WebDataset, with an index beside them. Training makes the same clips from them as from
@@ -164,7 +175,7 @@ def pack(root, out, shard_size, resolution, shrink, crf, captions, jobs, quiet):
     from hpdm.config.data import need_decoder
 
     need_decoder()
-    from hpdm.data.members import is_address
+    from hpdm.data.addresses import is_address
     from hpdm.data.pack import Smaller
     from hpdm.data.pack import pack as pack_folder
 

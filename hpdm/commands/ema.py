@@ -24,7 +24,7 @@ POOR = 0.1  # error of the profile from which a line warns
 @click.option("--step", type=click.IntRange(min=1), help="Step at which the average ends.  [default: the last saved]")
 @click.option("--out", type=OutputFolder(path_type=Path), required=True, help="New folder for the checkpoint.")
 @click.option("--quiet", is_flag=True, help="No notes on stderr.")
-def ema(run, length, step, out, quiet):
+def ema(run: Path, length: float, step: int | None, out: Path, quiet: bool) -> None:
     """Average a run's weights over any length after training: post-hoc EMA (Karras et al. 2024, EDM2).
 
     RUN must have been trained with --set training.keep_weights_every=N, which keeps averages of two lengths every N

@@ -35,7 +35,17 @@ from hpdm.support.progress import note, progress
     help="Change a setting, such as text.encoder=FOLDER or data.captions=FILE.",
 )
 @common_options
-def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
+def encode_text(
+    size: str,
+    data: str,
+    out: Path,
+    batch: int,
+    shard: int,
+    overrides: tuple[str, ...],
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Encode the captions of a data set with the T5 of a size.
 
     The same command again encodes what is missing: after an interruption, or when captions were added. Under torchrun
@@ -45,7 +55,7 @@ def encode_text(size, data, out, batch, shard, overrides, device, seed, quiet):
     from hpdm.config.data import AUTO, PROCEDURAL
     from hpdm.data.captions import find_captions, read_captions
     from hpdm.data.index import find_file
-    from hpdm.data.store import open_shards
+    from hpdm.data.shards import open_shards
     from hpdm.model.text import WORDS, load_encoder, store_embeddings
     from hpdm.support.environment import choose_device
     from hpdm.support.lock import hold

@@ -1,4 +1,4 @@
-"""The commands `hpdm-train`, `hpdm-sample`, `hpdm-info` and `hpdm-data`; each lives with its subject and is imported when called."""
+"""The commands `hpdm-train`, `hpdm-sample`, `hpdm-info` and `hpdm-data`, each imported when it is called."""
 
 import importlib
 

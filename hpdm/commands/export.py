@@ -22,7 +22,8 @@ def export(checkpoint: str, out: Path, as_json: bool) -> None:
     """Write a checkpoint's weights and their average as one safetensors file each.
 
     For checkpoints of sharded training (parallel=fsdp or hsdp), which have a file per process; hpdm-sample reads
-    either. Memory holds one tensor at a time. The optimizer is left out: training resumes from the sharded checkpoint itself.
+    either. Memory holds one tensor at a time. The optimizer is left out: training resumes from the sharded checkpoint
+    itself.
 
         hpdm-info export runs/T2V --out t2v/
     """

@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -10,7 +12,7 @@ from hpdm.commands.ema import ema
 from hpdm.commands.export import export
 from hpdm.commands.verify import verify
 from hpdm.config.method import method_names
-from hpdm.support.console import Command, common_options
+from hpdm.support.console import Command, common_options, version_option
 
 ABOUT_RUNS = {command.name: command for command in (verify, export, ema)}
 
@@ -18,7 +20,7 @@ ABOUT_RUNS = {command.name: command for command in (verify, export, ema)}
 class InfoCommand(Command):
     """The command itself is about a size; with one of ABOUT_RUNS as its first word it is that one."""
 
-    def main(self, args=None, prog_name=None, **options):
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **options: Any) -> Any:
         args = list(sys.argv[1:] if args is None else args)
         if args and args[0] in ABOUT_RUNS:
             return ABOUT_RUNS[args[0]].main(args[1:], prog_name=f"hpdm-info {args[0]}", **options)
@@ -41,6 +43,7 @@ class InfoCommand(Command):
     help="Plan memory and traffic for this number of GPUs; parallel=hsdp then needs shard_size.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
+@version_option
 @common_options
 def info(
     size: str,
@@ -55,8 +58,8 @@ def info(
     """Show parameters by part, FLOPs per level and block, memory and disk space of a size.
 
     Nothing is computed or allocated, so device and seed make no difference. `hpdm-info verify RUN` checks a run's
-    checkpoints, `hpdm-info export RUN --out FOLDER` writes the weights of a sharded one as one file, `hpdm-info ema RUN`
-    averages its weights over another length.
+    checkpoints, `hpdm-info export RUN --out FOLDER` writes the weights of a sharded one as one file, and
+    `hpdm-info ema RUN` averages its weights over another length.
     """
     from hpdm.config import load_config
     from hpdm.training.plan import describe_plan, make_plan

@@ -8,7 +8,7 @@ import click
 from hpdm.config.pyramid import BORDERS, OVERLAPS
 from hpdm.config.sampling import SAMPLERS, TILE_WEIGHTS
 from hpdm.sampling.request import CALLS, FORMATS, PRECISIONS, FolderRequest, SampleRequest
-from hpdm.support.console import Command, OutputFolder, called_with, common_options
+from hpdm.support.console import Command, OutputFolder, called_with, common_options, version_option
 from hpdm.video.formats import DEFAULT_CRF
 
 NONE = "none"
@@ -201,6 +201,7 @@ SIGMAS = Numbers(float, "0.002 or 0.002,0.001,0.001", alone=True)
     is_flag=True,
     help="Also write contact sheets next to the folder: OUT-sheet.mp4/.png and OUT-pyramid.mp4/.png.",
 )
+@version_option
 @common_options
 def sample(
     checkpoint: str,

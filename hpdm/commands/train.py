@@ -10,13 +10,21 @@ from click.core import ParameterSource
 
 from hpdm.commands.encode_text import encode_text
 from hpdm.config.method import method_names
-from hpdm.support.console import EXIT_FAILURE, EXIT_INTERRUPTED, Command, OutputFolder, common_options, words_of_command
+from hpdm.support.console import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    Command,
+    OutputFolder,
+    common_options,
+    version_option,
+    words_of_command,
+)
 
 
 class TrainCommand(Command):
     """The command itself trains; with `encode-text` as its first word it is that one."""
 
-    def main(self, args=None, prog_name=None, **options):
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **options: Any) -> Any:
         args = list(sys.argv[1:] if args is None else args)
         if args[:1] == [encode_text.name]:
             return encode_text.main(args[1:], prog_name=f"hpdm-train {encode_text.name}", **options)
@@ -114,6 +122,7 @@ class TrainCommand(Command):
 @click.option(
     "--profile-data", is_flag=True, help="Compare the speed of the data with that of the steps; write nothing."
 )
+@version_option
 @common_options
 @click.pass_context
 def train(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -76,7 +77,7 @@ class Config:
             raise InputError("network.text_vocabulary is for text.encoder=words, and needed there")
 
 
-def check_geometry(network: NetworkConfig, pyramid: Pyramid):
+def check_geometry(network: NetworkConfig, pyramid: Pyramid) -> None:
     """Raises InputError where a network cannot work on a pyramid: levels that no block hosts, patches that do not
     divide into tokens."""
     if max(network.levels_per_block) != pyramid.levels:
@@ -92,7 +93,7 @@ def coarsest_levels(config: Config, levels: int) -> Config:
     """The configuration of a generator of the `levels` coarsest levels alone, on the same videos averaged to that size.
 
     Its weights fit the whole configuration's network, which has fusion layers beside them. Raises InputError where
-    there are not so many levels.
+    there are fewer levels.
     """
     pyramid, network = config.pyramid, config.network
     if levels > pyramid.levels:
@@ -121,7 +122,7 @@ def sizes() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_config(size, overrides: Sequence[str] = (), method: str | None = None) -> Config:
+def load_config(size: str | Path, overrides: Sequence[str] = (), method: str | None = None) -> Config:
     """The configuration of a named size or of a YAML file, with `section.key=value` overrides applied in order.
 
     `method` makes it the configuration of another method than HPDM, before the overrides. A key without its section is
@@ -158,7 +159,7 @@ def config_from_dict(values: dict, where: str = "configuration") -> Config:
     return _build(Config, values, where)
 
 
-def save_config(config: Config, path):
+def save_config(config: Config, path: str | Path) -> None:
     """Write as YAML, atomically."""
     with atomic_file(path, "w") as file:
         yaml.safe_dump(config_to_dict(config), file, sort_keys=False)
@@ -302,7 +303,7 @@ def _short(value):
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,5 +1,6 @@
 """What can be set about training data; nothing here imports a decoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpdm.support.errors import InputError
@@ -32,7 +33,7 @@ class DataConfig:
     captions: str | None = None  # deliver captions: a JSONL or CSV file, or "auto" for the one in the folder
     embeddings: str | None = None  # folder of `hpdm-train encode-text`; None encodes captions as they come
     image_share: float = 0.0  # share of images, as videos that stand still, in every batch of captioned data
-    shrink: tuple[int, int, int] = (1, 1, 1)  # cut clips so many times larger, (frames, rows, columns), and average
+    shrink: tuple[int, int, int] = (1, 1, 1)  # cut clips larger by these factors, (frames, rows, columns), and average
     procedural_videos: int = 1_000_000  # how many different procedural clips there are
     procedural_seed: int = 0  # which endless set of procedural clips they come from
     num_workers: int | None = None  # decoding processes per training process, at least 1 for files; None: by cores
@@ -77,7 +78,7 @@ class DataConfig:
             raise InputError(f"data.num_workers must be 0 or more; got {self.num_workers}")
 
 
-def need_decoder():
+def need_decoder() -> None:
     """Raise InputError where what reads videos is not installed: training on procedural clips does without."""
     try:
         import av  # noqa: F401
@@ -85,7 +86,7 @@ def need_decoder():
         raise InputError("PyAV is not installed, and videos are read with it: pip install av") from error
 
 
-def check_classes(names, num_classes, where):
+def check_classes(names: Sequence[str], num_classes: int | None, where: str) -> None:
     """Raise InputError where there are more classes than a model can tell apart (None: any number)."""
     if num_classes is not None and len(names) > num_classes:
         raise InputError(

@@ -79,8 +79,8 @@ class DiffusionConfig:
 
     def noise_levels(self, level: int, steps: int) -> "Tensor":
         """sigma in a run of `steps` steps on a level: float64 [steps + 1], ending in 0 (`edm_sigmas`)."""
-        ends = (self.sigma(level, _at_level(value, level)) for value in (self.sigma_min, self.sigma_max))
-        return edm_sigmas(steps, *ends, self.rho)
+        last, first = (self.sigma(level, _at_level(value, level)) for value in (self.sigma_min, self.sigma_max))
+        return edm_sigmas(steps, last, first, self.rho)
 
     def log_sigma(self, level: int) -> tuple[float, float]:
         """Mean and standard deviation of ln(sigma) in training on a level."""
@@ -98,7 +98,7 @@ class DiffusionConfig:
 class SamplerConfig:
     """Stochasticity of `heun_stochastic` (EDM, algorithm 2); S_churn = 0 is the deterministic solver."""
 
-    # Total noise added anew over a run; each step whose noise level, as `diffusion.noise` states it, is between S_min
+    # Total noise added over a run; each step whose noise level, as `diffusion.noise` states it, is between S_min
     # and S_max gets its share.
     S_churn: float = 40.0
     S_min: float = 0.05

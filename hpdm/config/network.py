@@ -28,12 +28,12 @@ class NetworkConfig:
     dropout: float = 0.1  # in the feed-forwards of the latent self-attention layers
     condition_width: int = 1024  # channels of a condition token
     noise_frequencies: int = 256  # sinusoids (sine and cosine) of the noise level's embedding
-    num_classes: int = 101  # 0: not told a class
-    text_width: int = 0  # channels of a text's embeddings; 0: not told a text
+    num_classes: int = 101  # 0: unconditional
+    text_width: int = 0  # channels of a text's embeddings; 0: no text
     text_tokens: int = 128  # most tokens of a text
     text_vocabulary: int = 0  # words that the network embeds itself; 0: embeddings come from the encoder of `text`
     text_layers: int = 2  # self-attention layers over the words that it embeds itself
-    measures: tuple[str, ...] = ()  # told of the video a clip was cut from: fps, height, width
+    measures: tuple[str, ...] = ()  # conditions taken from the source video: fps, height, width
     channels: int = 3
     fusion: str = "deep"  # deep, shallow, detached, no-coordinates or none: see hpdm/model/fusion.py
     self_conditioning: bool = True  # start the latents from those of an earlier estimate

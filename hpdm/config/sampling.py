@@ -60,7 +60,7 @@ class SamplingConfig(SamplerConfig):
     tiling_borders: str = _DEFAULTS["tiling_borders"]
     # The last steps of each level that average all overlapping tiles although `tilings` is more than 1.
     averaged_steps: int = _DEFAULTS["averaged_steps"]
-    # Levels above 0 start from the finished level below, enlarged, with noise of this ratio to the signal in place of
+    # Levels above 0 start from the finished level below, enlarged, with noise of this ratio to the signal instead of
     # pure noise at sigma_max; the steps above it are left out. null: pure noise, as on levels with a lower sigma_max.
     # One number for all of them, or one for each from level 1 on.
     start_noise: float | tuple[float, ...] | None = _DEFAULTS["start_noise"]

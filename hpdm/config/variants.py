@@ -40,25 +40,25 @@ def with_levels(config: Config, levels: int) -> Config:
     in table 8 of the paper. Raises InputError where patches cannot be halved so often.
     """
     pyramid = config.pyramid
-    gone = pyramid.levels - levels
-    factors = pyramid.factors(abs(gone))
-    if levels < 1 or (gone < 0 and any(r % n for r, n in zip(pyramid.patch, factors))):
+    dropped = pyramid.levels - levels
+    factors = pyramid.factors(abs(dropped))
+    if levels < 1 or (dropped < 0 and any(r % n for r, n in zip(pyramid.patch, factors))):
         raise InputError(f"a pyramid with patches of {'x'.join(map(str, pyramid.patch))} cannot get {levels} levels")
-    if gone == 0:
+    if dropped == 0:
         return config
-    patch = tuple(r * n if gone > 0 else r // n for r, n in zip(pyramid.patch, factors))
+    patch = tuple(r * n if dropped > 0 else r // n for r, n in zip(pyramid.patch, factors))
     diffusion = config.diffusion
-    if gone < 0 and not isinstance(diffusion.input_scale, str):
+    if dropped < 0 and not isinstance(diffusion.input_scale, str):
         raise InputError("diffusion.input_scale must be a rule where levels are added, not numbers")
-    scales = tuple(diffusion.scale_in(level + gone) for level in range(levels))
+    scales = tuple(diffusion.scale_in(level + dropped) for level in range(levels))
     relative = diffusion.noise == "signal"
     # Signal of the added levels over that of the coarsest.
-    added = [1.0 if relative else diffusion.scale_in(0) / scale for scale in scales[: max(0, -gone)]]
+    added = [1.0 if relative else diffusion.scale_in(0) / scale for scale in scales[: max(0, -dropped)]]
 
     def per_level(value, new):
         if not isinstance(value, tuple):
             return value
-        return tuple([new(value[0], ratio) for ratio in added] + list(value[max(0, gone) :]))
+        return tuple([new(value[0], ratio) for ratio in added] + list(value[max(0, dropped) :]))
 
     sigma_max = per_level(diffusion.sigma_max, lambda value, ratio: value * ratio)
     if relative and isinstance(sigma_max, tuple):  # what is the coarsest now has no context either

@@ -1,5 +1,7 @@
 """What of the data is used and what is left out, in words for people; nothing here imports a decoder."""
 
+from collections.abc import Mapping
+
 from hpdm.config.data import PROCEDURAL
 
 # How reasons for leaving out a video begin.
@@ -8,19 +10,19 @@ HINT_LOOP = "data.short=loop repeats {}"
 SHOWN = 3  # files named in a line
 
 
-def counted(counts):
+def counted(counts: Mapping[str, int]) -> str:
     """ "3 .txt, 1 .json" of a dictionary: most frequent first, then by name; zeros are left out."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {name}" for name, count in ordered if count)
 
 
-def with_hints(counts):
+def with_hints(counts: Mapping[str, int]) -> str:
     """As `counted`, saying how videos that are too short can be used."""
     hint = f" ({HINT_LOOP.format('them')})"
     return counted({f"{name}{hint if name.startswith(TOO_SHORT) else ''}": count for name, count in counts.items()})
 
 
-def summary(about):
+def summary(about: dict) -> list[str]:
     """Lines for people of what `TrainingClips.describe` says."""
     if about["path"] == PROCEDURAL:
         return []

@@ -16,8 +16,10 @@ import json
 import math
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,13 +27,19 @@ from hpdm.config.data import AUTO
 from hpdm.data.accounts import BROKEN, with_hints
 from hpdm.data.folders import open_table
 from hpdm.data.index import build_index, check_limit, find_file
-from hpdm.data.sources import said
+from hpdm.data.sources import captioned
 from hpdm.data.table import IndexedVideo, Rows
 from hpdm.data.videos import BROKEN_CODE, RUN, USABLE, file_job
 from hpdm.support.columns import Texts
 from hpdm.support.errors import InputError
 from hpdm.support.files import parse_json
 from hpdm.video import formats
+
+if TYPE_CHECKING:
+    from hpdm.config.data import DataConfig
+    from hpdm.data.table import VideoTable
+    from hpdm.data.videos import ClipSampling, FileJob
+
 
 LIST_NAMES = ("captions.jsonl", "captions.csv")
 LONGEST_FIELD = 1 << 20  # characters of one field of a CSV file; more is a quote that was never closed
@@ -57,7 +65,7 @@ class Captioned:
     still: bool
 
 
-def find_captions(root, captions: str) -> Path:
+def find_captions(root: str | Path, captions: str) -> Path:
     """The list of captions of the folder `root`: the file that `captions` names, or with "auto" the one in it."""
     root = Path(root)
     places = [root / name for name in LIST_NAMES] if captions == AUTO else [Path(captions)]
@@ -70,7 +78,7 @@ def find_captions(root, captions: str) -> Path:
     )
 
 
-def read_captions(file) -> list[Row]:
+def read_captions(file: str | Path) -> list[Row]:
     """All rows of a list; raises InputError with the line of one that is not as it should be."""
     rows = list(iterate_captions(file))
     if not rows:
@@ -78,7 +86,7 @@ def read_captions(file) -> list[Row]:
     return rows
 
 
-def iterate_captions(file):
+def iterate_captions(file: str | Path) -> "Iterator[Row]":
     """Yield the rows of a list one by one; as `read_captions`, but for a list without any."""
     file = Path(file)
     for number, values in _read_csv(file) if formats.suffix(file) == ".csv" else _read_jsonl(file):
@@ -102,14 +110,14 @@ class CaptionList:
     reason; `rows` all of them.
     """
 
-    def __init__(self, list_file):
+    def __init__(self, list_file: str | Path) -> None:
         self.file, self.number, self.dropped, self.rows = Path(list_file), {}, Counter(), 0
         self._owner, self._rates = array("q"), array("d")
         self._captions = Texts.of(self._usable())
         if not self.rows:
             raise InputError(f"{list_file} lists no captions")
 
-    def attach(self, table):
+    def attach(self, table: "VideoTable") -> "VideoTable":
         """Add the captions to the VideoTable of the files, and how many paths of the list have no row there."""
         rank = np.full(len(self.number), -1)
         for row, path in enumerate(table.path):
@@ -163,13 +171,13 @@ class CaptionList:
                 yield row.caption
 
 
-def stamp_of(file):
+def stamp_of(file: str | Path) -> list[int]:
     """Size and time of a list of captions, by which an index knows it again."""
     about = Path(file).stat()
     return [about.st_size, about.st_mtime_ns]
 
 
-def open_captioned(config, sampling, quiet=False):
+def open_captioned(config: "DataConfig", sampling: "ClipSampling", quiet: bool = False) -> "CaptionedClips":
     """CaptionedClips of the folder or shards `config.path` with `config.captions`.
 
     Raises InputError where there are no captions, or no file that they name can be used.
@@ -209,7 +217,7 @@ class CaptionedClips:
     class_names = ()
     in_process, function = False, RUN  # decoders crash and hang
 
-    def __init__(self, root, table, sampling):
+    def __init__(self, root: str | Path, table: "VideoTable", sampling: "ClipSampling") -> None:
         self.root, self.table, self.sampling = root, table, sampling
         about = table.about["captions"]
         self.list_file, self.rows, self.found = about["file"], about["rows"], about["named"]
@@ -236,40 +244,40 @@ class CaptionedClips:
         return len(self.used)
 
     @property
-    def files(self):
+    def files(self) -> Rows:
         """The files used, as Captioned."""
         return Rows(range(len(self)), self._captioned)
 
-    def name(self, item):
+    def name(self, item: int) -> str:
         """Path of file `item` below the folder, which is how messages and lists of files call it."""
         return self.table.path[int(self.used[item])]
 
-    def job(self, item, random):
+    def job(self, item: int, random: np.random.Generator) -> "FileJob":
         """FileJob of one clip of file `item`."""
         row = int(self.used[item])
         own = float(self.rates[item])
         own = own if own and own != self.table.fps[row] else None
         return file_job(self.root, self.table, row, self.sampling, random, fps=own)
 
-    def captions(self, item):
+    def captions(self, item: int) -> int:
         """How many captions file `item` has."""
         row = int(self.used[item])
         return int(self.table.caption_ends[row]) - (int(self.table.caption_ends[row - 1]) if row else 0)
 
-    def told(self, item, caption=0):
+    def conditions(self, item: int, caption: int = 0) -> dict:
         """`said` of file `item` with its caption of that number."""
         row = int(self.used[item])
         first = int(self.table.caption_ends[row - 1]) if row else 0
         fps = 0 if self.table.still[row] else self.sampling.rate(float(self.rates[item]))
         times, rows, columns = self.table.about.get("shrunk", (1, 1, 1))  # what is said is of the video before it
-        return said(
+        return captioned(
             self.table.caption[first + caption],
             fps * times,
             int(self.table.height[row]) * rows,
             int(self.table.width[row]) * columns,
         )
 
-    def contents(self):
+    def contents(self) -> Iterator[tuple]:
         """Yield (path, bytes, frames, digest of the captions) of each file used, by path: the data's fingerprint."""
         order = np.argsort(self.used)
         rows, rates, table = self.used[order], self.rates[order].tolist(), self.table
@@ -279,7 +287,7 @@ class CaptionedClips:
         ):
             yield path, size, count, _digest(rate, captions)
 
-    def describe(self):
+    def describe(self) -> dict:
         """What the list and the folder hold, and what was left out and why; JSON-able."""
         return {
             "path": str(self.root),

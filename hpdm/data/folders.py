@@ -2,19 +2,28 @@
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpdm.config.data import check_classes
+from hpdm.data.addresses import is_address
 from hpdm.data.index import INDEX_NAME, OLD_NAME, build_index, cache_files, list_videos, trusted_table
-from hpdm.data.members import is_address
-from hpdm.data.store import open_shards, split_lists
+from hpdm.data.shards import open_shards
+from hpdm.data.store import split_lists
 from hpdm.data.videos import FolderClips
 from hpdm.support.columns import Texts
 from hpdm.support.errors import InputError
 from hpdm.video import ucf101
 from hpdm.video.walk import PARTS
+
+if TYPE_CHECKING:
+    from hpdm.config.data import DataConfig
+    from hpdm.data.table import VideoTable
+    from hpdm.data.videos import ClipSampling
+
 
 MOST_CLASSES = 1_000_000  # by number; more is a mistake
 
@@ -26,21 +35,31 @@ class Chosen:
     else None. about: what the description says of the choice.
     """
 
-    def __init__(self, root, paths, rows, ids, class_names, about, listing=None, table=None):
+    def __init__(
+        self,
+        root: str | Path,
+        paths: Sequence[str],
+        rows: Any,
+        ids: Any,
+        class_names: Sequence[str],
+        about: dict,
+        listing: Any = None,
+        table: "VideoTable | None" = None,
+    ) -> None:
         self.root, self.paths, self.rows, self.ids = root, paths, rows, ids
         self.class_names, self.about, self.listing, self.table = tuple(class_names), about, listing, table
 
     @property
-    def labels(self):
+    def labels(self) -> dict[str, int]:
         """path → class id, -1 for none."""
         return {self.paths[row]: int(label) for row, label in zip(self.rows, self.ids, strict=True)}
 
     @property
-    def files(self):
+    def files(self) -> list:
         """FoundFiles of a listing that are chosen."""
         return [self.listing.files[row] for row in self.rows]
 
-    def need_classes(self):
+    def need_classes(self) -> None:
         """Raise InputError where a video has no class."""
         outside = self.rows[self.ids < 0]
         if len(outside):
@@ -51,7 +70,7 @@ class Chosen:
             )
 
 
-def open_table(config):
+def open_table(config: "DataConfig") -> "VideoTable | None":
     """The VideoTable of what `config.path` names, where that is in shards or `hpdm-data index` made one; else None."""
     if table := open_shards(config):
         return table
@@ -63,7 +82,7 @@ def open_table(config):
     return None if config.recheck else trusted_table(config.path, config.index)
 
 
-def choose_videos(config, table=None):
+def choose_videos(config: "DataConfig", table: "VideoTable | None" = None) -> "Chosen":
     """The Chosen videos of the folder or shards `config.path`, by their names alone; nothing is opened.
 
     table: of all videos there, where it is known.
@@ -99,7 +118,7 @@ def choose_videos(config, table=None):
     return Chosen(root, paths, rows, ids, class_names, about, listing, table)
 
 
-def open_folder(config, sampling, num_classes, quiet):
+def open_folder(config: "DataConfig", sampling: "ClipSampling", num_classes: int | None, quiet: bool) -> FolderClips:
     """FolderClips of the folder or shards `config.path`; `num_classes` None allows videos without a class.
 
     Raises InputError as `choose_videos`, for a video without one otherwise, and for more classes than `num_classes`.

@@ -13,9 +13,11 @@ import json
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hpdm.data.accounts import counted
 from hpdm.data.members import Member
@@ -49,11 +51,11 @@ class VideoIndex:
     table: VideoTable
 
     @property
-    def videos(self):
+    def videos(self) -> Rows:
         return Rows((~self.table.broken).nonzero()[0], self.table.entry)
 
     @property
-    def broken(self):
+    def broken(self) -> Rows:
         return Rows(self.table.broken.nonzero()[0], self.table.entry)
 
     def __eq__(self, other):
@@ -71,7 +73,7 @@ class Listing:
     passed_over: Counter = field(default_factory=Counter)
 
 
-def list_videos(root, limit=None, empty=False):
+def list_videos(root: str | Path, limit: int | None = None, empty: bool = False) -> "Listing":
     """The Listing of all files under `root` with a video's suffix; symbolic links are followed, each folder once.
 
     Hidden files and folders are passed over without being counted. Raises InputError where `root` is no folder, holds
@@ -104,7 +106,7 @@ def list_videos(root, limit=None, empty=False):
     return Listing(root=root, files=tuple(sorted(found, key=lambda file: file.path)), passed_over=passed_over)
 
 
-def check_limit(root, count, limit):
+def check_limit(root: str | Path, count: int, limit: int | None) -> None:
     """Raise InputError where a start of training would have to open more than `limit` files (None: any number)."""
     if limit is not None and count > limit:
         raise InputError(
@@ -113,7 +115,7 @@ def check_limit(root, count, limit):
         )
 
 
-def find_file(root, path):
+def find_file(root: str | Path, path: str) -> FoundFile | None:
     """FoundFile of a path below `root`; None where there is no such file."""
     try:
         place = Path(root, path)
@@ -123,7 +125,7 @@ def find_file(root, path):
         return None
 
 
-def trusted_table(root, file=None):
+def trusted_table(root: str | Path, file: str | Path | None = None) -> VideoTable | None:
     """The table that `hpdm-data index` made of the folder `root`, or the one in `file`; None where there is none.
 
     Raises InputError where `file` is named and is no such table.
@@ -147,7 +149,14 @@ def trusted_table(root, file=None):
     return None
 
 
-def build_index(root, *, found=None, workers=None, quiet=False, limit=None):
+def build_index(
+    root: str | Path,
+    *,
+    found: Sequence[FoundFile] | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+    limit: int | None = None,
+) -> "VideoIndex":
     """Return the VideoIndex of the folder `root`, opening only files that are new or changed since the last time.
 
     `found` are the FoundFiles wanted, by default all of `list_videos(root)`. The index is kept as INDEX_NAME in
@@ -166,7 +175,16 @@ def build_index(root, *, found=None, workers=None, quiet=False, limit=None):
     return VideoIndex(root=root, table=VideoTable.of(entries))
 
 
-def scan(root, found, known, places, *, workers=None, quiet=False, limit=None):
+def scan(
+    root: str | Path,
+    found: Sequence[FoundFile],
+    known: dict,
+    places: Sequence[Path],
+    *,
+    workers: int | None = None,
+    quiet: bool = False,
+    limit: int | None = None,
+) -> tuple[list[IndexedVideo | BrokenFile], int]:
     """(IndexedVideos and BrokenFiles of the FoundFiles `found`, sorted by path; how many were opened).
 
     `known` is path → entry of an earlier scan. What is done is written down beside the first of `places` that can be
@@ -186,7 +204,7 @@ def scan(root, found, known, places, *, workers=None, quiet=False, limit=None):
     return entries, len(new)
 
 
-def probe(file, settings=None):
+def probe(file: Any, settings: Any = None) -> tuple[VideoInfo | None, str | None]:
     """(VideoInfo, None) of a video or picture, or (None, why it cannot be read); runs in a worker process.
 
     file: a path, or a Member of a shard.
@@ -203,7 +221,7 @@ def probe(file, settings=None):
         return None, f"cannot be decoded ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
 
 
-def unchanged(entry, file):
+def unchanged(entry: IndexedVideo | BrokenFile, file: FoundFile) -> bool:
     """Whether an entry is of the FoundFile as it is now."""
     return (entry.size, entry.mtime) == (file.size, file.mtime)
 
@@ -218,7 +236,16 @@ def _scan(root, files, workers, quiet, keep=lambda entry: None):
     return done
 
 
-def probed(jobs, total, name, *, workers, quiet, limit, prepare=None):
+def probed(
+    jobs: Iterable[tuple[FoundFile, Any]],
+    total: int,
+    name: str,
+    *,
+    workers: int | None,
+    quiet: bool,
+    limit: Callable[[Any], float],
+    prepare: Callable[[Any], Any] | None = None,
+) -> Iterator[IndexedVideo | BrokenFile]:
     """Yield IndexedVideo or BrokenFile of each of `jobs`, (FoundFile, what `probe` takes), having opened it.
 
     prepare: as in `Workers`; limit: seconds that a job may take, a function of it.
@@ -247,14 +274,14 @@ def _entry(file, future):
     return IndexedVideo(**asdict(file), **asdict(info)) if info else BrokenFile(**asdict(file), reason=reason)
 
 
-def cache_files(root, name=INDEX_NAME):
+def cache_files(root: str | Path, name: str = INDEX_NAME) -> tuple[Path, Path]:
     """The places of a folder's index, in the order in which they are tried: the folder, the user's cache."""
     root = Path(root).resolve()
     digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     return root / name, user_cache("hpdm") / f"index-{digest}{Path(name).suffix}"
 
 
-def known_entries(root, places):
+def known_entries(root: str | Path, places: Sequence[Path]) -> tuple[dict, bool]:
     """(path → entry of the last index, whether `hpdm-data index` made it); empty where there is none."""
     for place in places:
         try:
@@ -280,7 +307,7 @@ def _old_entries(root):
     return {}
 
 
-def save(table, root, quiet):
+def save(table: VideoTable, root: str | Path, quiet: bool) -> None:
     """Keep a table as the index of a folder that later starts compare with its files."""
     for file in cache_files(root):
         try:
@@ -298,11 +325,11 @@ class Progress:
     Small scans write none. Where it cannot be written the scan goes on without.
     """
 
-    def __init__(self, places):
+    def __init__(self, places: Sequence[str | Path]) -> None:
         self._places = [Path(f"{place}.progress") for place in places]
         self._lines, self._written, self._failed = [], time.monotonic(), False
 
-    def entries(self):
+    def entries(self) -> dict:
         """path → entry of what a scan before this one had done."""
         found = {}
         for place in self._places:
@@ -317,7 +344,7 @@ class Progress:
                     found[entry.path] = entry
         return found
 
-    def add(self, entry):
+    def add(self, entry: IndexedVideo | BrokenFile) -> None:
         self._lines.append(json.dumps(asdict(entry)))
         count, seconds = KEEP_EVERY
         if self._failed or (len(self._lines) < count and time.monotonic() - self._written < seconds):
@@ -330,7 +357,7 @@ class Progress:
                 break
         self._lines, self._written = [], time.monotonic()
 
-    def remove(self):
+    def remove(self) -> None:
         for place in self._places:
             with suppress(OSError):
                 place.unlink(missing_ok=True)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from hpdm.config.data import AUTO, need_decoder
+from hpdm.data.addresses import is_address
 from hpdm.data.captions import CaptionList, find_captions
 from hpdm.data.index import cache_files, find_file, known_entries, list_videos, save, scan
-from hpdm.data.members import is_address
 from hpdm.data.shards import index_shards
 from hpdm.data.store import is_sharded
 from hpdm.data.table import VideoTable, now
@@ -14,7 +14,14 @@ from hpdm.support.errors import InputError
 NO_CAPTIONS = "none"
 
 
-def index_data(root, *, out=None, captions=AUTO, workers=None, quiet=False):
+def index_data(
+    root: str | Path,
+    *,
+    out: str | Path | None = None,
+    captions: str = AUTO,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> VideoTable:
     """Index all videos in a folder or in shards; returns the VideoTable, with about["file"] and about["opened"].
 
     Files that have not changed since the last index are not opened again, and what was done before a kill is kept.
@@ -41,7 +48,15 @@ def index_data(root, *, out=None, captions=AUTO, workers=None, quiet=False):
     return table
 
 
-def folder_table(root, *, out=None, captions=AUTO, workers=None, quiet=False, keep=False):
+def folder_table(
+    root: str | Path,
+    *,
+    out: str | Path | None = None,
+    captions: str = AUTO,
+    workers: int | None = None,
+    quiet: bool = False,
+    keep: bool = False,
+) -> tuple[VideoTable, int]:
     """(VideoTable of a folder as `index_data` makes it, how many files were opened).
 
     keep: have later calls open only what has changed, as a start of training does.

@@ -6,6 +6,7 @@ Shapes: C colours, T frames, H rows, W columns; clips are uint8 in 0..255.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +30,11 @@ class ClipJob:
     captions: int = 0
     flip: bool = False
 
-    def fetched(self):
+    def fetched(self) -> "ClipJob":
         """The job with what the process that runs it cannot reach; see `FileJob.fetched`."""
         return replace(self, source=self.source.fetched()) if hasattr(self.source, "fetched") else self
 
-    def run(self):
+    def run(self) -> tuple[np.ndarray, int]:
         """(uint8 array [C,T,H,W], number of the caption chosen)."""
         video = self.source.run()
         caption = int(self.random.integers(self.captions)) if self.captions > 1 else 0
@@ -52,7 +53,7 @@ class ProceduralJob:
     captions: bool
     still: bool
 
-    def run(self):
+    def run(self) -> np.ndarray:
         frames, height, width = self.size
         if self.captions:
             scene, _ = sample_scene(self.seed, self.item)
@@ -71,17 +72,17 @@ class AveragedJob:
     shrink: tuple[int, int, int]
 
     @property
-    def path(self):
+    def path(self) -> Any:
         return getattr(self.source, "path", None)
 
     @property
-    def member(self):
+    def member(self) -> Any:
         return getattr(self.source, "member", None)
 
-    def fetched(self):
+    def fetched(self) -> "AveragedJob":
         return replace(self, source=self.source.fetched()) if hasattr(self.source, "fetched") else self
 
-    def run(self):
+    def run(self) -> np.ndarray:
         import torch
         import torch.nn.functional as F
 
@@ -91,7 +92,7 @@ class AveragedJob:
         return to_uint8(F.avg_pool3d(video, self.shrink)).numpy()
 
 
-def seconds_of(job):
+def seconds_of(job: "ClipJob") -> float:
     """Time limit of a job by the size of its file."""
     if member := getattr(job.source, "member", None):
         return seconds_for_bytes(member.size)
@@ -99,7 +100,7 @@ def seconds_of(job):
     return seconds_for(path) if path else MOST_SECONDS
 
 
-def run(job, settings=None):
+def run(job: "ClipJob", settings: Any = None) -> tuple[tuple[np.ndarray, int] | None, str | None]:
     """((array, caption), None) of a ClipJob, or (None, why its file cannot be read); runs in a worker process."""
     from hpdm.video.reader import DecodingError  # here, so that clips without files need no decoder
 

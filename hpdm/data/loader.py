@@ -14,10 +14,12 @@ import os
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +56,7 @@ class TrainingClips:
     clips.
     """
 
-    def __init__(self, source, *, seed, flip=False, image_share=0.0):
+    def __init__(self, source: Any, *, seed: int, flip: bool = False, image_share: float = 0.0) -> None:
         self.source, self.seed, self.flip = source, seed, flip
         self.share = Fraction(image_share).limit_denominator(1_000_000)
         self.images = getattr(source, "images", 0)  # sources without any need not say so
@@ -66,7 +68,7 @@ class TrainingClips:
         self.quarantine = Quarantine()
         self._epochs, self._workers, self._pool = {}, 0, None
 
-    def item(self, number):
+    def item(self, number: int) -> int:
         """Which item of the source clip `number` shows: a new permutation of all videos, or images, in every epoch."""
         images_before = number * self.share.numerator // self.share.denominator
         of_images = (number + 1) * self.share.numerator // self.share.denominator > images_before
@@ -83,11 +85,11 @@ class TrainingClips:
     def __getitem__(self, number):
         return self.request(number).result()
 
-    def request(self, number):
+    def request(self, number: int) -> "PendingClip":
         """The PendingClip of that number, which workers begin to make."""
         return PendingClip(self, number)
 
-    def read(self, item, random):
+    def read(self, item: int, random: np.random.Generator) -> tuple[torch.Tensor, Any]:
         """(uint8 [C,T,H,W], what is delivered with it) of one clip of an item, whatever its number.
 
         random: NumPy Generator of what the configuration leaves to chance. Raises DecodingError for a damaged file.
@@ -101,9 +103,9 @@ class TrainingClips:
             made, reason = None, str(failure)
         if reason:
             raise DecodingError(reason)
-        return torch.from_numpy(made[0]), self.source.told(item, made[1])
+        return torch.from_numpy(made[0]), self.source.conditions(item, made[1])
 
-    def submit(self, job):
+    def submit(self, job: ClipJob) -> Future:
         """Future of ((array, caption), None) of a ClipJob, or of (None, reason)."""
         if self._pool is None and (self._workers or not self.source.in_process):
             self._pool = Workers(self.source.function, None, self._workers or 1, seconds_of, ClipJob.fetched)
@@ -114,19 +116,19 @@ class TrainingClips:
         future.set_result((job.fetched().run(), None))
         return future
 
-    def decode_with(self, workers):
+    def decode_with(self, workers: int) -> None:
         """Have clips made by that many processes; 0: none where the source needs none, else one."""
         if workers != self._workers:
             self.close()
             self._workers = workers
 
-    def close(self):
+    def close(self) -> None:
         """End the processes; the next clip starts them again."""
         if self._pool is not None:
             self._end()
             self._pool = None
 
-    def describe(self):
+    def describe(self) -> dict:
         """What the clips are made of, for people and logs: number of videos, classes, what was dropped and why."""
         return self.source.describe() | {"flip": self.flip} | ({"image_share": float(self.share)} if self.share else {})
 
@@ -134,7 +136,7 @@ class TrainingClips:
 class PendingClip:
     """A clip that is being made; where a file fails, one that follows from (seed, number, attempt) takes its place."""
 
-    def __init__(self, clips, number):
+    def __init__(self, clips: "TrainingClips", number: int) -> None:
         self.clips, self.number, self.attempt, self.failed = clips, number, 0, []
         self._begin()
 
@@ -166,7 +168,9 @@ class PendingClip:
                 f"({reason}); check whether the folder is still there and its files are whole"
             )
 
-    def result(self, stopped=lambda: False, first_without=None):
+    def result(
+        self, stopped: Callable[[], bool] = lambda: False, first_without: Any = None
+    ) -> tuple[torch.Tensor, Any]:
         """(uint8 [C,T,H,W], class id or what is said), waiting for it.
 
         Files that failed go into the quarantine once another has taken their place, for clips from number
@@ -186,7 +190,7 @@ class PendingClip:
         for name, reason in self.failed:
             self.clips.quarantine.add(name, reason, self.number, first_without)
         video, caption = made
-        return torch.from_numpy(video), self.clips.source.told(self.item, caption)
+        return torch.from_numpy(video), self.clips.source.conditions(self.item, caption)
 
     def _wait(self, stopped):
         deadline = None
@@ -210,7 +214,16 @@ class Loader:
     workers; so does letting go of the loader and its clips.
     """
 
-    def __init__(self, clips, numbers, *, num_workers, steps_ahead, pin_memory, stopped=lambda: False):
+    def __init__(
+        self,
+        clips: "TrainingClips",
+        numbers: Any,
+        *,
+        num_workers: int,
+        steps_ahead: int,
+        pin_memory: bool,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.clips, self.numbers, self.num_workers, self.stopped = clips, numbers, num_workers, stopped
         self.pin_memory = pin_memory
         in_process = not num_workers and clips.source.in_process
@@ -231,19 +244,19 @@ class Loader:
         first_without = self.numbers.begin(pending[0].number) + self.margin * self.numbers.batch
         clips = [clip.result(self.stopped, first_without) for clip in pending]
         self._pending.popleft()
-        videos, told = zip(*clips, strict=True)
+        videos, conditions = zip(*clips, strict=True)
         video = torch.empty(len(videos), *videos[0].shape, dtype=torch.uint8, pin_memory=self.pin_memory)
         for row, clip in zip(video, videos, strict=True):
             row.copy_(clip)
-        told = default_collate(list(told))
+        conditions = default_collate(list(conditions))
         if self.pin_memory:
-            told = _pinned(told)
-        return video, told
+            conditions = _pinned(conditions)
+        return video, conditions
 
-    def describe(self):
+    def describe(self) -> dict:
         return self.clips.describe() | {"num_workers": self.num_workers}
 
-    def close(self):
+    def close(self) -> None:
         self._pending.clear()
         self.clips.close()
 
@@ -251,11 +264,20 @@ class Loader:
 class ClipNumbers:
     """The numbers of the clips of each delivery to one process, step after step."""
 
-    def __init__(self, *, batch, rank, world_size, start_step, micro_batch, first=None):
+    def __init__(
+        self,
+        *,
+        batch: int,
+        rank: int,
+        world_size: int,
+        start_step: int,
+        micro_batch: int | None,
+        first: int | None = None,
+    ) -> None:
         self.batches = BatchPlan(batch=batch, world_size=world_size, micro_batch=micro_batch)
         self.batch, self.rank, self.first = batch, rank, start_step * batch if first is None else first
 
-    def begin(self, number):
+    def begin(self, number: int) -> int:
         """Number of the first clip of the step that clip `number` belongs to."""
         return number - (number - self.first) % self.batch
 
@@ -268,7 +290,16 @@ class ClipNumbers:
             first += self.batch
 
 
-def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=False):
+def open_clips(
+    config: DataConfig,
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    seed: int,
+    num_classes: int | None = None,
+    quiet: bool = False,
+) -> "TrainingClips":
     """Return the TrainingClips that `config` names, [T,H,W] = `frames`, `height`, `width`.
 
     `num_classes` is what the model can tell apart; None or 0 leaves classes unchecked and allows videos without one.
@@ -298,26 +329,26 @@ def open_clips(config, *, frames, height, width, seed, num_classes=None, quiet=F
 
 
 def make_loader(
-    config,
+    config: DataConfig,
     *,
-    frames,
-    height,
-    width,
-    batch,
-    seed,
-    rank=0,
-    world_size=1,
-    start_step=0,
-    first=None,
-    micro_batch=None,
-    num_classes=None,
-    num_workers=None,
-    steps_ahead=None,
-    pin_memory=False,
-    clips=None,
-    quiet=False,
-    stopped=lambda: False,
-):
+    frames: int,
+    height: int,
+    width: int,
+    batch: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+    first: int | None = None,
+    micro_batch: int | None = None,
+    num_classes: int | None = None,
+    num_workers: int | None = None,
+    steps_ahead: int | None = None,
+    pin_memory: bool = False,
+    clips: "TrainingClips | None" = None,
+    quiet: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> "Loader":
     """Return the Loader of process `rank` of `world_size`, beginning at step `start_step`.
 
     `batch` is the global batch B; every step delivers this process its share of it, contiguous in the global batch, in
@@ -353,13 +384,13 @@ def make_loader(
     )
 
 
-def default_workers():
+def default_workers() -> int:
     """Worker processes per training process: none where two cores or fewer fall to each, else up to eight."""
     cores = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return 0 if cores <= 2 else min(8, cores - 1)
 
 
-def profile_loader(loader, batches):
+def profile_loader(loader: "Loader", batches: int) -> float:
     """Clips per second that `loader` delivers to a consumer that does nothing else, over `batches` deliveries.
 
     One delivery before them is not counted: it includes the start of the workers.
@@ -376,19 +407,19 @@ def _already_shrunk(config):
     Raises InputError where they were averaged over other blocks than can be made up for.
     """
     need_decoder()
-    from hpdm.data.store import open_shards
+    from hpdm.data.shards import open_shards
 
     table = open_shards(config)
     done = tuple(table.about.get("shrunk", ())) if table is not None else ()
     if not done:
         return config
-    if any(asked % own for asked, own in zip(config.shrink, done, strict=True)):
+    if any(requested % own for requested, own in zip(config.shrink, done, strict=True)):
         raise InputError(
             f"the shards in {config.path} were packed with --shrink {'x'.join(map(str, done))}, and this "
             f"run averages over {'x'.join(map(str, config.shrink))} (--levels and data.shrink decide): "
             "pack the folder again"
         )
-    shrink = tuple(asked // own for asked, own in zip(config.shrink, done, strict=True))
+    shrink = tuple(requested // own for requested, own in zip(config.shrink, done, strict=True))
     return replace(config, shrink=shrink, fps=config.fps and config.fps / done[0])
 
 
@@ -414,7 +445,9 @@ def _open_files(config, frames, height, width, num_classes, quiet):
     return open_folder(config, sampling, num_classes, quiet)
 
 
-def _pinned(told):
-    if isinstance(told, dict):
-        return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in told.items()}
-    return told.pin_memory()
+def _pinned(conditions):
+    if isinstance(conditions, dict):
+        return {
+            key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in conditions.items()
+        }
+    return conditions.pin_memory()

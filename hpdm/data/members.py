@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from hpdm.data.addresses import is_address, read_range
 from hpdm.video.errors import DecodingError
 
 
@@ -20,21 +21,19 @@ class Member:
     content: bytes | None = None
 
     @property
-    def remote(self):
+    def remote(self) -> bool:
         return is_address(self.shard)
 
-    def fetched(self):
+    def fetched(self) -> "Member":
         """The member with its bytes, if it lies behind an address; a path is opened by whoever decodes it.
 
         Raises InputError where the address cannot be read.
         """
         if not self.remote or self.content is not None:
             return self
-        from hpdm.data.store import read_range
-
         return replace(self, content=read_range(self.shard, self.offset, self.size))
 
-    def load(self):
+    def load(self) -> bytes:
         """The bytes. Raises DecodingError for a shard that is gone or ends before them."""
         if self.content is not None:
             content = self.content
@@ -48,8 +47,3 @@ class Member:
         if len(content) != self.size:
             raise DecodingError(f"its shard ends {self.size - len(content)} bytes before it does")
         return content
-
-
-def is_address(path):
-    """Whether a path is an address that fsspec opens, such as s3://bucket/folder."""
-    return "://" in str(path)

@@ -16,6 +16,7 @@ from hashlib import sha256
 from itertools import repeat
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 
@@ -50,11 +51,20 @@ class Smaller:
     crf: int = 17
 
     @property
-    def changes(self):
+    def changes(self) -> bool:
         return self.size is not None or self.shrink != ALONE
 
 
-def pack(root, out, *, shard_bytes=256 << 20, smaller=Smaller(), captions=AUTO, workers=None, quiet=False):
+def pack(
+    root: str | Path,
+    out: str | Path,
+    *,
+    shard_bytes: int = 256 << 20,
+    smaller: "Smaller" = Smaller(),
+    captions: str = AUTO,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, int]:
     """Write shards of all videos of the folder `root`, and of pictures that its captions name, into the folder `out`.
 
     Returns {"shards", "samples", "bytes", "left_out"}. Files that no decoder opens are left out, counted and said.
@@ -109,7 +119,7 @@ def pack(root, out, *, shard_bytes=256 << 20, smaller=Smaller(), captions=AUTO, 
     }
 
 
-def make_smaller(job, settings):
+def make_smaller(job: Any, settings: Any) -> tuple[Any, str | None]:
     """((bytes of a video file, fields of its VideoInfo), None), or (None, why not); runs in a worker process."""
     path, smaller = job
     try:

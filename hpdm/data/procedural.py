@@ -56,7 +56,7 @@ class Scene:
     tint: tuple[float, float, float]  # added to both colours
 
 
-def sample_scene(seed, index, label=None):
+def sample_scene(seed: int, index: int, label: int | None = None) -> "tuple[Scene, int]":
     """Draw the scene of clip `index`; returns (Scene, label).
 
     `label` in [0, 12) overrides the class, which otherwise is `index mod 12`, so that any run of twelve is balanced.
@@ -86,7 +86,9 @@ def sample_scene(seed, index, label=None):
     return scene, label
 
 
-def procedural_clip(seed, index, frames=32, height=64, width=64, label=None):
+def procedural_clip(
+    seed: int, index: int, frames: int = 32, height: int = 64, width: int = 64, label: int | None = None
+) -> tuple[np.ndarray, int]:
     """Draw clip `index` of the endless data set `seed`.
 
     Returns (uint8 [frames, height, width, 3] in 0..255, int label in 0..11). `label` overrides the class.
@@ -95,7 +97,7 @@ def procedural_clip(seed, index, frames=32, height=64, width=64, label=None):
     return render_scene(scene, frames, height, width), label
 
 
-def render_scene(scene, frames, height, width):
+def render_scene(scene: "Scene", frames: int, height: int, width: int) -> np.ndarray:
     """Draw a scene as uint8 [frames, height, width, 3]; pixels are sampled at their centres, edges are anti-aliased."""
     video = np.empty((frames, height, width, 3), np.uint8)
     step = max(1, PIXELS_AT_ONCE // (height * width))

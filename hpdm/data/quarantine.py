@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class Quarantine:
     """The list in `file`, or in memory alone where that is None."""
 
-    def __init__(self, file=None):
+    def __init__(self, file: str | Path | None = None) -> None:
         self.file, self._read = None if file is None else Path(file), 0
         self._reasons, self._first, self._clips = {}, {}, set()
         self.refresh()
@@ -29,7 +29,7 @@ class Quarantine:
     def __len__(self):
         return len(self._reasons)
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Read what other processes of the run have added."""
         try:
             if self.file is None or self.file.stat().st_size <= self._read:
@@ -48,13 +48,13 @@ class Quarantine:
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue  # cut off by a kill
 
-    def reason(self, path, clip):
+    def reason(self, path: str, clip: int) -> str | None:
         """Why a file is not to be opened for the clip of that number; None where it is."""
         if (path, clip) in self._clips or clip >= self._first.get(path, clip + 1):
             return f"quarantined: {self._reasons[path]}"
         return None
 
-    def add(self, path, reason, clip=None, first=None):
+    def add(self, path: str, reason: str, clip: int | None = None, first: int | None = None) -> None:
         """Note that a file failed for a clip (None: before any); it is not opened for clips from number `first` on."""
         known = path in self._reasons
         self._note(path, reason, clip, first)

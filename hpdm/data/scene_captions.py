@@ -4,9 +4,15 @@
 over a wavy navy background".
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from hpdm.data.procedural import BACKGROUNDS, CLASS_NAMES, COLOURS, MOTIONS, SHAPES, TEXTURES, sample_scene
+
+if TYPE_CHECKING:
+    from hpdm.data.procedural import Scene
+
 
 PHRASES = {"slides": "slides right", "rises": "rises", "grows": "grows"}  # motion → how captions say it
 ATTRIBUTES = {
@@ -21,27 +27,27 @@ ATTRIBUTES = {
 
 def caption_words() -> list[str]:
     """All words that captions are made of, sorted."""
-    grammar = "a picture of over background".split()
+    grammar = ["a", "picture", "of", "over", "background"]
     spoken = [word for phrase in PHRASES.values() for word in phrase.split()]
     return sorted({*grammar, *spoken, *SHAPES, *COLOURS, *TEXTURES, *BACKGROUNDS})
 
 
-def describe_scene(scene, still=False) -> str:
+def describe_scene(scene: "Scene", still: bool = False) -> str:
     """The caption of a `Scene`; `still`: of a single frame of it."""
     figure = f"a {scene.texture} {scene.colour} {scene.shape}"
     ground = f"over a {scene.background_texture} {scene.background} background"
     return f"a picture of {figure} {ground}" if still else f"{figure} {PHRASES[scene.motion]} {ground}"
 
 
-def attributes_of_scene(scene) -> dict[str, str]:
+def attributes_of_scene(scene: "Scene") -> dict[str, str | None]:
     """What a caption can ask for, by name of the attribute."""
     return {name: getattr(scene, name) for name in ATTRIBUTES}
 
 
-def attributes_of_caption(caption: str) -> dict[str, str]:
+def attributes_of_caption(caption: str) -> dict[str, str | None]:
     """What a caption of `describe_scene` asks for; raises ValueError for any other text."""
     words = caption.split()
-    still = words[:3] == "a picture of".split()
+    still = words[:3] == ["a", "picture", "of"]
     words = words[3:] if still else words
     try:
         _, texture, colour, shape, *rest = words

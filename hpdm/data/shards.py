@@ -8,13 +8,15 @@ import tarfile
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from hpdm.config.data import DataConfig
+from hpdm.data.addresses import is_address, persistently
 from hpdm.data.index import IndexedVideo, Progress, check_limit, known_entries, probed, unchanged
-from hpdm.data.members import Member, is_address
-from hpdm.data.store import open_shard, persistently, refuse_unfinished, shard_index_files, shard_names
+from hpdm.data.members import Member
+from hpdm.data.store import is_sharded, open_shard, refuse_unfinished, shard_index_files, shard_names, stored_table
 from hpdm.data.table import SHOWN, FoundFile, VideoTable, now
 from hpdm.support.columns import Texts
 from hpdm.support.errors import InputError
@@ -55,7 +57,36 @@ class Shard:
     passed_over: Counter
 
 
-def index_shards(root, *, out=None, workers=None, quiet=False, limit=None):
+def open_shards(config: DataConfig) -> VideoTable | None:
+    """The VideoTable of the shards that `config.path` names; None where that is a folder of something else.
+
+    Raises InputError where a folder is still being packed, where shards of the index are missing, and where shards have
+    no index and hold more than `config.index_limit` videos.
+    """
+    root = config.path
+    if not is_sharded(root):
+        return None
+    refuse_unfinished(root)
+    table = stored_table(root, config.index)
+    if table is None or config.recheck:
+        table = index_shards(root, limit=config.index_limit, quiet=True)
+    missing = sorted(set(table.about["shards"]) - set(shard_names(root)))
+    if missing:
+        raise InputError(
+            f"{root} lacks {len(missing)} of the {len(table.about['shards'])} shards of its index, the "
+            f"first is {missing[0]}; bring them back, or run hpdm-data index --data {root} again"
+        )
+    return table
+
+
+def index_shards(
+    root: str | Path,
+    *,
+    out: str | Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+    limit: int | None = None,
+) -> VideoTable:
     """Return the VideoTable of the shards in a folder or behind an address, and keep it for later starts.
 
     It is written to `out`, or beside the shards, or where that is impossible to the user's cache. Videos of shards that
@@ -85,7 +116,7 @@ def index_shards(root, *, out=None, workers=None, quiet=False, limit=None):
     return table
 
 
-def read_shard(root, name):
+def read_shard(root: str | Path, name: str) -> "Shard":
     """The Shard of that name: its headers and what is said beside the videos, no video. Raises InputError."""
     try:
         if is_address(root):
@@ -202,7 +233,7 @@ def _index(root, names, known, workers, quiet, limit, keep):
             passed_over += shard.passed_over
             sizes.append([shard.size, shard.stamp])
             for sample in shard.samples:
-                found = _found(shard, sample)
+                found = _located(shard, sample)
                 entry = _stated(found, sample) or known.get(found.path)
                 entry = entry if entry and unchanged(entry, found) else None
                 rows.append([number, sample, found, entry])
@@ -269,7 +300,7 @@ def _table(root, names, sizes, rows, passed_over):
     return table
 
 
-def _found(shard, sample):
+def _located(shard, sample):
     """FoundFile of a sample: by the path from which `hpdm-data pack` took it, else by shard and member."""
     about = sample.about.get(PACKED)
     path = about.get("path") if isinstance(about, dict) else None

@@ -7,14 +7,13 @@ order.
 """
 
 import hashlib
-import logging
 import os
-import time
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from hpdm.data.members import is_address
+from hpdm.data.addresses import file_system, is_address, persistently
 from hpdm.data.table import VideoTable
 from hpdm.support.columns import DamagedTable
 from hpdm.support.errors import InputError
@@ -24,41 +23,10 @@ from hpdm.video import formats, ucf101
 INDEX_FILE = "hpdm-shards.safetensors"
 PACKING = "hpdm-pack.json"  # of `hpdm-data pack`: what is packed, and whether it is finished
 SHARD_SUFFIX = ".tar"
-WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt to read
 BLOCK = 8 << 20  # bytes of a download at once
 
-log = logging.getLogger(__name__)
 
-
-class NoAddress(InputError):
-    """An address of a kind that nothing installed can open."""
-
-
-def open_shards(config):
-    """The VideoTable of the shards that `config.path` names; None where that is a folder of something else.
-
-    Raises InputError where a folder is still being packed, where shards of the index are missing, and where shards have
-    no index and hold more than `config.index_limit` videos.
-    """
-    root = config.path
-    if not is_sharded(root):
-        return None
-    refuse_unfinished(root)
-    table = _stored_table(root, config.index)
-    if table is None or config.recheck:
-        from hpdm.data.shards import index_shards
-
-        table = index_shards(root, limit=config.index_limit, quiet=True)
-    missing = sorted(set(table.about["shards"]) - set(shard_names(root)))
-    if missing:
-        raise InputError(
-            f"{root} lacks {len(missing)} of the {len(table.about['shards'])} shards of its index, the "
-            f"first is {missing[0]}; bring them back, or run hpdm-data index --data {root} again"
-        )
-    return table
-
-
-def is_sharded(root):
+def is_sharded(root: str | Path) -> bool:
     """Whether a folder or address holds shards: .tar files, and neither videos nor folders (or the index of shards)."""
     if is_address(root):
         return bool(shard_names(root))
@@ -77,10 +45,10 @@ def is_sharded(root):
     return found
 
 
-def refuse_unfinished(root):
+def refuse_unfinished(root: str | Path) -> None:
     """Raise InputError for a packing or an upload that is not finished: half of the data would pass for all."""
     if is_address(root):
-        system, place = _system(str(root))
+        system, place = file_system(str(root))
         try:
             content = persistently(lambda: system.cat_file(f"{place.rstrip('/')}/{PACKING}"), f"{root}/{PACKING}")
         except FileNotFoundError:
@@ -98,7 +66,7 @@ def refuse_unfinished(root):
         raise InputError(f"{root} holds {there} of the {about['written']} shards that were packed; bring the others")
 
 
-def shard_names(root):
+def shard_names(root: str | Path) -> list[str]:
     """Names of the shards in a folder or behind an address, sorted. Raises InputError where it cannot be listed."""
     if not is_address(root):
         try:
@@ -106,7 +74,7 @@ def shard_names(root):
         except OSError as error:
             raise InputError(f"{root} cannot be listed ({error.strerror})") from error
     else:
-        system, place = _system(str(root))
+        system, place = file_system(str(root))
         try:
             entries = persistently(lambda: system.ls(place, detail=False), root)
         except FileNotFoundError:
@@ -115,11 +83,11 @@ def shard_names(root):
     return sorted(name for name in names if name.endswith(SHARD_SUFFIX) and not name.startswith("."))
 
 
-def split_lists(root):
+def split_lists(root: str | Path) -> Path | None:
     """Folder of UCF-101's lists in or beside a folder, or a copy of those behind an address; None where there are none."""
     if not is_address(root):
         return ucf101.find_lists(Path(root))
-    system, place = _system(str(root))
+    system, place = file_system(str(root))
     folder = f"{place.rstrip('/')}/{ucf101.LISTS_FOLDER}"
     copy = user_cache("hpdm") / f"lists-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
     try:
@@ -134,13 +102,13 @@ def split_lists(root):
     return copy if copy.is_dir() else None
 
 
-def open_shard(root, name):
+def open_shard(root: str | Path, name: str) -> tuple[int, int, Any]:
     """(size in bytes, stamp that changes with the content, readable binary file) of a shard; the caller closes it."""
     if not is_address(root):
         path = Path(root, name)
         about = path.stat()
         return about.st_size, about.st_mtime_ns, open(path, "rb")  # noqa: SIM115  the caller closes it
-    system, place = _system(str(root))
+    system, place = file_system(str(root))
     path = f"{place.rstrip('/')}/{name}"
     about = system.info(path)
     stamp = {
@@ -152,56 +120,7 @@ def open_shard(root, name):
     return int(about["size"]), stamp, system.open(path, "rb")
 
 
-def read_range(address, begin, size):
-    """Bytes `begin` to `begin + size` of the file at an address; fewer where it ends before.
-
-    Raises InputError where it is not there, or still cannot be read after all attempts.
-    """
-    folder, _, name = address.rpartition("/")
-    system, place = _system(folder)
-    path = f"{place.rstrip('/')}/{name}"
-    try:
-        return bytes(persistently(lambda: system.cat_file(path, start=begin, end=begin + size), address))
-    except FileNotFoundError:
-        raise InputError(f"{address} is gone; bring it back, and the same command continues") from None
-
-
-def persistently(function, what):
-    """What `function` returns, called again after a while where it fails as networks do.
-
-    Errors that say that nothing is there are raised as they are; others that remain become an InputError about `what`.
-    """
-    for wait in (*WAITS, None):
-        try:
-            return function()
-        except (FileNotFoundError, NotADirectoryError, InputError):
-            raise
-        except Exception as error:  # every service has its own
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            lasting = isinstance(error, (PermissionError, ImportError, NotImplementedError))
-            if wait is None or lasting:
-                times = "" if lasting else f", tried {len(WAITS) + 1} times"
-                raise InputError(
-                    f"{what} cannot be read ({reason}){times}; once it can, the same command continues"
-                ) from error
-            log.warning("%s: %s; trying again in %g s", what, reason, wait)
-        time.sleep(wait)
-
-
-@lru_cache(maxsize=64)
-def _system(address):
-    """(fsspec's file system, the path there) of an address."""
-    try:
-        import fsspec
-    except ImportError as error:
-        raise NoAddress(f"{address}: addresses need fsspec: pip install 'hpdm[shards]'") from error
-    try:
-        return fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        raise NoAddress(f"{address} cannot be opened ({' '.join(str(error).split())})") from error
-
-
-def shard_index_files(root):
+def shard_index_files(root: str | Path) -> tuple[Path, ...]:
     """Where the index of a folder of shards may be, in the order in which places are tried."""
     if is_address(root):
         digest = hashlib.sha256(str(root).rstrip("/").encode()).hexdigest()[:16]
@@ -210,7 +129,7 @@ def shard_index_files(root):
     return Path(root) / INDEX_FILE, user_cache("hpdm") / f"index-{digest}.safetensors"
 
 
-def _stored_table(root, file):
+def stored_table(root: str | Path, file: str | Path | None) -> VideoTable | None:
     """The table of an index that is there; one behind an address is copied to the user's cache once."""
     places = [Path(file)] if file else [*([_fetched_index(root)] if is_address(root) else []), *shard_index_files(root)]
     for place in filter(None, places):
@@ -229,7 +148,7 @@ def _stored_table(root, file):
 
 def _fetched_index(root):
     """The copy of the index that lies beside shards behind an address; None where there is none."""
-    system, place = _system(str(root))
+    system, place = file_system(str(root))
     path = f"{place.rstrip('/')}/{INDEX_FILE}"
     try:
         about = persistently(lambda: system.info(path), f"{root}/{INDEX_FILE}")

@@ -1,11 +1,12 @@
 """The videos of a folder or of shards as a table: a row each, sorted by path, in memory or in a file of `columns`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class FoundFile:
     mtime: int
 
     @property
-    def label(self):
+    def label(self) -> str | None:
         """Name of the class subfolder, the first part of the path; None for a file outside any."""
         parts = PurePosixPath(self.path).parts
         return parts[0] if len(parts) > 1 else None
@@ -56,7 +57,7 @@ class IndexedVideo(FoundFile):
     height: int
     width: int
 
-    def frames_at(self, fps, own=None):
+    def frames_at(self, fps: float, own: bool | None = None) -> int:
         """How many frames the whole video has at `fps` frames per second; 0 where it has no rate.
 
         own: frames per second that take the place of the file's times.
@@ -75,7 +76,7 @@ class BrokenFile(FoundFile):
     fatal: bool = False
 
 
-def now():
+def now() -> str:
     """The time, as tables state when they were made."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
@@ -90,14 +91,14 @@ class VideoTable:
     paths do not say it. about: what is JSON-able and of the whole.
     """
 
-    def __init__(self, columns, about):
+    def __init__(self, columns: dict, about: dict) -> None:
         self.columns, self.about = columns, about
         for name in (*NUMBERS, *TEXTS):
             if name not in columns or len(columns[name]) != len(columns["path"]):
                 raise DamagedTable(f"a table without its column {name}")
 
     @classmethod
-    def of(cls, entries, about=None):
+    def of(cls, entries: "Sequence[IndexedVideo | BrokenFile]", about: dict | None = None) -> "VideoTable":
         """Table of IndexedVideos and BrokenFiles that are sorted by path."""
         columns = {
             name: np.fromiter((getattr(entry, name, 0) for entry in entries), dtype, len(entries))
@@ -110,14 +111,14 @@ class VideoTable:
         return cls(columns, about or {})
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path: str | Path) -> "VideoTable":
         """The table in a file, memory-mapped; raises OSError and DamagedTable, also for another version's."""
         columns, about = read_columns(path)
         if not isinstance(about, dict) or about.get("version") != TABLE_VERSION or "path" not in columns:
             raise DamagedTable(f"{path} is no index of videos of this version")
         return cls(columns, about)
 
-    def write(self, path):
+    def write(self, path: str | Path) -> None:
         """Write the file, atomically. Raises WriteError."""
         write_columns(path, self.columns, self.about | {"version": TABLE_VERSION})
 
@@ -131,20 +132,20 @@ class VideoTable:
             raise AttributeError(name) from None
 
     @property
-    def broken(self):
+    def broken(self) -> bool:
         """Whether each row is a broken file, bool [n]."""
         return self.reason.lengths() > 0
 
     @property
-    def in_shards(self):
+    def in_shards(self) -> bool:
         return "shard" in self.columns
 
-    def captions_of(self, row):
+    def captions_of(self, row: int) -> Sequence[str]:
         """The captions of a row, a list."""
         begin = int(self.caption_ends[row - 1]) if row else 0
         return self.caption[begin : int(self.caption_ends[row])]
 
-    def captions_chosen(self, rows):
+    def captions_chosen(self, rows: np.ndarray) -> Iterator[list[str]]:
         """Yield the captions of each of `rows`, an ascending array; read in blocks where many are chosen."""
         if 4 * len(rows) < len(self):
             yield from map(self.captions_of, rows.tolist())
@@ -159,13 +160,13 @@ class VideoTable:
                 if chosen:
                     yield captions
 
-    def caption_counts(self):
+    def caption_counts(self) -> np.ndarray:
         """How many captions each row has, int64 [n]; zeros for a table without any."""
         if "caption" not in self.columns:
             return np.zeros(len(self), np.int64)
         return np.diff(self.caption_ends, prepend=0)
 
-    def entry(self, row):
+    def entry(self, row: int) -> "IndexedVideo | BrokenFile":
         """IndexedVideo or BrokenFile of a row."""
         row = int(row)
         found = {"path": self.path[row], "size": int(self.size[row]), "mtime": int(self.mtime[row])}
@@ -173,7 +174,7 @@ class VideoTable:
             return BrokenFile(**found, reason=reason, fatal=bool(self.fatal[row]))
         return IndexedVideo(**found, **{name: self.columns[name][row].item() for name in SHOWN})
 
-    def entries(self):
+    def entries(self) -> "Iterator[IndexedVideo | BrokenFile]":
         """All rows, one after the other."""
         numbers = [name for name in NUMBERS if name != "still"]
         for first in range(0, len(self), 10_000):
@@ -197,7 +198,7 @@ class VideoTable:
 class Rows(Sequence):
     """Some rows of a table as a sequence of what `make(row)` returns; nothing is kept."""
 
-    def __init__(self, rows, make):
+    def __init__(self, rows: Any, make: Callable[[Any], Any]) -> None:
         self.rows, self._make = rows, make
 
     def __len__(self):

@@ -4,9 +4,11 @@ Shapes: C colours (RGB), T frames, H rows, W columns; clips are uint8 in 0..255.
 """
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +23,10 @@ from hpdm.video import formats
 from hpdm.video.pixels import UnreadablePicture, read_picture
 from hpdm.video.reader import DecodingError, VideoReader
 from hpdm.video.timeline import Timeline, exact_rate
+
+if TYPE_CHECKING:
+    from hpdm.data.table import VideoTable
+
 
 # Workers import this module with torch before the time of their first job begins to count.
 RUN = f"{__name__}:{run.__name__}"
@@ -41,7 +47,7 @@ class ClipSampling:
     crop: str = "center"
     least_kept: float = 0.0
 
-    def refusal(self, video: IndexedVideo, fps=None):
+    def refusal(self, video: IndexedVideo, fps: Any = None) -> str | None:
         """Why a video makes no clip, or None; `fps` is a frame rate that takes the place of the file's times."""
         if reason := self.refusal_of_shape(video):
             return reason
@@ -55,7 +61,9 @@ class ClipSampling:
         stride = f" at stride {self.stride}" if self.stride > 1 else ""
         return f"{TOO_SHORT} for {self.frames} frames{rate}{stride}"
 
-    def refusals(self, table, rows, fps=None, still=None):
+    def refusals(
+        self, table: "VideoTable", rows: np.ndarray, fps: Any = None, still: Any = None
+    ) -> tuple[np.ndarray, list[str]]:
         """(code int32 of each of the `rows` of a table, reasons by code): USABLE, BROKEN_CODE or why not.
 
         fps: frame rates [len(rows)] in place of the files' times, 0 for none. still: bool [len(rows)], pictures, which
@@ -85,18 +93,18 @@ class ClipSampling:
         codes[places] = found[group]
         return codes, reasons
 
-    def refusal_of_shape(self, picture):
+    def refusal_of_shape(self, picture: Any) -> str | None:
         """Why pictures of the `height` and `width` of `picture` make no clip, or None."""
         rows, columns = largest_box(picture.height, picture.width, self.height, self.width)
         if rows * columns < self.least_kept * picture.height * picture.width:
             return f"cropping leaves less than {self.least_kept:.0%} of the picture"
         return None
 
-    def rate(self, native_fps):
+    def rate(self, native_fps: float) -> float:
         """Frames per second of the clips of a file of `native_fps`."""
         return (self.fps or native_fps) / self.stride
 
-    def last_start(self, timeline: Timeline):
+    def last_start(self, timeline: Timeline) -> int:
         """Number of the last frame with which a clip can begin; negative for a video too short for one."""
         if not (self.fps and timeline.tick):
             return timeline.frames - 1 - (self.frames - 1) * self.stride
@@ -106,7 +114,7 @@ class ClipSampling:
             return min(int(first_too_late), timeline.frames) - 1
         return int(np.searchsorted(timeline.ticks, int(first_too_late))) - 1
 
-    def indices(self, timeline: Timeline, random):
+    def indices(self, timeline: Timeline, random: np.random.Generator) -> np.ndarray:
         """Frame numbers of one clip, int64 [T]: every `stride`-th frame, with `fps` set those nearest in time.
 
         random: a NumPy Generator. A video too short for the clip starts at its first frame and begins again at its end.
@@ -148,11 +156,11 @@ class FileJob:
     fps: float | None = None
     member: Member | None = None
 
-    def fetched(self):
+    def fetched(self) -> "FileJob":
         """The job with all that another process cannot reach."""
         return self if self.member is None else replace(self, member=self.member.fetched())
 
-    def run(self):
+    def run(self) -> np.ndarray:
         """uint8 [C,T,H,W] as an array; raises DecodingError for a damaged file. `random` has then made its draws."""
         sampling = self.sampling
         fitting = Fitting(sampling.height, sampling.width, self.random if sampling.crop == "random" else None)
@@ -187,7 +195,16 @@ class FolderClips:
     in_process, function = False, RUN  # decoders crash and hang
     images = 0
 
-    def __init__(self, root, table, rows, ids, class_names, sampling, about):
+    def __init__(
+        self,
+        root: str | Path,
+        table: "VideoTable",
+        rows: np.ndarray,
+        ids: np.ndarray,
+        class_names: Sequence[str],
+        sampling: "ClipSampling",
+        about: dict,
+    ) -> None:
         self.root, self.table, self.rows, self.ids = root, table, rows, ids
         self.class_names, self.sampling, self.about = class_names, sampling, about
         self._codes, self._reasons = sampling.refusals(table, rows)
@@ -201,41 +218,41 @@ class FolderClips:
         return len(self.used)
 
     @property
-    def videos(self):
+    def videos(self) -> Rows:
         return Rows(self.used, self.table.entry)
 
     @property
-    def broken(self):
+    def broken(self) -> list:
         return [self.table.entry(row) for row in self.rows[self._codes == BROKEN_CODE]]
 
     @property
-    def dropped(self):
+    def dropped(self) -> dict[str, int]:
         """Reason → count of the videos that are whole and not used."""
         return _counted(self._codes[self._codes > USABLE], self._reasons)
 
     @property
-    def left_out(self):
+    def left_out(self) -> dict[str, str]:
         codes = self._codes[self._codes != USABLE]
         paths = self.table.path.chosen(self.rows[self._codes != USABLE])
         return {path: self._reasons[code] if code > USABLE else BROKEN for path, code in zip(paths, codes, strict=True)}
 
-    def name(self, item):
+    def name(self, item: int) -> str:
         """Path of video `item` below the folder, which is how messages and lists of files call it."""
         return self.table.path[int(self.used[item])]
 
-    def job(self, item, random):
+    def job(self, item: int, random: np.random.Generator) -> "FileJob":
         """FileJob of one clip of video `item`."""
         return file_job(self.root, self.table, self.used[item], self.sampling, random)
 
-    def captions(self, item):
+    def captions(self, item: int) -> int:
         """How many captions item `item` has."""
         return 0
 
-    def told(self, item, caption=0):
+    def conditions(self, item: int, caption: int = 0) -> int:
         """Class id of video `item`."""
         return int(self.labels[item])
 
-    def contents(self):
+    def contents(self) -> Iterator[tuple]:
         """Yield (path, bytes, frames, class) of each video that is used, by path: the data's fingerprint."""
         names = {
             label: f"{label} {self.class_names[label] if label >= 0 else ''}".strip()
@@ -247,7 +264,7 @@ class FolderClips:
         for path, size, count, label in zip(self.table.path.chosen(rows), sizes, frames, labels, strict=True):
             yield path, size, count, names[label]
 
-    def describe(self):
+    def describe(self) -> dict:
         """What the folder holds: counts of videos and classes, and what was left out and why; JSON-able."""
         return {
             "path": str(self.root),
@@ -277,7 +294,14 @@ class FolderClips:
         return classes
 
 
-def file_job(root, table, row, sampling, random, fps=None):
+def file_job(
+    root: str | Path,
+    table: "VideoTable",
+    row: int,
+    sampling: "ClipSampling",
+    random: np.random.Generator,
+    fps: Any = None,
+) -> "FileJob":
     """FileJob of one clip of a row of a table, of a file below the folder `root` or inside a shard."""
     row = int(row)
     if not table.in_shards:
@@ -315,10 +339,10 @@ class Fitting:
     one grey level of the exact result, several times faster.
     """
 
-    def __init__(self, height, width, random=None):
+    def __init__(self, height: int, width: int, random: np.random.Generator | None = None) -> None:
         self.height, self.width, self.random, self.place = height, width, random, None
 
-    def __call__(self, frames):
+    def __call__(self, frames: np.ndarray) -> torch.Tensor:
         rows, columns = frames.shape[1:3]
         box_rows, box_columns = largest_box(rows, columns, self.height, self.width)
         if self.place is None:
@@ -332,11 +356,11 @@ class Fitting:
         return F.interpolate(torch.from_numpy(box), size, mode="bilinear", align_corners=False, antialias=True).numpy()
 
 
-def fit(frames, height, width, random=None):
+def fit(frames: np.ndarray, height: int, width: int, random: np.random.Generator | None = None) -> np.ndarray:
     """uint8 [T,H0,W0,C] → uint8 [C,T,height,width], as `Fitting`."""
     return np.ascontiguousarray(Fitting(height, width, random)(frames).swapaxes(0, 1))
 
 
-def largest_box(rows, columns, height, width):
+def largest_box(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of the largest box of the shape of `height` x `width` in a picture of `rows` x `columns`."""
     return min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))

@@ -1,4 +1,4 @@
-"""What a network is told about each sample, and the tokens that latents read it from.
+"""Conditioning inputs of a network for each sample, and the tokens that latents read them from.
 
 The tokens are, in this order: noise level, class, frame rate, height and width, text; a configuration names those that
 a network has. Text comes as embeddings of a frozen encoder, or as numbers of words that the network embeds itself.
@@ -7,13 +7,19 @@ B batch, K text tokens of width w, c width of a condition token.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from hpdm.config.network import MEASURES
 from hpdm.model.rin import Attention, FeedForward, NoiseLevelEmbedding
+
+if TYPE_CHECKING:
+    from hpdm.config.network import NetworkConfig
+
 
 PADDING, UNKNOWN, SPECIAL_WORDS = 0, 1, 2  # numbers of no word and of one outside the vocabulary; how many such
 
@@ -31,14 +37,14 @@ class Conditions:
         return len(self.labels)
 
     @property
-    def shape(self):
+    def shape(self) -> torch.Size:
         return self.labels.shape
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.labels.device
 
-    def each(self, function) -> "Conditions":
+    def each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Conditions":
         """`function` of every tensor there is."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Conditions(**{name: None if value is None else function(value) for name, value in values.items()})
@@ -46,26 +52,29 @@ class Conditions:
     def __getitem__(self, index):
         return self.each(lambda tensor: tensor[index])
 
-    def to(self, device, non_blocking=False):
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Conditions":
         return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def repeat(self, times: int):
+    def repeat(self, times: int) -> "Conditions":
         """The batch `times` times in a row."""
         return self.each(lambda tensor: tensor.repeat(times, *[1] * (tensor.ndim - 1)))
 
-    def without(self, which, null_label: int):
+    def without(self, which: torch.Tensor | bool, null_label: int) -> "Conditions":
         """Neither class nor text where `which`, bool [B] or True, says so."""
         which = torch.as_tensor(which, device=self.device).expand(self.shape)
         mask = None if self.mask is None else self.mask & ~which[..., None]
         return dataclasses.replace(self, labels=self.labels.masked_fill(which, null_label), mask=mask)
 
 
-def as_conditions(conditions) -> Conditions:
+Labels = torch.Tensor | Conditions  # int64 [B], -1 for none, or everything that a network is conditioned on
+
+
+def as_conditions(conditions: Labels) -> Conditions:
     """`Conditions` of what may be labels int64 [B] alone."""
     return conditions if isinstance(conditions, Conditions) else Conditions(labels=conditions)
 
 
-def drop_conditions(conditions, dropped, null_label: int):
+def drop_conditions(conditions: Labels, dropped: torch.Tensor | bool, null_label: int) -> Labels:
     """Labels int64 [B] or `Conditions` as a network takes them: without class and text where `dropped`.
 
     dropped: bool [B], or one for all. A label of -1, which data without classes have, becomes `null_label`.
@@ -76,7 +85,7 @@ def drop_conditions(conditions, dropped, null_label: int):
     return dataclasses.replace(conditions, labels=labels).without(dropped, null_label)
 
 
-def guidance_branches(conditions, null_label: int, guided: bool):
+def guidance_branches(conditions: Labels, null_label: int, guided: bool) -> Labels:
     """Labels int64 [B] or `Conditions` [B] → the same for each branch of guidance: [1, B], or [2, B] with the second
     one without class and text."""
     if not isinstance(conditions, Conditions):
@@ -90,8 +99,8 @@ def guidance_branches(conditions, null_label: int, guided: bool):
     return Conditions(**{name: torch.cat([getattr(whole, name), getattr(null, name)]) for name in names})
 
 
-def no_conditions(config, batch: int, device="cpu"):
-    """Neither class nor text for a network of `NetworkConfig`: int64 [B], or `Conditions` where it is told more."""
+def no_conditions(config: "NetworkConfig", batch: int, device: torch.device | str = "cpu") -> Labels:
+    """Neither class nor text for a network of `NetworkConfig`: int64 [B], or `Conditions` where it has more of them."""
     labels = torch.full((batch,), config.num_classes, dtype=torch.int64, device=device)
     if not config.text_width and not config.measures:
         return labels
@@ -112,7 +121,7 @@ class TextTokens(nn.Module):
     A sample without text has one token, a learned one.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: "NetworkConfig") -> None:
         super().__init__()
         w, c = config.text_width, config.condition_width
         self.words = self.positions = self.layers = None
@@ -127,11 +136,11 @@ class TextTokens(nn.Module):
         self.project = nn.Linear(w, c)
         self.null = nn.Parameter(torch.empty(c))
 
-    def tables(self):
+    def tables(self) -> list[torch.Tensor]:
         """The learned tables, which start as noise."""
         return [self.null] if self.words is None else [self.null, self.words.weight, self.positions]
 
-    def forward(self, text, mask):
+    def forward(self, text: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """text [B, K, w] or [B, K], mask bool [B, K] → (tokens [B, K, c], mask bool [B, K] with at least one token)."""
         some = mask.any(1)
         first = torch.zeros_like(mask)
@@ -148,13 +157,13 @@ class TextTokens(nn.Module):
 class MeasureTokens(nn.Module):
     """A condition token each for the frame rate and for the size of the video that a clip was cut from."""
 
-    def __init__(self, config):
+    def __init__(self, config: "NetworkConfig") -> None:
         super().__init__()
         self.embeddings = nn.ModuleDict(
             {name: NoiseLevelEmbedding(config.noise_frequencies, config.condition_width) for name in config.measures}
         )
 
-    def forward(self, measures):
+    def forward(self, measures: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3] as (frames per second, rows, columns) → [B, measures, c]."""
         fps, *sizes = measures.unbind(-1)
         # Both within the range of values that the embedding tells apart, [-2, 1]: 0 to 60 fps, 16 to 8,000 pixels.

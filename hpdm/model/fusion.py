@@ -13,6 +13,7 @@ B batch, L levels, N = F*H*W tokens of a patch, d token width.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from hpdm.model.sharding import fill
 from hpdm.pyramid import AXES, Pyramid, parent_coordinates, token_centres
 
 
-def interpolation_matrix(u: torch.Tensor, size: int, band: int | None = None):
+def interpolation_matrix(u: torch.Tensor, size: int, band: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Linear interpolation along an axis as a matrix: [B, n] places in [0, 1] → (first [B], matrix [B, n, band]).
 
     Sample `i` of the axis lies at (i + 0.5) / size; places nearer to the border than half a sample take the border's
@@ -41,7 +42,7 @@ def band_width(places: int, size: int, gap: int) -> int:
     return math.ceil((places - 1) / places * size / 2**gap) + 2
 
 
-def resample(tokens: torch.Tensor, axes) -> torch.Tensor:
+def resample(tokens: torch.Tensor, axes: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """Trilinear resampling of [B, F, H, W, d]: [B, F', H', W', d].
 
     `axes` are three pairs of `interpolation_matrix`, for frames, rows and columns.
@@ -98,8 +99,14 @@ class Geometry:
     """
 
     def __init__(
-        self, pyramid: Pyramid, starts, tokens: tuple[int, int, int], dtype=torch.float32, levels=None, batch=None
-    ):
+        self,
+        pyramid: Pyramid,
+        starts: Sequence[torch.Tensor],
+        tokens: tuple[int, int, int],
+        dtype: torch.dtype = torch.float32,
+        levels: Sequence[int] | None = None,
+        batch: int | None = None,
+    ) -> None:
         levels = range(len(starts)) if levels is None else levels
         self.tokens, self._batch = tokens, batch
         self._start = dict(zip(levels, starts, strict=True))
@@ -107,7 +114,7 @@ class Geometry:
         self._axes = {}
 
     @property
-    def levels(self):
+    def levels(self) -> list[int]:
         return sorted(self._start)
 
     def rows(self, levels: int) -> list[int]:
@@ -129,7 +136,7 @@ class Geometry:
         """Tokens [B, N, d] of the window of level `parent` at the places of the tokens of `level`: [B, N, d]."""
         return self.resample_grid(tokens.unflatten(1, self.tokens), level, parent, self.tokens).flatten(1, 3)
 
-    def resample_grid(self, grid, level: int, parent: int, size):
+    def resample_grid(self, grid: torch.Tensor, level: int, parent: int, size: tuple[int, int, int]) -> torch.Tensor:
         """A grid [B, F, H, W, d] that fills the window of level `parent`, at `size` places in the window of `level`."""
         siblings = len(self._start[level]) // len(self._start[parent])
         if siblings == 1:
@@ -162,7 +169,7 @@ class Geometry:
         return self._axes[key]
 
 
-def resample_pixels(patch, level: int, geometry: Geometry):
+def resample_pixels(patch: torch.Tensor, level: int, geometry: Geometry) -> torch.Tensor:
     """A patch [B, C, rf, rh, rw] of the level below, at the places of the pixels in the window of `level`."""
     grid = geometry.resample_grid(patch.movedim(1, -1), level, level - 1, tuple(patch.shape[2:]))
     return grid.movedim(-1, 1)
@@ -176,13 +183,13 @@ class DeepFusion(nn.Module):
     detaches_context = False
     concatenates_rgb = False  # whether the tokenizer also sees the previous level's pixels
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.tokens = nn.Linear(width, width)
         self.context = nn.Linear(width, width, bias=False) if self.uses_context else None
         self.coordinates = nn.Linear(3, width, bias=False) if self.uses_coordinates else None
 
-    def reset(self):
+    def reset(self) -> None:
         """Start as the identity on tokens, so that adding the layer changes no level that has no context."""
         fill(self.tokens.weight, nn.init.eye_)
         nn.init.zeros_(self.tokens.bias)
@@ -222,7 +229,7 @@ class DetachedFusion(DeepFusion):
 
 
 class FusionWithoutCoordinates(DeepFusion):
-    """Deep fusion that is not told where in the video its tokens lie."""
+    """Deep fusion without the places of tokens in the video."""
 
     uses_coordinates = False
 
@@ -237,25 +244,28 @@ class ShallowFusion(DeepFusion):
 class NoFusion(nn.Module):
     """Levels know nothing of each other, nor where they are: for single-level networks and as a lower bound."""
 
+    uses_context = False
+    uses_coordinates = False
+    detaches_context = False
     concatenates_rgb = False
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
 
-    def reset(self):
+    def reset(self) -> None:
         """Nothing to draw."""
 
-    def gather(self, parents, level, geometry):
+    def gather(self, parents: list, level: int, geometry: "Geometry") -> None:
         return None
 
-    def constant(self, context, coordinates):
+    def constant(self, context: torch.Tensor | None, coordinates: torch.Tensor) -> torch.Tensor:
         return coordinates.new_zeros(())
 
-    def forward(self, tokens, constant):
+    def forward(self, tokens: torch.Tensor, constant: torch.Tensor) -> torch.Tensor:
         return tokens
 
 
-FUSIONS = {
+FUSIONS: dict[str, type[DeepFusion] | type[NoFusion]] = {
     "deep": DeepFusion,
     "shallow": ShallowFusion,
     "detached": DetachedFusion,

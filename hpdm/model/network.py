@@ -11,7 +11,9 @@ B batch, L levels, N data tokens of width d, M latents of width D, K condition t
 counts windows instead of levels.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -19,23 +21,34 @@ from torch.utils.checkpoint import checkpoint
 
 from hpdm.config import check_geometry
 from hpdm.config.network import NetworkConfig
-from hpdm.model.conditioning import MeasureTokens, TextTokens, as_conditions
+from hpdm.model.conditioning import Labels, MeasureTokens, TextTokens, as_conditions
 from hpdm.model.fusion import FUSIONS, Geometry, resample_pixels
 from hpdm.model.rin import Attention, Detokenizer, FeedForward, NoiseLevelEmbedding, RINBlock, Tokenizer
 from hpdm.model.sharding import fill
 from hpdm.pyramid import Pyramid
 
+if TYPE_CHECKING:
+    from hpdm.model.conditioning import Labels
+
 
 class HierarchicalBlock(nn.Module):
     """Context fusion, where the block hosts several levels, then a RIN block."""
 
-    def __init__(self, config: NetworkConfig, levels: int):
+    def __init__(self, config: NetworkConfig, levels: int) -> None:
         super().__init__()
         self.levels = levels
         self.fusion = FUSIONS[config.fusion](config.token_width) if levels > 1 else None
         self.rin = RINBlock(config)
 
-    def forward(self, tokens, latents, condition, geometry: Geometry, mask=None, write=True):
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        latents: torch.Tensor,
+        condition: torch.Tensor,
+        geometry: Geometry,
+        mask: torch.Tensor | None = None,
+        write: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """All hosted levels, level-major: tokens [l*B, N, d], latents [l*B, M, D], condition [l*B, K, c] with mask.
 
         Without `write` the tokens that return are of no use.
@@ -49,7 +62,14 @@ class HierarchicalBlock(nn.Module):
             tokens = self.fusion(tokens, torch.cat(constants))
         return self.rin(tokens, latents, condition, mask, write)
 
-    def forward_level(self, tokens, latents, condition, constant, mask=None):
+    def forward_level(
+        self,
+        tokens: torch.Tensor,
+        latents: torch.Tensor,
+        condition: torch.Tensor,
+        constant: torch.Tensor | None,
+        mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One level with its fusion's constant [B, N, d] (None where the block has no fusion)."""
         if self.fusion is not None:
             tokens = self.fusion(tokens, constant)
@@ -65,6 +85,46 @@ class LevelOutput:
     activations: list | None  # inputs [B, N, d] of each block before its fusion, None for blocks the level skips
 
 
+class LevelNetwork(Protocol):
+    """What sampling asks of a network: its per-level interface. `HPDM` has it, and the networks of other methods."""
+
+    config: NetworkConfig
+    pyramid: Pyramid
+    concatenates_rgb: bool  # whether `forward_level` takes the previous level's pixels
+
+    @property
+    def token_grid(self) -> tuple[int, int, int]:
+        """Data tokens of a patch along frames, rows and columns."""
+
+    @property
+    def null_label(self) -> int:
+        """The label of no class."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters."""
+
+    def level_constants(self, level: int, start: torch.Tensor, parents: list) -> list:
+        """What finished coarser levels fix of each block, for `forward_level`."""
+
+    def forward_level(
+        self,
+        level: int,
+        patch: torch.Tensor,
+        c_noise: torch.Tensor,
+        labels: Labels,
+        constants: list,
+        latents: torch.Tensor | None = None,
+        previous_rgb: torch.Tensor | None = None,
+        keep_activations: bool = False,
+    ) -> LevelOutput:
+        """Denoise patches of one level on finished coarser ones."""
+
+    def shallow_context(
+        self, level: int, start: torch.Tensor, parent_patch: torch.Tensor, parent_start: torch.Tensor
+    ) -> torch.Tensor:
+        """The previous level's pixels at the places of a window."""
+
+
 class HPDM(nn.Module):
     """Hierarchical patch diffusion network.
 
@@ -73,7 +133,7 @@ class HPDM(nn.Module):
     `with torch.device("meta"): HPDM(...)`, then `to_empty` and `reset_parameters`.
     """
 
-    def __init__(self, config: NetworkConfig, pyramid: Pyramid, extra_channels: int = 0):
+    def __init__(self, config: NetworkConfig, pyramid: Pyramid, extra_channels: int = 0) -> None:
         super().__init__()
         check_geometry(config, pyramid)
         self.config, self.pyramid = config, pyramid
@@ -95,7 +155,7 @@ class HPDM(nn.Module):
         self.detokenizer = Detokenizer(config.channels, config.token, self.token_grid, d)
         self.reset_parameters()
 
-    def compile_blocks(self, **options):
+    def compile_blocks(self, **options: Any) -> None:
         """Let torch.compile, with its `options`, make the blocks faster; the first passes are slow."""
         for block in self.blocks:
             block.rin.compile(**options)
@@ -110,7 +170,7 @@ class HPDM(nn.Module):
         return self.config.num_classes
 
     @torch.no_grad()
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw all starting values from torch's global generator; the network then predicts zero.
 
         They are the same whether the network is sharded or not.
@@ -139,7 +199,16 @@ class HPDM(nn.Module):
             if isinstance(module, NoiseLevelEmbedding):
                 module.reset_scale()
 
-    def forward(self, patches, c_noise, windows, labels, latents=None, branching=None, outputs=True):
+    def forward(
+        self,
+        patches: list[torch.Tensor],
+        c_noise: torch.Tensor,
+        windows: torch.Tensor,
+        labels: "Labels",
+        latents: list[torch.Tensor] | None = None,
+        branching: Sequence[int] | None = None,
+        outputs: bool = True,
+    ) -> tuple[list[torch.Tensor] | None, list[torch.Tensor]]:
         """Denoise all levels of a batch of pyramids jointly.
 
         patches: L tensors [B, C, rf, rh, rw], already multiplied by c_in; c_noise: float [B, L]; windows: int64
@@ -176,7 +245,9 @@ class HPDM(nn.Module):
         grid = tuple(size // token for size, token in zip(patches[0].shape[2:], self.config.token, strict=True))
         return list(self.detokenizer(tokens, grid).chunk(count)), list(state.chunk(count))
 
-    def level_constants(self, level: int, start, parents):
+    def level_constants(
+        self, level: int, start: torch.Tensor, parents: list[tuple[torch.Tensor, list]]
+    ) -> list[torch.Tensor | None]:
         """The part of each block's fusion that finished coarser levels fix, for `forward_level`.
 
         start: int64 [B, 3], windows on the grid of `level`; parents: for each coarser level 0 .. level-1 its windows
@@ -194,7 +265,15 @@ class HPDM(nn.Module):
         return constants
 
     def forward_level(
-        self, level: int, patch, c_noise, labels, constants, latents=None, previous_rgb=None, keep_activations=False
+        self,
+        level: int,
+        patch: torch.Tensor,
+        c_noise: torch.Tensor,
+        labels: "Labels",
+        constants: list[torch.Tensor | None],
+        latents: torch.Tensor | None = None,
+        previous_rgb: torch.Tensor | None = None,
+        keep_activations: bool = False,
     ) -> LevelOutput:
         """Denoise one level on finished coarser ones.
 
@@ -218,13 +297,15 @@ class HPDM(nn.Module):
             output=self.detokenizer(tokens), latents=state, activations=activations if keep_activations else None
         )
 
-    def shallow_context(self, level: int, start, parent_patch, parent_start):
+    def shallow_context(
+        self, level: int, start: torch.Tensor, parent_patch: torch.Tensor, parent_start: torch.Tensor
+    ) -> torch.Tensor:
         """The previous level's patch, resampled at the places of a window of `level`: [B, C, rf, rh, rw]."""
         starts = [parent_start, start]
         geometry = Geometry(self.pyramid, starts, self.token_grid, parent_patch.dtype, levels=[level - 1, level])
         return resample_pixels(parent_patch, level, geometry)
 
-    def start_latents(self, count: int, previous=None):
+    def start_latents(self, count: int, previous: torch.Tensor | None = None) -> torch.Tensor:
         """Latents a level starts from: learned, plus what an earlier estimate left (latent self-conditioning).
 
         `previous` None, no earlier estimate, is the same as zeros.
@@ -255,8 +336,8 @@ class HPDM(nn.Module):
     @property
     def condition_tokens(self) -> int:
         """Number K of condition tokens."""
-        told = (self.classes is not None) + len(self.config.measures)
-        return 1 + told + (self.config.text_tokens if self.text is not None else 0)
+        inputs = (self.classes is not None) + len(self.config.measures)
+        return 1 + inputs + (self.config.text_tokens if self.text is not None else 0)
 
     def _condition(self, c_noise, conditions):
         """Condition tokens [B, K, c] and which of them there are, bool [B, K] or None for all."""

@@ -7,16 +7,22 @@ B batch, N data tokens of width d, M latents of width D, K condition tokens.
 """
 
 import math
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+if TYPE_CHECKING:
+    from hpdm.config.network import NetworkConfig
+
+
 MASK_64 = (1 << 64) - 1
 
 
-def full_precision(tensor):
+def full_precision(tensor: torch.Tensor) -> AbstractContextManager:
     """Context in which autocast leaves products with `tensor` alone."""
     device = tensor.device.type
     return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
@@ -59,12 +65,12 @@ class SampleDropout(nn.Module):
     Without seeds, or once they are None, masks come from torch's global generator as those of `nn.Dropout`.
     """
 
-    def __init__(self, p: float):
+    def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
         self.seeds = None  # int64 [B] on the CPU
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[L * B, ...], level-major, of the same shape."""
         if not self.training or self.p == 0:
             return x
@@ -75,7 +81,7 @@ class SampleDropout(nn.Module):
         return x * kept * (1 / (1 - self.p))
 
 
-def seed_samples(network, seeds):
+def seed_samples(network: nn.Module, seeds: Sequence[int]) -> None:
     """Let all dropout of `network` follow from `seeds`, one whole number for each of the B samples of the next pass."""
     layers = [module for module in network.modules() if isinstance(module, SampleDropout)]
     for number, layer in enumerate(layers):
@@ -83,7 +89,7 @@ def seed_samples(network, seeds):
 
 
 @contextmanager
-def chosen_samples(network, chosen):
+def chosen_samples(network: nn.Module, chosen: torch.Tensor) -> Iterator[None]:
     """Within the block passes of `network` are of the samples `chosen`, int64 [k], of those that were seeded."""
     layers = [module for module in network.modules() if isinstance(module, SampleDropout) and module.seeds is not None]
     kept = [layer.seeds for layer in layers]
@@ -103,7 +109,7 @@ class Attention(nn.Module):
     `context` channels.
     """
 
-    def __init__(self, inputs: int, width: int, heads: int, context: int | None = None):
+    def __init__(self, inputs: int, width: int, heads: int, context: int | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.precision = None  # dtype of the products with scores, see `set_attention_precision`; None: the input's
@@ -113,7 +119,9 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(context or inputs, 2 * width)
         self.out = nn.Linear(width, inputs)
 
-    def forward(self, x, context=None, mask=None):
+    def forward(
+        self, x: torch.Tensor, context: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, n, inputs] and optionally [B, m, context] → [B, n, inputs]; mask: bool [B, m], what is attended to."""
         normed = self.norm(x)
         source = normed if self.norm_context is None else self.norm_context(context)
@@ -134,7 +142,7 @@ class Attention(nn.Module):
 ATTENTION_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def set_attention_precision(network: nn.Module, name: str):
+def set_attention_precision(network: nn.Module, name: str) -> None:
     """Let all attentions of a network multiply queries, keys, scores and values in "fp32", "bf16" or "fp16".
 
     Half precision lets a GPU take its flash kernel, which has no fp32 form; projections, norms and everything else stay
@@ -148,21 +156,21 @@ def set_attention_precision(network: nn.Module, name: str):
 class FeedForward(nn.Module):
     """Residual two-layer perceptron behind a LayerNorm; `expansion` is its hidden width over its input's."""
 
-    def __init__(self, width: int, expansion: int, dropout: float = 0.0):
+    def __init__(self, width: int, expansion: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, expansion * width)
         self.out = nn.Linear(expansion * width, width)
         self.dropout = SampleDropout(dropout)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.out(self.dropout(F.gelu(self.hidden(self.norm(x)))))
 
 
 class RINBlock(nn.Module):
     """Latents read the condition, then the data tokens, compute among themselves, and write back to the tokens."""
 
-    def __init__(self, config):
+    def __init__(self, config: "NetworkConfig") -> None:
         super().__init__()
         d, D, c = config.token_width, config.latent_width, config.condition_width
         io = {"width": config.io_heads * config.io_head_width, "heads": config.io_heads}
@@ -174,7 +182,14 @@ class RINBlock(nn.Module):
             self.compute += [Attention(D, **compute), FeedForward(D, config.latent_expansion, config.dropout)]
         self.write = nn.ModuleList([Attention(d, context=D, **io), FeedForward(d, config.token_expansion)])
 
-    def forward(self, tokens, latents, condition, mask=None, write=True):
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        latents: torch.Tensor,
+        condition: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        write: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """tokens [B, N, d], latents [B, M, D], condition [B, K, c] → (tokens, latents) of the same shapes.
 
         mask: bool [B, K], which condition tokens there are; None: all. Without `write` the tokens return as they came.
@@ -195,14 +210,14 @@ class Tokenizer(nn.Module):
     Positions count from the patch's first corner; a patch smaller than `grid` tokens takes the first of them.
     """
 
-    def __init__(self, channels: int, token: tuple[int, int, int], grid: tuple[int, int, int], width: int):
+    def __init__(self, channels: int, token: tuple[int, int, int], grid: tuple[int, int, int], width: int) -> None:
         super().__init__()
         self.token = token
         self.project = nn.Linear(channels * math.prod(token), width)
         self.norm = nn.LayerNorm(width)
         self.positions = nn.ParameterList([nn.Parameter(torch.empty(n, width)) for n in grid])
 
-    def forward(self, patch):
+    def forward(self, patch: torch.Tensor) -> torch.Tensor:
         """[B, C, T, H, W] → [B, N, d], tokens in the order frame, row, column."""
         # In bf16 the noise of low levels would be lost in rounding, and pixel coordinates given as channels move.
         with full_precision(patch):
@@ -216,25 +231,25 @@ class Tokenizer(nn.Module):
 class Detokenizer(nn.Module):
     """LayerNorm and a linear layer from tokens back to the pixels of a patch."""
 
-    def __init__(self, channels: int, token: tuple[int, int, int], grid: tuple[int, int, int], width: int):
+    def __init__(self, channels: int, token: tuple[int, int, int], grid: tuple[int, int, int], width: int) -> None:
         super().__init__()
         self.token, self.grid = token, grid
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, channels * math.prod(token))
 
-    def forward(self, tokens, grid=None):
+    def forward(self, tokens: torch.Tensor, grid: tuple[int, int, int] | None = None) -> torch.Tensor:
         """[B, N, d] → [B, C, T, H, W]; `grid`: tokens along each axis, where they are not the usual ones."""
         return patch_of(self.project(self.norm(tokens)), self.token, grid or self.grid)
 
 
-def tokens_of(patch, token):
+def tokens_of(patch: torch.Tensor, token: tuple[int, int, int]) -> torch.Tensor:
     """[B, C, T, H, W] → [B, N, C * prod(token)]."""
     (b, c, t, h, w), (tt, th, tw) = patch.shape, token
     patch = patch.reshape(b, c, t // tt, tt, h // th, th, w // tw, tw)
     return patch.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, -1, c * tt * th * tw)
 
 
-def patch_of(tokens, token, grid):
+def patch_of(tokens: torch.Tensor, token: tuple[int, int, int], grid: tuple[int, int, int]) -> torch.Tensor:
     """The inverse of `tokens_of` for a token grid (F, H, W)."""
     (f, h, w), (tt, th, tw) = grid, token
     tokens = tokens.unflatten(2, (-1, tt, th, tw)).unflatten(1, (f, h, w))  # [B, F, H, W, C, tt, th, tw]
@@ -245,7 +260,7 @@ def patch_of(tokens, token, grid):
 class NoiseLevelEmbedding(nn.Module):
     """Sinusoids of c_noise through a two-layer perceptron: [B] → [B, width]."""
 
-    def __init__(self, frequencies: int, width: int):
+    def __init__(self, frequencies: int, width: int) -> None:
         super().__init__()
         # c_noise = ln(sigma) / 4 spans about [-2, 1]: from half a period over that range to a sixtieth of it.
         self.register_buffer("scale", torch.empty(frequencies // 2), persistent=False)
@@ -253,10 +268,10 @@ class NoiseLevelEmbedding(nn.Module):
         self.hidden = nn.Linear(frequencies, width)
         self.out = nn.Linear(width, width)
 
-    def reset_scale(self):
+    def reset_scale(self) -> None:
         """Fill in the frequencies, which are no parameters."""
         self.scale.copy_(torch.exp(torch.linspace(0, math.log(64), len(self.scale))) * math.pi / 2)
 
-    def forward(self, c_noise):
+    def forward(self, c_noise: torch.Tensor) -> torch.Tensor:
         angles = c_noise[:, None] * self.scale
         return self.out(F.silu(self.hidden(torch.cat([angles.sin(), angles.cos()], dim=-1))))

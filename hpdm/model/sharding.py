@@ -1,6 +1,8 @@
 """Whole tensors into parameters that several processes may share out among themselves (FSDP2)."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -17,7 +19,7 @@ def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def fill(parameter: torch.Tensor, initialise, **options):
+def fill(parameter: torch.Tensor, initialise: Callable[..., Any], **options: Any) -> None:
     """`initialise(parameter, **options)`; of a sharded one every process draws the whole and keeps its part.
 
     So starting values do not depend on the number of processes, and no more than one parameter is ever whole.

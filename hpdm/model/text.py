@@ -10,9 +10,11 @@ B batch, K text tokens of width w.
 import hashlib
 import itertools
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,6 +38,10 @@ from hpdm.support.pretrained import (
     quiet_transformers,
 )
 
+if TYPE_CHECKING:
+    from hpdm.model.conditioning import Labels
+
+
 WORDS = "words"
 MANIFEST = "embeddings.json"
 SHARD = "embeddings-{:05d}.safetensors"
@@ -46,11 +52,11 @@ KEY = np.dtype("<u8")
 class WordEncoder:
     """Numbers of words of a vocabulary; the network embeds them."""
 
-    def __init__(self, words, tokens: int):
+    def __init__(self, words: Sequence[str], tokens: int) -> None:
         self.tokens = tokens
         self.numbers = {word: number for number, word in enumerate(words, SPECIAL_WORDS)}
 
-    def __call__(self, texts):
+    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts → (int64 [B, K], mask bool [B, K]); words beyond K are cut off, unknown ones count as one word."""
         rows = [[self.numbers.get(word, UNKNOWN) for word in text.lower().split()][: self.tokens] for text in texts]
         text = torch.tensor([row + [PADDING] * (self.tokens - len(row)) for row in rows]).long()
@@ -60,7 +66,7 @@ class WordEncoder:
 class T5Encoder:
     """The encoder of a T5 in eval mode; `width` channels per token, `name` as it was asked for."""
 
-    def __init__(self, name: str, tokens: int, *, precision="fp32", device="cpu"):
+    def __init__(self, name: str, tokens: int, *, precision: str = "fp32", device: torch.device | str = "cpu") -> None:
         library = need_transformers(f"text encoder {name}", "text")
         self.name, self.tokens, self.device = name, tokens, torch.device(device)
         self.folder = pretrained_folder(name, (*FILES, *TOKENIZER_FILES))
@@ -86,7 +92,7 @@ class T5Encoder:
         self.width = network.config.d_model
 
     @torch.no_grad()
-    def __call__(self, texts):
+    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts → (float [B, K, w], zero behind the mask; mask bool [B, K]) on the encoder's device."""
         inputs = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt"
@@ -100,7 +106,7 @@ class T5Encoder:
         return folder_digest(self.folder)
 
 
-def load_encoder(config: Config, device="cpu"):
+def load_encoder(config: Config, device: torch.device | str = "cpu") -> "WordEncoder | T5Encoder | None":
     """The encoder that a configuration names; None for a network that reads no text. Raises InputError where it is not
     there or of another width."""
     network = config.network
@@ -120,7 +126,7 @@ def load_encoder(config: Config, device="cpu"):
 class StoredEmbeddings:
     """Embeddings that `hpdm-train encode-text` made, looked up by their text; tensors are read as they are needed."""
 
-    def __init__(self, folder, tokens: int):
+    def __init__(self, folder: str | Path, tokens: int) -> None:
         self.folder, self.tokens = Path(folder), tokens
         if not (self.folder / MANIFEST).is_file():
             raise InputError(f"{folder} holds no {MANIFEST}; make embeddings with hpdm-train encode-text")
@@ -200,7 +206,7 @@ class StoredEmbeddings:
             "length": lengths[order],
         }
 
-    def __call__(self, texts):
+    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """As `T5Encoder`; raises InputError for a text that was not encoded."""
         text = torch.zeros(len(texts), self.tokens, self.about["width"])
         mask = torch.zeros(len(texts), self.tokens, dtype=torch.bool)
@@ -219,7 +225,15 @@ def text_key(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]
 
 
-def store_embeddings(folder, texts, encoder: T5Encoder, *, batch=64, shard=10_000, done=lambda count: None):
+def store_embeddings(
+    folder: str | Path,
+    texts: Sequence[str],
+    encoder: T5Encoder,
+    *,
+    batch: int = 64,
+    shard: int = 10_000,
+    done: Callable[[int], object] = lambda count: None,
+) -> None:
     """Write embeddings of `texts` that `folder` lacks, `shard` texts to a file; each file appears whole or not at all.
 
     Several processes may write into one folder: none replaces another's file. Values are stored as bfloat16.
@@ -276,21 +290,21 @@ class Conditioner:
     encoder: object  # texts → (text, mask); None where the network reads no text
     device: torch.device
 
-    def __call__(self, told):
+    def __call__(self, delivered: Any) -> "Labels":
         """Labels int64 [B], or {"label", "caption", "measures"} of data with captions → labels or `Conditions`."""
-        if not isinstance(told, dict):
+        if not isinstance(delivered, dict):
             if self.config.network.text_width or self.config.network.measures:
                 raise InputError("this model reads captions, and the data have none: set data.captions")
-            return told.to(self.device, non_blocking=True)
+            return delivered.to(self.device, non_blocking=True)
         if not (self.config.network.text_width or self.config.network.measures):
-            return told["label"].to(self.device, non_blocking=True)
+            return delivered["label"].to(self.device, non_blocking=True)
         text = mask = None
         if self.encoder is not None:
-            text, mask = self.encoder(told["caption"])
-        conditions = Conditions(labels=told["label"], text=text, mask=mask, measures=told["measures"])
+            text, mask = self.encoder(delivered["caption"])
+        conditions = Conditions(labels=delivered["label"], text=text, mask=mask, measures=delivered["measures"])
         return conditions.to(self.device, non_blocking=True)
 
-    def of_prompts(self, prompts, fps: float, labels=None):
+    def of_prompts(self, prompts: Sequence[str], fps: float, labels: Any = None) -> Conditions:
         """Conditions [B] of texts for videos of the configuration's full size, on the conditioner's device."""
         count = len(prompts)
         labels = torch.full((count,), self.config.network.num_classes) if labels is None else labels
@@ -304,7 +318,7 @@ def measures_of_samples(config: Config, fps: float) -> torch.Tensor:
     return torch.tensor([[fps, height, width]], dtype=torch.float32)
 
 
-def make_conditioner(config: Config, device="cpu", *, stored=True) -> Conditioner:
+def make_conditioner(config: Config, device: torch.device | str = "cpu", *, stored: bool = True) -> Conditioner:
     """The conditioner of a configuration, with embeddings made beforehand where `stored` and the data name them."""
     folder = config.data.embeddings
     if not (stored and folder and config.network.text_width):
@@ -318,6 +332,6 @@ def make_conditioner(config: Config, device="cpu", *, stored=True) -> Conditione
         if embeddings.about.get(key) != wanted:
             raise InputError(
                 f"{folder} has embeddings with {key} {embeddings.about.get(key)!r}, the configuration "
-                f"says {wanted!r}; samples would be told other things than the network learnt from"
+                f"says {wanted!r}; conditions would not match training"
             )
     return Conditioner(config=config, encoder=embeddings, device=torch.device(device))

@@ -3,18 +3,23 @@
 A finished level enters finer ones at a small fixed noise level, with noise that is frozen per video and with the
 latents that its last step left, so its windows' block inputs never change while finer levels are sampled.
 `ContextCache` computes them once per window and, from them, each tile's fusion constant once per block;
-`ContextRecomputation` does all of it anew at every step.
+`ContextRecomputation` recomputes all of it at every step.
 
 T tiles of a call, N data tokens of width d, B samples of a batch.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from hpdm.diffusion import add_noise, preconditioning
 from hpdm.model.fusion import FUSIONS
 from hpdm.pyramid import parent_tiles
+
+if TYPE_CHECKING:
+    from hpdm.config.sampling import SamplingConfig
+    from hpdm.sampling.groups import Evaluator, TileGroup
 
 
 @dataclass
@@ -33,7 +38,7 @@ class _Contexts:
         self.evaluator, self.network = evaluator, evaluator.network
         self.sampling, self.device = sampling, device
         self.pyramid = self.network.pyramid
-        self.uses_context = getattr(FUSIONS[self.network.config.fusion], "uses_context", False)
+        self.uses_context = FUSIONS[self.network.config.fusion].uses_context
         self.finished = []
 
     def _sigma(self, level):
@@ -108,13 +113,15 @@ class _Contexts:
 class ContextCache(_Contexts):
     """Everything that finished levels fix, computed once; with `offload`, tiles' constants wait in host memory."""
 
-    def __init__(self, evaluator, sampling, device, offload=False):
+    def __init__(
+        self, evaluator: "Evaluator", sampling: "SamplingConfig", device: torch.device | str, offload: bool = False
+    ) -> None:
         super().__init__(evaluator, sampling, device)
         self.offload = offload
         self.groups = []
         self.block_inputs = []  # per finished level, per group: as `_block_inputs`
 
-    def begin(self, level, groups):
+    def begin(self, level: int, groups: "list[TileGroup]") -> None:
         """Fix what does not change while `groups` of a level are sampled."""
         self.groups, self.fixed = groups, Parking(self.device, self.offload)
         for group in groups:
@@ -124,12 +131,12 @@ class ContextCache(_Contexts):
     def _fix_stored(self, level, group):
         return self._fix(level, group, group.starts, lambda k, at: self._stored(k, at, group))
 
-    def fixed_for(self, index):
+    def fixed_for(self, index: int) -> tuple[list, torch.Tensor | None]:
         """(constants, previous_rgb) of the current level's group `index`."""
         *constants, previous_rgb = self.fixed[index]
         return constants, previous_rgb
 
-    def finish(self, x, eps, windows):
+    def finish(self, x: torch.Tensor, eps: torch.Tensor, windows: "list[TileGroup]") -> None:
         super().finish(x, eps, windows)
         if not self.uses_context:
             return
@@ -157,10 +164,10 @@ class ContextRecomputation(_Contexts):
 
     groups = ()
 
-    def begin(self, level, groups):
+    def begin(self, level: int, groups: "list[TileGroup]") -> None:
         self.groups = groups
 
-    def fixed_for(self, index):
+    def fixed_for(self, index: int) -> tuple[list, torch.Tensor | None]:
         group = self.groups[index]
         known = {}  # windows of coarser levels serve several finer ones within a call
         return self._fix(group.level, group, group.starts, lambda k, at: self._recomputed(k, at, group, known))
@@ -184,14 +191,14 @@ class ContextRecomputation(_Contexts):
 class Parking:
     """Lists of tensors (or None), read in a circle; if parked in host memory, the next is fetched ahead of its turn."""
 
-    def __init__(self, device, offload):
+    def __init__(self, device: torch.device | str, offload: bool) -> None:
         self.device = torch.device(device)
         self.items = []
         self._offload = offload and self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if self._offload else None
         self._coming = {}
 
-    def append(self, tensors):
+    def append(self, tensors: list[torch.Tensor | None]) -> None:
         if self._offload:
             tensors = [None if t is None else t.to("cpu").pin_memory() for t in tensors]
         self.items.append(tensors)

@@ -13,10 +13,15 @@ T tiles of a call, N data tokens of width d.
 import math
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from hpdm.model.conditioning import no_conditions
+
+if TYPE_CHECKING:
+    from hpdm.model.network import LevelNetwork
+
 
 TOKENS_PER_CALL = 4096  # data tokens that fill a call on a processor; larger calls are for GPUs
 LARGEST_CALL = 256  # tiles
@@ -51,7 +56,7 @@ def largest_calls(limit: int) -> CallSizes:
 
 
 @torch.no_grad()
-def find_call_sizes(network, limit: int, device="cpu") -> CallSizes:
+def find_call_sizes(network: "LevelNetwork", limit: int, device: torch.device | str = "cpu") -> CallSizes:
     """Call sizes of at most `limit` tiles that agree bit for bit on `device`, for a network as `TiledSampler` takes it.
 
     Lowers PyTorch's number of processor threads to one where several threads give other bits than one. Where no size
@@ -79,7 +84,9 @@ def find_call_sizes(network, limit: int, device="cpu") -> CallSizes:
 
 
 @torch.no_grad()
-def call_rates(network, sizes: dict[str, CallSizes], device="cpu") -> dict[str, float]:
+def call_rates(
+    network: "LevelNetwork", sizes: dict[str, CallSizes], device: torch.device | str = "cpu"
+) -> dict[str, float]:
     """Tiles per second on level 0 in the largest calls of each entry of `sizes`: what bit-equality costs there."""
     trial = _Trial(network, device)
     return {name: trial.rate(calls.sizes[-1]) for name, calls in sizes.items()}

@@ -99,8 +99,8 @@ class _Run:
         sampler, checkpoint = self.sampler, self.sampler.checkpoint
         size = "x".join(map(str, sampler.resolutions[-1]))
         note(f"{checkpoint.file} at step {checkpoint.step}, {checkpoint.weights} weights, {size} videos", self.quiet)
-        if said := sampler.conditions.describe():
-            note(said, self.quiet)
+        if line := sampler.conditions.describe():
+            note(line, self.quiet)
 
     def note_calls(self) -> None:
         """Have the manifests say how tiles were put into calls, where that may change the last bits."""

@@ -3,11 +3,18 @@
 T tiles of a call, B samples of a batch, C channels; a branch is a run of the network with the label or without.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hpdm.diffusion import denoise, preconditioning
+
+if TYPE_CHECKING:
+    from hpdm.config.diffusion import DiffusionConfig
+    from hpdm.model.conditioning import Labels
+    from hpdm.model.network import LevelNetwork, LevelOutput
 
 
 @dataclass
@@ -19,21 +26,21 @@ class TileGroup:
     samples: list[int]  # place in the batch, per tile
     branches: list[int]
     starts: torch.Tensor  # int64 [T, 3] on the CPU, on the grid of the level
-    conditions: object  # labels int64 [branches, B], or `Conditions` of that shape
+    conditions: "Labels"  # labels int64 [branches, B], or `Conditions` of that shape
     real: int
     latents: torch.Tensor | None = None  # [T, M, D] after the latest step; None without self-conditioning
 
     @property
-    def labels(self):
-        """Labels int64 [T], or `Conditions`, of the tiles; put together anew, for texts are large."""
+    def labels(self) -> "Labels":
+        """Labels int64 [T], or `Conditions`, of the tiles; gathered at each call, for texts are large."""
         return self.conditions[self.branches, self.samples]
 
     @property
-    def keys(self):
+    def keys(self) -> list[tuple]:
         """(sample, branch, start) of each tile."""
         return list(zip(self.samples, self.branches, map(tuple, self.starts.tolist()), strict=True))
 
-    def take(self, canvas, starts=None):
+    def take(self, canvas: torch.Tensor, starts: torch.Tensor | None = None) -> torch.Tensor:
         """Patches [T, C, rf, rh, rw] of a canvas [B, C, ...] at the tiles' places, or at other starts [T, 3]."""
         if by_index(canvas):
             return gather_patches(canvas, self.samples, self.starts if starts is None else starts, self.patch)
@@ -46,7 +53,9 @@ class TileGroup:
             ]
         )
 
-    def add(self, totals, patches, weights=None):
+    def add(
+        self, totals: torch.Tensor, patches: torch.Tensor, weights: list[dict[int, torch.Tensor]] | None = None
+    ) -> None:
         """Add patches [T, C, rf, rh, rw] to canvases [branches, B, C, ...] at the tiles' places.
 
         weights: of `Tiling.feathered_weights` on the device, or None where every tile counts 1.
@@ -58,7 +67,7 @@ class TileGroup:
                 patch = patch * (frames[f][:, None, None] * rows[h][:, None] * columns[w])
             totals[branch, sample, :, f : f + rf, h : h + rh, w : w + rw] += patch
 
-    def put(self, canvases, patches):
+    def put(self, canvases: torch.Tensor, patches: torch.Tensor) -> None:
         """Write patches [T, C, rf, rh, rw] of tiles that do not overlap to canvases [branches, B, C, ...]."""
         samples, branches, _ = self._real()
         rows = [branch * canvases.shape[1] + sample for branch, sample in zip(branches, samples, strict=True)]
@@ -68,8 +77,8 @@ class TileGroup:
         return self.samples[: self.real], self.branches[: self.real], self.starts[: self.real].tolist()
 
 
-def by_index(canvas) -> bool:
-    """Whether patches are read and written by index: one kernel of a GPU in place of one for each tile."""
+def by_index(canvas: torch.Tensor) -> bool:
+    """Whether patches are read and written by index: one kernel of a GPU instead of one for each tile."""
     return canvas.is_cuda
 
 
@@ -81,17 +90,25 @@ def _places(rows, starts, patch, device):
     return rows, slice(None), f[:, :, None, None], h[:, None, :, None], w[:, None, None, :]
 
 
-def gather_patches(canvas, rows, starts, patch):
+def gather_patches(
+    canvas: torch.Tensor, rows: Sequence[int], starts: torch.Tensor, patch: tuple[int, int, int]
+) -> torch.Tensor:
     """Patches [T, C, rf, rh, rw] of canvases [B, C, T, H, W] number `rows` at `starts` int64 [T, 3]."""
     return canvas[_places(rows, starts, patch, canvas.device)].movedim(-1, 1).contiguous()
 
 
-def scatter_patches(canvas, rows, starts, patches):
+def scatter_patches(canvas: torch.Tensor, rows: Sequence[int], starts: torch.Tensor, patches: torch.Tensor) -> None:
     """The inverse of `gather_patches`, into `canvas`; patches that overlap give no certain result."""
     canvas[_places(rows, starts, patches.shape[2:], canvas.device)] = patches.movedim(1, -1).to(canvas.dtype)
 
 
-def make_groups(level, network, starts, labels, split):
+def make_groups(
+    level: int,
+    network: "LevelNetwork",
+    starts: torch.Tensor,
+    labels: "Labels",
+    split: Callable[[int], list[tuple[int, int]]],
+) -> "list[TileGroup]":
     """All tiles of a level in groups: for every sample, every branch and every start, in this order.
 
     starts: int64 [N, 3]; labels: int64 [branches, B] or `Conditions`; split: how many tiles → (size, real) per group.
@@ -112,7 +129,14 @@ def make_groups(level, network, starts, labels, split):
     return groups
 
 
-def windows_of(groups, level, network, starts, labels, split):
+def windows_of(
+    groups: "list[TileGroup]",
+    level: int,
+    network: "LevelNetwork",
+    starts: torch.Tensor,
+    labels: "Labels",
+    split: Callable[[int], list[tuple[int, int]]],
+) -> "list[TileGroup]":
     """Groups of the windows at `starts` [N, 3] of a level that `groups` have sampled, as `make_groups` makes them.
 
     Each has the latents that its tile was left with; those that were no tile start without.
@@ -134,14 +158,24 @@ def windows_of(groups, level, network, starts, labels, split):
 class Evaluator:
     """Runs one level of the network on noisy patches and counts block evaluations: tiles times blocks."""
 
-    def __init__(self, network, diffusion):
+    def __init__(self, network: "LevelNetwork", diffusion: "DiffusionConfig") -> None:
         self.network, self.diffusion = network, diffusion
         levels_per_block = network.config.levels_per_block
         self.blocks = [sum(hosted > level for hosted in levels_per_block) for level in range(network.pyramid.levels)]
         self.block_evaluations = 0
         self.padding = 0  # block evaluations of tiles that only fill a call
 
-    def __call__(self, level, noisy, sigma, labels, fixed, latents, real, keep_activations=False):
+    def __call__(
+        self,
+        level: int,
+        noisy: torch.Tensor,
+        sigma: Any,
+        labels: "Labels",
+        fixed: tuple,
+        latents: torch.Tensor | None,
+        real: int,
+        keep_activations: bool = False,
+    ) -> "tuple[torch.Tensor, LevelOutput]":
         """Estimates of x for noisy patches y [T, C, rf, rh, rw] at noise level `sigma`, and the network's LevelOutput.
 
         fixed: the tiles' (constants, previous_rgb).

@@ -6,9 +6,9 @@ T tiles of a call, N data tokens of width d, M latents of width D.
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from hpdm.config.sampling import SamplingConfig
 from hpdm.model.fusion import FUSIONS
@@ -17,6 +17,10 @@ from hpdm.sampling.calls import LARGEST_CALL, reference_size
 from hpdm.sampling.steps import group_starts, level_tilings
 from hpdm.support.errors import InputError
 from hpdm.support.progress import note
+
+if TYPE_CHECKING:
+    from hpdm.model.network import LevelNetwork
+
 
 GIB = 2**30
 CANVASES = 6  # of the finest level that live at once: y, its next value, two slopes, the average, noise
@@ -45,7 +49,16 @@ class MemoryEstimate:
         return f"{self.needed / GIB:.2f} GiB ({listed})"
 
 
-def estimate_memory(network, sampling, *, levels, batch, tile_batch, use_cache=True, offload=False) -> MemoryEstimate:
+def estimate_memory(
+    network: "LevelNetwork",
+    sampling: SamplingConfig,
+    *,
+    levels: int,
+    batch: int,
+    tile_batch: int,
+    use_cache: bool = True,
+    offload: bool = False,
+) -> MemoryEstimate:
     """Estimate for sampling `batch` videos at once with at most `tile_batch` tiles per call."""
     config, pyramid = network.config, network.pyramid
     tokens = math.prod(network.token_grid)
@@ -64,7 +77,7 @@ def estimate_memory(network, sampling, *, levels, batch, tile_batch, use_cache=T
     ]
     latents = copies * (sum(tiles[:-1]) + max(used)) * config.num_latents * config.latent_width
     held = 0
-    uses_context = getattr(FUSIONS[config.fusion], "uses_context", False)
+    uses_context = FUSIONS[config.fusion].uses_context
     if use_cache and uses_context:
         block_inputs = [
             count * sum(hosted > level + 1 for hosted in config.levels_per_block)
@@ -86,7 +99,7 @@ def estimate_memory(network, sampling, *, levels, batch, tile_batch, use_cache=T
     )
 
 
-def tile_bytes(network, levels, use_cache=True, offload=False) -> int:
+def tile_bytes(network: "LevelNetwork", levels: int, use_cache: bool = True, offload: bool = False) -> int:
     """What one tile of a call takes while the network works on it."""
     config = network.config
     tokens = math.prod(network.token_grid)
@@ -103,7 +116,7 @@ def tile_bytes(network, levels, use_cache=True, offload=False) -> int:
     return 4 * (on_tokens + on_latents + constants)
 
 
-def free_memory(device) -> int:
+def free_memory(device: torch.device | str) -> int:
     """Bytes free on the device; on a processor, what the system can give without swapping."""
     device = torch.device(device)
     if device.type == "cuda":
@@ -126,7 +139,16 @@ def _group_limit():
     return 2**63 - 1 if limit == "max" else max(0, int(limit) - used)
 
 
-def choose_batch(network, sampling, *, levels, device, use_cache, offload, at_least) -> int:
+def choose_batch(
+    network: "LevelNetwork",
+    sampling: SamplingConfig,
+    *,
+    levels: int,
+    device: torch.device | str,
+    use_cache: bool,
+    offload: bool,
+    at_least: int,
+) -> int:
     """Videos made at once, such that they fit into free memory with the smallest calls, `at_least` tiles of them.
 
     On a processor as many as fill a call on level 0, `at_least`: more gain nothing. On a GPU up to as many as give
@@ -146,7 +168,17 @@ def choose_batch(network, sampling, *, levels, device, use_cache, offload, at_le
     return batch
 
 
-def choose_tile_batch(network, sampling, *, levels, batch, device, use_cache, offload, at_least) -> int:
+def choose_tile_batch(
+    network: "LevelNetwork",
+    sampling: SamplingConfig,
+    *,
+    levels: int,
+    batch: int,
+    device: torch.device | str,
+    use_cache: bool,
+    offload: bool,
+    at_least: int,
+) -> int:
     """Tiles per call that fit into free memory beside canvas and cache: a power of two, `at_least` or more.
 
     On a processor larger calls gain nothing, so there it is `at_least`.
@@ -160,7 +192,7 @@ def choose_tile_batch(network, sampling, *, levels, batch, device, use_cache, of
 
 
 def fitting_batch(
-    network: nn.Module,
+    network: "LevelNetwork",
     sampling: SamplingConfig,
     *,
     levels: int,
@@ -174,7 +206,7 @@ def fitting_batch(
 
 
 def fitting_tile_batch(
-    network: nn.Module,
+    network: "LevelNetwork",
     sampling: SamplingConfig,
     *,
     levels: int,
@@ -188,13 +220,13 @@ def fitting_tile_batch(
     return choose_tile_batch(network, sampling, batch=batch, device=device, at_least=smallest_call(network), **plan)
 
 
-def smallest_call(network: nn.Module) -> int:
+def smallest_call(network: "LevelNetwork") -> int:
     """`reference_size` of a network: tiles of the calls that all others must agree with."""
     return reference_size(math.prod(network.token_grid))
 
 
 def check_memory(
-    network: nn.Module,
+    network: "LevelNetwork",
     sampling: SamplingConfig,
     batch: int,
     tile_batch: int,

@@ -37,7 +37,8 @@ class Sampler:
     or the number of processes (but for its last bits with `calls="fastest"`).
 
     >>> import hpdm
-    >>> sampler = hpdm.Sampler(hpdm.load("nano"), hpdm.SampleRequest(num=2, classes=[0, 3], settings={"steps": (2, 1, 1)}))
+    >>> request = hpdm.SampleRequest(num=2, classes=[0, 3], settings={"steps": (2, 1, 1)})
+    >>> sampler = hpdm.Sampler(hpdm.load("nano"), request)
     >>> [clips[-1].shape for numbers, clips in sampler.iterate([0, 1])]
     [(2, 16, 32, 32, 3)]
     >>> sampler.sampling.steps, sampler.levels

@@ -6,6 +6,7 @@ Shapes: clips are uint8 [T, H, W, 3].
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -14,13 +15,19 @@ from hpdm.data.ranges import to_uint8
 from hpdm.video.reader import VideoReader
 from hpdm.video.writer import save_picture, write_video
 
+if TYPE_CHECKING:
+    import torch
+
+    from hpdm.sampling.writer import SamplesFolder
+
+
 COLUMNS, ROWS = 8, 6
 MARGIN = 2
 LARGEST_SIDE = 2048  # pixels of a sheet; larger cells are thinned
 NAMED_WIDTH = 96  # pixels that a cell with a name has at least, by repeating its pixels
 
 
-def write_sheet(stem, folder, *, fps=25) -> list[Path]:
+def write_sheet(stem: str | Path, folder: "SamplesFolder", *, fps: float = 25) -> list[Path]:
     """Write `stem`.mp4 and `stem`.png from the first samples of a `SamplesFolder`; the image shows the middle frames.
 
     Returns the files written: none for an empty folder.
@@ -37,7 +44,7 @@ def write_sheet(stem, folder, *, fps=25) -> list[Path]:
     return _write(stem, _grid(clips, columns), fps)
 
 
-def write_pyramid(stem, levels, *, fps=25) -> list[Path]:
+def write_pyramid(stem: str | Path, levels: "list[torch.Tensor]", *, fps: float = 25) -> list[Path]:
     """Write `stem`.mp4 and `stem`.png: the first sample of each level's videos [B, C, T, H, W], side by side.
 
     Coarse levels are enlarged to the size and the length of the finest by repeating pixels and frames.

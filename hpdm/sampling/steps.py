@@ -4,7 +4,9 @@ T tiles, F frames, H rows, W columns of a level's canvas.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +14,12 @@ from hpdm.diffusion import edm_sigmas
 from hpdm.model.fusion import FUSIONS
 from hpdm.pyramid import parent_tiles, rotating_starts, tile_starts
 from hpdm.support.errors import InputError
+
+if TYPE_CHECKING:
+    from hpdm.config.diffusion import DiffusionConfig
+    from hpdm.config.network import NetworkConfig
+    from hpdm.config.pyramid import Pyramid
+    from hpdm.config.sampling import SamplingConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +71,7 @@ class LevelPlan:
     tilings: list[Tiling]
     turns: list[int]  # per step
     second_order: bool
-    from_parent: bool  # whether it starts from the level below in place of pure noise
+    from_parent: bool  # whether it starts from the level below instead of pure noise
 
     @property
     def steps(self) -> int:
@@ -84,7 +92,7 @@ class LevelPlan:
         return sum(len(self.tilings[self.turns[self.step_of(number)]]) for number in range(self.evaluations))
 
 
-def plan_level(pyramid, diffusion, sampling, level: int) -> LevelPlan:
+def plan_level(pyramid: "Pyramid", diffusion: "DiffusionConfig", sampling: "SamplingConfig", level: int) -> LevelPlan:
     """The plan of a level under a `Pyramid`, `DiffusionConfig` and `SamplingConfig`.
 
     Raises InputError where fewer steps than levels are named, or a start below the last noise level.
@@ -110,8 +118,10 @@ def _cut(sigmas, start, rho, level):
     return edm_sigmas(1 + kept, last, start, rho)
 
 
-def level_tilings(pyramid, sampling, level: int, steps: int) -> tuple[list[Tiling], list[int]]:
-    """The tilings of a level of so many steps, and which of them each step takes."""
+def level_tilings(
+    pyramid: "Pyramid", sampling: "SamplingConfig", level: int, steps: int
+) -> tuple[list[Tiling], list[int]]:
+    """The tilings of a level of `steps` steps, and which of them each step takes."""
 
     def all_tiles():
         grid = tile_starts(pyramid, level, sampling.overlap, sampling.canvas)
@@ -131,7 +141,16 @@ def level_tilings(pyramid, sampling, level: int, steps: int) -> tuple[list[Tilin
     return tilings, turns
 
 
-def count_block_evaluations(network, pyramid, diffusion, sampling, levels=None, *, use_cache=True, split=None) -> int:
+def count_block_evaluations(
+    network: "NetworkConfig",
+    pyramid: "Pyramid",
+    diffusion: "DiffusionConfig",
+    sampling: "SamplingConfig",
+    levels: int | None = None,
+    *,
+    use_cache: bool = True,
+    split: Callable[[int], list[tuple[int, int]]] | None = None,
+) -> int:
     """Block evaluations (tiles times blocks) that a video takes, as `Evaluator.block_evaluations` counts them.
 
     network: a `NetworkConfig`; levels: how many are sampled, all by default; split: how many tiles → (size, real) per
@@ -139,7 +158,7 @@ def count_block_evaluations(network, pyramid, diffusion, sampling, levels=None, 
     """
     levels = levels or pyramid.levels
     blocks = [sum(hosted > level for hosted in network.levels_per_block) for level in range(pyramid.levels)]
-    uses_context = getattr(FUSIONS[network.fusion], "uses_context", False)
+    uses_context = FUSIONS[network.fusion].uses_context
     branches = 2 if sampling.guided else 1
     total = 0
     for level in range(levels):

@@ -13,6 +13,9 @@ drawn per sample, and tiles share calls of the network only in sizes that change
 B samples of a batch, C channels, L levels, T tiles of a call.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 
@@ -24,6 +27,13 @@ from hpdm.sampling.cache import ContextCache, ContextRecomputation
 from hpdm.sampling.calls import CallSizes
 from hpdm.sampling.groups import Evaluator, make_groups, windows_of
 from hpdm.sampling.steps import group_starts, plan_level
+
+if TYPE_CHECKING:
+    from hpdm.config.diffusion import DiffusionConfig
+    from hpdm.config.sampling import SamplingConfig
+    from hpdm.model.network import LevelNetwork
+    from hpdm.sampling.steps import Tiling
+
 
 START, CHURN, CONTEXT = 0, 1, 2  # streams of random numbers that must not meet
 
@@ -45,17 +55,17 @@ class TiledSampler:
 
     def __init__(
         self,
-        network,
-        diffusion,
-        sampling,
+        network: "LevelNetwork",
+        diffusion: "DiffusionConfig",
+        sampling: "SamplingConfig",
         *,
-        device="cpu",
-        call_sizes=None,
-        use_cache=True,
-        offload=False,
-        on_step=None,
-        shrink="area",
-    ):
+        device: torch.device | str = "cpu",
+        call_sizes: CallSizes | None = None,
+        use_cache: bool = True,
+        offload: bool = False,
+        on_step: Callable[[int, int, int], None] | None = None,
+        shrink: str = "area",
+    ) -> None:
         self.network, self.pyramid = network, network.pyramid
         self.diffusion, self.sampling = diffusion, sampling
         self.device = torch.device(device)
@@ -65,7 +75,7 @@ class TiledSampler:
         self.evaluator = Evaluator(network, diffusion)
 
     @torch.no_grad()
-    def sample(self, indices, labels, seed: int, levels: int | None = None) -> list[torch.Tensor]:
+    def sample(self, indices: Sequence[int], labels: Any, seed: int, levels: int | None = None) -> list[torch.Tensor]:
         """Videos of samples `indices` of a run with `seed`: float32 [B, C, T, H, W] per level.
 
         labels: int64 [B], or `Conditions` [B]; levels: how many levels to sample, all by default; values are about
@@ -196,7 +206,7 @@ def _on(device, weights):
     return [{start: values.to(device) for start, values in axis.items()} for axis in weights]
 
 
-def tile_scale(tiling, size, device="cpu"):
+def tile_scale(tiling: "Tiling", size: tuple[int, int, int], device: torch.device | str = "cpu") -> torch.Tensor:
     """One over the number of tiles that cover each sample of a canvas of `size`, [T, H, W]; 1 where none does.
 
     Exact: the numbers are powers of 2.

@@ -8,8 +8,9 @@ about the table as a whole is JSON in the file's metadata.
 import json
 import struct
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,11 @@ class Texts(Sequence):
     bytes: uint8 [all bytes], ends: int64 [n]. File names that are not UTF-8 come back as Python shows them.
     """
 
-    def __init__(self, content, ends):
+    def __init__(self, content: np.ndarray, ends: np.ndarray) -> None:
         self.bytes, self.ends = content, ends
 
     @classmethod
-    def of(cls, strings):
+    def of(cls, strings: Iterable[str]) -> "Texts":
         """Texts of any iterable of strings."""
         content, ends = bytearray(), []
         for text in strings:
@@ -64,11 +65,11 @@ class Texts(Sequence):
                 yield _decoded(block[begin - origin : end - origin])
                 begin = end
 
-    def lengths(self):
+    def lengths(self) -> np.ndarray:
         """Bytes of each row, int64 [n]."""
         return np.diff(self.ends, prepend=0)
 
-    def chosen(self, rows):
+    def chosen(self, rows: np.ndarray) -> Iterator[str]:
         """The strings of `rows`, an ascending array, one after the other; decoded in blocks where many are chosen."""
         if 4 * len(rows) < len(self):
             yield from (self[int(row)] for row in rows)
@@ -79,12 +80,12 @@ class Texts(Sequence):
             if first:
                 yield text
 
-    def place(self, text, first=0):
+    def place(self, text: str, first: int = 0) -> int:
         """Number of the first row from `first` on that is not before `text`; rows must be sorted."""
         return bisect_left(self, text, lo=first)
 
 
-def write_columns(path, columns, about):
+def write_columns(path: str | Path, columns: Mapping[str, Any], about: Any) -> None:
     """Write `columns`, name → array [n] or Texts, and the JSON-able `about`, atomically. Raises WriteError."""
     arrays = {}
     for name, column in columns.items():
@@ -111,7 +112,7 @@ def write_columns(path, columns, about):
                 file.write(memoryview(array).cast("B"))
 
 
-def read_columns(path):
+def read_columns(path: str | Path) -> tuple[dict[str, Any], Any]:
     """(columns, about) of a file of `write_columns`, memory-mapped. Raises OSError and DamagedTable."""
     path = Path(path)
     with open(path, "rb") as file:

@@ -8,12 +8,14 @@ import re
 import shlex
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
-from hpdm.support.environment import git_revision, processes_here
+from hpdm.support.environment import git_revision, own_version, processes_here
 from hpdm.support.errors import InputError
 from hpdm.support.interrupts import EXIT_INTERRUPTED, raises_interrupt
 from hpdm.support.lock import hold
@@ -43,7 +45,7 @@ class _ExitCodes:
         if not standalone_mode:
             return super().main(args=args, prog_name=prog_name, standalone_mode=False, **extra)
         _unbuffer_stderr()
-        with raises_interrupt() as asked, _watched_stdout() as output:
+        with raises_interrupt() as interruption, _watched_stdout() as output:
             try:
                 # In this mode click returns the code of an early exit (--help is 0) instead of raising it.
                 code = super().main(args=args, prog_name=prog_name, standalone_mode=False, **extra)
@@ -51,7 +53,7 @@ class _ExitCodes:
                 if sys.stdout is not None:
                     sys.stdout.flush()
             except BaseException as error:
-                code = _code_of(error, asked.to_end, output)
+                code = _code_of(error, interruption.to_end, output)
         sys.exit(code)
 
 
@@ -62,11 +64,11 @@ def _unbuffer_stderr():
         sys.stderr = io.TextIOWrapper(raw, encoding=sys.stderr.encoding, errors="backslashreplace", write_through=True)
 
 
-def _code_of(error, asked_to_end, output):
+def _code_of(error, interrupted, output):
     """Say what ended a command; returns its exit code. output: the `_Output` that stdout leads to, if it is known."""
     if isinstance(error, SystemExit):
         raise error
-    if asked_to_end or isinstance(error, KeyboardInterrupt | click.Abort):
+    if interrupted or isinstance(error, KeyboardInterrupt | click.Abort):
         # Libraries turn an interrupt that hits them while they are imported into errors of their own.
         _say("interrupted")
         return EXIT_INTERRUPTED
@@ -145,19 +147,21 @@ def _say(text):
 class Command(_ExitCodes, click.Command):
     """A click command with the project's exit codes, which keeps the words it was called with, see `called_with`."""
 
-    def parse_args(self, context, args):
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(context, args)
         for parameter in self.get_params(context):
             _check_number(context, parameter, context.params.get(parameter.name))
         return rest
 
-    def make_context(self, info_name, args, parent=None, **extra):
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
         words = list(args)  # parsing empties args
         context = super().make_context(info_name, args, parent, **extra)
         context.meta[__name__] = words
         return context
 
-    def invoke(self, context):
+    def invoke(self, context: click.Context) -> Any:
         git_revision()  # which is remembered: records name the commit that the command began with
         return super().invoke(context)
 
@@ -186,10 +190,10 @@ Group.group_class = Group  # `@group.group()` makes one of these too
 class OutputFolder(click.Path):
     """A folder that will be written into: one that cannot be made is refused before any work is done."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__(file_okay=False, **options)
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
         _check_place(self, Path(path), param, ctx)
         return path
@@ -198,10 +202,10 @@ class OutputFolder(click.Path):
 class OutputFile(click.Path):
     """A file that will be written, in a folder that exists or can be made."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__(dir_okay=False, **options)
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
         _check_place(self, Path(path).parent, param, ctx)
         return path
@@ -218,23 +222,40 @@ def _check_place(kind, folder, param, ctx):
 
 
 class Device(click.ParamType):
-    """A device as PyTorch names it, or auto; whether it is there is found by `hpdm.support.environment.choose_device`."""
+    """A device as PyTorch names it, or auto; `hpdm.support.environment.choose_device` finds out whether it exists."""
 
     name = "device"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not re.fullmatch(r"[a-z]+(:[0-9]{1,4})?", value):
             self.fail(f"{value!r}: write auto, cpu, cuda, cuda:1 or mps", param, ctx)
         return value
 
-    def get_metavar(self, param, ctx=None):
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return DEVICES
 
 
 DEVICES = "auto|cpu|cuda|cuda:1|mps"
 
 
-def called_with(program):
+def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        click.echo(f"{context.find_root().info_name}, version {own_version()}")
+        context.exit()
+
+
+version_option = click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    show_default=False,
+    callback=_show_version,
+    help="Print the version of hpdm and exit.",
+)
+
+
+def called_with(program: str) -> str:
     """The running command as a line for a shell: `program` and the words it got, from a shell or from Python."""
     return shlex.join([program, *words_of_command()])
 
@@ -244,7 +265,7 @@ def words_of_command() -> list[str]:
     return click.get_current_context().meta[__name__]
 
 
-def common_options(function):
+def common_options(function: Callable) -> Callable:
     """Add `--device`, `--seed` and `--quiet`, which every command takes."""
     for option in (
         click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr."),
@@ -263,7 +284,7 @@ def common_options(function):
     return function
 
 
-def own_folder(folder):
+def own_folder(folder: str | Path) -> None:
     """Hold the lock of a command's output folder until the command ends; for several processes the first does.
 
     Raises InputError where another program works there.

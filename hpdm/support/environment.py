@@ -20,6 +20,14 @@ BUILD_FILE = "_build.json"  # {"git": commit}, written by setup.py
 RECORDED_PACKAGES = ("hpdm", "torch", "numpy", "scipy", "torch-fidelity", "decord", "av")
 
 
+def own_version() -> str:
+    """The installed version of hpdm; "0+unknown" for a source tree that was never installed."""
+    try:
+        return metadata.version("hpdm")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
 def package_versions(names: Sequence[str] = RECORDED_PACKAGES) -> dict[str, str]:
     """Installed versions by package name, plus Python's; packages that are absent are left out."""
     versions = {"python": platform.python_version()}

@@ -2,7 +2,9 @@
 
 import errno
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -24,7 +26,7 @@ class WriteError(InputError, OSError):
     go on without the file.
     """
 
-    def __init__(self, path, error_number, reason, kept=""):
+    def __init__(self, path: str | Path, error_number: int, reason: str, kept: str = "") -> None:
         OSError.__init__(self, error_number, reason, str(path))
         self.message = f"{path} could not be written: {reason}" + (f"; {kept}" if kept else "")
 
@@ -39,7 +41,7 @@ def going_on(number: int) -> str:
 
 
 @contextmanager
-def too_large():
+def too_large() -> Iterator[None]:
     """Within the block, which makes a network, sizes that no memory holds are an InputError."""
     try:
         yield

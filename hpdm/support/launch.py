@@ -12,7 +12,7 @@ from hpdm.support.interrupts import ends_at_once
 from hpdm.support.openmp import wait_passively
 
 
-def launch(module, name, program):
+def launch(module: str, name: str, program: str) -> None:
     """Run the command `name` of a module as the console script `program` would."""
     words = sys.argv[1:]
     if words[:1] == ["--"]:  # newer argparse hands it on

@@ -13,6 +13,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,7 @@ SILENT_SECONDS = 4 * BEAT_SECONDS  # an owner on another host that has not touch
 
 
 @contextmanager
-def hold(folder, name=LOCK_FILE, patience=0):
+def hold(folder: str | Path, name: str = LOCK_FILE, patience: float = 0) -> Iterator[None]:
     """Own a folder for the length of the block; made where it is not there, and removed again if it stays empty.
 
     name: of the lock; different ones do not exclude each other. patience: seconds to wait for another owner. Raises
@@ -96,7 +97,7 @@ def _take(path):
             raise
 
 
-def try_flock(handle) -> bool | None:
+def try_flock(handle: int) -> bool | None:
     """Whether the lock of an open file could be taken at once; None where its file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

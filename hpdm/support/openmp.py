@@ -13,12 +13,12 @@ BY_USER = (WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # any of these says 
 RECORDED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *BY_USER)
 
 
-def wait_passively():
+def wait_passively() -> None:
     """Let threads sleep while they wait, unless the environment says how; for commands, before they import torch."""
     if "torch" not in sys.modules and not any(name in os.environ for name in BY_USER):
         os.environ[WAIT_POLICY] = "PASSIVE"
 
 
-def settings():
+def settings() -> dict[str, str]:
     """{name: value} of what the environment says about threads, for records."""
     return {name: os.environ[name] for name in RECORDED if name in os.environ}

@@ -18,12 +18,12 @@ class Pace:
     Times are seconds of any clock that starts at 0 when the work does; counts are of items done.
     """
 
-    def __init__(self, done=0):
+    def __init__(self, done: float = 0) -> None:
         self._marks = deque()  # (seconds, count) at the ends of batches
         self._before, self._began = 0.0, None  # end of the batch before this one; first report of this one
         self._last = 0.0, done
 
-    def report(self, seconds, done):
+    def report(self, seconds: float, done: float) -> None:
         """So many items are done now."""
         if self._began is not None and not self._same_batch(seconds):
             self._close()
@@ -31,7 +31,7 @@ class Pace:
             self._began = seconds
         self._last = seconds, done
 
-    def rate(self, seconds):
+    def rate(self, seconds: float) -> float | None:
         """Items per second, or None while too little is known."""
         if self._began is not None and not self._same_batch(seconds):
             self._close()

@@ -6,9 +6,11 @@ read: nothing in them is executed.
 
 import hashlib
 import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -23,7 +25,7 @@ TOKENIZER_FILES = ("*.json", "*.model", "*.txt")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def need_transformers(what: str, extra: str):
+def need_transformers(what: str, extra: str) -> Any:
     """Raises InputError where the library is not installed; otherwise imports it quietly and returns it."""
     if find_spec("transformers") is None:
         raise InputError(f"{what} needs the extra `{extra}`: pip install 'hpdm[{extra}]'")
@@ -33,7 +35,7 @@ def need_transformers(what: str, extra: str):
     return transformers
 
 
-def pretrained_folder(where: str, files=FILES) -> Path:
+def pretrained_folder(where: str, files: Sequence[str] = FILES) -> Path:
     """The folder `where`, or a copy from the hub of the files of an id; raises InputError where there is neither."""
     if Path(where).is_dir():
         need_trust("the unverified network", where)
@@ -53,7 +55,7 @@ def pretrained_folder(where: str, files=FILES) -> Path:
         ) from error
 
 
-def load_pretrained(model, folder: Path, *, pickled=False, **options):
+def load_pretrained(model: Any, folder: Path, *, pickled: bool = False, **options: Any) -> tuple[Any, list[str]]:
     """The network of class `model` saved in `folder`, without gradients; `pickled` allows PyTorch's own files.
 
     Returns (network, names of parameters that the files lack). Raises InputError for files that are no such network.
@@ -76,7 +78,7 @@ def load_pretrained(model, folder: Path, *, pickled=False, **options):
 
 
 @contextmanager
-def quiet_transformers():
+def quiet_transformers() -> Iterator[None]:
     """Within the block the library neither warns nor draws progress bars."""
     import transformers
 
@@ -90,7 +92,7 @@ def quiet_transformers():
         transformers.logging.enable_progress_bar()
 
 
-def folder_digest(folder: Path, also=()) -> str:
+def folder_digest(folder: Path, also: Sequence[str] = ()) -> str:
     """SHA-256 over lines of name and SHA-256 of a network's configuration and weights.
 
     also: names of files that count too, where the folder has them.

@@ -1,6 +1,7 @@
 """What a program says while it works: notes and progress bars on stderr, so that stdout keeps to results."""
 
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 
 from tqdm import tqdm
@@ -8,11 +9,19 @@ from tqdm import tqdm
 from hpdm.support.pace import Pace
 
 
-def progress(iterable=None, *, total=None, unit="it", description="", quiet=False, initial=0):
+def progress(
+    iterable: Iterable | None = None,
+    *,
+    total: int | None = None,
+    unit: str = "it",
+    description: str = "",
+    quiet: bool = False,
+    initial: int = 0,
+) -> tqdm:
     """A progress bar on stderr with rate and time left (a tqdm object); `quiet` silences it.
 
-    The time left is of work after the first batch, see `hpdm.support.pace`, and not shown before that can be measured. Where
-    stderr is not a terminal, a line every half minute is enough.
+    The time left is of work after the first batch, see `hpdm.support.pace`, and not shown before that can be measured.
+    Where stderr is not a terminal, a line every half minute is enough.
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     interval = 0.5 if terminal else 30
@@ -66,7 +75,7 @@ class _Bar(tqdm):
         return about | {"rate": rate}
 
 
-def note(message, quiet=False):
+def note(message: str, quiet: bool = False) -> None:
     """Print a line on stderr, so that stdout keeps to results; goes around a running progress bar.
 
     A stderr that cannot be written, for its disk is full or its reader has gone, ends no work.

@@ -11,6 +11,7 @@ should. Once torchvision imports by itself the first line succeeds and nothing h
 
 import importlib
 import sys
+from types import ModuleType
 
 import torch
 
@@ -20,7 +21,7 @@ SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _library = None  # the declarations live as long as this object
 
 
-def import_torchvision():
+def import_torchvision() -> ModuleType:
     """Import torchvision and return the module; call it before anything that imports torchvision, once per process.
 
     Raises ImportError where torchvision is not installed, RuntimeError where it fails for another reason.

@@ -5,6 +5,7 @@ on the hub. Where such a file decides what is run, the code that runs it opens a
 are refused unless the user has named them.
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,7 +16,7 @@ _TRUSTED = ContextVar("trusted", default=None)  # None: no block is open, and th
 
 
 @contextmanager
-def only_trusting(names):
+def only_trusting(names: Iterable[object]) -> Iterator[None]:
     """Within the block `need_trust` takes only what is in `names`: paths, SHA-256 sums, ids on the hub."""
     token = _TRUSTED.set(frozenset(map(str, names)))
     try:
@@ -24,12 +25,12 @@ def only_trusting(names):
         _TRUSTED.reset(token)
 
 
-def trust_is_limited():
+def trust_is_limited() -> bool:
     """Whether a block of `only_trusting` is open."""
     return _TRUSTED.get() is not None
 
 
-def need_trust(what, name, sha256=None):
+def need_trust(what: str, name: object, sha256: str | None = None) -> None:
     """Raise InputError where trust is limited and the user has named neither `name` nor its SHA-256.
 
     what: for the message, such as "unverified weights".

@@ -5,6 +5,8 @@ gigabytes, nesting without end, keys that are lists. Here everything is a mappin
 or null, and whatever is wrong is one message.
 """
 
+from typing import Any
+
 import yaml
 
 from hpdm.support.errors import InputError
@@ -40,7 +42,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def parse_yaml(text, where):
+def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text; raises InputError that names `where` for all that cannot be used."""
     if len(text) > MOST_BYTES:
         raise InputError(f"{where} is too long for YAML: {len(text):,} characters, at most {MOST_BYTES:,} are read")

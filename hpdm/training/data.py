@@ -8,9 +8,11 @@ import csv
 import dataclasses
 import hashlib
 import io
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,11 +26,17 @@ from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, write_json
 from hpdm.support.progress import note
 
+if TYPE_CHECKING:
+    from hpdm.config import Config
+    from hpdm.config.data import DataConfig
+    from hpdm.data.loader import TrainingClips
+
+
 DATA_FILE, FILES_FILE = "data.json", "data-files.csv"
 COLUMNS = ("path", "bytes", "frames", "class")
 
 
-def with_classes_of_data(config, run=None, must_exist=True):
+def with_classes_of_data(config: "Config", run: str | Path | None = None, must_exist: bool = True) -> "Config":
     """The configuration with as many classes as its data have, or as the run in the folder `run` has that it continues.
 
     A network that reads texts is left as it is, and without `must_exist` any where the data are not there, for which
@@ -49,7 +57,7 @@ def with_classes_of_data(config, run=None, must_exist=True):
     return dataclasses.replace(config, network=dataclasses.replace(config.network, num_classes=number))
 
 
-def class_names_of(config):
+def class_names_of(config: "DataConfig") -> tuple[str, ...]:
     """Names of the classes of the data that a DataConfig names; empty where it has none. Opens no video.
 
     Raises InputError where there are no data, or some videos have a class and others none.
@@ -67,7 +75,7 @@ def class_names_of(config):
     return chosen.class_names
 
 
-def note_data(config, clips, quiet=False):
+def note_data(config: "Config", clips: "TrainingClips", quiet: bool = False) -> "Config":
     """Say what the `TrainingClips` are made of; returns the configuration with its `trained_on` filled in."""
     for line in summary(clips.describe()):
         note(line, quiet)
@@ -82,7 +90,7 @@ def note_data(config, clips, quiet=False):
     return dataclasses.replace(config, trained_on=trained_on)
 
 
-def keep_data(run, clips):
+def keep_data(run: str | Path, clips: "TrainingClips") -> None:
     """Write DATA_FILE and FILES_FILE into the run's folder, atomically; list what killed its process while indexed."""
     source, quarantine = clips.source, Quarantine(Path(run) / QUARANTINE_FILE)
     write_json(
@@ -105,14 +113,14 @@ def keep_data(run, clips):
                 file.write(table.getvalue().encode(errors="surrogateescape"))
 
 
-def fingerprint_of(clips):
+def fingerprint_of(clips: "TrainingClips") -> str:
     """`fingerprint` of TrainingClips; computed once, for it takes seconds where there are millions of files."""
     if getattr(clips, "fingerprint", None) is None:
         clips.fingerprint = fingerprint(clips.source.contents())
     return clips.fingerprint
 
 
-def fingerprint(contents):
+def fingerprint(contents: Iterable[tuple] | None) -> str:
     """Hex digest of (name below the folder, bytes, frames, class) of files in the order of names; "" for None."""
     if contents is None:
         return ""
@@ -126,14 +134,14 @@ def fingerprint(contents):
     return digest.hexdigest()
 
 
-def batched(rows, count=10_000):
+def batched(rows: Iterable, count: int = 10_000) -> Iterator[list]:
     """Lists of up to `count` of an iterable's values."""
     rows = iter(rows)
     while several := list(islice(rows, count)):
         yield several
 
 
-def refuse_other_data(run, checkpoint, config, clips):
+def refuse_other_data(run: str | Path, checkpoint: Path | None, config: "Config", clips: "TrainingClips") -> None:
     """Raise InputError where a run is resumed with other data than it was trained on, wherever those are now."""
     if checkpoint is None:
         return
@@ -174,5 +182,5 @@ def _differences(run, contents):
         "removed": sorted(before.keys() - now.keys()),
         "changed": sorted(path for path in now.keys() & before.keys() if now[path] != before[path]),
     }
-    said = [f"{len(paths)} {kind} (such as {paths[0]})" for kind, paths in kinds.items() if paths]
-    return f"of the files that are used, {', '.join(said)}" if said else "the list of files differs"
+    changes = [f"{len(paths)} {kind} (such as {paths[0]})" for kind, paths in kinds.items() if paths]
+    return f"of the files that are used, {', '.join(changes)}" if changes else "the list of files differs"

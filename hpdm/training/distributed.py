@@ -1,10 +1,13 @@
 """Several processes on one run, as `torchrun` starts them: DDP, FSDP2 or HSDP, gloo on CPUs and nccl on GPUs."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -15,6 +18,9 @@ from hpdm.model.rin import seed_samples
 from hpdm.support.environment import check_meeting_point, choose_device, processes_here
 from hpdm.support.errors import InputError
 from hpdm.training.precision import mixed_precision
+
+if TYPE_CHECKING:
+    from hpdm.methods import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,7 @@ class Processes:
             values /= self.world_size
         return values
 
-    def agreed(self, function):
+    def agreed(self, function: Callable[[], Any]) -> Any:
         """What `function` returns on the first process, on all of them; an InputError of it is raised on all."""
         if self.world_size == 1:
             return function()
@@ -67,27 +73,27 @@ class Processes:
         dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
         return bool(value)
 
-    def from_first(self, value):
+    def from_first(self, value: Any) -> Any:
         """The first process' `value`, which can be pickled, on all of them."""
         values = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
-    def of_all(self, value) -> list:
+    def of_all(self, value: Any) -> list:
         """The `value` of every process, in the order of their ranks."""
         values = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def wait(self):
+    def wait(self) -> None:
         """Return when all processes have come here."""
         if self.world_size > 1:
             dist.barrier()
 
     @contextmanager
-    def first_goes_first(self):
+    def first_goes_first(self) -> Iterator[None]:
         """The block runs on the first process, then on the others: what it caches on disk is there for them."""
         if not self.first:
             self.wait()
@@ -97,7 +103,7 @@ class Processes:
 
 
 @contextmanager
-def processes(device_name: str):
+def processes(device_name: str) -> "Iterator[Processes]":
     """Join the processes that `torchrun` started, if it did, for the length of the block; yields `Processes`.
 
     Where the caller has joined them already, they stay joined after it.
@@ -109,8 +115,8 @@ def processes(device_name: str):
     if world_size == 1:
         yield Processes(rank=0, world_size=1, device=device)
         return
-    joined_here = not dist.is_initialized()
-    if joined_here:
+    joined = not dist.is_initialized()
+    if joined:
         check_meeting_point()
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     # Flags go from processor to processor: asking a GPU for them would make it wait.
@@ -118,11 +124,11 @@ def processes(device_name: str):
     try:
         yield Processes(rank=dist.get_rank(), world_size=world_size, device=device, group=group)
     finally:
-        if joined_here:
+        if joined:
             dist.destroy_process_group()
 
 
-def shard(network, processes: Processes, *, reshard=True, shards=None):
+def shard(network: nn.Module, processes: Processes, *, reshard: bool = True, shards: int | None = None) -> None:
     """Shard an HPDM's weights in place (FSDP2), block by block; frozen ones stay whole.
 
     `shards` neighbouring processes share a copy, all of them if None. `reshard=False` keeps a block's weights whole
@@ -140,13 +146,13 @@ def shard(network, processes: Processes, *, reshard=True, shards=None):
     fully_shard(network, mesh=mesh, reshard_after_forward=False, **({"ignored_params": frozen} if frozen else {}))
 
 
-def whole_bytes(network) -> int:
+def whole_bytes(network: nn.Module) -> int:
     """What `gathered` takes beside the shards, in bytes, on every process; 0 for a network without shards."""
     return sum(p.numel() * p.element_size() for p in network.parameters() if isinstance(p, DTensor))
 
 
 @contextmanager
-def gathered(network):
+def gathered(network: nn.Module) -> Iterator[nn.Module]:
     """Within the block every process holds all weights of a sharded network and may call any part of it by itself."""
     sharded = [module for module in network.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
@@ -158,7 +164,7 @@ def gathered(network):
             module.reshard()
 
 
-def replicate(network, processes: Processes):
+def replicate(network: nn.Module, processes: Processes) -> nn.Module:
     """What to call in training so that gradients are averaged over processes: the network, or its DDP wrapper."""
     if processes.world_size == 1 or isinstance(network, FSDPModule):
         return network
@@ -166,7 +172,7 @@ def replicate(network, processes: Processes):
     return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def settle(model, method, precision: str, device):
+def settle(model: nn.Module, method: "Method", precision: str, device: torch.device) -> None:
     """Have DDP of three or more processes arrange its buckets of gradients before the first step.
 
     It arranges them by the first backward pass, and in another bucket so many processes add up in another order. A run
@@ -184,7 +190,7 @@ def settle(model, method, precision: str, device):
 
 
 @contextmanager
-def gradient_sync(model, enabled: bool):
+def gradient_sync(model: nn.Module, enabled: bool) -> Iterator[None]:
     """Average gradients over processes in backward passes within the block, or only accumulate them.
 
     Where there are several sharded copies, gradients are shared out within a copy in every pass, between its close

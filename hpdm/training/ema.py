@@ -6,10 +6,12 @@ PowerEMA: a trace for post-hoc EMA, with the power-function profile of EDM2 (Kar
 section 3.1): the weight of step tau in the average at step t goes with tau^gamma, so its length is a share of the run.
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
@@ -25,7 +27,7 @@ class Average:
     Shards are averaged as plain tensors, so nothing depends on what an operation does with a DTensor.
     """
 
-    def __init__(self, network: torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
         self.network = network
         self.names = [name for name, _ in network.named_parameters()]
         self.average = [p.float().clone() for p in self._weights()]
@@ -35,14 +37,14 @@ class Average:
         raise NotImplementedError
 
     @torch.no_grad()
-    def update(self, updates: int):
+    def update(self, updates: int) -> None:
         """Take in the network's present weights as update number `updates`, counted from 1."""
         weights = [p if p.dtype == torch.float32 else p.float() for p in self._weights()]
         torch._foreach_lerp_(self.average, weights, 1 - self.decay(updates))
 
     @contextmanager
     @torch.no_grad()
-    def applied(self):
+    def applied(self) -> Iterator[nn.Module]:
         """Within the block the network has the averaged weights."""
         weights = self._weights()
         kept = [p.clone() for p in weights]
@@ -52,7 +54,7 @@ class Average:
         finally:
             self._replace(weights, kept)
 
-    def named_averages(self):
+    def named_averages(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, average) of every parameter: DTensors laid out like the parameter where it is one."""
         for (name, parameter), average in zip(self.network.named_parameters(), self.average, strict=True):
             if isinstance(parameter, DTensor):
@@ -78,7 +80,7 @@ class Average:
 class EMA(Average):
     """Exponential average: weights of `half_life` updates ago count half; early on, of `ramp_up` times all updates."""
 
-    def __init__(self, network: torch.nn.Module, half_life: float, ramp_up: float):
+    def __init__(self, network: torch.nn.Module, half_life: float, ramp_up: float) -> None:
         super().__init__(network)
         self.half_life, self.ramp_up = half_life, ramp_up
 
@@ -94,7 +96,7 @@ class PowerEMA(Average):
     t, which is the profile's integral over the update, exactly. Starting values do not count.
     """
 
-    def __init__(self, network: torch.nn.Module, sigma_rel: float):
+    def __init__(self, network: torch.nn.Module, sigma_rel: float) -> None:
         super().__init__(network)
         self.sigma_rel, self.gamma = sigma_rel, gamma_of(sigma_rel)
 

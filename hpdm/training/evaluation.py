@@ -14,13 +14,16 @@ import shutil
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import entry_points
 from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import default_collate
 
 from hpdm.data.loader import default_workers, open_clips
@@ -35,6 +38,17 @@ from hpdm.support.progress import note
 from hpdm.training.distributed import gathered, whole_bytes
 from hpdm.training.log import read_log
 
+if TYPE_CHECKING:
+    from hpdm.config import Config
+    from hpdm.data.loader import TrainingClips
+    from hpdm.methods import Method
+    from hpdm.model.text import Conditioner
+    from hpdm.training.distributed import Processes
+    from hpdm.training.ema import Average
+    from hpdm.training.log import RunLog
+    from hpdm.training.signals import StopRequest
+
+
 GROUP = "hpdm.evaluators"
 FOLDER = "evaluations"
 SECONDS = 2.0  # between exchanges while the first process judges
@@ -47,7 +61,7 @@ class Abandoned(Exception):
     """The run was asked to stop in the middle of an evaluation."""
 
 
-def find_evaluator():
+def find_evaluator() -> Any:
     """The class of the installed evaluator; raises InputError where there is none.
 
     It is called as `Evaluator(config, folder, device=...)`, raises InputError for settings that cannot be computed, and
@@ -64,15 +78,19 @@ def find_evaluator():
     return found[0].load()
 
 
-def open_evaluations(config, run, evaluator, *, here, **options):
+def open_evaluations(
+    config: "Config", run: str | Path, evaluator: Any, *, process: "Processes", **options: Any
+) -> "Evaluations":
     """The `Evaluations` of a run; `evaluator` in place of the installed one. Raises InputError on all processes."""
     made = []
     if config.training.eval_every:
-        with untouched(here.device):
-            here.agreed(
-                lambda: made.append(evaluator or find_evaluator()(config, Path(run) / FOLDER, device=str(here.device)))
+        with untouched(process.device):
+            process.agreed(
+                lambda: made.append(
+                    evaluator or find_evaluator()(config, Path(run) / FOLDER, device=str(process.device))
+                )
             )
-    return Evaluations(config, run, *(made or [None]), here=here, **options)
+    return Evaluations(config, run, *(made or [None]), process=process, **options)
 
 
 class Evaluations:
@@ -82,9 +100,19 @@ class Evaluations:
     is what they took so far. Raises InputError for settings with which nothing can be sampled.
     """
 
-    def __init__(self, config, run, evaluator, *, here, method, stop, quiet):
+    def __init__(
+        self,
+        config: "Config",
+        run: str | Path,
+        evaluator: Any,
+        *,
+        process: "Processes",
+        method: "Method",
+        stop: "StopRequest",
+        quiet: bool,
+    ) -> None:
         self.config, self.run, self.evaluator = config, Path(run), evaluator
-        self.here, self.method, self.stop, self.quiet = here, method, stop, quiet
+        self.process, self.method, self.stop, self.quiet = process, method, stop, quiet
         self.seconds, self.levels = 0.0, config.pyramid.levels
         chosen = {name: value for name in ("steps", "overlap") if (value := getattr(config.eval, name)) is not None}
         self.sampling = dataclasses.replace(config.sampling, canvas=(1, 1, 1), **chosen)
@@ -102,20 +130,28 @@ class Evaluations:
         return (
             self.due(step)
             and step > 0
-            and self.here.from_first(
+            and self.process.from_first(
                 not any(line["step"] == step and is_evaluation(line) for line in read_log(self.run))
             )
         )
 
-    def make(self, step, network, ema, clips, conditioner, log) -> bool:
+    def make(
+        self,
+        step: int,
+        network: nn.Module,
+        ema: "Average",
+        clips: "TrainingClips",
+        conditioner: "Conditioner",
+        log: "RunLog | None",
+    ) -> bool:
         """Evaluate the average after `step` steps; False where the run was asked to stop before that was done."""
         began = time.monotonic()
         samples = self.run / FOLDER / f".samples-{step:08d}"
-        if self.here.first:
+        if self.process.first:
             for left in samples.parent.glob(".samples-*"):
                 shutil.rmtree(left, ignore_errors=True)
         try:
-            with untouched(self.here.device):
+            with untouched(self.process.device):
                 reason = self._sample(samples, network, ema, clips, conditioner)
                 figures = {} if reason else self._judge(samples, step)
                 if isinstance(figures, str):
@@ -124,20 +160,20 @@ class Evaluations:
             note(f"the evaluation of step {step} is given up; it is made when the run goes on", self.quiet)
             return False
         finally:
-            if self.here.first:
+            if self.process.first:
                 shutil.rmtree(samples, ignore_errors=True)
             self.seconds += time.monotonic() - began
-        if self.here.first:
+        if self.process.first:
             self._log(log, step, figures, reason, time.monotonic() - began)
         return True
 
     def _sample(self, folder, network, ema, clips, conditioner) -> str | None:
         """Write the samples; returns what is in the way of that, the same on all processes, None if nothing."""
         trouble = None
-        room, needed = free_memory(self.here.device), whole_bytes(network)
+        room, needed = free_memory(self.process.device), whole_bytes(network)
         if needed > room:
             trouble = f"the whole weights take {needed / GIB:.1f} GiB, {room / GIB:.1f} are free"
-        if self.here.any(trouble is not None):
+        if self.process.any(trouble is not None):
             return trouble or "another process lacks the memory for the whole weights"
         network.eval()
         set_attention_precision(network, "fp32")  # as hpdm-sample does
@@ -147,32 +183,32 @@ class Evaluations:
         finally:
             set_attention_precision(network, self.config.training.attention_precision)
             network.train()
-        if self.here.any(self.stop.requested):
+        if self.process.any(self.stop.requested):
             raise Abandoned
-        return next(filter(None, self.here.of_all(trouble)), None)
+        return next(filter(None, self.process.of_all(trouble)), None)
 
     def _write_samples(self, folder, network, clips, conditioner):
-        here, settings = self.here, self.config.eval
-        own = list(range(here.rank, settings.num, here.world_size))
-        if here.first:
+        process, settings = self.process, self.config.eval
+        own = list(range(process.rank, settings.num, process.world_size))
+        if process.first:
             self._manifest(folder).write_manifest()
         if not own:
             return
-        plan = {"levels": self.levels, "device": here.device}
+        plan = {"levels": self.levels, "device": process.device}
         batch = min(fitting_batch(network, self.sampling, **plan), len(own))
         tiles = fitting_tile_batch(network, self.sampling, batch=batch, **plan)
         sampler = self.method.sampler(
             network,
             self.config.diffusion,
             self.sampling,
-            device=here.device,
-            call_sizes=find_call_sizes(network, tiles, here.device),
+            device=process.device,
+            call_sizes=find_call_sizes(network, tiles, process.device),
         )
-        sampler.on_step = lambda *progress: self._stop_if_asked()
+        sampler.on_step = lambda *progress: self._stop_if_requested()
         for first in range(0, len(own), batch):
             chosen = own[first : first + batch]
-            labels, told = self._told(chosen, clips, conditioner)
-            videos = to_clips(sampler.sample(chosen, told, settings.seed, self.levels)[-1])
+            labels, conditions = self._conditions(chosen, clips, conditioner)
+            videos = to_clips(sampler.sample(chosen, conditions, settings.seed, self.levels)[-1])
             for index, label, video in zip(chosen, labels, videos, strict=True):
                 with atomic_file(folder / f"{index:05d}_c{label:03d}.npy") as file:
                     np.save(file, video, allow_pickle=False)
@@ -188,7 +224,7 @@ class Evaluations:
         about = {"resolution": self.method.resolution(self.levels - 1), **tiling(self.method, self.levels - 1)}
         return SamplesFolder(folder, settings, about, names=self.config.trained_on.class_names)
 
-    def _told(self, chosen, clips, conditioner):
+    def _conditions(self, chosen, clips, conditioner):
         """(labels, what the network is told) of samples by number: the trained classes in turn, or clips' captions.
 
         Captions are those of the run's first clips that are videos, not pictures, for as many samples.
@@ -211,18 +247,18 @@ class Evaluations:
                 self._attempt(lambda: self.evaluator(samples, step, self._draw_reference, given_up.is_set), keep=True)
             ),
         )
-        if self.here.first:
+        if self.process.first:
             self._manifest(samples).write_manifest()  # with all samples
-            _free_cache(self.here.device)  # for the judge
+            _free_cache(self.process.device)  # for the judge
             judge.start()
         deadline = time.monotonic() + 60 * self.config.eval.minutes
-        while self.here.any(judge.is_alive()):
-            if self.here.any(self.stop.requested):
+        while self.process.any(judge.is_alive()):
+            if self.process.any(self.stop.requested):
                 given_up.set()
-                if self.here.first:
+                if self.process.first:
                     judge.join(PATIENCE)
                 raise Abandoned
-            if self.here.first and time.monotonic() > deadline:
+            if self.process.first and time.monotonic() > deadline:
                 given_up.set()
                 judge.join(PATIENCE)
                 outcome.append(f"not done after eval.minutes={self.config.eval.minutes:g}")
@@ -230,7 +266,7 @@ class Evaluations:
             judge.join(SECONDS) if judge.ident else time.sleep(SECONDS / 10)
         figures = outcome[-1]
         failed = isinstance(figures, str) or any("failed" in figure for figure in figures.values())
-        if self.here.any(failed) and self.here.any(self.stop.requested):
+        if self.process.any(failed) and self.process.any(self.stop.requested):
             raise Abandoned  # what asks a job to end often asks all of its processes, those of the judge too
         return figures
 
@@ -248,7 +284,7 @@ class Evaluations:
             numbers = iter(range(min(settings.num_reference, clips.videos or clips.images)))
             pending = deque((number, clips.request(number)) for number in islice(numbers, 2 * workers + 1))
             while pending:
-                self._stop_if_asked()
+                self._stop_if_requested()
                 number, clip = pending.popleft()
                 pending.extend((number, clips.request(number)) for number in islice(numbers, 1))
                 video, _ = clip.result()
@@ -264,24 +300,24 @@ class Evaluations:
         except Exception as error:
             return " ".join(f"{'' if isinstance(error, InputError) else type(error).__name__ + ': '}{error}".split())
 
-    def _stop_if_asked(self):
+    def _stop_if_requested(self):
         if self.stop.requested:
             raise Abandoned
 
     def _log(self, log, step, figures, reason, seconds):
-        line, said, num = {"step": step, "evaluation_seconds": round(seconds, 3)}, [], self.config.eval.num
+        line, shown, num = {"step": step, "evaluation_seconds": round(seconds, 3)}, [], self.config.eval.num
         failed = {reason: None} if reason else {}
         for name, figure in figures.items():
             if "failed" in figure:
                 failed[figure["failed"]] = None
                 continue
             line[f"{name}@{num}"] = figure["value"]
-            said.append(f"{name}@{num} {figure['value']:.4g}")
+            shown.append(f"{name}@{num} {figure['value']:.4g}")
             if figure.get("ci95") is not None:
                 line[f"{name}@{num}_ci95"] = list(figure["ci95"])
-                said[-1] += " [{:.4g}, {:.4g}]".format(*figure["ci95"])
-        if said:
-            note(f"step {step}: {', '.join(said)}", self.quiet)
+                shown[-1] += " [{:.4g}, {:.4g}]".format(*figure["ci95"])
+        if shown:
+            note(f"step {step}: {', '.join(shown)}", self.quiet)
         if failed:
             times = 1 + sum(FAILED in earlier for earlier in read_log(self.run))
             text = "; ".join(failed)
@@ -296,7 +332,7 @@ def is_evaluation(line: dict) -> bool:
 
 
 @contextmanager
-def untouched(device):
+def untouched(device: torch.device) -> Iterator[None]:
     """Random states of Python, NumPy and PyTorch and the number of threads are after the block as before it."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()
     of_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None

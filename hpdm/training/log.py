@@ -8,9 +8,14 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpdm.support.files import append_line, atomic_file, free_name, parse_json
 from hpdm.support.progress import note
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 LOG_FILE = "log.jsonl"
 
@@ -18,7 +23,7 @@ LOG_FILE = "log.jsonl"
 class RunLog:
     """Appends lines to the log of a run that continues at `start_step`; later lines of an earlier process are cut."""
 
-    def __init__(self, run, start_step: int, quiet=False):
+    def __init__(self, run: str | Path, start_step: int, quiet: bool = False) -> None:
         self.path = Path(run) / LOG_FILE
         lines, unreadable = _read(self.path)
         if unreadable:
@@ -32,7 +37,7 @@ class RunLog:
         self._board = _tensorboard(Path(run) / "tensorboard", start_step)
         self._wandb = _wandb(Path(run), quiet)
 
-    def write(self, line: dict):
+    def write(self, line: dict) -> None:
         """`line` has a whole number `step`; numbers and lists of numbers also go to TensorBoard and Weights & Biases.
 
         Raises WriteError where the disk is full.
@@ -46,11 +51,11 @@ class RunLog:
             self._show("add_scalar", key, number, line["step"])
         self._report("log", numbers, step=line["step"])
 
-    def picture(self, picture, step):
+    def picture(self, picture: "np.ndarray", step: int) -> None:
         """Show uint8 [height, width, 3] in TensorBoard."""
         self._show("add_image", "sheet", picture, step, dataformats="HWC")
 
-    def close(self):
+    def close(self) -> None:
         self._show("close")
         self._report("finish")
 
@@ -75,12 +80,12 @@ class RunLog:
             note(f"no more is sent to Weights & Biases: {error or type(error).__name__}", self._quiet)
 
 
-def read_log(run) -> list[dict]:
+def read_log(run: str | Path) -> list[dict]:
     """The lines of a run's log, without those that a kill or a fault of the disk has broken; empty without a log."""
     return _read(Path(run) / LOG_FILE)[0]
 
 
-def read_lines(path) -> tuple[list[dict], int, bool]:
+def read_lines(path: str | Path) -> tuple[list[dict], int, bool]:
     """(objects, lines that are none, whether the last line is one of them) of a file with a JSON object per line."""
     try:
         texts = Path(path).read_bytes().split(b"\n")

@@ -1,11 +1,14 @@
 """The training loop, top to bottom: set up, resume, step, log, save."""
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import default_collate
 
@@ -29,7 +32,7 @@ from hpdm.training.optimizer import describe_groups, learning_rate, leave_zero, 
 from hpdm.training.plan import recomputes_activations
 from hpdm.training.precision import check_gradients, mixed_precision
 from hpdm.training.provenance import note_start
-from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences, find_checkpoint  # noqa: F401
+from hpdm.training.resume import agree_on_checkpoint, describe_changes, differences
 from hpdm.training.saving import Saver, load_training_state
 from hpdm.training.sharing import plan_sharing
 from hpdm.training.sheets import CLIPS
@@ -37,6 +40,15 @@ from hpdm.training.signals import stop_on_signals
 from hpdm.training.snapshots import kept_at, snapshot_folder
 from hpdm.training.start import build_network, start_from
 from hpdm.video.writer import save_picture
+
+if TYPE_CHECKING:
+    from hpdm.batches import BatchPlan
+    from hpdm.data.loader import TrainingClips
+    from hpdm.methods import Method
+    from hpdm.model.conditioning import Labels
+    from hpdm.model.text import Conditioner
+    from hpdm.training.distributed import Processes
+    from hpdm.training.signals import StopRequest
 
 
 class NonFiniteLoss(Exception):
@@ -51,7 +63,16 @@ class Outcome:
     interrupted: bool  # by a signal
 
 
-def train(config: Config, run, *, device="auto", resume=False, stop_after=None, quiet=False, evaluator=None) -> Outcome:
+def train(
+    config: Config,
+    run: str | Path,
+    *,
+    device: torch.device | str = "auto",
+    resume: bool = False,
+    stop_after: int | None = None,
+    quiet: bool = False,
+    evaluator: Any = None,
+) -> Outcome:
     """Train `config` in the folder `run`, or continue what is there; every process of a `torchrun` calls this.
 
     Saves when `stop_after` steps in all are made, on SIGTERM, which drops the step in progress, and on Ctrl-C, which
@@ -61,16 +82,16 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
     without a gradient, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
     """
     settings, method = config.training, make_method(config)
-    with processes(device) as here, stop_on_signals() as stop, owned_run(run, here), ExitStack() as at_end:
-        quiet = quiet or not here.first
-        device = here.device
+    with processes(device) as process, stop_on_signals() as stop, owned_run(run, process), ExitStack() as at_end:
+        quiet = quiet or not process.first
+        device = process.device
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
 
         # Everything that can be wrong with the input is found before the folder is touched.
-        batches, sharing = plan_batch(settings, here.world_size), plan_sharing(settings, here.world_size)
-        checkpoint = agree_on_checkpoint(run, config, resume, here, quiet)
+        batches, sharing = plan_batch(settings, process.world_size), plan_sharing(settings, process.world_size)
+        checkpoint = agree_on_checkpoint(run, config, resume, process, quiet)
         frames, height, width = method.video_size
-        with here.first_goes_first():
+        with process.first_goes_first():
             clips = open_clips(
                 config.data,
                 frames=frames,
@@ -84,11 +105,11 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         config = note_data(config, clips, quiet)
         refuse_other_data(run, checkpoint, config, clips)
         conditioner = make_conditioner(config, device)
-        evaluations = open_evaluations(config, run, evaluator, here=here, method=method, stop=stop, quiet=quiet)
+        evaluations = open_evaluations(config, run, evaluator, process=process, method=method, stop=stop, quiet=quiet)
         sharded, sharded_as = sharing.shards > 1, {"reshard": settings.reshard, "shards": sharing.shards}
-        network = build_network(method, here, sharded=sharded, seed=settings.seed, **sharded_as)
+        network = build_network(method, process, sharded=sharded, seed=settings.seed, **sharded_as)
         # The smallest GPU decides for all.
-        network.checkpoint_blocks = here.any(recomputes_activations(config, device, here.world_size))
+        network.checkpoint_blocks = process.any(recomputes_activations(config, device, process.world_size))
         note(
             "activations are recomputed in the backward pass: they do not fit",
             quiet or settings.recomputes or not network.checkpoint_blocks,
@@ -100,11 +121,11 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 start_from(network, settings.init_from)
             leave_zero(network, settings)
         if sharded and not isinstance(network, FSDPModule):
-            shard(network, here, **sharded_as)
+            shard(network, process, **sharded_as)
         network.to(device)
         if settings.compile:
             network.compile_blocks()
-        model = replicate(network, here)
+        model = replicate(network, process)
         network.train()
         settle(model, method, settings.precision, device)
         parameters = list(network.parameters())
@@ -129,24 +150,26 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         end = min(settings.steps, stop_after or settings.steps)
         to_evaluate = evaluations.missing(start)
         # The run may have ended between a checkpoint and its snapshot.
-        to_keep = start > 0 and kept_at(settings, start) and here.from_first(not snapshot_folder(run, start).exists())
+        to_keep = (
+            start > 0 and kept_at(settings, start) and process.from_first(not snapshot_folder(run, start).exists())
+        )
         if start >= end and not to_evaluate and not to_keep:
-            if here.first:
+            if process.first:
                 tidy(run, checkpoint)
             note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
             return Outcome(step=start, interrupted=False)
         log, stop.in_steps = None, True
-        if here.first:
+        if process.first:
             Path(run).mkdir(parents=True, exist_ok=True)
             tidy(run, checkpoint)
             set_aside_later(run, checkpoint, lambda text: note(text, quiet))
             save_config(config, Path(run) / CONFIG_FILE)
-            note_start(run, start, device, here.world_size, changes)
+            note_start(run, start, device, process.world_size, changes)
             keep_data(run, clips)
             log = RunLog(run, start, quiet)
-        here.wait()  # the first has made the folder
+        process.wait()  # the first has made the folder
         saver = at_end.enter_context(
-            Saver(run, here, network=network, ema=ema, traces=traces, optimizer=optimizer, config=config)
+            Saver(run, process, network=network, ema=ema, traces=traces, optimizer=optimizer, config=config)
         )
         saver.check_folder()
         if to_keep:
@@ -159,8 +182,8 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             width=width,
             batch=settings.batch,
             seed=settings.seed,
-            rank=here.rank,
-            world_size=here.world_size,
+            rank=process.rank,
+            world_size=process.world_size,
             first=first_clip,
             micro_batch=batches.micro_batch,
             clips=clips,
@@ -202,11 +225,11 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
 
             try:
                 losses = accumulate(
-                    model, method, loader, conditioner, batches=batches, here=here, step=step, stop=stop
+                    model, method, loader, conditioner, batches=batches, process=process, step=step, stop=stop
                 )
             except LoadingStopped as reason:
                 note(f"step {done} is not made: {reason}", quiet)
-                if here.world_size > 1:  # the others may wait in an exchange that this one never joins
+                if process.world_size > 1:  # the others may wait in an exchange that this one never joins
                     return Outcome(step=step, interrupted=True)
                 losses = None
             if losses is None:  # a step of many passes takes longer than there is between SIGTERM and the kill
@@ -215,20 +238,20 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 break
             if not checked:
                 # Where the loss is not finite no gradient is, which is counted below; then the next step is looked at.
-                checked = bool(here.mean(losses.clone()).isfinite().all())
-                check_gradients(network, here, finite=checked)
+                checked = bool(process.mean(losses.clone()).isfinite().all())
+                check_gradients(network, process, finite=checked)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
 
-            # All processes learn the same figures, whether one of them was told to stop, whether the first finds it
+            # All processes learn the same figures, whether one of them is to stop, whether the first finds it
             # time to save, and whether what is being saved has failed, in one exchange.
             minutes = settings.checkpoint_minutes
-            due = bool(minutes) and here.first and time.monotonic() - saved_at >= 60 * minutes
+            due = bool(minutes) and process.first and time.monotonic() - saved_at >= 60 * minutes
             words = torch.tensor([stop.requested, due, saver.failed()], dtype=losses.dtype, device=device)
-            figures = here.mean(torch.cat([losses, words]))
+            figures = process.mean(torch.cat([losses, words]))
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-            *figures, asked, due, failed, norm = torch.cat([figures, norm.reshape(1)]).cpu()
+            *figures, requested, due, failed, norm = torch.cat([figures, norm.reshape(1)]).cpu()
             step_figures = torch.stack([*figures, norm]).double()
-            interrupted = bool(asked > 0)
+            interrupted = bool(requested > 0)
             if failed > 0:
                 saver.wait()  # which raises it
             if step_figures.isfinite().all():
@@ -253,7 +276,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
             bar.update()
 
             last = done == end or interrupted
-            if here.first and (done % settings.log_every == 0 or done == settings.steps) and sums[-1] > 0:
+            if process.first and (done % settings.log_every == 0 or done == settings.steps) and sums[-1] > 0:
                 now = time.perf_counter()
                 *level_means, mean_norm = (sums[:-1] / sums[-1]).tolist()
                 speed = (done - line_start) * settings.batch / (now - line_began)
@@ -280,7 +303,7 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
                 with ema.applied():
                     picture = method.sheet(network, *sheet_clips(clips, conditioner))
                 network.train()
-                if here.first:
+                if process.first:
                     save_picture(Path(run) / "sheets" / f"step-{done:08d}.png", picture)
                     log.picture(picture, done)
             follows = kept_at(settings, done) or evaluations.due(done)  # what must not be lost behind this step
@@ -302,7 +325,17 @@ def train(config: Config, run, *, device="auto", resume=False, stop_after=None, 
         return Outcome(step=done, interrupted=interrupted)
 
 
-def accumulate(model, method, deliveries, conditioner, *, batches, here, step, stop=None):
+def accumulate(
+    model: nn.Module,
+    method: "Method",
+    deliveries: Iterator,
+    conditioner: "Conditioner",
+    *,
+    batches: "BatchPlan",
+    process: "Processes",
+    step: int,
+    stop: "StopRequest | None" = None,
+) -> torch.Tensor | None:
     """Add up the gradients of one step; returns the losses [losses], whose mean over processes is the whole batch's.
 
     Every sample has the same weight, whatever the size of its pass and of its process' share. deliveries: iterator over
@@ -310,26 +343,26 @@ def accumulate(model, method, deliveries, conditioner, *, batches, here, step, s
     on all processes where the `StopRequest` of one of them wants no more passes; the gradients are then of no use.
     """
     settings = method.config.training
-    losses = torch.zeros(method.losses, device=here.device)
+    losses = torch.zeros(method.losses, device=process.device)
     for index in range(batches.passes):
-        if stop is not None and here.any(stop.at_once):
+        if stop is not None and process.any(stop.at_once):
             return None
-        chosen = batches.positions(here.rank, index)
+        chosen = batches.positions(process.rank, index)
         if chosen:
-            positions, (video, told) = chosen, next(deliveries)
-            video, labels = video.to(here.device, non_blocking=True), conditioner(told)
+            positions, (video, delivered) = chosen, next(deliveries)
+            video, labels = video.to(process.device, non_blocking=True), conditioner(delivered)
         # Gradients are averaged over processes. A process without samples goes along, for the others wait for it.
-        weight = here.world_size / batches.batch if chosen else 0.0
+        weight = process.world_size / batches.batch if chosen else 0.0
         seed_dropout(settings.seed, step, positions, model)
         with gradient_sync(model, index == batches.passes - 1):
-            with mixed_precision(here.device, settings.precision):
+            with mixed_precision(process.device, settings.precision):
                 pass_losses = method.loss(model, video, labels, step=step, positions=positions).sum(0) * weight
             pass_losses.mean().backward()
         losses += pass_losses.detach()
     return losses
 
 
-def sheet_clips(clips, conditioner):
+def sheet_clips(clips: "TrainingClips", conditioner: "Conditioner") -> "tuple[torch.Tensor, Labels]":
     """(uint8 [B, C, T, H, W], labels or `Conditions`) of the first clips of the run, which the sheets always show."""
-    videos, told = default_collate([clips[number] for number in range(CLIPS)])
-    return videos.to(conditioner.device), conditioner(told)
+    videos, delivered = default_collate([clips[number] for number in range(CLIPS)])
+    return videos.to(conditioner.device), conditioner(delivered)

@@ -7,10 +7,13 @@ B samples of the global batch, b of them here, L levels, C channels, patches of 
 `training.branching` a sample has W windows, several on a level, which share the coarser ones; else W is L.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from hpdm.data.ranges import to_model_range
@@ -18,6 +21,12 @@ from hpdm.diffusion import add_noise, preconditioning, sample_sigma, v_target
 from hpdm.model.conditioning import Conditions, drop_conditions
 from hpdm.model.rin import chosen_samples, seed_samples
 from hpdm.pyramid import extract_patches, sample_windows, window_levels
+
+if TYPE_CHECKING:
+    from hpdm.config import Config
+    from hpdm.config.training import TrainingConfig
+    from hpdm.model.conditioning import Labels
+
 
 # Streams of random numbers that must not meet.
 SMALL_DRAWS, NOISE, DROPOUT, OWN_DRAWS, OWN_NOISE, STARTING_VALUES = range(6)
@@ -34,7 +43,14 @@ class Draws:
     self_condition: torch.Tensor  # bool [b] on the CPU: latents start from a first estimate
 
 
-def draw(config, *, step: int, positions: range, device="cpu", size=None) -> Draws:
+def draw(
+    config: "Config",
+    *,
+    step: int,
+    positions: range,
+    device: torch.device | str = "cpu",
+    size: tuple[int, int, int] | None = None,
+) -> Draws:
     """The draws of the samples at `positions` of the global batch of `step`; `config` is a whole `Config`.
 
     size: (frames, rows, columns) of the noise, by default the pyramid's patch. Noise comes from `device`'s generator:
@@ -64,7 +80,14 @@ def step_generator(seed: int, step: int, stream: int = SMALL_DRAWS) -> torch.Gen
     return torch.Generator().manual_seed(_seeds(seed, step, stream)[0])
 
 
-def step_noise(training, step: int, positions: range, shape, device="cpu", stream: int = NOISE) -> torch.Tensor:
+def step_noise(
+    training: "TrainingConfig",
+    step: int,
+    positions: range,
+    shape: Sequence[int],
+    device: torch.device | str = "cpu",
+    stream: int = NOISE,
+) -> torch.Tensor:
     """Standard normal noise [b, *shape] of the samples at `positions`; a method's own comes from OWN_NOISE."""
     generator = torch.Generator(device)
     noise = torch.empty(len(positions), *shape, device=device)
@@ -74,7 +97,7 @@ def step_noise(training, step: int, positions: range, shape, device="cpu", strea
     return noise
 
 
-def seed_dropout(seed: int, step: int, positions: range, network=None):
+def seed_dropout(seed: int, step: int, positions: range, network: nn.Module | None = None) -> None:
     """Have the dropout masks of a pass of `network` over `positions` follow from each sample's place alone.
 
     Seeds torch's global generators too, for what else a method may draw in a pass.
@@ -84,12 +107,14 @@ def seed_dropout(seed: int, step: int, positions: range, network=None):
         seed_samples(network, _seeds(seed, step, DROPOUT, count=positions.stop)[positions.start :])
 
 
-def seed_starting_values(seed: int):
+def seed_starting_values(seed: int) -> None:
     """Seed torch's global generators for starting values that are drawn after a network's own."""
     torch.manual_seed(_seeds(seed, STARTING_VALUES)[0])
 
 
-def joint_loss(network, video: torch.Tensor, labels: torch.Tensor, draws: Draws, config) -> torch.Tensor:
+def joint_loss(
+    network: nn.Module, video: torch.Tensor, labels: "Labels", draws: Draws, config: "Config"
+) -> torch.Tensor:
     """v-MSE of every sample and level: float32 [b, L]; the loss to minimise is its mean.
 
     video: uint8 [b, C, T, H, W] at the resolution of the last level; labels: int64 [b], -1 for none, or `Conditions`.
@@ -109,7 +134,9 @@ def joint_loss(network, video: torch.Tensor, labels: torch.Tensor, draws: Draws,
     return torch.stack([own.mean(1) for own in losses.split(list(branching), dim=1)], dim=1) if several else losses
 
 
-def add_noise_to_levels(patches, draws: Draws, config):
+def add_noise_to_levels(
+    patches: list[torch.Tensor], draws: Draws, config: "Config"
+) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
     """Clean patches of every window, W tensors [b, C, T, H, W] → (network inputs, c_noise [b, W], targets v)."""
     inputs, targets, c_noise = [], [], []
     levels = window_levels(config.training.windows(config.pyramid.levels))
@@ -122,7 +149,7 @@ def add_noise_to_levels(patches, draws: Draws, config):
     return inputs, torch.stack(c_noise, dim=1), targets
 
 
-def known_labels(labels, config, dropped=False):
+def known_labels(labels: "Labels", config: "Config", dropped: torch.Tensor | bool = False) -> "Labels":
     """Labels int64 [b] or `Conditions` as the network takes them: "no class" for -1 and, with no text, where `dropped`.
 
     dropped: bool [b], or one for all.
@@ -130,7 +157,9 @@ def known_labels(labels, config, dropped=False):
     return drop_conditions(labels, dropped, config.network.num_classes)
 
 
-def v_losses(network, arguments, targets, draws: Draws, config, **options) -> torch.Tensor:
+def v_losses(
+    network: nn.Module, arguments: tuple, targets: list[torch.Tensor], draws: Draws, config: "Config", **options: Any
+) -> torch.Tensor:
     """Mean squared error of v of every sample and window, float32 [b, W], with latent self-conditioning.
 
     The network is called with `arguments`, then the latents, then `options`; it returns W outputs and W latents. With
@@ -173,7 +202,7 @@ def _first_estimate(network, arguments, zeros, draws, config, options):
     ]
 
 
-def is_compiled(network) -> bool:
+def is_compiled(network: nn.Module) -> bool:
     """Whether parts of a network run compiled code, which is made anew for other numbers of samples."""
     return any(module._compiled_call_impl is not None for module in network.modules())
 
@@ -187,7 +216,9 @@ def _take(value, rows):
     return type(value)(_take(own, rows) for own in value) if isinstance(value, list | tuple) else value
 
 
-def zero_latents(config, batch: int, device, count: int | None = None):
+def zero_latents(
+    config: "Config", batch: int, device: torch.device | str, count: int | None = None
+) -> list[torch.Tensor] | None:
     """What a self-conditioned network takes for "no earlier estimate"; else None.
 
     `count` zero tensors [B, M, D], by default one per level.

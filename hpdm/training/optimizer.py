@@ -9,6 +9,8 @@ left. `leave_zero` gives such matrices small random numbers.
 """
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,11 +20,15 @@ from hpdm.model.sharding import fill
 from hpdm.training.lamb import Lamb
 from hpdm.training.loss import seed_starting_values
 
+if TYPE_CHECKING:
+    from hpdm.config.training import TrainingConfig
+
+
 LAMB_START_GAIN = 0.5  # 0.02 at the published widths
 SHORT_STEP = 1e-3  # a first learning rate below it, that of a long warm-up, leaves a zero matrix next to zero
 
 
-def parameter_groups(network, weight_decay: float) -> list[dict]:
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups for an optimizer, named "decay" and "no decay"; `network` is an HPDM, sharded or not.
 
     What a method keeps frozen is in neither.
@@ -35,7 +41,7 @@ def parameter_groups(network, weight_decay: float) -> list[dict]:
     ]
 
 
-def describe_groups(groups) -> str:
+def describe_groups(groups: Sequence[dict]) -> str:
     """One line with the number of tensors and of parameters of each group."""
     return "; ".join(
         f"{group['name']}: {len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} parameters"
@@ -43,7 +49,7 @@ def describe_groups(groups) -> str:
     )
 
 
-def make_optimizer(network, config) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, config: "TrainingConfig") -> torch.optim.Optimizer:
     """The optimizer that a `TrainingConfig` names, over all parameters of `network`."""
     groups = parameter_groups(network, config.weight_decay)
     sharded = any(isinstance(p, DTensor) for p in network.parameters())
@@ -56,7 +62,7 @@ def make_optimizer(network, config) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def leave_zero(network, config) -> list[str]:
+def leave_zero(network: nn.Module, config: "TrainingConfig") -> list[str]:
     """Draw the matrices that start at zero, where the optimizer has a trust ratio for them; returns their names.
 
     They become normal with `start_gain` times the standard deviation of Glorot and Bengio (2010), sqrt(2 / (inputs +
@@ -84,7 +90,7 @@ def _is_zero(parameter):
     return not bool(largest.full_tensor() if isinstance(largest, DTensor) else largest)
 
 
-def learning_rate(config, step: int) -> float:
+def learning_rate(config: "TrainingConfig", step: int) -> float:
     """Learning rate of step 0, 1, ... of a `TrainingConfig`: linear warm-up, then its schedule."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup

@@ -6,9 +6,11 @@ FLOPs count a multiply-add as two, matrix products only (attention included). B 
 import dataclasses
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +24,10 @@ from hpdm.support.environment import processes_here
 from hpdm.support.errors import InputError, too_large
 from hpdm.training.optimizer import describe_groups, parameter_groups
 from hpdm.training.sharing import Sharing, plan_sharing, sharing_memory, step_traffic
+
+if TYPE_CHECKING:
+    from hpdm.config import Config
+
 
 GIB, GB = 2**30, 10**9
 BYTES_PER_PARAMETER = {"weights": 4, "gradients": 4, "optimizer": 8, "average": 4}  # all fp32, two moments
@@ -65,7 +71,7 @@ class Flops:
         return self.forward - sum(entry["flops"] for entry in self.by_block)
 
 
-def count_flops(config) -> Flops:
+def count_flops(config: "Config") -> Flops:
     """The FLOPs of a `Config`'s network, counted on tensors without data."""
     same = dataclasses.replace(config.training, steps=1, **{name: getattr(TrainingConfig, name) for name in NO_FLOPS})
     return _count_flops(dataclasses.replace(config, training=same))
@@ -77,7 +83,7 @@ def _count_flops(config):
     return method.count_flops(network)
 
 
-def network_flops(network, example, config) -> Flops:
+def network_flops(network: nn.Module, example: tuple, config: "Config") -> Flops:
     """FLOPs of an `HPDM` on the meta device; `example` are the arguments of a forward pass of one sample."""
     windows = config.training.windows(config.pyramid.levels)
     by_block = [
@@ -88,14 +94,14 @@ def network_flops(network, example, config) -> Flops:
     return training_flops(network, example, by_block, config)
 
 
-def forward_flops(network, example, **options) -> int:
+def forward_flops(network: nn.Module, example: tuple, **options: Any) -> int:
     """FLOPs of a network on the meta device that is called with `example`."""
     with FlopCounterMode(display=False) as counter:
         network(*example, **options)
     return counter.get_total_flops()
 
 
-def training_flops(network, example, by_block, config) -> Flops:
+def training_flops(network: nn.Module, example: tuple, by_block: list[dict], config: "Config") -> Flops:
     """What a training sample takes on average; `network` is on the meta device and called with `example`."""
     training, forward = config.training, forward_flops(network, example)
     recomputed = sum(entry["flops"] for entry in by_block) if training.recomputes else 0
@@ -106,7 +112,7 @@ def training_flops(network, example, by_block, config) -> Flops:
     )
 
 
-def first_pass_flops(network, example, forward: int, config) -> int:
+def first_pass_flops(network: nn.Module, example: tuple, forward: int, config: "Config") -> int:
     """FLOPs of self-conditioning's first pass of a sample on average; `forward` are those of a whole forward pass."""
     rate = config.training.self_conditioning_rate if config.network.self_conditioning else 0.0
     if not rate or config.training.first_pass == "whole":
@@ -115,7 +121,7 @@ def first_pass_flops(network, example, forward: int, config) -> int:
     return round(share * forward_flops(network, example, outputs=False))
 
 
-def make_plan(config, world_size: int = 1) -> Plan:
+def make_plan(config: "Config", world_size: int = 1) -> Plan:
     """Figures of a `Config` on `world_size` processes; raises InputError where there are more than samples."""
     training = config.training
     batches = plan_batch(training, world_size)
@@ -159,7 +165,7 @@ def make_plan(config, world_size: int = 1) -> Plan:
     )
 
 
-def recomputes_activations(config, device, world_size: int = 1) -> bool:
+def recomputes_activations(config: "Config", device: torch.device, world_size: int = 1) -> bool:
     """What `training.activation_checkpointing` means on a torch.device.
 
     "auto": whether a `Config` that keeps its activations is planned to take more than `ROOM` of the GPU's memory. A
@@ -171,7 +177,7 @@ def recomputes_activations(config, device, world_size: int = 1) -> bool:
     return make_plan(config, world_size).memory["total"] > ROOM * torch.cuda.get_device_properties(device).total_memory
 
 
-def sampling_evaluations(config) -> int | None:
+def sampling_evaluations(config: "Config") -> int | None:
     """Block evaluations that a video takes; None where fewer numbers of steps than levels are configured."""
     try:
         return count_block_evaluations(config.network, config.pyramid, config.diffusion, config.sampling)
@@ -193,7 +199,7 @@ def _disk(training, parameters, per_parameter) -> dict[str, int]:
     return disk | {"total": disk["checkpoints"] + disk["snapshots"]}
 
 
-def hierarchy_levels(network, config) -> list[dict]:
+def hierarchy_levels(network: nn.Module, config: "Config") -> list[dict]:
     """Per level of a network like `HPDM`: video and patch size, tokens, blocks that work on it, input scale."""
     pyramid = config.pyramid
     return [
@@ -281,7 +287,7 @@ def _block_table(plan, levels):
     return [*lines, "total  " + "".join(f"{total / 1e9:>12.4g}" for total in totals)]
 
 
-def describe_run(config) -> str:
+def describe_run(config: "Config") -> str:
     """All settings and the plan, as `hpdm-train --dry-run` prints them."""
     plan = make_plan(config, processes_here().world_size)
     settings = config_to_dict(config) | {"eval": plain(asdict(config.eval))}

@@ -9,9 +9,11 @@ Unlike EDM2's, the coefficients add up to 1 exactly, so that weights which did n
 of 1e-4 there would be one of all weights, and late in a run that is more than lengths differ by.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,14 +58,14 @@ class Reconstruction:
     error: float  # root mean square difference of the profiles, as a share of the wanted one's
 
 
-def profile_product(t_a, gamma_a, t_b, gamma_b):
+def profile_product(t_a: Any, gamma_a: Any, t_b: Any, gamma_b: Any) -> np.ndarray:
     """Integral over all steps of the product of two profiles, of arrays that broadcast; float64."""
     t_a, gamma_a, t_b, gamma_b = (np.asarray(value, np.float64) for value in (t_a, gamma_a, t_b, gamma_b))
     ratio = (t_a / t_b) ** np.where(t_a < t_b, gamma_b, -gamma_a)
     return (gamma_a + 1) * (gamma_b + 1) * ratio / ((gamma_a + gamma_b + 1) * np.maximum(t_a, t_b))
 
 
-def solve(steps, sigma_rels, step: float, sigma_rel: float) -> Reconstruction:
+def solve(steps: Sequence[float], sigma_rels: Sequence[float], step: float, sigma_rel: float) -> Reconstruction:
     """How to combine averages of the lengths `sigma_rels` [K] at `steps` [K] into the one of `sigma_rel` at `step`."""
     t, gamma = np.asarray(steps, np.float64), np.array([gamma_of(value) for value in sigma_rels])
     wanted = gamma_of(sigma_rel)
@@ -77,7 +79,7 @@ def solve(steps, sigma_rels, step: float, sigma_rel: float) -> Reconstruction:
     return Reconstruction(coefficients=x / norms, error=float(np.sqrt(max(left, 0.0) / own)))
 
 
-def find_snapshots(run, step: int | None = None) -> list[Snapshot]:
+def find_snapshots(run: str | Path, step: int | None = None) -> list[Snapshot]:
     """The whole traces of a run after `step` steps at most, the newest by default, checkpoints included.
 
     Damaged ones are left out and named. Raises InputError where there are none, or none at `step`.
@@ -116,7 +118,7 @@ def _listed(steps):
     return ", ".join(map(str, steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-3:]]))
 
 
-def combine(files, coefficients) -> dict[str, torch.Tensor]:
+def combine(files: Sequence[Path], coefficients: Sequence[float]) -> dict[str, torch.Tensor]:
     """name → sum of coefficient times tensor over weights files, summed in float64, float32; one tensor at a time.
 
     Raises InputError where the files differ in names or shapes.
@@ -137,7 +139,7 @@ def combine(files, coefficients) -> dict[str, torch.Tensor]:
     return result
 
 
-def write_average(run, out, *, length: float, step: int | None = None) -> dict:
+def write_average(run: str | Path, out: str | Path, *, length: float, step: int | None = None) -> dict:
     """Write the average of relative length `length` after `step` steps of a run as a checkpoint to sample from.
 
     The folder `out` holds `ema.safetensors`, the configuration, a manifest and ABOUT_FILE, whose content is returned:

@@ -1,8 +1,10 @@
 """In which precision a pass runs, and whether its gradients have come to every parameter."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 
@@ -10,7 +12,7 @@ class MissingGradients(Exception):
     """The first step left parameters without a finite gradient: they would never be trained."""
 
 
-def mixed_precision(device, precision: str):
+def mixed_precision(device: torch.device | str, precision: str) -> AbstractContextManager:
     """Context of forward passes in a `training.precision`: autocast to bf16, or nothing.
 
     Autocast keeps no cast weights. It would take those of a pass without gradient, which carry no graph, for the pass
@@ -25,7 +27,7 @@ def mixed_precision(device, precision: str):
     return torch.autocast(torch.device(device).type, torch.bfloat16, cache_enabled=False)
 
 
-def check_gradients(network, processes, *, finite: bool = True):
+def check_gradients(network: nn.Module, processes: Any, *, finite: bool = True) -> None:
     """Raises MissingGradients, on every process alike, with the names of trainable parameters without a gradient.
 
     With `finite` also of those whose gradient is not finite. Call it after a backward pass of all samples of a step.

@@ -21,7 +21,7 @@ DELIVERIES = 8
 STEPS = 3
 
 
-def profile_run(config: Config, *, device="auto", quiet=False) -> str:
+def profile_run(config: Config, *, device: torch.device | str = "auto", quiet: bool = False) -> str:
     """Measure loader and step of one process and say which is the slower; nothing is written."""
     settings, method, device = config.training, make_method(config), choose_device(device)
     micro_batch = plan_batch(settings, 1).micro_batch
@@ -59,8 +59,8 @@ def _profile(config, method, clips, device, micro_batch, quiet):
     network.checkpoint_blocks = recomputes_activations(config, device)
     set_attention_precision(network, settings.attention_precision)
     optimizer = make_optimizer(network, settings)
-    video, told = next(loader)
-    video, labels = video.to(device), make_conditioner(config, device)(told)
+    video, conditions = next(loader)
+    video, labels = video.to(device), make_conditioner(config, device)(conditions)
     loader.close()
     note(f"measuring {STEPS} passes and steps of {micro_batch} samples", quiet)
     for step in range(STEPS + 1):

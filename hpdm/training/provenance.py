@@ -3,17 +3,29 @@
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpdm.support.environment import git_revision, hardware, package_versions
 from hpdm.support.files import append_line
 from hpdm.training.log import read_lines
 
+if TYPE_CHECKING:
+    import torch
+
+
 PROVENANCE_FILE = "provenance.jsonl"
 
 
-def note_start(run, step, device, world_size, changes=()):
+def note_start(
+    run: str | Path,
+    step: int,
+    device: "torch.device | str",
+    world_size: int,
+    changes: Mapping[str, tuple] | None = None,
+) -> None:
     """Add a line: from which step on which code, versions and hardware trained, by how many processes.
 
     changes: "section.key" → (old, new) of the settings that are others than before that step.
@@ -31,6 +43,6 @@ def note_start(run, step, device, world_size, changes=()):
     append_line(Path(run) / PROVENANCE_FILE, json.dumps(line, ensure_ascii=False))
 
 
-def read_provenance(run) -> list[dict]:
+def read_provenance(run: str | Path) -> list[dict]:
     """The lines of a run, oldest first, without one that was cut off by a kill; empty where nothing is noted."""
     return read_lines(Path(run) / PROVENANCE_FILE)[0]

@@ -7,7 +7,9 @@ checksums.
 
 import hashlib
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpdm.checkpoint.folder import (
     CONFIG_FILE,
@@ -23,6 +25,10 @@ from hpdm.config import Config, config_to_dict
 from hpdm.support.errors import Damaged, InputError
 from hpdm.support.files import holds_something
 from hpdm.support.progress import note
+
+if TYPE_CHECKING:
+    from hpdm.training.distributed import Processes
+
 
 # Settings that a run may change when it is resumed: they say where and how it runs, not what is learnt.
 FREE_TO_CHANGE = {
@@ -70,7 +76,9 @@ PATIENCE = 30.0  # seconds until what one node wrote must be seen by all: networ
 END = 1 << 16  # bytes at either end of a file that its digest covers
 
 
-def find_checkpoint(run, config: Config, resume: bool, quiet=False, check=check_files) -> Path | None:
+def find_checkpoint(
+    run: str | Path, config: Config, resume: bool, quiet: bool = False, check: Callable[..., bool] = check_files
+) -> Path | None:
     """The checkpoint to continue from, the newest that is whole; None for a new run.
 
     Raises InputError for a folder of something else, for one that was trained with other settings or for longer than
@@ -103,56 +111,60 @@ def find_checkpoint(run, config: Config, resume: bool, quiet=False, check=check_
     return checkpoint
 
 
-def agree_on_checkpoint(run, config: Config, resume: bool, here, quiet=False) -> Path | None:
-    """`find_checkpoint` of the first process, for all of them; `here` are the `Processes`.
+def agree_on_checkpoint(
+    run: str | Path, config: Config, resume: bool, process: "Processes", quiet: bool = False
+) -> Path | None:
+    """`find_checkpoint` of the first process, for all of them; `process` are the `Processes`.
 
     Raises InputError on every process where one does not see the same checkpoint.
     """
-    if here.world_size == 1:
+    if process.world_size == 1:
         return find_checkpoint(run, config, resume, quiet)
-    if here.first:
+    if process.first:
         try:
-            checkpoint = find_checkpoint(run, config, resume, quiet, check=lambda *which: _check_together(here, *which))
+            checkpoint = find_checkpoint(
+                run, config, resume, quiet, check=lambda *which: _check_together(process, *which)
+            )
             decision = {"name": checkpoint and checkpoint.name}
         except InputError as error:
             decision = {"error": str(error)}
-        here.from_first(decision)
+        process.from_first(decision)
     else:
-        while "check" in (decision := here.from_first(None)):
-            _check_share(here, run, **decision["check"])
+        while "check" in (decision := process.from_first(None)):
+            _check_share(process, run, **decision["check"])
     if "error" in decision:
         raise InputError(decision["error"])
     if decision["name"] is not None:
         return (Path(run) / decision["name"]).resolve()  # all have seen the same when it was checked
-    troubles = here.of_all(None if here.first else _trouble(run, here.rank, None, None))
+    troubles = process.of_all(None if process.first else _trouble(run, process.rank, None, None))
     if trouble := next(filter(None, troubles), None):
         raise InputError(trouble)
     return None
 
 
-def _check_together(here, folder, names=None) -> bool:
+def _check_together(process, folder, names=None) -> bool:
     """`check_files` of the first process, of which all the others do their share in `_check_share`.
 
     Raises InputError where one of them sees another folder.
     """
     expected = expected_files(folder, names)
     share = {"name": folder.name, "digest": digest(folder), "expected": expected or {}}
-    here.from_first({"check": share})
-    _check_share(here, folder.parent, **share)
+    process.from_first({"check": share})
+    _check_share(process, folder.parent, **share)
     return expected is not None
 
 
-def _check_share(here, run, name, digest, expected):
+def _check_share(process, run, name, digest, expected):
     """Compare this process' share of the files with their digests; raises what one of them found on the first."""
     found = (None, None)
     try:
-        if not here.first and (trouble := _trouble(run, here.rank, name, digest)):
+        if not process.first and (trouble := _trouble(run, process.rank, name, digest)):
             raise InputError(trouble)
-        check_digests(Path(run) / name, dict(list(expected.items())[here.rank :: here.world_size]))
+        check_digests(Path(run) / name, dict(list(expected.items())[process.rank :: process.world_size]))
     except InputError as error:
         found = (isinstance(error, Damaged), str(error))
-    found = here.of_all(found)
-    if here.first:
+    found = process.of_all(found)
+    if process.first:
         for damaged, text in sorted((one for one in found if one[1]), key=lambda one: one[0]):
             raise (Damaged if damaged else InputError)(text)
 
@@ -180,7 +192,7 @@ def _digest_or_none(folder):
         return None
 
 
-def digest(folder) -> str:
+def digest(folder: str | Path) -> str:
     """SHA-256 over names, sizes and both ends of a checkpoint's files: quick, and another for other weights.
 
     Of a sharded one's parts, which may be hundreds, over names and sizes; its manifest holds their digests.
@@ -204,7 +216,7 @@ def is_noted(name: str) -> bool:
     return key in CHANGE_IS_NOTED.get(section, ())
 
 
-def describe_changes(changes) -> str:
+def describe_changes(changes: Mapping[str, tuple]) -> str:
     """What `differences` found, in one line."""
     return "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
 

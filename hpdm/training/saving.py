@@ -8,12 +8,15 @@ the disk.
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
@@ -37,8 +40,20 @@ from hpdm.training.sharded import (
 )
 from hpdm.training.snapshots import save_snapshot, snapshot_folder
 
+if TYPE_CHECKING:
+    from hpdm.config import Config
+    from hpdm.training.distributed import Processes
+    from hpdm.training.ema import Average, PowerEMA
 
-def load_training_state(folder, *, network, ema, optimizer, traces=()) -> dict:
+
+def load_training_state(
+    folder: str | Path,
+    *,
+    network: nn.Module,
+    ema: "Average",
+    optimizer: torch.optim.Optimizer,
+    traces: "Sequence[PowerEMA]" = (),
+) -> dict:
     """`hpdm.checkpoint.folder.load_training_state`, of a sharded checkpoint as well."""
     if not is_sharded(folder):
         return checkpoint.load_training_state(folder, network=network, ema=ema, optimizer=optimizer, traces=traces)
@@ -56,13 +71,23 @@ class Saver:
     Every process has one and calls `save` at the same steps. Whether checkpoints are sharded follows from the network.
     """
 
-    def __init__(self, run, here, *, network, ema, optimizer, config, traces=()):
-        self.run, self.here, self.config = Path(run), here, config
+    def __init__(
+        self,
+        run: str | Path,
+        process: "Processes",
+        *,
+        network: nn.Module,
+        ema: "Average",
+        optimizer: torch.optim.Optimizer,
+        config: "Config",
+        traces: "Sequence[PowerEMA]" = (),
+    ) -> None:
+        self.run, self.process, self.config = Path(run), process, config
         self._parts = {"network": network, "ema": ema, "optimizer": optimizer, "traces": traces}
         self._averages = averages_by_kind(ema, traces)
         self.sharded = any(isinstance(p, DTensor) for p in network.parameters())
         # The thread that saves must not talk in a group in which training talks.
-        self._group = dist.new_group(backend="gloo") if self.sharded and here.world_size > 1 else None
+        self._group = dist.new_group(backend="gloo") if self.sharded and process.world_size > 1 else None
         self._pending = self._folder = self._temporary = None
 
     def __enter__(self):
@@ -80,25 +105,25 @@ class Saver:
                 with suppress(Exception):
                     dist.destroy_process_group(self._group)
 
-    def check_folder(self):
+    def check_folder(self) -> None:
         """Raise InputError on all processes where one cannot see the run's folder, into which all will write."""
         if self._group is None:
             return
         file = self.run / PROVENANCE_FILE  # has a line with the time of this start
-        expected = self.here.from_first(sha256_file(file) if self.here.first else None)
+        expected = self.process.from_first(sha256_file(file) if self.process.first else None)
         deadline, trouble = time.monotonic() + PATIENCE, None
         while not (file.is_file() and sha256_file(file) == expected):
             if time.monotonic() > deadline:
                 trouble = (
-                    f"process {self.here.rank} sees another folder {self.run} than process 0: every process of "
+                    f"process {self.process.rank} sees another folder {self.run} than process 0: every process of "
                     f"a sharded run saves its part there, so name one that all nodes share"
                 )
                 break
             time.sleep(0.2)
-        if found := next(filter(None, self.here.of_all(trouble)), None):
+        if found := next(filter(None, self.process.of_all(trouble)), None):
             raise InputError(found)
 
-    def save(self, step, progress, keep=None):
+    def save(self, step: int, progress: dict, keep: int | None = None) -> None:
         """Save the state after `step` steps; see `save_checkpoint` for the rest.
 
         A sharded checkpoint is only begun, and what the one before it met is raised.
@@ -110,13 +135,13 @@ class Saver:
                 **self._parts,
                 config=self.config,
                 progress=progress,
-                first=self.here.first,
+                first=self.process.first,
                 keep=keep,
             )
             return
         self.wait()
         self._folder = step_folder(self.run, step)
-        temporary = Path(self.here.agreed(lambda: self._prepare(step, progress)))
+        temporary = Path(self.process.agreed(lambda: self._prepare(step, progress)))
         writer = ShardWriter(
             temporary,
             lambda indexes: self._finish(temporary, step, keep, indexes),
@@ -125,7 +150,7 @@ class Saver:
         )
         self._pending = dcp.async_save(sharded_state(**self._parts), storage_writer=writer, process_group=self._group)
 
-    def save_snapshot(self, step):
+    def save_snapshot(self, step: int) -> None:
         """Write the averages after `step` steps beside the checkpoints, see `hpdm.training.snapshots`.
 
         Where training is sharded every process writes its part, and training waits.
@@ -137,12 +162,12 @@ class Saver:
                 ema=self._parts["ema"],
                 traces=self._parts["traces"],
                 config=self.config,
-                first=self.here.first,
+                first=self.process.first,
             )
             return
         self.wait()
         self._folder = snapshot_folder(self.run, step)
-        temporary = Path(self.here.agreed(self._open_folder))
+        temporary = Path(self.process.agreed(self._open_folder))
         writer = ShardWriter(
             temporary, lambda indexes: self._finish_snapshot(temporary, step, indexes), kinds=tuple(self._averages)
         )
@@ -153,7 +178,7 @@ class Saver:
         """Whether the checkpoint in the making is known to have failed; `wait` then raises why."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
-    def wait(self):
+    def wait(self) -> None:
         """Return when the last checkpoint is on the disk.
 
         Raises WriteError or another InputError where its place is at fault, and SaveFailed otherwise.

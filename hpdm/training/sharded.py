@@ -9,12 +9,15 @@ that a process holds and has no checksums. See `hpdm.checkpoint.shard_files` for
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -23,6 +26,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.planner import LoadPlan, SavePlan
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
@@ -44,6 +48,10 @@ from hpdm.support.errors import Damaged, InputError
 from hpdm.support.files import sha256_file
 from hpdm.training.ema import local
 
+if TYPE_CHECKING:
+    from hpdm.training.ema import Average, PowerEMA
+
+
 PATIENCE = 30.0  # seconds until a folder that one node made must be seen by all
 
 
@@ -64,29 +72,36 @@ class ShardWriter(StorageWriter, BlockingAsyncStager):
     the disk again and compares. Raises InputError where a process does not see the folder.
     """
 
-    def __init__(self, folder, finish, *, kinds=KINDS, read_back=False):
+    def __init__(
+        self,
+        folder: str | Path,
+        finish: Callable[[dict], None],
+        *,
+        kinds: Sequence[str] = KINDS,
+        read_back: bool = False,
+    ) -> None:
         BlockingAsyncStager.__init__(self)
         self.folder, self._finish, self._kinds, self.read_back = Path(folder), finish, kinds, read_back
         self._copies = {}
 
-    def stage(self, state_dict):
+    def stage(self, state_dict: Any) -> Any:
         """Copy what this process holds to host memory. What is returned, and goes on changing, serves to plan with."""
         self._copies = {key: local(tensor).detach().to("cpu", copy=True) for key, tensor in state_dict.items()}
         return state_dict
 
-    def reset(self, checkpoint_id=None):
+    def reset(self, checkpoint_id: Any = None) -> None:
         pass
 
-    def set_up_storage_writer(self, is_coordinator, *args, **kwargs):
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def prepare_local_plan(self, plan):
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         return plan
 
-    def prepare_global_plan(self, plans):
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         return [replace(plan, storage_data=rank) for rank, plan in enumerate(plans)]
 
-    def write_data(self, plan, planner):
+    def write_data(self, plan: SavePlan, planner: Any) -> Future:
         _wait_for(self.folder, plan.storage_data)
         by_kind = {}
         for item in plan.items:
@@ -121,7 +136,7 @@ class ShardWriter(StorageWriter, BlockingAsyncStager):
             for item in items
         ]
 
-    def finish(self, metadata, results):
+    def finish(self, metadata: Metadata, results: list) -> None:
         files, parts = {kind: {} for kind in self._kinds}, {}
         for result in (result for of_process in results for result in of_process):
             kind, name = split_part_name(result.index.fqn)
@@ -147,7 +162,7 @@ class ShardWriter(StorageWriter, BlockingAsyncStager):
         self._finish({kind: (files[kind], tensors[kind]) for kind in self._kinds})
 
     @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id):
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
         return isinstance(checkpoint_id, str | os.PathLike)
 
 
@@ -166,16 +181,16 @@ def _wait_for(folder, rank):
 class ShardReader(StorageReader):
     """Storage of DCP that reads the files of a sharded checkpoint, given its {kind: `Index`}."""
 
-    def __init__(self, indexes: dict[str, Index]):
+    def __init__(self, indexes: dict[str, Index]) -> None:
         self._folder = next(iter(indexes.values())).path.parent
         self._tensors = {
             part_name(kind, name): stored for kind, index in indexes.items() for name, stored in index.tensors.items()
         }
 
-    def reset(self, checkpoint_id=None):
+    def reset(self, checkpoint_id: Any = None) -> None:
         pass
 
-    def read_metadata(self, *args, **kwargs):
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         described, places = {}, {}
         for key, stored in self._tensors.items():
             chunks = [
@@ -187,16 +202,16 @@ class ShardReader(StorageReader):
             places |= {MetadataIndex(key, p.offsets): p.file for p in stored.parts}
         return Metadata(state_dict_metadata=described, storage_data=places)
 
-    def set_up_storage_reader(self, metadata, is_coordinator, *args, **kwargs):
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         self._places = metadata.storage_data
 
-    def prepare_local_plan(self, plan):
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         return plan
 
-    def prepare_global_plan(self, plans):
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
         return plans
 
-    def read_data(self, plan, planner):
+    def read_data(self, plan: LoadPlan, planner: Any) -> Future:
         by_file = {}
         for item in plan.items:
             by_file.setdefault(self._places[item.storage_index], []).append(item)
@@ -212,7 +227,7 @@ class ShardReader(StorageReader):
         return future
 
     @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id):
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
         return isinstance(checkpoint_id, str | os.PathLike)
 
 
@@ -227,19 +242,21 @@ def _read(opened, item, planner):
     planner.commit_tensor(item, target)
 
 
-def averages_by_kind(ema, traces=()) -> dict:
+def averages_by_kind(ema: "Average", traces: "Sequence[PowerEMA]" = ()) -> dict:
     """{kind: average} of the average that is sampled from and of the traces for post-hoc EMA."""
     return {"ema": ema} | {trace_kind(trace.sigma_rel): trace for trace in traces}
 
 
-def averages_state(averages) -> dict[str, torch.Tensor]:
+def averages_state(averages: "dict[str, Average]") -> dict[str, torch.Tensor]:
     """{"kind.name": tensor} of {kind: average}, as this process holds them."""
     return {
         part_name(kind, name): tensor for kind, average in averages.items() for name, tensor in average.named_averages()
     }
 
 
-def sharded_state(network, ema, optimizer, traces=()) -> dict[str, torch.Tensor]:
+def sharded_state(
+    network: nn.Module, ema: "Average", optimizer: torch.optim.Optimizer, traces: "Sequence[PowerEMA]" = ()
+) -> dict[str, torch.Tensor]:
     """{"kind.name": tensor} of all that training changes, as this process holds it."""
     state = {part_name("model", name): p.detach() for name, p in network.named_parameters()}
     state |= averages_state(averages_by_kind(ema, traces))
@@ -249,7 +266,14 @@ def sharded_state(network, ema, optimizer, traces=()) -> dict[str, torch.Tensor]
     return state
 
 
-def load_shards(folder, *, network, ema, optimizer, traces=()):
+def load_shards(
+    folder: str | Path,
+    *,
+    network: nn.Module,
+    ema: "Average",
+    optimizer: torch.optim.Optimizer,
+    traces: "Sequence[PowerEMA]" = (),
+) -> None:
     """Put a sharded checkpoint's tensors into network, averages and optimizer, sharded or not, in place.
 
     Every process must call this, and reads what it needs. Raises InputError where they do not fit, and for traces that

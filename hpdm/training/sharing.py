@@ -7,8 +7,15 @@ each of a part, go from node to node.
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hpdm.support.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hpdm.config.training import TrainingConfig
+
 
 BYTES = 4  # of a weight or a gradient: fp32
 PREFETCHED = 2  # blocks whose whole weights are there at once: one that computes, one that is on its way
@@ -32,7 +39,7 @@ class Sharing:
         return f"{copies} of the weights, each over {self.shards} processes"
 
 
-def plan_sharing(training, processes: int) -> Sharing:
+def plan_sharing(training: "TrainingConfig", processes: int) -> Sharing:
     """The `Sharing` that a `TrainingConfig` asks for; raises InputError where processes cannot be grouped so."""
     if training.parallel == "ddp" or processes == 1:
         return Sharing(processes=processes, shards=1)
@@ -60,7 +67,7 @@ def processes_per_node(processes: int) -> int:
     return int(text) if text.isdecimal() and int(text) else processes
 
 
-def sharing_memory(sharing: Sharing, training, network, passes: int) -> dict[str, int]:
+def sharing_memory(sharing: Sharing, training: "TrainingConfig", network: "nn.Module", passes: int) -> dict[str, int]:
     """Bytes that one process of a sharded run needs on top of its parts; empty where nothing is sharded.
 
     "gathered_weights": those that are whole for a while. "unsharded_gradients": a single copy adds up whole gradients
@@ -79,7 +86,9 @@ def sharing_memory(sharing: Sharing, training, network, passes: int) -> dict[str
     }
 
 
-def step_traffic(sharing: Sharing, training, network, passes: int, *, first_pass: bool) -> dict[str, int]:
+def step_traffic(
+    sharing: Sharing, training: "TrainingConfig", network: "nn.Module", passes: int, *, first_pass: bool
+) -> dict[str, int]:
     """Bytes that one process receives per step, {"within_copy", "between_copies"}.
 
     first_pass: whether each pass starts with one that makes the first estimate of self-conditioning. A sum over n

@@ -6,11 +6,18 @@ step. It shows at a glance what is learnt on each level; it is not a sample.
 B clips, L levels, C channels, patches of rf x rh x rw.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
 from hpdm.data.ranges import to_uint8
 from hpdm.diffusion import add_noise, denoise, preconditioning
+
+if TYPE_CHECKING:
+    from hpdm.config import Config
+
 
 NOISE_RATIOS = (0.2, 0.8, 2.4, 8.0)  # standard deviation of the noise over that of the scaled signal
 CLIPS = 4
@@ -19,7 +26,12 @@ MARGIN = 2
 
 
 @torch.no_grad()
-def draw_sheet(clean, config, predict, show=lambda patch: patch) -> np.ndarray:
+def draw_sheet(
+    clean: list[torch.Tensor],
+    config: "Config",
+    predict: Callable[..., list[torch.Tensor]],
+    show: Callable[[torch.Tensor], torch.Tensor] = lambda patch: patch,
+) -> np.ndarray:
     """uint8 [height, width, 3]: rows are clips x levels, columns the clean patch and one estimate per noise level.
 
     clean: L tensors [B, C, rf, rh, rw]; predict(network inputs, c_noise [B, L]) → L network outputs; show: from a
@@ -40,7 +52,7 @@ def draw_sheet(clean, config, predict, show=lambda patch: patch) -> np.ndarray:
     return grid([[show(patch) for patch in column] for column in columns])
 
 
-def grid(columns) -> np.ndarray:
+def grid(columns: list[list[torch.Tensor]]) -> np.ndarray:
     """uint8 [height, width, 3] of the middle frames of `columns`: each L patches [B, C, rf, rh, rw] in [-1, 1]."""
     patches = torch.stack([torch.stack(levels) for levels in columns])  # [columns, L, B, C, rf, rh, rw]
     frames = to_uint8(patches[..., patches.shape[4] // 2, :, :].float()).cpu()

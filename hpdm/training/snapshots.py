@@ -11,7 +11,9 @@ that is killed in between writes it when it goes on.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpdm.checkpoint.folder import (
     CONFIG_FILE,
@@ -30,17 +32,30 @@ from hpdm.config import save_config
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_folder, read_json
 
+if TYPE_CHECKING:
+    from hpdm.config import Config
+    from hpdm.config.training import TrainingConfig
+    from hpdm.training.ema import Average, PowerEMA
 
-def snapshot_folder(run, step: int) -> Path:
+
+def snapshot_folder(run: str | Path, step: int) -> Path:
     return step_folder(Path(run) / SNAPSHOTS, step)
 
 
-def kept_at(settings, step: int) -> bool:
+def kept_at(settings: "TrainingConfig", step: int) -> bool:
     """Whether a `TrainingConfig` asks for a snapshot after that many steps."""
     return bool(settings.keep_weights_every) and step % settings.keep_weights_every == 0
 
 
-def save_snapshot(run, *, step, ema, config, traces=(), first=True) -> Path:
+def save_snapshot(
+    run: str | Path,
+    *,
+    step: int,
+    ema: "Average",
+    config: "Config",
+    traces: "Sequence[PowerEMA]" = (),
+    first: bool = True,
+) -> Path:
     """Write the averages after `step` steps beside the run's checkpoints; one of that step is replaced.
 
     Every process must call this; the one with `first` writes. Raises WriteError where the disk is full.
@@ -63,7 +78,7 @@ def save_snapshot(run, *, step, ema, config, traces=(), first=True) -> Path:
     return folder
 
 
-def check_snapshot(folder) -> bool:
+def check_snapshot(folder: str | Path) -> bool:
     """Compare a snapshot's files with its manifest; False where there is none; raises Damaged with what is wrong."""
     if not (Path(folder) / MANIFEST_FILE).exists():
         return False

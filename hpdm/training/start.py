@@ -1,6 +1,10 @@
 """The network of a run before its first step: built whole or in shards, with fresh weights or another run's."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import torch
+from torch import nn
 
 from hpdm.checkpoint.folder import open_weights
 from hpdm.checkpoint.load import find_weights
@@ -8,11 +12,16 @@ from hpdm.model.sharding import like
 from hpdm.support.errors import InputError, too_large
 from hpdm.training.distributed import shard
 
+if TYPE_CHECKING:
+    from hpdm.methods import Method
+    from hpdm.training.distributed import Processes
+
+
 NEW_PARTS = ".fusion."  # what a network of more levels has and one of fewer may lack
 
 
 def build_network(
-    method, here, *, sharded: bool, seed: int, reshard: bool = True, shards: int | None = None
+    method: "Method", process: "Processes", *, sharded: bool, seed: int, reshard: bool = True, shards: int | None = None
 ) -> torch.nn.Module:
     """The network of a method with starting values that follow from the seed, on the process' device.
 
@@ -22,8 +31,8 @@ def build_network(
     if sharded and method.builds_on_meta:
         with torch.device("meta"):
             network = method.make_network()
-        shard(network, here, reshard=reshard, shards=shards)
-        network.to_empty(device=here.device)
+        shard(network, process, reshard=reshard, shards=shards)
+        network.to_empty(device=process.device)
         torch.manual_seed(seed)
         _skip_defaults(network)
         network.reset_parameters()
@@ -43,7 +52,7 @@ def _skip_defaults(network):
 
 
 @torch.no_grad()
-def start_from(network, name):
+def start_from(network: nn.Module, name: str | Path) -> None:
     """Copy the averaged weights of the run, folder or file `name` into a network, sharded or not.
 
     What `name` lacks because it has fewer levels, fusion layers, keeps its starting values: identity on tokens, so that

@@ -6,6 +6,7 @@ other. So a `.mp4` that is WebM inside is read, and a text file that names other
 
 import os
 from pathlib import PurePath
+from typing import Any
 
 DEFAULT_CRF = 17  # of H.264: about where compression stops being visible; libx264's own default is 23
 
@@ -62,22 +63,22 @@ _BEGINNINGS = (
 _TS_PACKETS = ((188, 0), (192, 4), (204, 0))  # bytes per packet of a transport stream, and before its sync byte
 
 
-def suffix(name):
+def suffix(name: str | PurePath) -> str:
     """Suffix of a file's name in lower case, as the tuples above hold them."""
     return PurePath(name).suffix.lower()
 
 
-def is_video(name):
+def is_video(name: str) -> bool:
     """Whether a name says video."""
     return suffix(name) in VIDEO_SUFFIXES
 
 
-def is_image(name):
+def is_image(name: str) -> bool:
     """Whether a name says picture (a `.gif` is a video)."""
     return suffix(name) in IMAGE_SUFFIXES
 
 
-def container(path):
+def container(path: Any) -> tuple[str, str] | None:
     """(FFmpeg's demuxer, name for people) of the video container that a file's first bytes announce, or None.
 
     path: of the file, or its content as bytes. Raises OSError where the file cannot be read.

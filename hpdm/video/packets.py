@@ -7,6 +7,7 @@ import io
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -52,7 +53,7 @@ _SMALLEST_VOP = 12  # bytes; a picture that is "not coded" shows nothing and is 
 _LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
-def open_container(path, demuxer=None):
+def open_container(path: Any, demuxer: str | None = None) -> Any:
     """PyAV's container of a path, file object or content in bytes, of the format `demuxer` alone if given."""
     if isinstance(path, bytes):
         path = io.BytesIO(path)
@@ -81,12 +82,12 @@ class Scan:
     rates: tuple
     has_times: bool
 
-    def key_before(self, pts):
+    def key_before(self, pts: int) -> int:
         """Position of the last key packet that is shown no later than `pts`: frames from its time on follow it."""
         place = int(np.searchsorted(self.key_pts, pts, side="right")) - 1
         return int(self.keys[max(place, 0)])
 
-    def pts_of_key(self, position):
+    def pts_of_key(self, position: int) -> int:
         """pts of the key packet at `position`."""
         return int(self.key_pts[np.searchsorted(self.keys, position)])
 
@@ -98,7 +99,7 @@ class Packets:
     NoVideo and OSError.
     """
 
-    def __init__(self, path, demuxer):
+    def __init__(self, path: Any, demuxer: str | None) -> None:
         self._path, self._demuxer = path, demuxer
         self._container, self._stream = self._open()
         self._kept = self._pts = None
@@ -106,15 +107,15 @@ class Packets:
         self._filtered = demuxer == "avi" and self._stream.codec_context.name == "mpeg4"
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """Height and width in pixels that the stream declares."""
         return self._stream.codec_context.height, self._stream.codec_context.width
 
-    def close(self):
+    def close(self) -> None:
         self._kept = None
         self._container.close()
 
-    def scan(self):
+    def scan(self) -> "Scan":
         """List all packets; returns the Scan."""
         listing = _Listing(self._demuxer, self._stream)
         kept, size = [], 0
@@ -131,7 +132,7 @@ class Packets:
             packet.pts = pts
         return scan
 
-    def decoded(self, start=0):
+    def decoded(self, start: int = 0) -> "Decoding":
         """A Decoding of the frames from the packet at position `start` on, after `scan`."""
         return Decoding(self._from(start), lambda: self._stream.codec_context, start)
 
@@ -197,7 +198,7 @@ class Packets:
 class Decoding:
     """Iterator over decoded frames; `position` counts the packets that the decoder has been given, from the start."""
 
-    def __init__(self, packets, codec, start):
+    def __init__(self, packets: "Packets", codec: Any, start: int) -> None:
         self._packets, self._codec, self.position = packets, codec, start
 
     def __iter__(self):

@@ -7,6 +7,8 @@ quarter turns. Pixels are taken to be square.
 
 import io
 import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +32,12 @@ _FORMATS = {
 class FrameConverter:
     """Callable: PyAV's frame → uint8 [H,W,3], upright. Keeps its conversion tables from frame to frame."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter  # here, so that reading pictures needs no decoder
 
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame):
+    def __call__(self, frame: Any) -> np.ndarray:
         if frame.format.name.startswith("gray") and frame.format.name not in ("gray", "gray8"):
             # libswscale takes deep grey for the limited range of video, unlike grey of eight bits
             deep = self._reformatter.reformat(frame, format="gray16le", threads=1).to_ndarray()
@@ -46,7 +48,7 @@ class FrameConverter:
         return picture if matrix is None else upright(picture, np.frombuffer(matrix, "<i4"))
 
 
-def upright(picture, matrix):
+def upright(picture: np.ndarray, matrix: Any) -> np.ndarray:
     """Apply a display matrix (nine integers, row by row) to [H,W,...] by the nearest quarter turn and mirroring.
 
     Column x and row y of the stored picture are shown at (a x + c y, b x + d y), matrix = (a, b, _, c, d, ...), as in
@@ -65,7 +67,7 @@ def upright(picture, matrix):
     return np.ascontiguousarray(picture)
 
 
-def read_picture(path, content=None):
+def read_picture(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """uint8 [H,W,3] of a picture file, upright as its EXIF orientation says; raises UnreadablePicture.
 
     content: the file's bytes, where it is not to be opened; `path` then says what it is called.
@@ -94,7 +96,7 @@ def read_picture(path, content=None):
         raise UnreadablePicture(f"{name} is not a readable {formats[0]} file") from error
 
 
-def check_size(height, width):
+def check_size(height: int, width: int) -> None:
     """Raise UnreadablePicture for a declared size past MOST_PIXELS."""
     if height * width > MOST_PIXELS:
         raise UnreadablePicture(

@@ -18,8 +18,10 @@ grey repeated; the file's rotation and mirroring are applied; the shape of pixel
 """
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import av
 import numpy as np
@@ -56,13 +58,15 @@ class VideoInfo:
     width: int
 
 
-def probe_video(path):
+def probe_video(path: Any) -> "VideoInfo":
     """VideoInfo of a file, having decoded its first frame; raises DecodingError where that fails."""
     with VideoReader(path) as reader:
         return reader.info()
 
 
-def read_frames(path, indices, transform=None):
+def read_frames(
+    path: Any, indices: Sequence[int], transform: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
     """Frames `indices` (any order, repeats allowed) of a file as uint8 [T,H,W,3].
 
     transform: applied to blocks of frames in ascending order, so that a large picture that is cut or shrunk does not
@@ -83,7 +87,7 @@ class VideoReader:
     ...     middle = video.read(video.timeline.resampled(10, 16, start=video.timeline.frames // 2))
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         self.path = path if isinstance(path, bytes) else str(path)
         demuxer = _demuxer(self.path)
         self._convert = FrameConverter()
@@ -110,16 +114,16 @@ class VideoReader:
     def __exit__(self, *_):
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         self._packets.close()
 
     @property
-    def is_timed(self):
+    def is_timed(self) -> bool:
         """Whether frames are found by their times rather than by counting from the first (see the module)."""
         return self._timed
 
     @property
-    def timeline(self):
+    def timeline(self) -> Timeline:
         """Timeline of all frames; for a counted file this decodes it once."""
         if self._timed:
             return self._timed_timeline
@@ -139,7 +143,7 @@ class VideoReader:
             return Timeline.of(pts, self._scan.time_base, self._scan.rates)
         return Timeline.even(len(pts), next(filter(None, map(exact_rate, self._scan.rates)), 0))
 
-    def info(self):
+    def info(self) -> "VideoInfo":
         """VideoInfo, having decoded the first frame."""
         height, width, _ = self.read([0])[0].shape
         timeline = self.timeline
@@ -152,7 +156,7 @@ class VideoReader:
             width=width,
         )
 
-    def read_chosen(self, choose, transform=None):
+    def read_chosen(self, choose: Callable[[Timeline], Any], transform: Any = None) -> tuple[Any, Any]:
         """(frames, indices): the frames whose numbers `choose(timeline)` names, as `read` returns them.
 
         Choosing again is left to the reader: where a damaged file shows other frames than its packets announce,
@@ -167,7 +171,7 @@ class VideoReader:
         indices = choose(self.timeline)
         return self._read_counted(indices, transform), indices
 
-    def read(self, indices, transform=None):
+    def read(self, indices: Any, transform: Any = None) -> Any:
         """Frames `indices` as `read_frames`; raises DecodingError and, for a negative number, IndexError."""
         if self._timed:
             try:

@@ -8,6 +8,7 @@ Times are whole numbers of ticks and comparisons exact, so neither long videos n
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ LARGEST_DENOMINATOR = 1001  # of frame rates: 29.97 is read as 30000/1001
 FINE_STEP = 4  # ticks between frames from which on a time may be a rounded one
 
 
-def exact_rate(rate):
+def exact_rate(rate: Any) -> Fraction:
     """A frame rate as a Fraction with the denominators that rates have; 0 where it is unknown or none."""
     try:
         rate = Fraction(rate or 0)
@@ -37,13 +38,13 @@ class Timeline:
     ticks: np.ndarray | None = None
 
     @classmethod
-    def even(cls, frames, rate):
+    def even(cls, frames: int, rate: Any) -> "Timeline":
         """Timeline of frames at a constant rate per second (None or 0: unknown)."""
         rate = exact_rate(rate)
         return cls(frames, 1 / rate if rate else Fraction(0))
 
     @classmethod
-    def of(cls, pts, tick, rates=()):
+    def of(cls, pts: np.ndarray, tick: Fraction, rates: Any = ()) -> "Timeline":
         """Timeline of presentation times `pts` (int64 [n], strictly increasing) in units of `tick` seconds.
 
         Containers round times (Matroska to milliseconds): where all times are those of one constant rate within a tick,
@@ -61,41 +62,41 @@ class Timeline:
         return cls(len(ticks), tick, ticks)
 
     @property
-    def is_even(self):
+    def is_even(self) -> bool:
         """Whether the frames are evenly spaced in time."""
         return self.ticks is None
 
     @cached_property
-    def rate(self):
+    def rate(self) -> Fraction:
         """Mean frames per second as a Fraction, 0 where unknown."""
         if not self.tick:
             return Fraction(0)
         return 1 / self.tick if self.ticks is None else (self.frames - 1) / (int(self.ticks[-1]) * self.tick)
 
     @property
-    def end(self):
+    def end(self) -> Fraction:
         """Ticks up to which output frames are drawn: half the last frame's distance after its beginning (Fraction)."""
         if self.ticks is None:
             return self.frames - Fraction(1, 2)
         return int(self.ticks[-1]) + Fraction(int(self.ticks[-1] - self.ticks[-2]), 2)
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         """Time over which `resampled` draws frames, 0 where a file states no times (float)."""
         return float(self.end * self.tick)
 
-    def times(self):
+    def times(self) -> np.ndarray:
         """Seconds at which the frames are shown, float64 [n]; all 0 where unknown."""
         ticks = np.arange(self.frames) if self.ticks is None else self.ticks
         return ticks * float(self.tick)
 
-    def resampled_length(self, fps):
+    def resampled_length(self, fps: Any) -> int:
         """How many frames the whole video has at `fps` frames per second."""
         if not self.tick:
             return self.frames
         return max(1, _ceil(self.end * self.tick * exact_rate(fps)))
 
-    def resampled(self, fps, count=None, *, start=0, stride=1):
+    def resampled(self, fps: Any, count: int | None = None, *, start: int = 0, stride: int = 1) -> np.ndarray:
         """Frame numbers int64 [count] that show the video at `fps` frames per second, from frame `start` on.
 
         Output frame k is the one nearest in time to that of frame `start` plus stride * k / fps, of two equally near

@@ -24,13 +24,13 @@ class SplitList:
     labels: dict[str, int]
 
 
-def find_lists(root):
+def find_lists(root: str | Path) -> Path | None:
     """The folder `ucfTrainTestlist` in `root` or beside it; None where there is none."""
     root = Path(root).resolve()
     return next((place / LISTS_FOLDER for place in (root, root.parent) if (place / LISTS_FOLDER).is_dir()), None)
 
 
-def video_key(path):
+def video_key(path: str) -> str:
     """What identifies a video whatever its folder, suffix and upper case: `v_punch_g08_c02`.
 
     The lists and the archive disagree in the case of some names, and many keep the videos re-encoded as mp4.
@@ -38,7 +38,7 @@ def video_key(path):
     return PurePosixPath(path).stem.casefold()
 
 
-def read_split(folder, *, split=1, part="train"):
+def read_split(folder: str | Path, *, split: int = 1, part: str = "train") -> "SplitList":
     """Read the SplitList of `split` 1, 2 or 3 and `part` "train", "test" or "all" from the folder of list files.
 
     Raises InputError for a missing file or a line that does not follow the format.
@@ -59,7 +59,7 @@ def read_split(folder, *, split=1, part="train"):
     return SplitList(name=f"{part}, split {split:02d}", class_names=class_names, labels=labels)
 
 
-def read_list(file):
+def read_list(file: str | Path) -> list[tuple[int, str, int | None]]:
     """[(line number, path, number of its class or None)] of a train or test list; raises InputError."""
     videos = []
     for number, line in _lines(Path(file)):

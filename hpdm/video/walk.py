@@ -7,6 +7,7 @@ and counts nothing twice. Hidden entries and the `__MACOSX` folders of archives 
 
 import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Folder:
     error: str | None = None
 
 
-def walk(root, order=None):
+def walk(root: str | Path, order: Callable[[list[str]], list[str]] | None = None) -> "Iterator[Folder]":
     """Yield a Folder for `root` and each folder below it, parents first.
 
     order: key function of names, by default plain; `natural_key` puts 2 before 10. A `root` that is no folder yields
@@ -57,18 +58,18 @@ def walk(root, order=None):
         yield folder
 
 
-def walk_files(root, order=None):
+def walk_files(root: str | Path, order: Callable[[list[str]], list[str]] | None = None) -> Iterator[str]:
     """Yield the name (posix path below `root`) of every regular file, folder by folder; `walk` says what is skipped."""
     for folder in walk(root, order):
         yield from folder.files
 
 
-def visible(name):
+def visible(name: str) -> bool:
     """Whether a file or folder of this name counts: neither hidden nor the `__MACOSX` of an archive."""
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def natural_key(name):
+def natural_key(name: str) -> tuple:
     """Sort key that puts frame2 before frame10, path component by path component."""
     parts = []
     for part in name.split("/"):

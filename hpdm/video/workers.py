@@ -15,8 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 READY = "ready"
 
@@ -26,7 +28,7 @@ BYTES_PER_SECOND = 500_000
 MOST_SECONDS = 900.0
 
 
-def seconds_for(path):
+def seconds_for(path: str | Path) -> float:
     """Time limit of a job that reads the file or folder `path`, by its size: a hung decoder must not cost minutes."""
     try:
         size = (
@@ -39,12 +41,12 @@ def seconds_for(path):
     return seconds_for_bytes(size)
 
 
-def seconds_for_bytes(size):
+def seconds_for_bytes(size: int) -> float:
     """Time limit of a job that decodes so many bytes."""
     return min(LEAST_SECONDS + size / BYTES_PER_SECOND, MOST_SECONDS)
 
 
-def available_cores():
+def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -62,7 +64,14 @@ class Workers:
     Exceptions that either function raises are raised by the future.
     """
 
-    def __init__(self, function, settings, count, limit=MOST_SECONDS, prepare=None):
+    def __init__(
+        self,
+        function: str,
+        settings: Any,
+        count: int,
+        limit: float | Callable[[Any], float] = MOST_SECONDS,
+        prepare: Callable[[Any], Any] | None = None,
+    ) -> None:
         self._start_message = (function, settings)
         self._limit = limit if callable(limit) else lambda _: limit
         self._prepare = prepare or (lambda job: job)
@@ -78,11 +87,11 @@ class Workers:
     def __exit__(self, *_):
         self.close()
 
-    def submit(self, job):
+    def submit(self, job: Any) -> Future:
         """Future of the job's answer; JobFailed where its process did not live to give one."""
         return self._threads.submit(self._run, job)
 
-    def close(self):
+    def close(self) -> None:
         """End all processes, also those at work."""
         with self._lock:
             self._closed = True
@@ -146,7 +155,7 @@ class Workers:
         return process
 
 
-def serve():
+def serve() -> None:
     """The child's loop: read a job from stdin, answer on stdout, until stdin ends (the parent closed it or died)."""
     for number in (signal.SIGINT, signal.SIGTERM):  # some schedulers send them to every process; the parent decides
         signal.signal(number, signal.SIG_IGN)

@@ -14,7 +14,9 @@ from hpdm.support.files import atomic_file
 from hpdm.video.formats import DEFAULT_CRF
 
 
-def write_video(path, video, *, fps=25, crf=DEFAULT_CRF, lossless=False):
+def write_video(
+    path: str | Path, video: np.ndarray, *, fps: float | Fraction = 25, crf: int = DEFAULT_CRF, lossless: bool = False
+) -> None:
     """Write `video`, uint8 [T, H, W, 3], to `path` (.mp4, .mkv or .mov), atomically.
 
     fps: frames per second, a number or Fraction. crf: quality, 0 (best) to 51. The usual form is yuv420p, which halves
@@ -27,7 +29,14 @@ def write_video(path, video, *, fps=25, crf=DEFAULT_CRF, lossless=False):
         file.write(encoded)
 
 
-def encode_video(video, *, fps=25, crf=DEFAULT_CRF, lossless=False, container="mp4"):
+def encode_video(
+    video: np.ndarray,
+    *,
+    fps: float | Fraction = 25,
+    crf: int = DEFAULT_CRF,
+    lossless: bool = False,
+    container: str = "mp4",
+) -> bytes:
     """Bytes of the file that `write_video` writes."""
     import av  # here, so that what writes no video needs no PyAV
 

@@ -8,6 +8,10 @@ instead, which moves the logits by 39 %.
 B batch, T = 16 frames, H rows, W columns; input is float32 [B, 3, 16, H, W] RGB in [-1, 1].
 """
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -40,7 +44,7 @@ CONVOLUTIONS = {
 class C3D(nn.Module):
     """The network with its own preprocessing; `mean` is the mean video, float32 [3, 16, 128, 171] in BGR."""
 
-    def __init__(self, mean):
+    def __init__(self, mean: torch.Tensor) -> None:
         super().__init__()
         for name, (inputs, outputs, _) in CONVOLUTIONS.items():
             self.add_module(name, nn.Conv3d(inputs, outputs, 3, padding=1))
@@ -50,7 +54,7 @@ class C3D(nn.Module):
         rows, columns = (slice(MEAN_CORNER, MEAN_CORNER + size) for size in RESOLUTION)
         self.register_buffer("mean", mean[:, :, rows, columns].clone(), persistent=False)
 
-    def preprocess(self, video):
+    def preprocess(self, video: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3, 16, H, W] RGB in [-1, 1] → the first convolution's input, [B, 3, 16, 112, 112]."""
         batch, channels, frames = video.shape[:3]
         images = video.transpose(1, 2).flatten(0, 1)
@@ -58,7 +62,7 @@ class C3D(nn.Module):
         video = images.unflatten(0, (batch, frames)).transpose(1, 2)
         return video.flip(1) * 128 + (128 - self.mean)
 
-    def pool5(self, video):
+    def pool5(self, video: torch.Tensor) -> torch.Tensor:
         """[B, 3, 16, 112, 112] as `preprocess` gives it → [B, 8192]."""
         for name, (_, _, pool) in CONVOLUTIONS.items():
             layer = self.get_submodule(name)
@@ -67,13 +71,13 @@ class C3D(nn.Module):
                 video = F.max_pool3d(video, pool, ceil_mode=True)
         return video.flatten(1)
 
-    def forward(self, video):
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3, 16, H, W] RGB in [-1, 1] → logits [B, 101]."""
         hidden = F.relu(self.fc6(self.pool5(self.preprocess(video))))
         return self.fc8(F.relu(self.fc7(hidden)))
 
 
-def build(state, mean, file):
+def build(state: Mapping[str, Any], mean: torch.Tensor, file: object) -> C3D:
     """A `C3D` from its state dict, or from the arrays of a Chainer file; `file` names the source in errors.
 
     state: {"conv1a.weight": tensor, ...}, or Chainer's {"conv1a/W": array, ...}, whose layouts agree. mean: as
@@ -101,7 +105,7 @@ def build(state, mean, file):
     return network.requires_grad_(False).eval()
 
 
-def read_mean(path):
+def read_mean(path: str | os.PathLike) -> torch.Tensor:
     """The mean video of an .npz with the key `mean`, as float32 [3, 16, 128, 171]; raises InputError."""
     arrays = read_npz(path)
     if "mean" not in arrays:

@@ -35,7 +35,7 @@ TOKENIZER = (
 class Clip:
     """A CLIP in eval mode by folder or hub id; raises InputError that says what is missing."""
 
-    def __init__(self, where: str, device="cpu"):
+    def __init__(self, where: str, device: str | torch.device = "cpu") -> None:
         library = need_transformers("CLIPSIM", "video")
         folder = pretrained_folder(where, (*FILES, *TOKENIZER_FILES))
         config = read_json(folder / "config.json")
@@ -55,7 +55,7 @@ class Clip:
         self.about = {"name": f"clip-{Path(where).name}", "sha256": folder_digest(folder, TOKENIZER), "verified": False}
 
     @torch.inference_mode()
-    def frames(self, video) -> torch.Tensor:
+    def frames(self, video: torch.Tensor) -> torch.Tensor:
         """uint8 [B, H, W, 3] → float32 [B, D] on the CPU: short side bicubically to CLIP's size, centre cut out."""
         mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (MEAN, STD))
         parts = []

@@ -4,16 +4,34 @@ import http.client
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from hpdm.support.errors import InputError
 from hpdm.support.progress import progress
-from hpdm_eval.backbones.weights import admit, cache_dir, check_cached, fingerprint, how_to_bring, read_pins
+from hpdm_eval.backbones.weights import (
+    Source,
+    WeightsInfo,
+    admit,
+    cache_dir,
+    check_cached,
+    fingerprint,
+    how_to_bring,
+    read_pins,
+)
 
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 16
 
 
-def fetch(source, *, folder=None, opener=None, quiet=False):
+def fetch(
+    source: Source,
+    *,
+    folder: Path | None = None,
+    opener: Callable[[urllib.request.Request], Any] | None = None,
+    quiet: bool = False,
+) -> WeightsInfo:
     """Bring `source` into the cache unless it is there; returns its WeightsInfo.
 
     An interrupted download leaves `<file>.part` and goes on from there next time. `opener` takes a
@@ -41,12 +59,14 @@ def fetch(source, *, folder=None, opener=None, quiet=False):
             failures.append(str(error))
             continue
         os.replace(part, folder / source.file)
-        return check_cached(source, folder)
+        if (info := check_cached(source, folder)) is not None:
+            return info
+        failures.append(f"{url}: what was downloaded has gone from {folder}")
     tried = "; ".join(failures) or "it has no address that a program can use"
     raise InputError(f"{source.file} could not be fetched: {tried}. {how_to_bring(source, folder)}")
 
 
-def open_https(request):
+def open_https(request: urllib.request.Request) -> Any:
     """Open a request, refusing anything but https on the way."""
     if request.type != "https":
         raise urllib.error.URLError(f"refused: {request.full_url} is not https")

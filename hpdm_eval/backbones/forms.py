@@ -1,5 +1,6 @@
 """The form of a weights file, told without executing anything in it."""
 
+import os
 import zipfile
 
 from hpdm.support.errors import InputError
@@ -7,7 +8,7 @@ from hpdm.support.errors import InputError
 TORCHSCRIPT, NPZ = "torchscript", "npz"
 
 
-def is_torchscript(path):
+def is_torchscript(path: str | os.PathLike) -> bool:
     """Whether a file is a TorchScript archive, as opposed to saved tensors; looks at names only."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -16,7 +17,7 @@ def is_torchscript(path):
         return False
 
 
-def check_form(path, form):
+def check_form(path: str | os.PathLike, form: str) -> None:
     """Raise InputError, with the reason, unless a file is a whole archive of `form`, by its own checksums.
 
     form: TORCHSCRIPT or NPZ.

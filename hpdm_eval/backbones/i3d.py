@@ -8,6 +8,7 @@ of FVD is the 400 logits averaged over time, before softmax. Sizes in comments a
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,13 +36,13 @@ MIXED = {
 }
 
 
-def same_padding(size, kernel, stride):
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """(front, back) padding of one axis as TensorFlow's SAME; with stride 2 it depends on the size and is lopsided."""
     total = max(kernel - (size % stride or stride), 0)
     return total // 2, total - total // 2
 
 
-def pad_same(x, kernel, stride):
+def pad_same(x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
     """Zero-pad x [B, C, T, H, W] for a window of `kernel` and `stride` (three numbers each) as TensorFlow's SAME."""
     pairs = [same_padding(size, k, s) for size, k, s in zip(x.shape[2:], kernel, stride)]
     return F.pad(x, [amount for pair in reversed(pairs) for amount in pair])
@@ -50,23 +51,30 @@ def pad_same(x, kernel, stride):
 class MaxPoolSame(nn.Module):
     """Max pool over a zero-padded volume; its input comes from a ReLU, so the zeros never win over a real value."""
 
-    def __init__(self, kernel, stride):
+    def __init__(self, kernel: Sequence[int], stride: Sequence[int]) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.max_pool3d(pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
 
 
 class Unit3D(nn.Module):
     """Convolution without bias, BatchNorm, ReLU."""
 
-    def __init__(self, inputs, outputs, kernel=(1, 1, 1), stride=(1, 1, 1), epsilon=TENSORFLOW_EPSILON):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: Sequence[int] = (1, 1, 1),
+        stride: Sequence[int] = (1, 1, 1),
+        epsilon: float = TENSORFLOW_EPSILON,
+    ) -> None:
         super().__init__()
         self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, bias=False)
         self.bn = nn.BatchNorm3d(outputs, eps=epsilon)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv3d(pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))
         return F.relu(self.bn(x))
 
@@ -74,7 +82,7 @@ class Unit3D(nn.Module):
 class Mixed(nn.Module):
     """Inception block: four branches side by side, concatenated over channels."""
 
-    def __init__(self, inputs, widths, epsilon):
+    def __init__(self, inputs: int, widths: Sequence[int], epsilon: float) -> None:
         super().__init__()
         b0, b1a, b1b, b2a, b2b, b3b = widths
         cube = (3, 3, 3)
@@ -86,25 +94,25 @@ class Mixed(nn.Module):
         self.b3a = MaxPoolSame(cube, (1, 1, 1))
         self.b3b = Unit3D(inputs, b3b, epsilon=epsilon)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
 
 
 class Logits(nn.Module):
     """The last convolution, 1x1x1 with a bias; a module of its own because the state dict names it so."""
 
-    def __init__(self, inputs, outputs):
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv3d = nn.Conv3d(inputs, outputs, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv3d(x)
 
 
 class InceptionI3D(nn.Module):
     """The plain network. `epsilon` is that of every BatchNorm: 1e-3 in TensorFlow, 1e-5 in the VideoGPT lineage."""
 
-    def __init__(self, epsilon=TENSORFLOW_EPSILON):
+    def __init__(self, epsilon: float = TENSORFLOW_EPSILON) -> None:
         super().__init__()
         self.Conv3d_1a_7x7 = Unit3D(3, 64, (7, 7, 7), (2, 2, 2), epsilon)
         self.MaxPool3d_2a_3x3 = MaxPoolSame((1, 3, 3), (1, 2, 2))
@@ -121,18 +129,18 @@ class InceptionI3D(nn.Module):
             channels = widths[0] + widths[2] + widths[4] + widths[5]
         self.logits = Logits(channels, CLASSES)
 
-    def trunk(self, video):
+    def trunk(self, video: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3, T, 224, 224] in [-1, 1] → [B, 1024, ceil(T / 8), 7, 7]: all children but the logits."""
         for name, module in self.named_children():
             if name != "logits":
                 video = module(video)
         return video
 
-    def pool(self, video):
+    def pool(self, video: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3, T, 224, 224] in [-1, 1] → the 1024 channels before the logits, [B, 1024, ceil(T / 8) - 1]."""
         return F.avg_pool3d(self.trunk(video), (2, 7, 7), stride=1)[..., 0, 0]
 
-    def forward(self, video):
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3, T, 224, 224] in [-1, 1] → logits averaged over time, [B, 400]."""
         return self.logits(self.pool(video)[..., None, None])[..., 0, 0].mean(dim=2)
 
@@ -146,11 +154,11 @@ class FoldedI3D(nn.Module):
     would lose digits.
     """
 
-    def __init__(self, network, dtype=torch.float32):
+    def __init__(self, network: InceptionI3D, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.dtype = dtype
         self.stages = nn.ModuleList()
-        for name, module in network.named_children():
+        for module in network.children():
             if isinstance(module, Unit3D):
                 self.stages.append(FoldedUnit([module]))
             elif isinstance(module, Mixed):
@@ -163,7 +171,7 @@ class FoldedI3D(nn.Module):
         self.register_buffer("head_bias", head.bias.detach().clone())
         self.requires_grad_(False).eval()
 
-    def forward(self, video):
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
         """float32 [B, 3, T, 224, 224] in [-1, 1] → logits averaged over time, float32 [B, 400]."""
         x = video.to(self.dtype, memory_format=torch.channels_last_3d)
         for stage in self.stages:
@@ -174,35 +182,35 @@ class FoldedI3D(nn.Module):
 class FoldedUnit(nn.Module):
     """One or several `Unit3D` of the same input and kernel as a single convolution with bias, then ReLU."""
 
-    def __init__(self, units):
+    def __init__(self, units: Sequence[Unit3D]) -> None:
         super().__init__()
         weights, biases = zip(*(fold_batchnorm(unit.conv3d.weight, unit.bn) for unit in units))
         self.weight, self.bias = nn.Parameter(torch.cat(weights)), nn.Parameter(torch.cat(biases))
         self.kernel, self.stride = units[0].conv3d.kernel_size, units[0].conv3d.stride
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.kernel == (1, 1, 1):
             y = F.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)  # a plain matrix product
             return y.relu_().permute(0, 4, 1, 2, 3)
         pairs = [same_padding(size, k, s) for size, k, s in zip(x.shape[2:], self.kernel, self.stride)]
         if all(front == back for front, back in pairs):
-            padding = [front for front, _ in pairs]
+            padding = tuple(front for front, _ in pairs)
         else:
-            x, padding = pad_same(x, self.kernel, self.stride), (0, 0, 0)
+            x, padding = pad_same(x, self.kernel, self.stride), (0,) * 3
         return conv3d_relu(x, self.weight, self.bias, self.stride, padding)
 
 
 class FoldedMixed(nn.Module):
     """A `Mixed` whose three 1x1x1 convolutions on the input are one."""
 
-    def __init__(self, block):
+    def __init__(self, block: Mixed) -> None:
         super().__init__()
         self.entry = FoldedUnit([block.b0, block.b1a, block.b2a])
         self.widths = [unit.conv3d.out_channels for unit in (block.b0, block.b1a, block.b2a)]
         self.b1b, self.b2b, self.b3b = FoldedUnit([block.b1b]), FoldedUnit([block.b2b]), FoldedUnit([block.b3b])
         self.b3a = FoldedMaxPool(block.b3a)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         b0, b1, b2 = self.entry(x).split(self.widths, dim=1)
         return torch.cat([b0, self.b1b(b1), self.b2b(b2), self.b3b(self.b3a(x))], dim=1)
 
@@ -210,11 +218,11 @@ class FoldedMixed(nn.Module):
 class FoldedMaxPool(nn.Module):
     """A `MaxPoolSame` in the form that is fastest on channels-last memory."""
 
-    def __init__(self, pool):
+    def __init__(self, pool: MaxPoolSame) -> None:
         super().__init__()
         self.kernel, self.stride = pool.kernel, pool.stride
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.kernel == (3, 3, 3) and self.stride == (1, 1, 1):
             return _maximum_of_neighbours(x)
         # The window overhangs behind by rounding the size up, in front by an explicit padding.
@@ -238,7 +246,7 @@ def _maximum_of_neighbours(x):
     return x
 
 
-def fold_batchnorm(weight, bn):
+def fold_batchnorm(weight: torch.Tensor, bn: nn.BatchNorm3d) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of the one convolution that equals a bias-free convolution followed by BatchNorm `bn`."""
     scale = bn.weight.detach().double() / (bn.running_var.double() + bn.eps).sqrt()
     bias = bn.bias.detach().double() - bn.running_mean.double() * scale
@@ -257,7 +265,7 @@ def _pool_and_average(x):
     return x.mean(dim=(3, 4)) @ weights
 
 
-def load_state(network, state, file):
+def load_state(network: InceptionI3D, state: Mapping[str, torch.Tensor], file: object) -> InceptionI3D:
     """Put the public state dict `state` into an `InceptionI3D`; `file` names it in errors. Returns the network.
 
     Raises InputError that lists missing, foreign or differently shaped tensors.
@@ -282,7 +290,7 @@ def load_state(network, state, file):
     return network.requires_grad_(False).eval()
 
 
-def random_network(seed, epsilon=TENSORFLOW_EPSILON):
+def random_network(seed: int, epsilon: float = TENSORFLOW_EPSILON) -> InceptionI3D:
     """An `InceptionI3D` with random weights that keep the signal's size from layer to layer (He), for measuring."""
     network = InceptionI3D(epsilon)
     generator = torch.Generator().manual_seed(seed)
@@ -294,9 +302,10 @@ def random_network(seed, epsilon=TENSORFLOW_EPSILON):
     return network.requires_grad_(False).eval()
 
 
-def multiply_adds(frames=16):
+def multiply_adds(frames: int = 16) -> int:
     """Multiply-adds of one clip of `frames` x 224 x 224 through the convolutions (27.8e9 for 16 frames)."""
-    total, shape = 0, (frames, *RESOLUTION)
+    total = 0
+    shape: tuple[int, ...] = (frames, *RESOLUTION)
 
     def count(unit, size):
         out = tuple(math.ceil(n / s) for n, s in zip(size, unit.conv3d.stride))

@@ -1,10 +1,12 @@
 """From a backbone's name to a `Backbone`: which weights file, in which form, with which settings."""
 
+import os
 import pickle
 from dataclasses import replace
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +16,7 @@ from hpdm.support.files import parse_json
 from hpdm.support.torchvision_compat import import_torchvision
 from hpdm_eval.backbones import c3d, i3d
 from hpdm_eval.backbones.backbone import (
+    Backbone,
     C3DBackbone,
     I3DBackbone,
     InceptionBackbone,
@@ -36,7 +39,7 @@ KINDS = {I3D: I3DBackbone, SHAPES3D: Shapes3DBackbone, C3D: C3DBackbone, INCEPTI
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def backbone_name(name):
+def backbone_name(name: str) -> str:
     """Full name of a backbone given by its full or short name; raises InputError for an unknown one."""
     full = SHORT_NAMES.get(name, name)
     if full not in BACKBONES and not is_transformers_name(full) and find_backbone(full) is None:
@@ -45,17 +48,17 @@ def backbone_name(name):
 
 
 def load_backbone(
-    name,
+    name: str,
     *,
-    weights=None,
-    unverified=False,
-    device="cpu",
-    precision="fp32",
-    bn_epsilon=None,
-    resize_rule="bilinear",
-    c3d_mean=None,
-    optimize=True,
-):
+    weights: str | os.PathLike | None = None,
+    unverified: bool = False,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    bn_epsilon: float | None = None,
+    resize_rule: str = "bilinear",
+    c3d_mean: str | os.PathLike | None = None,
+    optimize: bool = True,
+) -> Backbone:
     """Load a network for evaluation; returns a Backbone. Raises InputError for files and settings that do not fit.
 
     name: "i3d", "shapes3d", "c3d", "inception", or "videomae:WHERE" and "vjepa:WHERE" with a folder or an id on the
@@ -218,7 +221,7 @@ def _load_inception(weights, unverified, settings):
     )
 
 
-def load_torchscript(path):
+def load_torchscript(path: str | os.PathLike) -> torch.jit.ScriptModule:
     """Load the program of a TorchScript file, on the CPU; raises InputError for a damaged one.
 
     Loading and calling it executes what is inside. Where its tensors are those of our I3D, `scripted.read_scripted`
@@ -231,7 +234,7 @@ def load_torchscript(path):
         raise InputError(f"{path}: not a readable TorchScript file ({_first_line(error)})") from error
 
 
-def read_tensors(path):
+def read_tensors(path: str | os.PathLike) -> Any:
     """What `torch.save` wrote, nothing but tensors in plain containers; raises InputError for any other file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -244,7 +247,7 @@ def read_tensors(path):
 def _read_safetensors(path):
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118, no dict
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
 

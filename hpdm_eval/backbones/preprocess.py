@@ -3,6 +3,7 @@
 B batch, T frames, H rows, W columns; clips are uint8 [B, T, H, W, 3], network input is float32 [B, 3, T, H, W].
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,13 +12,13 @@ import torch.nn.functional as F
 from hpdm.support.errors import InputError
 
 
-def to_unit_range(clips):
+def to_unit_range(clips: torch.Tensor) -> torch.Tensor:
     """uint8 [B, T, H, W, 3] → float32 [B, 3, T, H, W] in [-1, 1], as x / 255 * 2 - 1."""
     video = clips.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
     return video.div_(255).mul_(2).sub_(1)
 
 
-def resize(video, size, rule="bilinear"):
+def resize(video: torch.Tensor, size: tuple[int, int], rule: str = "bilinear") -> torch.Tensor:
     """Resize every frame of float32 [B, 3, T, H, W] to `size` (h, w) by one of RULES; returns float32 [B, 3, T, h, w].
 
     "bilinear" and "bilinear-antialias" (shrinking widens the filter) take the whole frame and change its aspect ratio
@@ -61,7 +62,7 @@ def _tf1_bilinear(images, size):
     return images
 
 
-RULES = {
+RULES: dict[str, Callable[..., torch.Tensor]] = {
     "bilinear": _bilinear,
     "bilinear-antialias": partial(_bilinear, antialias=True),
     "short-side": _short_side,

@@ -6,6 +6,7 @@ B batch, T frames, H rows, W columns, D feature dimensions, K classes.
 import hashlib
 import inspect
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,8 +20,9 @@ from hpdm_eval.backbones.weights import WeightsInfo
 class RegisteredBackbone(Backbone):
     """A registered network. `cacheable`: whether all of its code is in files, so that a change of it is seen."""
 
-    def __init__(self, registered: Registered, network: nn.Module, **settings):
+    def __init__(self, registered: Registered, network: nn.Module, **settings: Any) -> None:
         info = registered.info
+        assert info.dimension and info.size and info.frames  # a registration says them all
         self.name, self.feature_dim, self.resolution = info.name, info.dimension, info.size
         self.min_frames, self.max_frames = info.frames
         files = code_files(registered, network)
@@ -31,11 +33,11 @@ class RegisteredBackbone(Backbone):
         )
         super().__init__(network.requires_grad_(False), weights, epsilon=None, **settings)
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
         """As of any backbone, with the SHA-256 of the files that define the network, None where it is in no file."""
         return {**super().describe(), "code": self._code}
 
-    def run(self, video):
+    def run(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 [B, 3, T, h, w] → (features [B, D], logits [B, K]); K is 0 for a network without classes."""
         returned = self.network(video)
         features, logits = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (returned, None)
@@ -47,7 +49,7 @@ class RegisteredBackbone(Backbone):
         return features, logits
 
 
-def load_registered(registered: Registered, **settings) -> RegisteredBackbone:
+def load_registered(registered: Registered, **settings: Any) -> RegisteredBackbone:
     """Make a registered network; raises InputError for a function that fails or returns no network."""
     info = registered.info
     try:
@@ -81,8 +83,9 @@ def code_files(registered: Registered, network: nn.Module) -> list[Path] | None:
     or where the function uses variables of another function, whose values no file tells."""
     if getattr(registered.make, "__closure__", None):
         return None
-    files = set()
-    for thing in (registered.make, *{type(module) for module in network.modules()}):
+    files: set[Path] = set()
+    things: list[Any] = [registered.make, *{type(module) for module in network.modules()}]
+    for thing in things:
         if (getattr(thing, "__module__", None) or "").partition(".")[0] == "torch":
             continue
         try:

@@ -4,8 +4,10 @@ The file is a zip archive: `data.pkl` describes the module tree, `data/N` hold t
 of it only plain values, module objects (kept as their attributes) and tensors are accepted, so nothing is executed.
 """
 
+import os
 import pickle
 import zipfile
+from collections.abc import Collection
 
 import torch
 
@@ -80,7 +82,7 @@ def _tensor(storage, offset, size, stride, *others):
     return storage.as_strided(size, stride, offset)
 
 
-def read_scripted(path) -> dict[str, torch.Tensor]:
+def read_scripted(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """Name → tensor of all modules of a TorchScript file, as its `state_dict` has them, buffers included.
 
     Raises InputError for a file that holds anything else than modules, tensors and plain values.
@@ -98,7 +100,7 @@ def read_scripted(path) -> dict[str, torch.Tensor]:
     return found
 
 
-def without_prefix(state, names):
+def without_prefix(state: dict[str, torch.Tensor], names: Collection[str]) -> dict[str, torch.Tensor]:
     """The tensors whose names end in those of `names`, under these, where one prefix does it for all; else `state`."""
     first = next(iter(names))
     for name in state:

@@ -12,9 +12,12 @@ comparable to them.
 B batch, T frames, H rows, W columns, N tokens, D feature dimensions, K classes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from hpdm.support.errors import InputError
 from hpdm.support.files import read_json
@@ -32,7 +35,16 @@ class TransformersBackbone(Backbone):
 
     family: str  # the attribute of a model with classifier that holds the encoder
 
-    def __init__(self, name, network, weights, normalisation, *, dtype, **settings):
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        weights: WeightsInfo,
+        normalisation: tuple[Sequence[float], Sequence[float]],
+        *,
+        dtype: torch.dtype,
+        **settings: Any,
+    ) -> None:
         self.name, self.feature_dim, self.dtype = name, network.config.hidden_size, dtype
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1, 1) for values in normalisation)
         super().__init__(network.to(dtype), weights, epsilon=None, **settings)
@@ -41,29 +53,29 @@ class TransformersBackbone(Backbone):
         self.classifier = getattr(network, "classifier", None)
         self.encoder = getattr(network, self.family) if self.classifier is not None else network
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
         """As of any backbone, with the mean and the standard deviation that RGB in 0..1 is normalised by."""
         mean, std = self.normalisation
         return {**super().describe(), "image_mean": list(mean), "image_std": list(std)}
 
     @torch.inference_mode()
-    def prepare(self, clips):
+    def prepare(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 [B, T, H, W, 3] → float [B, T, 3, h, w], normalised as the network was trained."""
         video = resize(to_unit_range(clips.to(self.device)), self.resolution, self.resize_rule)
         video = ((video + 1) / 2 - self._mean) / self._std
         return video.transpose(1, 2).to(self.dtype)
 
-    def run(self, video):
+    def run(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float [B, T, 3, h, w] → (features [B, D], logits [B, K]); K is 0 without a classifier."""
         features = self.pool(self.tokens(video))
         logits = features[:, :0] if self.classifier is None else self.classifier(features)
         return features, logits
 
-    def tokens(self, video):
+    def tokens(self, video: torch.Tensor) -> torch.Tensor:
         """The encoder's last states [B, N, D]."""
         raise NotImplementedError
 
-    def pool(self, tokens):
+    def pool(self, tokens: torch.Tensor) -> torch.Tensor:
         """[B, N, D] → [B, D]"""
         raise NotImplementedError
 
@@ -73,15 +85,15 @@ class VideoMAEBackbone(TransformersBackbone):
 
     family = "videomae"
 
-    def __init__(self, name, network, *arguments, **settings):
+    def __init__(self, name: str, network: nn.Module, *arguments: Any, **settings: Any) -> None:
         self.resolution = _pair(network.config.image_size)
         self.min_frames = self.max_frames = network.config.num_frames
         super().__init__(name, network, *arguments, **settings)
 
-    def tokens(self, video):
+    def tokens(self, video: torch.Tensor) -> torch.Tensor:
         return self.encoder(pixel_values=video).last_hidden_state
 
-    def pool(self, tokens):
+    def pool(self, tokens: torch.Tensor) -> torch.Tensor:
         if self.classifier is None:
             return tokens.mean(dim=1)
         norm = self.network.fc_norm
@@ -93,27 +105,27 @@ class VJEPABackbone(TransformersBackbone):
 
     family = "vjepa2"
 
-    def __init__(self, name, network, *arguments, **settings):
+    def __init__(self, name: str, network: nn.Module, *arguments: Any, **settings: Any) -> None:
         self.resolution = _pair(network.config.crop_size)
         self.min_frames = network.config.tubelet_size
         super().__init__(name, network, *arguments, **settings)
 
-    def tokens(self, video):
+    def tokens(self, video: torch.Tensor) -> torch.Tensor:
         return self.encoder(pixel_values_videos=video, skip_predictor=True).last_hidden_state
 
-    def pool(self, tokens):
+    def pool(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.mean(dim=1) if self.classifier is None else self.network.pooler(tokens)
 
 
 FAMILIES = {"videomae": ("VideoMAE", VideoMAEBackbone), "vjepa": ("VJEPA2", VJEPABackbone)}
 
 
-def is_transformers_name(name):
+def is_transformers_name(name: str) -> bool:
     """Whether a backbone's name is one of `videomae:WHERE` and `vjepa:WHERE`."""
     return name.partition(":")[0] in FAMILIES
 
 
-def load_transformers(name, *, dtype, **settings):
+def load_transformers(name: str, *, dtype: torch.dtype, **settings: Any) -> TransformersBackbone:
     """Load `videomae:WHERE` or `vjepa:WHERE`; raises InputError that says what is missing.
 
     No hash of these networks is published, so records mark them as not verified. Only safetensors files are read:

@@ -12,17 +12,18 @@ of a network that another package brings.
 import hashlib
 import os
 import shutil
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from hpdm.support.errors import InputError
-from hpdm.support.files import atomic_file, expand_user, home_folder, parse_json, write_json
+from hpdm.support.files import atomic_file, expand_user, parse_json, write_json
 from hpdm.support.files import user_cache as platform_cache
 from hpdm.support.trust import need_trust, trust_is_limited
 from hpdm_eval.backbones.forms import check_form, is_torchscript
@@ -47,7 +48,7 @@ class Source:
     page: str | None = None  # where a person finds it when no address works
 
     @property
-    def hash_known(self):
+    def hash_known(self) -> bool:
         return bool(self.sha256 or self.git_blob)
 
 
@@ -69,29 +70,24 @@ class WeightsInfo:
     source: str
 
     @property
-    def verified(self):
+    def verified(self) -> bool:
         return self.trust in TRUSTS[:2]
 
 
-def cache_dir():
+def cache_dir() -> Path:
     """Folder of downloaded weights: $HPDM_EVAL_WEIGHTS, else hpdm-eval in the platform's cache folder."""
     if chosen := os.environ.get("HPDM_EVAL_WEIGHTS"):
         return expand_user(chosen)
     return user_cache()
 
 
-def user_cache():
+def user_cache() -> Path:
     """hpdm-eval in the platform's cache folder."""
-    home = home_folder()
-    if sys.platform == "darwin" and home:
-        return home / "Library" / "Caches" / "hpdm-eval"
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA") or (home and home / "AppData" / "Local")):
-        return Path(local) / "hpdm-eval"
     return platform_cache("hpdm-eval")
 
 
 @cache
-def sources():
+def sources() -> dict[str, Source]:
     """All known files: {name: Source}, in order of preference within a backbone."""
     entries = yaml.safe_load((resources.files("hpdm_eval.backbones") / "sources.yaml").read_text(encoding="utf-8"))
     return {
@@ -99,7 +95,7 @@ def sources():
     }
 
 
-def fingerprint(path):
+def fingerprint(path: str | os.PathLike) -> Fingerprint:
     """Both hashes and the size of a file, in one reading. Raises InputError where it cannot be read."""
     sha256 = hashlib.sha256()
     try:
@@ -114,19 +110,19 @@ def fingerprint(path):
     return Fingerprint(sha256=sha256.hexdigest(), git_blob=sha1.hexdigest(), bytes=size)
 
 
-def matches(source, found):
+def matches(source: Source, found: Fingerprint) -> bool:
     """Whether the fingerprint `found` is the published one of `source`; False where none is published."""
     if source.sha256:
         return source.sha256 == found.sha256
     return source.git_blob is not None and source.git_blob == found.git_blob
 
 
-def identify(found):
+def identify(found: Fingerprint) -> Source | None:
     """The known Source with this fingerprint, or None."""
     return next((source for source in sources().values() if matches(source, found)), None)
 
 
-def trust_of(source, found, folder):
+def trust_of(source: Source, found: Fingerprint, folder: Path) -> str | None:
     """Trust of a file that stands in the cache as `source`, or None where it is damaged or was exchanged."""
     if matches(source, found):
         return "hash"
@@ -134,7 +130,9 @@ def trust_of(source, found, folder):
     return pin["trust"] if pin and pin["sha256"] == found.sha256 else None
 
 
-def admit(source, path, found, folder, origin, unverified=False):
+def admit(
+    source: Source, path: Path, found: Fingerprint, folder: Path, origin: object, unverified: bool = False
+) -> str:
     """Decide whether the file `path` may become `source` in the cache; pins it where no published hash speaks for it.
 
     found: its fingerprint; origin: what messages call it. Returns the trust; raises InputError for a file that differs
@@ -147,7 +145,7 @@ def admit(source, path, found, folder, origin, unverified=False):
     if source.hash_known or (pin and pin["sha256"] != found.sha256):
         if not unverified:
             expected = f"SHA-256 {source.sha256}" if source.sha256 else f"git blob {source.git_blob}"
-            if not source.hash_known:
+            if pin and not source.hash_known:
                 expected = f"SHA-256 {pin['sha256']}, seen first on {pin['date']}"
             raise InputError(
                 f"{origin}: not the known {source.file}: SHA-256 {found.sha256}, "
@@ -179,7 +177,7 @@ def _first_trust(source, path, origin, unverified):
     return "first-use"
 
 
-def read_pins(folder):
+def read_pins(folder: Path) -> dict[str, dict[str, Any]]:
     """{file: {"sha256", "bytes", "trust", "origin", "date"}} of the files without a published hash in a cache.
 
     A pin means nothing once its file is gone from there. Raises InputError for a damaged list.
@@ -204,7 +202,9 @@ def _is_pin(entry):
     )
 
 
-def add(path, *, name=None, unverified=False, folder=None):
+def add(
+    path: str | os.PathLike, *, name: str | None = None, unverified: bool = False, folder: Path | None = None
+) -> WeightsInfo:
     """Copy a file that the user has into the cache, whatever it is called now.
 
     The file is recognised by its hash. Where that says nothing, `name` (or the file's own name) tells which known file
@@ -232,7 +232,7 @@ def add(path, *, name=None, unverified=False, folder=None):
     return WeightsInfo(name=source.file, path=target, sha256=found.sha256, trust=trust, source=str(path))
 
 
-def check_cached(source, folder=None):
+def check_cached(source: Source, folder: Path | None = None) -> WeightsInfo | None:
     """WeightsInfo of `source` in the cache, None where it is absent; raises InputError where it is damaged."""
     folder = folder or cache_dir()
     path = folder / source.file
@@ -249,7 +249,15 @@ def check_cached(source, folder=None):
     return WeightsInfo(name=source.file, path=path, sha256=found.sha256, trust=trust, source=origin)
 
 
-def find(backbone, *, weights=None, unverified=False, accept=None, first_use=None, folder=None):
+def find(
+    backbone: str,
+    *,
+    weights: str | os.PathLike | None = None,
+    unverified: bool = False,
+    accept: Sequence[str] | None = None,
+    first_use: str | None = None,
+    folder: Path | None = None,
+) -> WeightsInfo:
     """The weights file for `backbone`: the user's `weights`, else the first in the cache.
 
     accept: names of known files that will do, in order of preference; None is all of the backbone's. first_use: the
@@ -270,7 +278,7 @@ def find(backbone, *, weights=None, unverified=False, accept=None, first_use=Non
     )
 
 
-def how_to_bring(source, folder):
+def how_to_bring(source: Source, folder: Path) -> str:
     """A sentence that tells a person how a file gets into the cache of a machine without network."""
     place = source.page or (source.urls[0] if source.urls else "its authors")
     return (

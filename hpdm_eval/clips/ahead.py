@@ -1,19 +1,23 @@
 """Decoding ahead: jobs in worker processes, answers in order, and a bound on the memory that clips take meanwhile."""
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hpdm.support.progress import note
 from hpdm.video.workers import JobFailed, Workers, seconds_for
-from hpdm_eval.clips.jobs import Decoded, TooLarge, decode
+from hpdm_eval.clips.jobs import Decoded, DecodeSettings, Job, TooLarge, decode
 from hpdm_eval.support.limits import in_words, limit
 
 DECODE = "hpdm_eval.clips.jobs:decode"
 COPIES = 2  # of a clip while it is handed over: in the worker, and on its way to this process
 
 
-def decode_ahead(jobs, settings, count, quiet=False):
+def decode_ahead(
+    jobs: Iterable[tuple[Any, Job | list[Decoded]]], settings: DecodeSettings, count: int, quiet: bool = False
+) -> Iterator[tuple[Any, list[Decoded]]]:
     """Yield (what, [Decoded, ...]) for each of `jobs`, pairs of (what, Job), in order.
 
     In place of a Job there may be its answers, where they are known.

@@ -4,9 +4,12 @@ N clips, T frames, H and W rows and columns, C = 1 or 3 channels
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from hpdm_eval.clips.frames import NoVideo, Rejected
 
@@ -37,13 +40,13 @@ class ArrayLayout:
     clips: int | None
     grey: bool = False
 
-    def clip(self, array, index):
+    def clip(self, array: np.ndarray, index: int | None) -> np.ndarray:
         """View [T,H,W,C] of clip number `index` (None where the array is one clip)."""
         view = array.transpose(self.axes) if index is None else array.transpose(self.axes)[index]
         return view[..., None] if self.grey else view
 
 
-def array_layout(shape, dtype, grey=True):
+def array_layout(shape: Sequence[int], dtype: DTypeLike, grey: bool = True) -> ArrayLayout:
     """Layout of an array by its shape: channels (1 or 3) last, else first, as [N,C,T,H,W] and [N,T,C,H,W].
 
     grey: whether four axes without one of channels are taken for [N,T,H,W]. Raises NoVideo for other shapes, and
@@ -87,7 +90,7 @@ def _grey_layout(shape, text):
     return ArrayLayout(axes=(0, 1, 2, 3), clips=clips, grey=True)
 
 
-def open_npy(path):
+def open_npy(path: str | os.PathLike) -> np.memmap:
     """A .npy file, mapped for reading; raises Rejected where it is damaged: unreadable, too short or too long."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
@@ -113,7 +116,7 @@ class Scan:
     negative: int
     above_one: int
 
-    def value_range(self, declared="auto"):
+    def value_range(self, declared: str = "auto") -> str:
         """As `value_range`; raises Rejected also where a few values alone speak for a range, as damage does."""
         name = value_range(self.low, self.high, self.dtype, declared)
         if declared != "auto" or self.dtype.kind in "ui":
@@ -133,12 +136,19 @@ class Scan:
         return name
 
 
-def scan_npy(path):
+def scan_npy(path: str | os.PathLike) -> Scan:
     """Scan of a .npy file, read in blocks."""
     array = open_npy(path)
     count, dtype, offset = array.size, array.dtype, array.offset
     del array  # its pages would count as ours while they are mapped
-    found = {"low": np.inf, "high": -np.inf, "values": count, "nonzero": 0, "negative": 0, "above_one": 0}
+    found: dict[str, Any] = {
+        "low": np.inf,
+        "high": -np.inf,
+        "values": count,
+        "nonzero": 0,
+        "negative": 0,
+        "above_one": 0,
+    }
     with open(path, "rb") as file:
         file.seek(offset)
         while count > 0:
@@ -155,7 +165,7 @@ def scan_npy(path):
     return Scan(dtype=dtype, **found)
 
 
-def value_range(low, high, dtype, declared="auto"):
+def value_range(low: float, high: float, dtype: DTypeLike, declared: str = "auto") -> str:
     """Name of the range ("0..1", "-1..1", "0..255") that an array with these extremes is in.
 
     Integers are 0..255. Floats are told apart by their extremes; raises Rejected where these fit no range, or fit two.
@@ -185,7 +195,7 @@ def value_range(low, high, dtype, declared="auto"):
     )
 
 
-def to_uint8(values, name):
+def to_uint8(values: np.ndarray, name: str) -> np.ndarray:
     """Convert `values` [T,H,W,C] in range `name` to uint8 [T,H,W,3]: scale, round half to even, clip; grey repeats."""
     if values.dtype != np.uint8:
         values = values.astype(np.result_type(values.dtype, np.float32))
@@ -197,7 +207,7 @@ def to_uint8(values, name):
     return np.repeat(values, 3, axis=-1) if values.shape[-1] == 1 else values
 
 
-def check_pictures(path, layout, declared="auto"):
+def check_pictures(path: str | os.PathLike, layout: ArrayLayout, declared: str = "auto") -> None:
     """Raise NoVideo for a .npy file that has the shape of videos and yet holds no pictures: features, flow, masks.
 
     For arrays beside a video of the same name, which is then the one that is read. declared: range, as in a protocol.

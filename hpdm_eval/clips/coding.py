@@ -4,10 +4,12 @@ Compression leaves steps of its own: between the blocks of a picture, and in tim
 the frame before. A measurement of steps has to know where those are.
 """
 
+import os
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from hpdm.video.formats import VIDEO_SUFFIXES
 
@@ -25,22 +27,22 @@ class Coding:
     key_frames: tuple[int, ...]  # numbers in the order of display; 0 is nearly always one
 
     @property
-    def block(self):
+    def block(self) -> int:
         """Pixels after which all that the codec's squares leave repeats."""
         return LARGE_BLOCKS.get(self.codec, MACROBLOCK)
 
     @property
-    def intra(self):
+    def intra(self) -> bool:
         """Whether every frame is compressed alone, so that no frame differs from the others."""
         return len(self.key_frames) == len(self.sizes)
 
     @property
-    def inner_keys(self):
+    def inner_keys(self) -> tuple[int, ...]:
         """Key frames other than the first, of a file in which not all are: where a step in time is the codec's."""
         return () if self.intra else tuple(number for number in self.key_frames if number)
 
 
-def read_coding(file):
+def read_coding(file: str | os.PathLike | IO[bytes]) -> Coding | None:
     """The Coding of a video: a path, or a file object. None where it cannot be read."""
     try:
         from hpdm.video.packets import open_container
@@ -70,10 +72,10 @@ _DECODERS = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx-vp9": "vp9", "libsv
 class Codings:
     """Codings of the clips under `root`, by clip name as `open_clips` gives them: `codings.of("a/b.mp4#3")`."""
 
-    def __init__(self, root):
+    def __init__(self, root: str | os.PathLike) -> None:
         self._root, self._found = Path(root), {}
 
-    def of(self, name):
+    def of(self, name: str) -> Coding | None:
         """The Coding of a clip's file; None for frames, arrays, and what cannot be found."""
         name = re.sub(r"#\d+$", "", name)  # the number of a clip; names may hold a # as well
         if name not in self._found:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpdm.support.errors import InputError
+from hpdm.video.timeline import Timeline
 from hpdm.video.walk import natural_key
 from hpdm_eval.clips.sheets import better_counts, better_padding, find_layout, layouts, some_frames
 
@@ -33,13 +34,13 @@ class Grid:
     columns: int
     padding: int = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.rows * self.columns
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.rows}x{self.columns}" + (f"+{self.padding}" if self.padding else "")
 
-    def cell_size(self, height, width):
+    def cell_size(self, height: int, width: int) -> tuple[int, ...]:
         """(height, width) of one clip on a sheet of that size; raises Rejected where it does not divide."""
         found = [layouts(size, count, self.padding) for size, count in ((height, self.rows), (width, self.columns))]
         if not all(found):
@@ -49,12 +50,12 @@ class Grid:
             )
         return tuple(axis[0].cell for axis in found)
 
-    def cut(self, sheet, cell):
+    def cut(self, sheet: np.ndarray, cell: int) -> np.ndarray:
         """View of clip number `cell` (row by row, from 0) of `sheet` [T,H,W,C]; raises Rejected as `locate`."""
         top, left, height, width = self.locate(sheet)[cell]
         return sheet[:, top : top + height, left : left + width]
 
-    def locate(self, sheet):
+    def locate(self, sheet: np.ndarray) -> list[tuple[int, int, int, int]]:
         """(top, left, height, width) in pixels of each clip on `sheet` [T,H,W,C], row by row.
 
         Clips are found with a border before the first and without, and on sheets that were scaled to multiples of 16
@@ -84,7 +85,7 @@ class Grid:
         ]
 
 
-def parse_grid(text):
+def parse_grid(text: str | Grid | None) -> Grid | None:
     """Read "RxC" or "RxC+PAD" into a Grid; None and Grid pass through. Raises InputError."""
     if text is None or isinstance(text, Grid):
         return text
@@ -113,7 +114,7 @@ class FrameRule:
     short: str = "reject"
     clips: int = 1
 
-    def indices(self, timeline, seed, name, number=0):
+    def indices(self, timeline: Timeline, seed: int, name: str, number: int = 0) -> np.ndarray:
         """Frame numbers int64 [frames] of clip `number` of the video with this Timeline.
 
         Resampling takes the frames nearest in time. Raises Rejected for a video that is too short.
@@ -151,7 +152,7 @@ class FrameRule:
         return low + _draw(seed, name, high - low) if self.start == "random" else (low + high - 1) // 2
 
 
-def seeded_key(seed, name):
+def seeded_key(seed: int, name: str) -> bytes:
     """32 bytes that order names at random, each independently of which other names there are."""
     return hashlib.sha256(f"order\0{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
 

@@ -81,7 +81,7 @@ class Decoded:
     known: tuple | None = None  # (features, probabilities)
 
     @property
-    def frames(self):
+    def frames(self) -> int | None:
         return self.length if self.video is None else len(self.video)
 
 
@@ -92,7 +92,7 @@ class TooLarge:
     size: int
 
 
-def decode(job, settings):
+def decode(job: Job, settings: DecodeSettings) -> list[Decoded] | TooLarge:
     """Decode all parts of a job; returns a list of Decoded, one per part, or TooLarge."""
     try:
         with _open(job, settings) as reader:
@@ -108,14 +108,14 @@ def decode(job, settings):
     return [Decoded(reason=reason)] * len(job.parts)
 
 
-def clip_digest(video):
+def clip_digest(video: np.ndarray) -> str:
     """Hex SHA-256 over the shape (four little-endian int64) and the bytes of a clip."""
     digest = hashlib.sha256(np.array(video.shape, "<i8").tobytes())
-    digest.update(np.ascontiguousarray(video))
+    digest.update(np.ascontiguousarray(video).data)
     return digest.hexdigest()
 
 
-def too_large(frames, size, most):
+def too_large(frames: int, size: int, most: int) -> str:
     """Why a clip of `frames` frames and `size` bytes is rejected where `most` are allowed."""
     return (
         f"{frames} frames of this size take {in_words(size)}, more than {in_words(most)}; set --frames or "
@@ -123,7 +123,7 @@ def too_large(frames, size, most):
     )
 
 
-def first_line(error):
+def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 

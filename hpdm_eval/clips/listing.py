@@ -15,7 +15,7 @@ from hpdm.support.errors import InputError
 from hpdm.video.formats import ARRAY_SUFFIXES, VIDEO_SUFFIXES, is_image, is_video, suffix
 from hpdm.video.walk import natural_key, walk
 from hpdm_eval.clips import arrays
-from hpdm_eval.clips.frames import NoVideo, Rejected
+from hpdm_eval.clips.frames import Grid, NoVideo, Rejected
 from hpdm_eval.clips.unpacking import ARCHIVE_SUFFIXES, Scratch, is_archive, unpack_archive, unpack_npz, unpack_pt
 
 __all__ = ["Candidate", "Listing", "Scratch"]
@@ -43,7 +43,7 @@ class Candidate:
     value_range: str | None = None
 
     @property
-    def name(self):
+    def name(self) -> str:
         """`file`, with "#k" for clip k of several."""
         return self.file if self.number is None else f"{self.file}#{self.number}"
 
@@ -60,7 +60,14 @@ class Listing:
     of links to folders that are read elsewhere. `scratch` must live as long as the candidates are read.
     """
 
-    def __init__(self, root, scratch, grid=None, value_range="auto", clips=1):
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        scratch: Scratch,
+        grid: Grid | None = None,
+        value_range: str = "auto",
+        clips: int = 1,
+    ) -> None:
         self.candidates, self.rejected, self.passed_over, self.repeated = [], [], Counter(), []
         self._scratch, self._grid, self._range, self._clips = scratch, grid, value_range, clips
         root = Path(os.path.abspath(root))

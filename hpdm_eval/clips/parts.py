@@ -1,13 +1,17 @@
 """Data sets that come as train, test and val folders above the classes: which part is meant."""
 
+import os
 from dataclasses import replace
 
 from hpdm.support.errors import InputError
 from hpdm.support.progress import note
 from hpdm.video.walk import PARTS
+from hpdm_eval.clips.listing import Candidate
 
 
-def take_part(candidates, path, role, all_parts=False, quiet=False):
+def take_part(
+    candidates: list[Candidate], path: str | os.PathLike, role: str, all_parts: bool = False, quiet: bool = False
+) -> tuple[list[Candidate], str | None]:
     """(candidates of the part that is meant, name of its folder), with the folders below it as classes.
 
     Where all candidates lie in folders of such names, at least two or one that holds folders of its own, a reference

@@ -4,13 +4,14 @@ The list itself, with a reason for every clip, is in the record.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 FEW = 3  # rejections that are named one by one
 MOST_REASONS = 6
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def rejection_lines(rejected, most=MOST_REASONS):
+def rejection_lines(rejected: Sequence[Mapping[str, str]], most: int = MOST_REASONS) -> list[str]:
     """Lines on `rejected` [{"path", "reason"}]: a few one by one, more by reason.
 
     Reasons that differ in numbers alone are one: "24 rejected: too short: 17 to 31 frames, 64 needed; the first is X".
@@ -28,7 +29,7 @@ def rejection_lines(rejected, most=MOST_REASONS):
     return lines
 
 
-def reason_counts(rejected, most=FEW):
+def reason_counts(rejected: Sequence[Mapping[str, str]], most: int = FEW) -> str:
     """The same without paths, for tables: "22 too short: 17 to 31 frames, 64 needed; 2 cannot be read"."""
     groups = list(_by_reason(rejected).values())
     words = [f"{len(group)} {_merged([entry['reason'] for entry in group])}" for group in groups[:most]]

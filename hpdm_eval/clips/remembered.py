@@ -11,15 +11,17 @@ The same way means the same settings, source text of the decoding code and versi
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from hpdm.support.environment import package_versions
 from hpdm.support.progress import note
 from hpdm.video import walk
 from hpdm.video.formats import is_image
-from hpdm_eval.clips.jobs import EMPTY_CELL, Decoded
+from hpdm_eval.clips.jobs import EMPTY_CELL, Decoded, DecodeSettings, Job
 from hpdm_eval.support.limits import limit
 
 DECODES = ("arrays.py", "frames.py", "jobs.py", "resize.py", "sheets.py", "unpacking.py")  # and all of hpdm.video
@@ -34,12 +36,14 @@ class Remembered:
     it comes from an archive, else None.
     """
 
-    def __init__(self, cache, settings, origin=lambda path: None):
+    def __init__(
+        self, cache: Any, settings: DecodeSettings, origin: Callable[[str], tuple[str, str] | None] = lambda path: None
+    ) -> None:
         self._cache, self._origin = cache, origin
         self._how = [_decoding(), repr(settings), limit("HPDM_EVAL_MAX_CLIP")]
         self.compared = self.changed = 0
 
-    def key(self, job):
+    def key(self, job: Job) -> bytes | None:
         """32 bytes for a job and its files as they are now; None where they are too new, or not there."""
         try:
             files = self._files(job.path, job.kind)
@@ -52,7 +56,7 @@ class Remembered:
         text = json.dumps([*self._how, files, job.kind, job.index, job.value_range, parts])
         return sha256(text.encode()).digest()
 
-    def recall(self, key):
+    def recall(self, key: bytes | None) -> list[Decoded] | None:
         """[Decoded, ...] without videos but with features, or None where any is to be decoded."""
         if key is None or self._cache.verify or (told := self._cache.recall(key)) is None:
             return None
@@ -66,14 +70,14 @@ class Remembered:
                 return None
         return answers
 
-    def learn(self, key, answers):
+    def learn(self, key: bytes | None, answers: Sequence[Decoded]) -> None:
         """Keep what was decoded, unless any of it could not be read for a reason that may pass."""
         if key is None or any(answer.reason not in (None, EMPTY_CELL) for answer in answers):
             return
         found = [
             None
             if answer.reason
-            else {"digest": answer.digest, "length": len(answer.video), "value_range": answer.value_range}
+            else {"digest": answer.digest, "length": answer.frames, "value_range": answer.value_range}
             for answer in answers
         ]
         before = self._cache.recall(key)
@@ -82,7 +86,7 @@ class Remembered:
         if before != found:
             self._cache.learn(key, found)
 
-    def settle(self, quiet=False):
+    def settle(self, quiet: bool = False) -> None:
         """After a run: say what a comparison has shown."""
         if self.changed:
             note(

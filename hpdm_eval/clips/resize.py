@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 
-def center_window(height, width, resolution):
+def center_window(height: int, width: int, resolution: tuple[int, int] | None) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the largest centred window with the aspect of `resolution` (None: a square)."""
     target_height, target_width = resolution or (1, 1)
     if height * target_width > width * target_height:
@@ -29,7 +29,9 @@ def center_window(height, width, resolution):
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def resize(video, resolution, method="bilinear", antialias=False):
+def resize(
+    video: np.ndarray, resolution: tuple[int, int], method: str = "bilinear", antialias: bool = False
+) -> np.ndarray:
     """Resize `video` uint8 [T,H,W,C] to (height, width); returns uint8 [T,height,width,C], contiguous."""
     height, width = resolution
     frames, source_height, source_width, channels = video.shape
@@ -46,7 +48,7 @@ def resize(video, resolution, method="bilinear", antialias=False):
 
 
 @lru_cache(maxsize=64)
-def axis_taps(source, target, method, antialias):
+def axis_taps(source: int, target: int, method: str, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
     """Source positions int64 [K,target] and weights float32 [K,target] of an output position along one axis."""
     if source == target:
         return np.arange(target)[None], np.ones((1, target), np.float32)

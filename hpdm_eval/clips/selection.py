@@ -3,21 +3,24 @@
 import os
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from hpdm.support.errors import InputError
 from hpdm.support.files import sha256_file
 from hpdm.video.ucf101 import read_list, video_key
 from hpdm_eval.clips.choices import SPLIT_NAME, check_split
 from hpdm_eval.clips.frames import natural_key, seeded_key
+from hpdm_eval.clips.listing import Candidate
 
 SPLIT_FOLDER = "ucfTrainTestlist"
 _UCF_GROUP = re.compile(r"(v_[A-Za-z]+_g\d+)_c\d+")
 _CLASS_IN_NAME = re.compile(r"(?:v_([A-Za-z]+)_g\d+_c\d+|\d+_c(\d+))$")
 
 
-def matching(candidates, pattern, where):
+def matching(candidates: list[Candidate], pattern: str | None, where: object) -> list[Candidate]:
     """Candidates whose file's name fits the pattern, or, where it holds a "/", their path below the root; None: all.
 
     Raises InputError where none does.
@@ -33,7 +36,7 @@ def matching(candidates, pattern, where):
     return chosen
 
 
-def order(candidates, rule, seed, wanted=None):
+def order(candidates: Sequence[Candidate], rule: str, seed: int, wanted: int | None = None) -> list[Candidate]:
     """Candidates (in natural order) as `rule` wants them; the first `wanted` usable ones are read (None: all).
 
     sorted: as they are; a prefix of them holds the first classes alone. shuffled: by a hash of (seed, name), so that
@@ -62,7 +65,7 @@ def order(candidates, rule, seed, wanted=None):
     return sorted(drawn[:wanted], key=lambda candidate: places[id(candidate)]) + drawn[wanted:]
 
 
-def class_of(candidate):
+def class_of(candidate: Candidate) -> str:
     """Class of a candidate: its class folder; else what its name says, as UCF-101's (`v_Punch_g08_c01`) and those of
     `hpdm-sample` (`00012_c003`) do; else "", which all nameless ones share."""
     if candidate.label:
@@ -71,14 +74,14 @@ def class_of(candidate):
     return (match[1] or match[2]) if match else ""
 
 
-def source_of(name):
+def source_of(name: str) -> str | None:
     """Group of a clip whose members are no independent draws: the UCF-101 group (`v_Punch_g08`) of a video of it
     (`Punch/v_Punch_g08_c01.avi`), None for any other name. Clips of one group are cut from one longer video."""
     match = _UCF_GROUP.match(PurePosixPath(name).name)
     return match[1] if match else None
 
 
-def sources_of(names, rule="auto", clips=1):
+def sources_of(names: Sequence[str], rule: str = "auto", clips: int = 1) -> list[str] | None:
     """Source of each clip, list of N texts, or None where every clip is a draw of its own.
 
     clips: how many were cut from each video (the protocol's `clips_per_video`); their names end in "#k".
@@ -116,7 +119,9 @@ def _by_expression(names, rule):
     return [match and (match[1] if expression.groups and match[1] is not None else match[0]) for match in matches]
 
 
-def subset_entry(candidates, rejected, accepted):
+def subset_entry(
+    candidates: Sequence[Candidate], rejected: Sequence[Mapping[str, str]], accepted: int
+) -> dict[str, Any]:
     """A record's entry of a subset: {"classes": {"available": clips, "of": classes, "taken": classes, "lost": [...]}}.
 
     candidates: in the order of reading; rejected: [{"path", "reason"}]; accepted: how many clips were read. {} where
@@ -138,22 +143,22 @@ def subset_entry(candidates, rejected, accepted):
     }
 
 
-def find_split_lists(root, lists):
+def find_split_lists(root: str | os.PathLike, lists: str | os.PathLike | None) -> Path | None:
     """Folder of the official lists: `lists` if given, else `ucfTrainTestlist` in `root` or beside it, else None."""
     if lists is not None:
         return Path(lists)
-    root = Path(os.path.abspath(root))
-    return next((folder for folder in (root / SPLIT_FOLDER, root.parent / SPLIT_FOLDER) if folder.is_dir()), None)
+    above = Path(os.path.abspath(root))
+    return next((folder for folder in (above / SPLIT_FOLDER, above.parent / SPLIT_FOLDER) if folder.is_dir()), None)
 
 
-def apply_split(candidates, split, lists):
+def apply_split(candidates: Sequence[Candidate], split: str, lists: Path) -> tuple[list[Candidate], dict[str, Any]]:
     """Candidates that the official list of `split` names, and what the record says of it.
 
     Videos are matched by their `video_key`, which is unique in UCF-101, so the files may have been converted or moved.
     Returns (candidates, {"name", "sha256", "listed", "present"}); raises InputError.
     """
     check_split(split)
-    part, number = SPLIT_NAME.fullmatch(split).groups()
+    part, number = SPLIT_NAME.fullmatch(split).groups()  # type: ignore[union-attr]  # checked above
     path = Path(lists, f"{part}list0{number}.txt")
     if not path.is_file():
         raise InputError(f"split {split}: {path} does not exist; --split-lists takes UCF-101's {SPLIT_FOLDER} folder")

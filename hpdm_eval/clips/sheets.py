@@ -33,16 +33,16 @@ class Layout:
     scale: float  # 1 for a sheet as it was made
 
     @property
-    def cell(self):
+    def cell(self) -> int:
         """Pixels of a clip on the sheet that hold no padding."""
         return self.clip if self.scale == 1 else int(self.clip * self.scale) - 2 * BLUR
 
-    def start(self, index):
+    def start(self, index: int) -> int:
         """First pixel of clip number `index`."""
         exact = (self.leads * self.padding + index * (self.clip + self.padding)) * self.scale
         return round(exact) if self.scale == 1 else int(np.ceil(exact)) + BLUR
 
-    def lines(self):
+    def lines(self) -> list[int]:
         """Pixels that are padding."""
         total = self.count * self.clip + (self.count + 1) * self.padding
         first = self.leads * self.padding
@@ -52,7 +52,7 @@ class Layout:
         return sorted({min(int((k + 0.5) * self.scale), round(total * self.scale) - 1) for k in middles})
 
 
-def layouts(size, count, padding):
+def layouts(size: int, count: int, padding: int) -> list[Layout]:
     """All `Layout`s of an axis: those of the sheet as it was made, then those of a rescaled one."""
     inner = size - (count + 1) * padding
     leads = (True, False) if padding else (True,)
@@ -69,7 +69,7 @@ def layouts(size, count, padding):
     return found
 
 
-def find_layout(sheet, rows, columns, padding):
+def find_layout(sheet: np.ndarray, rows: int, columns: int, padding: int) -> tuple[Layout, Layout] | None:
     """(row Layout, column Layout) of a sheet; None where none fits it.
 
     A border before the first clip is assumed unless the pixels speak against it. A rescaled sheet, where the size says
@@ -82,7 +82,7 @@ def find_layout(sheet, rows, columns, padding):
     return next((pair for pair in pairs if not _is_scaled(pair)), None)
 
 
-def better_padding(sheet, rows, columns, padding):
+def better_padding(sheet: np.ndarray, rows: int, columns: int, padding: int) -> int | None:
     """Padding that the pixels show where cutting by `padding` would leave it in the clips; None where all is well."""
     own = find_layout(sheet, rows, columns, padding)
     if own is not None and padding and _shows_padding(sheet, own):
@@ -104,11 +104,11 @@ def better_padding(sheet, rows, columns, padding):
     return None
 
 
-def better_counts(sheet, rows, columns, padding):
+def better_counts(sheet: np.ndarray, rows: int, columns: int, padding: int) -> tuple[int, int, int] | None:
     """(rows, columns, padding) whose borders the pixels show where cutting as given would not fit; None if all is well.
 
-    Looked for are finer grids of the same padding, of whose borders those given are a part, and, where the given padding
-    is not seen, as many clips in other rows and columns.
+    Looked for are finer grids of the same padding, of whose borders those given are a part, and, where the given
+    padding is not seen, as many clips in other rows and columns.
     """
     flat = [_flat_lines(sheet, axis) for axis in (1, 2)]
     if padding:
@@ -147,7 +147,7 @@ def _flat_lines(sheet, axis):
     return apart <= MUCH * apart.mean()
 
 
-def some_frames(sheet):
+def some_frames(sheet: np.ndarray) -> np.ndarray:
     """The frames [T,H,W,C] of a sheet that are looked at, from its first to its last."""
     return sheet[np.linspace(0, len(sheet) - 1, min(FRAMES, len(sheet))).astype(int)]
 

@@ -6,24 +6,31 @@ Files are decoded, cropped and resized in worker processes, a bounded number ahe
 rejected and every pixel are the same for any number of workers.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpdm.support.errors import InputError
 from hpdm_eval.clips import selection
 from hpdm_eval.clips.ahead import decode_ahead
-from hpdm_eval.clips.frames import FrameRule, parse_grid
+from hpdm_eval.clips.frames import FrameRule, Grid, parse_grid
 from hpdm_eval.clips.jobs import DecodeSettings, Job, Part
-from hpdm_eval.clips.listing import Listing, Scratch
+from hpdm_eval.clips.listing import Candidate, Listing, Scratch
 from hpdm_eval.clips.parts import take_part
 from hpdm_eval.clips.rejections import rejection_lines
 from hpdm_eval.clips.remembered import Remembered
 from hpdm_eval.support.distributed import gather, rank_and_size, share
+
+if TYPE_CHECKING:
+    from hpdm_eval.protocols import Protocol
 from hpdm_eval.support.notes import note_once as note
 
 MOST_WORKERS = 16
@@ -51,20 +58,20 @@ class Clip:
 
 
 def open_clips(
-    path,
-    protocol,
+    path: str | os.PathLike,
+    protocol: Protocol,
     *,
-    role="samples",
-    num=None,
-    grid=None,
-    match=None,
-    seed=0,
-    strict=False,
-    workers=None,
-    quiet=False,
-    split_lists=None,
-    choose=None,
-):
+    role: str = "samples",
+    num: int | None = None,
+    grid: str | Grid | None = None,
+    match: str | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    workers: int | None = None,
+    quiet: bool = False,
+    split_lists: str | os.PathLike | None = None,
+    choose: Callable[[list[Candidate]], list[Candidate]] | None = None,
+) -> ClipSource:
     """Open videos as a ClipSource, to be read as `protocol` says for its `role` ("samples" or "reference").
 
     path: a folder of videos, of folders of pictures or of arrays (npy npz pt), with or without class subfolders, an
@@ -124,7 +131,7 @@ def open_clips(
     )
 
 
-def in_a_line(counts):
+def in_a_line(counts: Mapping[str, int]) -> str:
     """{kind: how many} as text, most frequent first: "3 .txt, 1 .json"."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{number} {kind}" for kind, number in ordered)
@@ -142,19 +149,31 @@ class ClipSource:
     """
 
     def __init__(
-        self, *, path, candidates, rejected, settings, num, strict, workers, quiet, split, scratch, about=None
-    ):
+        self,
+        *,
+        path: str | os.PathLike,
+        candidates: list[Candidate],
+        rejected: list[dict[str, str]],
+        settings: DecodeSettings,
+        num: int | None,
+        strict: bool,
+        workers: int | None,
+        quiet: bool,
+        split: dict[str, Any] | None,
+        scratch: Scratch,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path, self.settings, self.rejected, self.accepted = str(path), settings, list(rejected), 0
         self._candidates, self._listed, self._num = candidates, rejected, num
         self._strict, self._workers, self._quiet = strict, workers, quiet
         self._split, self._scratch, self._about = split, scratch, about or {}
         self._digests, self._complete, self._noted = [], False, False
-        self._remembered = None
+        self._remembered: Remembered | None = None
         self.shared = False
         self.part = None  # (index, count): only this share of the wanted candidates, and no others for rejected ones
         self.min_frames = 1  # shorter clips are rejected; set it to what the backbone needs
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._own_part()) if self.part else self._most()
 
     def _most(self):
@@ -163,18 +182,18 @@ class ClipSource:
     def _own_part(self):
         return share(range(self._most()), *self.part)
 
-    def prepare(self, *, min_frames=1, shared=False, part=None):
+    def prepare(self, *, min_frames: int = 1, shared: bool = False, part: Any = None) -> None:
         """Say how it will be read: clips shorter than `min_frames`, which the network needs, are rejected; shared and
         part: among processes, and which share of the wanted candidates alone, as (index, count)."""
         self.min_frames, self.shared, self.part = min_frames, shared, part
 
-    def listing(self):
+    def listing(self) -> list[Any]:
         """[path, clips that are wanted, hash over the names of all candidates]: which clips there are to be read."""
         names = "".join(f"{candidate.name}\n" for candidate in self._candidates)
         digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
         return [os.path.abspath(self.path), self._most(), digest]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Clip]:
         self.rejected, self.accepted, self._digests, self._complete = list(self._listed), 0, [], False
         ranges = {}
         if self.part:
@@ -185,7 +204,7 @@ class ClipSource:
         while start < len(self._candidates) and self.accepted < wanted:
             # One process goes on until it has enough. Several can only tell after each has read its share.
             stop = len(self._candidates) if size == 1 else start + wanted - self.accepted
-            positions = share(range(start, min(stop, len(self._candidates))), rank, size)
+            positions: Any = share(range(start, min(stop, len(self._candidates))), rank, size)
             before = len(self.rejected), len(self._digests)
             owned = (positions.start, positions.stop) if size > 1 else (0, None)
             yield from self._read(positions, wanted if size == 1 else None, ranges, owned)
@@ -195,7 +214,7 @@ class ClipSource:
         self._finish()
 
     @contextmanager
-    def remembering(self, cache):
+    def remembering(self, cache: Any) -> Iterator[Any]:
         """Within the block, clips that a FeatureCache knows come with their features and without a video."""
         self._remembered = Remembered(cache, self.settings, self._scratch.origin)
         try:
@@ -203,7 +222,7 @@ class ClipSource:
         finally:
             self._remembered = None
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """The record's entry: {"path", "sha256", "clips", "rejected", "split"}, after a whole iteration.
 
         `sha256` is over the sorted digests of the clips, one hex line each; `split` says which official list chose
@@ -224,13 +243,13 @@ class ClipSource:
         }
 
     @property
-    def digests(self):
+    def digests(self) -> list[str]:
         """Digests of all clips, those of other processes included, after a whole iteration."""
         if not self._complete:
             raise RuntimeError("summary() and digests need a whole iteration first")
         return list(self._digests)
 
-    def close(self):
+    def close(self) -> None:
         """Remove what was unpacked for reading; happens by itself at the end of the program."""
         self._scratch.remove()
 
@@ -318,20 +337,20 @@ class ClipSource:
         self._complete = True
 
 
-def set_digest(digests):
+def set_digest(digests: Iterable[str]) -> str:
     """Hex SHA-256 of a set of clips: over their sorted hex digests, a line each."""
     return hashlib.sha256("".join(f"{line}\n" for line in sorted(digests)).encode()).hexdigest()
 
 
-def too_few(frames, needed):
+def too_few(frames: int, needed: int) -> str:
     """Why a clip of `frames` frames is rejected where the network needs more."""
     return f"{frames} frames, needs at least {needed}; --frames {needed} --short loop repeats them"
 
 
-def decode_settings(protocol, reference, grid, seed):
+def decode_settings(protocol: Protocol, reference: bool, grid: Grid | None, seed: int) -> DecodeSettings:
     """`DecodeSettings` of a protocol for reference clips, or for samples."""
     if reference:
-        cut = {
+        cut: dict[str, Any] = {
             "start": protocol.start,
             "stride": protocol.stride,
             "fps": protocol.fps,

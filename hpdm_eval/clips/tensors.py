@@ -45,14 +45,17 @@ def as_clips(videos: Any) -> torch.Tensor:
     if videos.dtype == torch.bool or videos.is_complex():
         raise InputError(f"videos are of {_kind(videos)}; pixels are uint8 or float")
     shape, many = tuple(videos.shape), videos.ndim - 4
+    if many == 1:
+        shape = (shape[0] or 1, *shape[1:])  # of no clips at all, as a process may have them
     try:
         if many == 1 and shape[-1] not in (1, 3) and shape[1] in (1, 3) and 0 not in shape:
-            axes = (0, 2, 3, 4, 1)  # whatever the third axis is: the order of a model's clips
+            axes: tuple[int, ...] = (0, 2, 3, 4, 1)  # whatever the third axis is: the order of a model's clips
         else:
             axes = arrays.array_layout(shape, np.uint8, grey=False).axes
     except (NoVideo, Rejected) as error:
-        reason = str(error).replace("array of shape", "videos of shape")
-        raise InputError(f"{reason}; give uint8 [B, T, H, W, 3] or float [B, 3, T, H, W]") from error
+        raise InputError(
+            f"videos of shape {list(videos.shape)}; give uint8 [B, T, H, W, 3] or float [B, 3, T, H, W]"
+        ) from error
     videos = videos.permute(axes)
     return videos if many else videos[None]
 
@@ -60,8 +63,8 @@ def as_clips(videos: Any) -> torch.Tensor:
 def check_range(videos: torch.Tensor, declared: str) -> tuple[str, float]:
     """(range of the values, least of them) of a tensor; raises InputError where the range cannot be.
 
-    declared: "-1..1", "0..1", "0..255", or "auto", which is -1..1. Floats may overshoot a range by a tenth of its width,
-    as an unclipped resize does.
+    declared: "-1..1", "0..1", "0..255", or "auto", which is -1..1. Floats may overshoot a range by a tenth of its
+    width, as an unclipped resize does.
     """
     if videos.dtype == torch.uint8:
         return "0..255", 0.0
@@ -142,11 +145,13 @@ def cut(videos: torch.Tensor, indices: Sequence[np.ndarray], settings: DecodeSet
 def _window(shape: Sequence[int], settings: DecodeSettings) -> tuple[int, int, int, int]:
     """(top, left, height, width) of what the crop leaves of frames of (T, H, W)."""
     if settings.crop == "center":
-        return center_window(*shape[1:3], settings.resolution)
+        return center_window(shape[1], shape[2], settings.resolution)
     return 0, 0, shape[1], shape[2]
 
 
-def resize(video: torch.Tensor, resolution: tuple[int, int], method: str = "bilinear", antialias: bool = False):
+def resize(
+    video: torch.Tensor, resolution: tuple[int, int], method: str = "bilinear", antialias: bool = False
+) -> torch.Tensor:
     """`clips.resize.resize` of a tensor uint8 [T, H, W, C], on its device: the same bits."""
     height, width = resolution
     source_height, source_width = video.shape[1:3]

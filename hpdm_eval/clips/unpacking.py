@@ -12,6 +12,7 @@ import weakref
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -31,23 +32,23 @@ HEADER_BYTES = 16 << 20  # of a tar archive: long names and extended headers are
 class Scratch:
     """Temporary folders for what has to be unpacked; they go when this object does."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.folders, self._origins = [], {}
         self._remove = weakref.finalize(self, _remove_folders, self.folders)
 
-    def new(self, of):
+    def new(self, of: str | os.PathLike) -> Path:
         """An empty folder, for what is unpacked from the file `of`."""
         self.folders.append(make_scratch("hpdm-eval"))
         self._origins[str(self.folders[-1])] = str(of)
         return self.folders[-1]
 
-    def origin(self, path):
+    def origin(self, path: str | os.PathLike) -> tuple[str, str] | None:
         """(file that a path was unpacked from, folder that it was unpacked to), or None."""
         folders = map(str, (PurePath(path), *PurePath(path).parents))
         found = next((folder for folder in folders if folder in self._origins), None)
-        return found and (self._origins[found], found)
+        return None if found is None else (self._origins[found], found)
 
-    def remove(self):
+    def remove(self) -> None:
         """Remove all folders now."""
         self._remove()
 
@@ -61,12 +62,12 @@ class Unpacked:
     others: Counter = field(default_factory=Counter)
 
 
-def is_archive(name):
+def is_archive(name: str) -> bool:
     """Whether a name says archive of files."""
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def unpack_archive(path, folder, wanted):
+def unpack_archive(path: Path, folder: Path, wanted: Callable[[str], bool]) -> Unpacked:
     """Unpack the members of a zip or tar file whose name `wanted` takes into `folder`; returns Unpacked.
 
     Raises Rejected for an archive that is damaged as a whole, or not safe to unpack.
@@ -82,7 +83,7 @@ def unpack_archive(path, folder, wanted):
     return done
 
 
-def unpack_npz(path, folder):
+def unpack_npz(path: Path, folder: Path) -> dict[str, Path]:
     """{name: .npy file} of those members of a .npz that have the axes of videos; raises Rejected, NoVideo for none."""
     done = Unpacked()
     try:
@@ -99,7 +100,7 @@ def unpack_npz(path, folder):
     return videos
 
 
-def unpack_pt(path, folder):
+def unpack_pt(path: Path, folder: Path) -> dict[str, Path]:
     """As `unpack_npz` for a tensor, or dicts, lists and tuples of tensors, that `torch.save` wrote.
 
     A list of tensors of one shape and type is one array: of clips [T,H,W,C], or joined where each holds several.
@@ -161,21 +162,24 @@ def _unpack_zip(path, folder, wanted, done):
 def _unpack_tar(path, folder, wanted, done):
     """Member by member, since a tar archive has no directory: what follows damage is lost, and said."""
     packed = not path.name.lower().endswith(".tar")
-    with (gzip.open if packed else open)(path, "rb") as raw:
-        with tarfile.open(fileobj=_Bounded(raw, path) if packed else raw, mode="r:") as archive:
-            size = 0
-            try:
-                for info in archive:
-                    if info.isdir():
-                        continue
-                    _check_name(info.name)
-                    size += info.size
-                    _check_size(size, path, folder, info.size)
-                    if _chosen(info.name, wanted, done):
-                        _unpack_tar_member(archive, info, folder / info.name, done)
-                _check_end(archive, raw, path, packed, done)
-            except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-                done.damaged["(rest)"] = f"the archive ends early ({type(error).__name__}: {error})"[:200]
+    with (gzip.open if packed else open)(path, "rb") as raw, _opened_tar(raw, path, packed) as archive:
+        size = 0
+        try:
+            for info in archive:
+                if info.isdir():
+                    continue
+                _check_name(info.name)
+                size += info.size
+                _check_size(size, path, folder, info.size)
+                if _chosen(info.name, wanted, done):
+                    _unpack_tar_member(archive, info, folder / info.name, done)
+            _check_end(archive, raw, path, packed, done)
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            done.damaged["(rest)"] = f"the archive ends early ({type(error).__name__}: {error})"[:200]
+
+
+def _opened_tar(raw, path, packed):
+    return tarfile.open(fileobj=_Bounded(raw, path) if packed else raw, mode="r:")
 
 
 def _unpack_tar_member(archive, info, target, done):

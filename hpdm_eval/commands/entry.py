@@ -7,7 +7,6 @@ from hpdm.support.interrupts import ends_at_once
 
 with ends_at_once():
     import click
-    from click.utils import make_default_short_help
 
     from hpdm.support.console import Group
     from hpdm.support.openmp import wait_passively
@@ -112,7 +111,7 @@ class LazyGroup(Group):
         return [*SUBCOMMANDS, *(name for name in metric_names() if name not in SUBCOMMANDS)]
 
     def get_command(self, context: click.Context | None, name: str) -> click.Command | None:
-        if name not in self.list_commands(context):
+        if name not in SUBCOMMANDS and name not in metric_names():
             return None
         wait_passively()
         place = SUBCOMMANDS.get(name)
@@ -127,16 +126,14 @@ class LazyGroup(Group):
         names = self.list_commands(context)
         limit = formatter.width - 6 - max(map(len, names))
         with formatter.section("Commands"):
-            formatter.write_dl([(name, make_default_short_help(_summary(name), limit)) for name in names])
+            formatter.write_dl([(name, _summary(name).get_short_help_str(limit)) for name in names])
 
 
-def _summary(name: str) -> str:
-    """The first line of a subcommand's help."""
-    place = SUBCOMMANDS.get(name)
-    if place is not None:
-        return place.summary
-    info = known_metric(name)
-    return info.summary if info is not None else "A metric that another package brings."
+def _summary(name: str) -> click.Command:
+    """A command that has nothing but the first line of a subcommand's help."""
+    place, info = SUBCOMMANDS.get(name), known_metric(name)
+    known = place or info
+    return click.Command(name, help=known.summary if known is not None else "A metric that another package brings.")
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -232,7 +232,7 @@ def take_protocol(options: MutableMapping[str, Any]) -> Protocol:
     name = options.pop("protocol")
     given = {key: options.pop(key) for _, key, _, _ in _OVERRIDES}
     short = {full: name for name, full in SHORT_NAMES.items()}  # as protocols write it, so that hashes agree
-    given["backbone"] = short.get(options.get("backbone"), options.get("backbone"))
+    given["backbone"] = short.get(options.get("backbone") or "", options.get("backbone"))
     overrides = {key: value for key, value in given.items() if value is not None}
     for reference, samples in _BOTH.items():
         if reference in overrides:

@@ -1,4 +1,4 @@
-"""`hpdm-eval records`: many record files as one archive, and back."""
+"""`hpdm-eval records`: many record files as one archive, and back; pages whose figures are looked up in them."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hpdm.support.progress import note
 from hpdm_eval.records.archive import SUFFIXES, has_archive_suffix, read_archive, record_files, write_archive
 from hpdm_eval.records.labels import format_value, metric_label, protocol_label
 from hpdm_eval.report.collect import collect_records
+from hpdm_eval.report.numbers import render_pages
 from hpdm_eval.support.text_tables import aligned
 
 quiet_option = click.option("--quiet", is_flag=True, help="No notes on stderr.")
@@ -18,7 +19,7 @@ quiet_option = click.option("--quiet", is_flag=True, help="No notes on stderr.")
 
 @click.group(cls=Group)
 def records():
-    """Pack record files into one archive, list and unpack it.
+    """Pack record files into one archive, list and unpack it; write pages from it.
 
     An archive is a text file with a line for each record and a checksum, which version control compares well. `report`
     and `reproduce` read it as it is; unpacked files are those that were packed, to the last byte.
@@ -77,3 +78,20 @@ def list_(places):
         for item in collect_records(places)
     ]
     click.echo(aligned(("name", "metric", "value", "protocol"), rows, right=("value",)))
+
+
+@records.command("render")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR")
+@click.option("--check", is_flag=True, help="Write nothing; exit code 1 where a page is not what its template makes.")
+@click.pass_context
+def render(context, folder, check):
+    """Write the pages of all templates below DIR: every PAGE.md.jinja becomes PAGE.md.
+
+    A template names its figures, such as {{ figure("nano/records.jsonl", metric="fvd", samples="nano") | ci(1) }}.
+    They are looked up in archives of records and in other results below DIR; hpdm_eval/report/numbers.py lists how.
+    """
+    changed = render_pages(folder, check)
+    for page in changed:
+        click.echo(f"{page}: {'differs from its template' if check else 'written'}")
+    if check and changed:
+        context.exit(1)

@@ -117,6 +117,8 @@ def run_command(name: str, words: list[str], scratch: Path) -> None:
     from hpdm_eval.commands.entry import main  # which imports this module on demand
 
     command = main.get_command(None, name)
+    if command is None:
+        raise InputError(f"hpdm-eval has no command {name!r}; the package that brought it is not installed")
     with command.make_context(name, list(words)) as context:
         for parameter in command.get_params(context):
             value = context.params.get(parameter.name)

@@ -20,7 +20,7 @@ OF_PROTOCOL = tuple(item.name for item in fields(Protocol))
 
 def evaluate(
     samples: Place | Iterable[Any],
-    reference: Place | None = None,
+    reference: Place | Iterable[Any] | None = None,
     metrics: str | Sequence[str] = ("fvd",),
     protocol: str | Protocol = DEFAULT,
     *,
@@ -32,8 +32,10 @@ def evaluate(
 
     samples: a path, as `hpdm-eval --samples` takes it (a folder of videos, of frames or of arrays, an archive, ...); or
     an iterable, such as a DataLoader or a generator, of batches uint8 [B, T, H, W, 3], float [B, 3, T, H, W] in
-    [-1, 1] or dicts and tuples whose first entry is one, of which each clip is looked at once.
-    reference: a path to real clips, or to the statistics that `hpdm-eval stats` writes; None for metrics without one.
+    [-1, 1] (value_range="0..1" or "0..255" says otherwise) or dicts and tuples whose first entry is one, of which each
+    clip is looked at once; the first `num_samples` count.
+    reference: a path to real clips, or to the statistics that `hpdm-eval stats` writes; beside an iterable also another
+    one; None for metrics without one.
     metrics: names, see `hpdm-eval ls metrics`; "all" takes what the clips and weights at hand allow, and names the rest
     in `missing`. protocol: a name, a YAML file, or a `Protocol`. options: of single metrics by their name,
     {"fvd": {"at": (256, 512)}}. settings: fields of `Protocol` (num_samples, frames, resolution, backbone, ...) and of
@@ -55,9 +57,10 @@ def evaluate(
     own, changes = split_settings(settings)
     resolved = resolve(protocol, changes)
     if not isinstance(samples, str | os.PathLike):
-        from hpdm_eval.evaluation.streams import evaluate_stream  # torchmetrics takes a second to import
+        from hpdm_eval.evaluation.streams import evaluate_stream  # which needs this module
 
-        return evaluate_stream(samples, reference, chosen, resolved, options=options, quiet=quiet, **own)
+        settings = {"options": options, "quiet": quiet, "everything": everything, "changes": changes}
+        return evaluate_stream(samples, reference, chosen, resolved, **settings, **own)
     evaluation = Evaluation(protocol=resolved, samples=samples, reference=reference, quiet=quiet, **own)
     if len(chosen) == 1:  # a single metric looks through the network that its command takes
         return Result({names[0]: record_of(chosen[0], for_one(chosen[0], evaluation, changes), options[names[0]])})

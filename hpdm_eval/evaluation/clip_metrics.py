@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from hpdm.support.errors import InputError
 from hpdm_eval.clips.source import Clip, ClipSource
@@ -64,6 +64,34 @@ def judge_clips(metric: MetricInfo, evaluation: Evaluation, options: Mapping[str
         )
     roles = ["samples", *(["reference"] if metric.reference and evaluation.reference is not None else [])]
     sets = {role: Clips(open_set(role, evaluation)) for role in roles}
+    return judge_sets(metric, sets, evaluation, options, started)
+
+
+class SetOfClips(Protocol):
+    """What a metric on clips gets of each role."""
+
+    def __iter__(self) -> Iterator[Clip]: ...
+
+    def __len__(self) -> int: ...
+
+    @property
+    def names(self) -> list[str]:
+        """Of the clips, in order, after an iteration."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """The record's entry for them."""
+        ...
+
+
+def judge_sets(
+    metric: MetricInfo,
+    sets: Mapping[str, SetOfClips],
+    evaluation: Evaluation,
+    options: Mapping[str, Any],
+    started: float,
+) -> JudgedClips:
+    """As `judge_clips` of sets of clips, {role: SetOfClips}."""
     settings = MetricSettings(protocol=evaluation.protocol, seed=evaluation.seed, options=options)
     with caught_warnings() as said:
         returned = metric.function()(sets["samples"], sets.get("reference"), settings)

@@ -210,7 +210,7 @@ def open_comparison(evaluation: Evaluation, reference: Side | None = None, per_f
 
 def check_statistics(stored: Statistics, backbone: Backbone | PerFrame, evaluation: Evaluation) -> None:
     """Raise InputError where the reference's statistics do not fit the evaluation; say what nothing in them tells."""
-    protocol, where = evaluation.protocol, evaluation.reference
+    protocol, where = evaluation.protocol, str(evaluation.reference)
     stored.check_match(protocol, backbone.describe(), where)
     check_dimension(stored, backbone, where)
     drawn = protocol.selection != "sorted" and protocol.num_reference is not None

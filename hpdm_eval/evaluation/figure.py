@@ -41,7 +41,7 @@ class Figure:
     def __eq__(self, other: object) -> bool:
         return self.record == other.record if isinstance(other, Figure) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # records hold dicts
 
     def __float__(self) -> float:
         return float(self.record.value)

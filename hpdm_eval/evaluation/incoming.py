@@ -1,8 +1,8 @@
-"""From videos that come as tensors, batch by batch, to a `Side`: what metric classes and streams share.
+"""From videos that come as tensors, batch by batch, to features: what metric classes and streams share.
 
-A clip's features, digest and place in the order are tensors, so that they can be gathered from several processes; a
-`Side` made of them is that of the same clips in files, to the last bit on a CPU. B clips, T frames, H rows, W columns,
-D feature dimensions, K classes.
+A clip's features, digest and place in the order are tensors, so that they can be gathered from several processes. They
+are those of the same clips in files, to the last bit on a CPU; `received` makes a `Side` of them. B clips, T frames, H
+rows, W columns, C channels, D feature dimensions, K classes.
 """
 
 import hashlib
@@ -23,18 +23,12 @@ from hpdm_eval.backbones.registry import find_backbone
 from hpdm_eval.clips import tensors
 from hpdm_eval.clips.frames import Rejected
 from hpdm_eval.clips.jobs import DecodeSettings, clip_digest
-from hpdm_eval.clips.selection import sources_of
-from hpdm_eval.clips.source import decode_settings, set_digest
+from hpdm_eval.clips.source import decode_settings
 from hpdm_eval.evaluation.comparison import open_backbone
 from hpdm_eval.evaluation.settings import Evaluation
-from hpdm_eval.evaluation.sides import Side
 from hpdm_eval.features.calls import network_calls
-from hpdm_eval.features.moments import Moments
-from hpdm_eval.features.ordered_moments import OrderedMoments
-from hpdm_eval.protocols import Protocol
 
 MEMORY = "<memory>"  # in place of a path
-DIGEST = slice(2, 6)  # columns of `Gathered.clips`
 KNOWN_BYTES = 64 << 20  # of features of the latest clips, kept for other metrics
 HASHING_THREADS = 4
 
@@ -146,6 +140,8 @@ def collect(
     first, step: numbers of the videos in the order over all processes are first, first + step, ... have: clips that
     there are already. Raises InputError for values that are in no range, and under `strict` for the first unusable one.
     """
+    if not len(videos):
+        return _gathered([], [], [])
     name, lowest = tensors.check_range(videos, role.settings.value_range)
     count, shape, per_video = len(videos), tuple(videos.shape[1:4]), role.settings.rule.clips
     about = {"seen": count, "lowest": lowest if name == tensors.FLOAT_RANGE else float("inf")}
@@ -159,13 +155,13 @@ def collect(
             indices = tensors.plan(
                 shape,
                 role.settings,
-                [_name(position) for position in positions],
+                [clip_name(position) for position in positions],
                 repeat=repeat,
                 min_frames=extractor.backbone.min_frames,
             )
         except Rejected as rejection:
             if role.strict:
-                raise InputError(f"{_name(positions[0])}: {rejection} (--strict)") from rejection
+                raise InputError(f"{clip_name(positions[0])}: {rejection} (--strict)") from rejection
             rejected += [(position, *shape) for position in positions]
             continue
         for start in range(0, count, extractor.batch):  # as many are in memory as floats
@@ -201,107 +197,29 @@ def _digests(clips: torch.Tensor) -> list[str]:
         return list(pool.map(clip_digest, arrays))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Received:
-    """Clips that came as tensors, all of them: their `Side`, and what a record says beside it."""
-
-    side: Side
-    digests: list[str]
-    prefix: bool  # whether there were more clips than were wanted
-    remarks: tuple[str, ...]
-
-
-def receive(gathered: Gathered, role: Role, backbone: Backbone | PerFrame, group_by: str = "auto") -> Received:
-    """The clips in the order of their positions; the first `wanted` count.
-
-    Raises InputError where there are none.
-    """
-    clips = gathered.clips.cpu().numpy()
-    order = np.argsort(clips[:, 0], kind="stable")  # several processes may have used the same positions
-    ends = np.cumsum(clips[:, 1])
-    taken = order[: role.wanted]
-    if not len(taken):
-        raise InputError(_nothing(gathered, role, backbone))
-    rows = gathered.rows.cpu().numpy()
-    parts = [rows[ends[clip] - clips[clip, 1] : ends[clip]] for clip in taken]
-    positions = clips[taken, 0]
-    digests = [clip[DIGEST].astype("<i8").tobytes().hex() for clip in clips[taken]]
-    more = gathered.beyond + len(order) - len(taken)
-    dimension, probabilities, features, sources = backbone.feature_dim, None, None, None
-    if isinstance(backbone, PerFrame):
-        moments = OrderedMoments(dimension)
-        for position, part in zip(positions.tolist(), parts, strict=True):
-            moments.add(position, part)
-        moments = OrderedMoments.joined(dimension, [moments.parts()])
-    else:
-        kept = np.concatenate(parts)
-        features, probabilities = kept[:, :dimension].copy(), kept[:, dimension:].copy()
-        moments = Moments.of(features)
-        sources = sources_of([_name(position) for position in positions], group_by, role.settings.rule.clips)
-    last = positions[-1] if more else None
-    summary = {
-        "path": MEMORY,
-        "sha256": set_digest(digests),
-        "clips": len(taken),
-        "rejected": rejections(gathered.rejected, role, backbone.min_frames, last),
-        "split": None,
-        **({"classes": {"available": len(taken) + more, "of": 1, "taken": 1, "lost": []}} if more else {}),
-        **({"duplicates": copies} if (copies := len(digests) - len(set(digests))) else {}),
-    }
-    return Received(
-        side=Side(moments=moments, features=features, probabilities=probabilities, summary=summary, sources=sources),
-        digests=digests,
-        prefix=more > 0,
-        remarks=range_remarks(gathered, role),
-    )
-
-
-def rejections(rejected: torch.Tensor, role: Role, min_frames: int, last: int | None = None) -> list[dict[str, str]]:
-    """[{"path", "reason"}] of what was not used, up to the position `last`, as a record lists it."""
-    entries = []
-    for position, *shape in sorted(rejected.tolist()):
-        if last is not None and position > last:
-            break
-        try:
-            repeat = position % role.settings.rule.clips
-            tensors.plan(shape, role.settings, [_name(position)], repeat=repeat, min_frames=min_frames)
-        except Rejected as rejection:
-            entries.append({"path": _name(position), "reason": str(rejection)})
-    return entries
-
-
-def range_remarks(gathered: Gathered, role: Role) -> tuple[str, ...]:
-    """A warning where floats that are taken for -1..1 never fall below 0."""
-    if not 0 <= gathered.lowest < float("inf"):
-        return ()
-    return (
-        f"no value of the {role.name} is below 0, and they were read as {tensors.FLOAT_RANGE}; if they are 0..1, say "
-        'value_range="0..1"',
-    )
-
-
-def used_protocol(protocol: Protocol, samples: Received | None, reference: Received | None = None) -> Protocol:
-    """The protocol that a record names: of a stream the first clips count, which is `sorted` where there were more."""
-    changes = {
-        key: "sorted"
-        for key, received in (("samples_selection", samples), ("selection", reference))
-        if received is not None and received.prefix and getattr(protocol, key) != "sorted"
-    }
-    return protocol.changed(**changes) if changes else protocol
-
-
-def _nothing(gathered: Gathered, role: Role, backbone: Backbone | PerFrame) -> str:
-    entries = rejections(gathered.rejected, role, backbone.min_frames)
-    if not entries:
-        return f"no clips among the {role.name}: nothing came"
-    return (
-        f"no usable clip among the {role.name}: {len(entries)} rejected, the first is {entries[0]['path']}: "
-        f"{entries[0]['reason']}"
-    )
-
-
-def _name(position: int) -> str:
+def clip_name(position: int) -> str:
+    """What a record calls the clip at a position."""
     return f"{MEMORY}#{position}"
+
+
+def parts_of(batch: Any) -> list[torch.Tensor]:
+    """The videos of a batch, each [B, T, H, W, C].
+
+    A batch is a tensor or an array; a list or tuple of clips, of 4 axes each, which may differ in size; or what a
+    data set returns: a tuple, list or dict whose first entry, or the one called video or videos, is the batch.
+    """
+    if isinstance(batch, Mapping):
+        named = next((key for key in ("video", "videos") if key in batch), next(iter(batch), None))
+        if named is None:
+            raise InputError("a batch is an empty dict; expected videos in it")
+        return parts_of(batch[named])
+    if isinstance(batch, list | tuple):
+        if not batch:
+            raise InputError("a batch is empty; expected videos in it")
+        if all(getattr(item, "ndim", 0) == 4 for item in batch):
+            return [tensors.as_clips(item) for item in batch]
+        return parts_of(batch[0])
+    return [tensors.as_clips(batch)]
 
 
 def _network_settings(evaluation: Evaluation, per_frame: bool) -> Mapping[str, Any]:

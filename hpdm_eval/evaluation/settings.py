@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from hpdm.support.errors import InputError
 from hpdm_eval.protocols import Protocol
 
 Place = str | os.PathLike[str]
@@ -41,6 +42,12 @@ class Evaluation:
     group_by: str = "auto"  # which clips are no independent draws, see `hpdm_eval.clips.selection.sources_of`
     trained_with: tuple[str, ...] = ()  # networks whose features the samples' model learnt from
     allow_trained_judge: bool = False
+
+    def __post_init__(self):
+        for name in ("batch", "limit"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{name} is {value!r}, expected a whole number from 1")
 
     def reading(self, role: str) -> dict[str, Any]:
         """Keywords of `open_clips` for "samples" or "reference"."""

@@ -140,9 +140,9 @@ def join_caches(folder: Place, quiet: bool = False) -> None:
     for path in sorted(Path(folder, FEATURES).glob(f"*/*.part-*{SUFFIX}")):
         part = EntryFile(path)
         whole = EntryFile(path.with_name(path.name.partition(".part-")[0] + SUFFIX))
-        for entry in part:
-            if entry not in whole and (body := part.read(*entry)) is not None:
-                whole.append(*entry, body)
+        for kind, key in part:
+            if (kind, key) not in whole and (body := part.read(kind, key)) is not None:
+                whole.append(kind, key, body)
         damaged += part.damaged
     if damaged:
         note(f"{folder}: {damaged} damaged entries of shards are computed again", quiet)

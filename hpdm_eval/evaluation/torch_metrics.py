@@ -14,33 +14,21 @@ import torch
 from hpdm.support.environment import choose_device
 from hpdm.support.errors import InputError
 from hpdm.support.torchvision_compat import import_torchvision
-from hpdm_eval.clips.source import ClipSource
-from hpdm_eval.clips.tensors import as_clips
 from hpdm_eval.evaluation.api import check_options, for_one, resolve, split_settings
-from hpdm_eval.evaluation.comparison import (
-    Comparison,
-    check_statistics,
-    judge_warnings,
-    open_source,
-    read_side,
-    remarks_on_copies,
-)
+from hpdm_eval.evaluation.comparison import judge_warnings
 from hpdm_eval.evaluation.figure import Figure
 from hpdm_eval.evaluation.incoming import (
     MEMORY,
     Extractor,
     Gathered,
-    Received,
     Role,
     collect,
     fingerprint,
-    receive,
+    parts_of,
     shared_extractor,
-    used_protocol,
 )
+from hpdm_eval.evaluation.received import Received, comparison_of, open_reference, read_reference, receive
 from hpdm_eval.evaluation.settings import Evaluation, Place
-from hpdm_eval.evaluation.sides import Side
-from hpdm_eval.features.reference_statistics import Statistics
 from hpdm_eval.metrics.registry import MetricInfo, get_metric
 from hpdm_eval.protocols import DEFAULT, Protocol
 from hpdm_eval.support.distributed import rank_and_size
@@ -73,6 +61,7 @@ class FeatureMetric(Metric):
     YAML file, or a `Protocol`. settings: the metric's own options; fields of `Protocol` (backbone, frames, num_samples,
     value_range, ...) and of `Evaluation` (seed, batch, weights, ...); arguments of `torchmetrics.Metric`. as_tensor:
     `compute` returns a float32 tensor, for loggers that call it themselves; the `Figure` is then in `figure`.
+    reset_real_features: whether `reset` forgets the real videos too, as in torchmetrics' own FID.
 
     What can be found wrong before the first video is, here, by InputError: the network is loaded, the reference opened.
 
@@ -95,6 +84,7 @@ class FeatureMetric(Metric):
         protocol: str | Protocol = DEFAULT,
         *,
         as_tensor: bool = False,
+        reset_real_features: bool = True,
         quiet: bool = True,
         **settings: Any,
     ):
@@ -104,13 +94,16 @@ class FeatureMetric(Metric):
         info = get_metric(self.metric)
         self._options, self._evaluation = _settle(info, reference, protocol, quiet, settings)
         self._per_frame, self._as_tensor = info.needs == "frames", as_tensor
-        self._remarks = judge_warnings(self._evaluation)
+        self._reset_real = reset_real_features
         self._started: float | None = None  # of the first update
         self._where: torch.device | None = None  # device of the latest videos
-        self._read: tuple[Side, list[str]] | None = None  # the reference, once it was read, and its digests
+        self._read: Received | None = None  # the reference, once it was
         self._extractor: Extractor | None = None
         self.figure: Figure | None = None
-        self._open_reference(self._extract(self._chosen_device() or torch.device("cpu")))
+        judge_warnings(self._evaluation)
+        extractor = self._extract(self._chosen_device() or torch.device("cpu"))
+        if self._evaluation.reference is not None:
+            open_reference(self._evaluation, extractor)
         for prefix in ("", REAL):
             for name in LISTS:
                 self.add_state(prefix + name, default=[], dist_reduce_fx="cat")
@@ -134,7 +127,7 @@ class FeatureMetric(Metric):
             raise InputError(f"{self.metric} has the reference {self._evaluation.reference}; leave out real=True")
         self._started = self._started or time.time()
         role, prefix = Role.of("reference" if real else "samples", self._evaluation), REAL * real
-        for clips in [as_clips(part) for part in (videos if isinstance(videos, list | tuple) else [videos])]:
+        for clips in parts_of(videos):
             self._where = self._chosen_device() or clips.device
             rank, size = rank_and_size()
             seen = int(getattr(self, prefix + "seen"))
@@ -156,32 +149,13 @@ class FeatureMetric(Metric):
         info, evaluation = get_metric(self.metric), self._evaluation
         extractor = self._extract(self._where or self._chosen_device() or self.device)
         samples = self._received("samples", "", extractor)
-        real, reference, digests = None, None, {"samples": samples.digests}
+        reference = None
         if info.reference and evaluation.reference is None:
-            real = self._received("reference", REAL, extractor)
-            reference, digests["reference"] = real.side, real.digests
+            reference = self._received("reference", REAL, extractor)
         elif info.reference:
-            reference, of_reference = self._read_reference(extractor)
-            digests |= {"reference": of_reference} if of_reference else {}
-        limited = f"limited to {evaluation.limit} clips: a quick look, no figure to compare"
-        remarks = [
-            *self._remarks,
-            *([limited] if evaluation.limit else []),
-            *remarks_on_copies(digests),
-            *samples.remarks,
-            *(real.remarks if real else ()),
-        ]
-        comparison = Comparison(
-            started=self._started or time.time(),
-            device=extractor.device,
-            protocol=used_protocol(evaluation.protocol, samples, real),
-            backbone=extractor.backbone,
-            samples=samples.side,
-            reference=reference,
-            seed=evaluation.seed,
-            remarks=tuple(remarks),
-            extra={"limit": evaluation.limit} if evaluation.limit else {},
-        )
+            self._read = reference = self._read or read_reference(evaluation, extractor, shared=self._is_synced)
+        started = self._started or time.time()
+        comparison = comparison_of(evaluation, extractor, samples, reference, started)
         self.figure = Figure(comparison.record(info, self._options))
         return self.figure.tensor(self.device) if self._as_tensor else self.figure
 
@@ -190,8 +164,14 @@ class FeatureMetric(Metric):
         self.update(*arguments, **keywords)
 
     def reset(self) -> None:
-        """Forget all videos; the network and a reference that was read stay."""
-        super().reset()
+        """Forget all videos; the network stays, a reference that was read from a path, and where `reset_real_features`
+        is False the real videos."""
+        kept = [] if self._reset_real else [name for name in self._defaults if name.startswith(REAL)]
+        states = {name: getattr(self, name) for name in kept}
+        states = {name: list(state) if isinstance(state, list) else state for name, state in states.items()}
+        super().reset()  # which empties lists in place
+        for name, state in states.items():
+            setattr(self, name, state)
         self._started = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -215,21 +195,6 @@ class FeatureMetric(Metric):
             self._extractor = None  # before another one takes memory
             self._extractor = shared_extractor(self._evaluation, self._per_frame, device)
         return self._extractor
-
-    def _open_reference(self, extractor: Extractor) -> ClipSource | Statistics | None:
-        if self._evaluation.reference is None:
-            return None
-        source = open_source("reference", self._evaluation)
-        if isinstance(source, Statistics):
-            check_statistics(source, extractor.backbone, self._evaluation)
-        return source
-
-    def _read_reference(self, extractor: Extractor) -> tuple[Side, list[str]]:
-        if self._read is None:
-            source = self._open_reference(extractor)
-            side = read_side(source, extractor.backbone, self._evaluation, shared=self._is_synced)
-            self._read = side, (source.digests if isinstance(source, ClipSource) else [])
-        return self._read
 
     def _received(self, role: str, prefix: str, extractor: Extractor) -> Received:
         states = {name: getattr(self, prefix + name) for name in LISTS}

@@ -15,14 +15,20 @@ Any number of runs may share the cache, and be killed at any moment: entries tha
 count as absent. The folder may be deleted at any time.
 """
 
+from __future__ import annotations
+
+import functools
 import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -30,6 +36,8 @@ from hpdm.support.environment import package_versions, processor
 from hpdm.support.errors import InputError
 from hpdm.support.files import expand_user, parse_json
 from hpdm.support.progress import note
+from hpdm_eval import backbones
+from hpdm_eval.backbones.backbone import Backbone, Extractor
 from hpdm_eval.backbones.weights import user_cache
 from hpdm_eval.features.entry_file import EntryFile
 from hpdm_eval.support.npz import read_npz
@@ -55,23 +63,34 @@ LIBRARIES = ("torch", "transformers", "torch-fidelity")  # the last two bring ne
 OF_ORIGIN = ("file", "verified", "trust")
 
 
-def code_version(folder=None):
+def code_version(folder: Path | None = None) -> str:
     """SHA-256 of the source text of COMPUTES in `folder`, by default the one of the running program."""
-    folder = folder or Path(__file__).parents[1] / "backbones"
+    folder = folder or Path(backbones.__file__).parent
     return sha256(b"".join(sha256((folder / name).read_bytes()).digest() for name in COMPUTES)).hexdigest()
 
 
-CODE = code_version()  # when the program starts: what it imports then does not change with the files
+@functools.cache
+def running_code() -> str:
+    """`code_version` of the running program, taken when the first cache is opened.
+
+    Python keeps no source text: where a file has changed since the program read it, nobody can tell by which text its
+    features are made, so they are kept apart from all others.
+    """
+    folder = Path(backbones.__file__).parent
+    if max((folder / name).stat().st_mtime for name in COMPUTES) > backbones.IMPORTED_AT:
+        note("the sources of hpdm_eval.backbones have changed since the start: features get a cache of their own")
+        return uuid4().hex
+    return code_version(folder)
 
 
-def cache_folder():
+def cache_folder() -> Path:
     """Folder of cached features: $HPDM_EVAL_CACHE, else hpdm-eval/features in the platform's cache folder."""
     if chosen := os.environ.get("HPDM_EVAL_CACHE"):
         return expand_user(chosen)
     return user_cache() / "features"
 
 
-def open_cache(backbone, options):
+def open_cache(backbone: Backbone, options: Mapping[str, Any]) -> FeatureCache | None:
     """The FeatureCache that a command's options ask for, or None."""
     return FeatureCache(backbone, verify=options.get("verify_cache", False)) if options["cache"] else None
 
@@ -84,7 +103,16 @@ class FeatureCache:
     their clips are known; part: name of a shard, whose file is its own.
     """
 
-    def __init__(self, backbone, folder=None, calls=1, *, path=None, verify=False, part=None):
+    def __init__(
+        self,
+        backbone: Extractor,
+        folder: Path | None = None,
+        calls: int = 1,
+        *,
+        path: Any = None,
+        verify: bool = False,
+        part: str | None = None,
+    ) -> None:
         self._arguments, self.calls, self.verify = (backbone, folder), calls, verify
         self._set, self._part = path, part
         identity = {key: value for key, value in backbone.describe().items() if key not in OF_ORIGIN}
@@ -93,7 +121,7 @@ class FeatureCache:
             "processor": processor(backbone.device),
             "calls": calls,
             "layout": LAYOUT,
-            "code": CODE,
+            "code": running_code(),
             "libraries": package_versions(LIBRARIES),
         }
         key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
@@ -101,11 +129,11 @@ class FeatureCache:
         self.file = self.folder / (_file_name(path) + f".part-{part}" * (part is not None) + SUFFIX)
         self._writable, self._taken_over = True, 0
 
-    def for_calls(self, calls):
+    def for_calls(self, calls: int) -> FeatureCache:
         """The cache of the same network in calls of another size."""
         return self._for(calls, self._set)
 
-    def for_set(self, path):
+    def for_set(self, path: str | os.PathLike | None) -> FeatureCache:
         """The cache of the same network for the set of clips at a path, None for clips of no one place."""
         return self._for(self.calls, path)
 
@@ -128,7 +156,7 @@ class FeatureCache:
         """Whether there are files of the time when each clip had its own."""
         return any(len(path.name) == 2 for path in self.folder.glob("??"))
 
-    def get(self, digest):
+    def get(self, digest: str) -> tuple[np.ndarray, ...] | None:
         """(features, probabilities) as float32 arrays, or None."""
         key = bytes.fromhex(digest)
         if (body := self._own.read(CLIP, key)) is None:
@@ -140,20 +168,20 @@ class FeatureCache:
                 self._append(CLIP, key, body)
         return None if body is None else _unpacked(body)
 
-    def put(self, digest, features, probabilities):
+    def put(self, digest: str, features: np.ndarray, probabilities: np.ndarray) -> None:
         """Store float32 arrays; where the folder cannot be written, no more is tried and nothing is lost."""
         self._append(CLIP, bytes.fromhex(digest), _packed(features, probabilities))
 
-    def recall(self, key):
+    def recall(self, key: bytes) -> Any:
         """What `learn` was given for a key of 32 bytes, or None."""
         body = self._own.read(FILE, key)
         return None if body is None else parse_json(body)
 
-    def learn(self, key, value):
+    def learn(self, key: bytes, value: Any) -> None:
         """Store a JSON value by a key of 32 bytes."""
         self._append(FILE, key, json.dumps(value).encode())
 
-    def settle(self, quiet=False):
+    def settle(self, quiet: bool = False) -> None:
         """After a run: have the disk hold what is new, and say what was found to be damaged or moved."""
         with suppress(OSError):
             if self._own.damaged:

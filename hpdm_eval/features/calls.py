@@ -9,24 +9,31 @@ others share its call, and with them on --batch, on the number of processes and 
   on `batch`, which is why the cache keeps them apart by it.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
 
+import numpy as np
 import torch
 
+from hpdm_eval.backbones.backbone import Extractor
 from hpdm_eval.support.threads import side_by_side
 
 FRAMES_PER_CLIP = 16  # `batch` counts clips of this length; of longer ones as many go at once as have as many frames
 
 
-def call_size(backbone, batch):
+def call_size(backbone: Extractor, batch: int) -> int:
     """Clips of FRAMES_PER_CLIP frames in a call: 1 on a CPU, else `batch`."""
     return 1 if _on_cpu(backbone) else batch
 
 
 @contextmanager
-def network_calls(backbone, batch):
-    """Yield a function: list of uint8 [T,H,W,3], arrays or tensors, of any sizes → (features, probabilities) as arrays for each, in order.
+def network_calls(
+    backbone: Extractor, batch: int
+) -> Iterator[Callable[[Sequence[np.ndarray]], list[tuple[np.ndarray, ...]]]]:
+    """Yield a function: list of uint8 [T,H,W,3] of any sizes → (features, probabilities) as arrays for each, in order.
+
+    The clips are arrays or tensors.
 
     batch: how many are in memory as floats at once, and on a device other than a CPU the size of a call.
     """

@@ -14,6 +14,7 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,21 +33,21 @@ class EntryFile:
     damaged: entries, or stretches of them, that were found not to be what was written.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path, self.damaged = Path(path), 0
         self._places, self._end, self._file = {}, 0, None  # (kind, key): (offset, length); read so far; (device, inode)
         self.refresh()
 
-    def __contains__(self, entry):
+    def __contains__(self, entry: object) -> bool:
         return entry in self._places
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
         return iter(list(self._places))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._places)
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Look at what other processes have added."""
         try:
             with _opened(self.path, os.O_RDONLY) as handle:
@@ -54,7 +55,7 @@ class EntryFile:
         except OSError:
             self._forget()
 
-    def read(self, kind, key):
+    def read(self, kind: int, key: bytes) -> bytes | None:
         """The body of an entry as bytes, or None where there is none, or a damaged one."""
         place = self._places.get((kind, key))
         if place is None:
@@ -71,7 +72,7 @@ class EntryFile:
         del self._places[kind, key]
         return None
 
-    def append(self, kind, key, body):
+    def append(self, kind: int, key: bytes, body: bytes) -> None:
         """Add an entry; raises OSError where it cannot be written, and nothing of it is left then."""
         entry = _entry(kind, key, body)
         with self._locked() as handle:
@@ -87,7 +88,7 @@ class EntryFile:
             self._places[kind, key] = self._end, len(body)
             self._end += len(entry)
 
-    def rewrite(self):
+    def rewrite(self) -> None:
         """Write the file again without damaged and superseded entries; raises OSError where that cannot be."""
         with self._locked() as handle:
             self._scan(handle)
@@ -100,7 +101,7 @@ class EntryFile:
                         self._places[kind, key], end = (end, length), end + len(content)
         self._end, self._file = end, _identity(os.stat(self.path))
 
-    def sync(self):
+    def sync(self) -> None:
         """Have the disk hold all entries."""
         with _opened(self.path, os.O_RDONLY) as handle:
             os.fsync(handle)

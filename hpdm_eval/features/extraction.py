@@ -6,23 +6,33 @@ threads or of clips that are cached already moves a bit of them. (Not so on a GP
 N clips, B batch, T frames, H rows, W columns, D feature dimensions, K classes.
 """
 
+from __future__ import annotations
+
 import json
+import os
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, parse_json
 from hpdm.support.progress import progress
-from hpdm_eval.backbones.backbone import check_frames
+from hpdm_eval.backbones.backbone import Extractor, check_frames
+from hpdm_eval.clips.source import Clip, ClipSource
+from hpdm_eval.features.cache import FeatureCache
 from hpdm_eval.features.calls import call_size, network_calls
+from hpdm_eval.features.moments import Moments
 from hpdm_eval.features.ordered_moments import OrderedMoments
 from hpdm_eval.support.distributed import failing_together, gather, rank_and_size
 from hpdm_eval.support.heap import Heap
 from hpdm_eval.support.npz import read_npz
 
 BATCH_BYTES = 256 << 20  # of clips in a batch that is read, unless a single clip is larger
+
+Clips = ClipSource | Collection[Clip]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,9 +44,9 @@ class FeatureSet:
     probabilities: np.ndarray | None = None
     manifest: dict = field(default_factory=dict)  # JSON-able: how the features were made
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write an .npz with `features`, `names`, `manifest` (JSON text) and, if any, `probabilities`."""
-        arrays = {
+        arrays: dict[str, Any] = {
             "features": self.features,
             "names": np.array(self.names, dtype=np.str_),
             "manifest": np.array(json.dumps(self.manifest)),
@@ -47,7 +57,7 @@ class FeatureSet:
             np.savez(file, **arrays)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> FeatureSet:
         """Read what `save` wrote; raises InputError for any other file."""
         arrays = read_npz(path)
         try:
@@ -64,7 +74,9 @@ class FeatureSet:
         return cls(features=features, names=names, probabilities=arrays.get("probabilities"), manifest=manifest)
 
 
-def iterate_features(source, backbone, batch=8, quiet=False, cache=None):
+def iterate_features(
+    source: Clips, backbone: Extractor, batch: int = 8, quiet: bool = False, cache: FeatureCache | None = None
+) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
     """Yield (names, features float32 [B, D], probabilities float32 [B, K]) in the order of `source`.
 
     source: a ClipSource, or any iterable of clips with a length. Memory does not grow with the number of clips. Clips
@@ -72,10 +84,19 @@ def iterate_features(source, backbone, batch=8, quiet=False, cache=None):
     for it. cache: a FeatureCache.
     """
     for clips, results in _iterate(source, backbone, batch, quiet, cache):
-        yield [clip.name for clip in clips], *map(np.stack, zip(*results))
+        features, probabilities = map(np.stack, zip(*results))
+        yield [clip.name for clip in clips], features, probabilities
 
 
-def extract_features(source, backbone, *, batch=8, quiet=False, on_batch=None, cache=None):
+def extract_features(
+    source: Clips,
+    backbone: Extractor,
+    *,
+    batch: int = 8,
+    quiet: bool = False,
+    on_batch: Callable[[list[str], np.ndarray, np.ndarray], None] | None = None,
+    cache: FeatureCache | None = None,
+) -> FeatureSet:
     """Features of all clips as a FeatureSet, whose manifest holds the backbone.
 
     on_batch: called with (names, features, probabilities) after every batch. cache: a FeatureCache. Where the source is
@@ -99,7 +120,9 @@ def extract_features(source, backbone, *, batch=8, quiet=False, on_batch=None, c
     )
 
 
-def extract_moments(source, backbone, *, batch=8, quiet=False, cache=None):
+def extract_moments(
+    source: Clips, backbone: Extractor, *, batch: int = 8, quiet: bool = False, cache: FeatureCache | None = None
+) -> Moments:
     """`Moments` of the features of all clips, or of all their frames under a `PerFrame` backbone; flat in memory.
 
     Where the source is shared among processes, they work as in `extract_features`.
@@ -116,7 +139,9 @@ def extract_moments(source, backbone, *, batch=8, quiet=False, cache=None):
         return OrderedMoments.joined(backbone.feature_dim, gather(parts) if _processes(source) > 1 else [parts])
 
 
-def fill_cache(source, backbone, batch, quiet, cache):
+def fill_cache(
+    source: ClipSource, backbone: Extractor, batch: int, quiet: bool, cache: FeatureCache
+) -> tuple[FeatureCache, int]:
     """Have a FeatureCache hold the features of all clips; returns (the one of calls of `batch`, number of clips)."""
     count = sum(len(clips) for clips, _ in _iterate(source, backbone, batch, quiet, cache))
     return cache.for_calls(call_size(backbone, batch)), count

@@ -5,6 +5,9 @@ tree that knows nothing of processes: BLOCK neighbouring positions make a leaf, 
 on. A process joins what it has all of, and the rest is joined when all processes' parts are gathered.
 """
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import numpy as np
 
 from hpdm_eval.features.moments import Moments
@@ -17,12 +20,14 @@ ROWS = 1024  # features that are summed at once
 class OrderedMoments:
     """Moments of features by position. In memory are O(log N) moments, and the features of two blocks at most."""
 
-    def __init__(self, dimension):
-        self._dimension, self._owned = dimension, (0, None)
-        self._block, self._rows = None, []  # features of the positions of a block that is not complete
+    def __init__(self, dimension: int) -> None:
+        self._dimension = dimension
+        self._owned: tuple[int, int | None] = (0, None)
+        self._block: int | None = None
+        self._rows: list[tuple[int, np.ndarray]] = []  # features of the positions of a block that is not complete
         self._parts = {}  # (level, index): Moments; level 0, block: {position: features} where others may have more
 
-    def add(self, position, features, owned=(0, None)):
+    def add(self, position: int, features: np.ndarray, owned: tuple[int, int | None] = (0, None)) -> None:
         """Features [N, D] of the clip at a position, in ascending order.
 
         owned: (start, stop) of the positions of which no other process has any; stop is None where there is no other.
@@ -32,13 +37,13 @@ class OrderedMoments:
             self._block, self._owned = position // BLOCK, owned
         self._rows.append((position, features))
 
-    def parts(self):
+    def parts(self) -> dict[tuple[int, int], Any]:
         """What `joined` needs of this process."""
         self._close()
         return self._parts
 
     @staticmethod
-    def joined(dimension, parts):
+    def joined(dimension: int, parts: Iterable[Mapping[tuple[int, int], Any]]) -> Moments:
         """The Moments of all of `parts`, of one or of several processes."""
         leaves, nodes = {}, {}
         for part in parts:

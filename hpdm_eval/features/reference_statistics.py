@@ -6,10 +6,15 @@ descendants: `mu`, `sigma`) are read as well where the number of clips is known;
 protocol they are of.
 """
 
+from __future__ import annotations
+
 import json
+import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +43,7 @@ class Statistics:
     sources: list[str] | None = None  # of each clip, where several come from one video
     made: dict = field(default_factory=dict)  # command, versions, created
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write the .npz atomically; the same statistics give the same bytes."""
         manifest = {
             "schema": SCHEMA,
@@ -58,12 +63,12 @@ class Statistics:
             np.savez(file, **arrays, manifest=np.array(json.dumps(manifest)))
 
     @property
-    def foreign(self):
+    def foreign(self) -> bool:
         """Whether another tool made them: nothing but their numbers is known."""
         return not self.protocol
 
     @classmethod
-    def load(cls, path, count=None):
+    def load(cls, path: str | os.PathLike, count: int | None = None) -> Statistics:
         """Read what `save` wrote, or `mu` and `sigma` of another tool; raises InputError for any other file.
 
         count: how many clips those of another tool are of, where the file does not say.
@@ -77,8 +82,8 @@ class Statistics:
                 f"{path}: not reference statistics, it lacks {', '.join(missing)}; `hpdm-eval stats` makes such a file"
             )
         mean, cov, n = arrays["mean"], arrays["cov"], arrays["n"]
-        features = arrays.get("features", mean)
-        if not all(array.dtype.kind in "fiu" for array in (mean, cov, n, features)):
+        numbers = (mean, cov, n, arrays.get("features", mean))
+        if not all(array.dtype.kind in "fiu" for array in numbers):
             raise InputError(f"{path}: damaged statistics, they hold something other than numbers")
         _check_moments(path, mean, cov, n)
         features = arrays.get("features")
@@ -102,7 +107,7 @@ class Statistics:
                 raise
             raise InputError(f"{path}: the statistics' manifest is damaged ({error})") from error
         return cls(
-            moments=Moments.from_arrays(mean, cov, n),
+            moments=Moments.from_arrays(mean, cov, int(n)),
             features=features,
             sources=None if sources is None else sources.tolist(),
             **parts,
@@ -130,7 +135,7 @@ class Statistics:
         }
         return cls(moments=Moments.from_arrays(mean, cov, n), protocol={}, backbone={}, source=source, seed=0)
 
-    def check_match(self, protocol, backbone, where):
+    def check_match(self, protocol: Protocol, backbone: Mapping[str, Any], where: object) -> None:
         """Raise InputError naming every setting in which these statistics differ from the samples' side.
 
         protocol: Protocol; backbone: dict as `Backbone.describe()`; where: the statistics' path. Settings that only
@@ -171,7 +176,7 @@ def _check_moments(path, mean, cov, n):
         raise InputError(f"{path}: damaged statistics, they hold values that are not finite")
 
 
-def is_statistics(path):
+def is_statistics(path: str | os.PathLike) -> bool:
     """Whether `path` is a .npz with a mean and a covariance, as opposed to one that holds clips."""
     if Path(path).suffix.lower() != ".npz" or not Path(path).is_file():
         return False

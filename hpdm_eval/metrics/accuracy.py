@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hpdm.support.errors import InputError
 
@@ -23,7 +24,7 @@ class Accuracy:
     confusion: np.ndarray  # int64 [K, K], rows asked for, columns seen
 
 
-def class_accuracy(probabilities, labels) -> Accuracy:
+def class_accuracy(probabilities: ArrayLike, labels: ArrayLike) -> Accuracy:
     """Accuracy of probabilities or logits float [N, K] against labels int [N] in 0 .. K-1."""
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     count, classes = probabilities.shape

@@ -4,9 +4,11 @@ An attribute is read out of features by a ridge regression onto its values, fitt
 known. N clips, D feature dimensions, K values.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hpdm_eval.metrics.accuracy import wilson_interval
 
@@ -20,14 +22,14 @@ class Readout:
     scale: np.ndarray  # float64 [D]
     weights: np.ndarray  # float64 [D + 1, K]
 
-    def __call__(self, features) -> list[str]:
+    def __call__(self, features: ArrayLike) -> list[str]:
         """The value that each row of features [N, D] shows."""
         normed = (np.asarray(features, np.float64) - self.mean) / self.scale
         scores = np.column_stack([normed, np.ones(len(normed))]) @ self.weights
         return [self.values[index] for index in scores.argmax(1)]
 
 
-def fit_readout(features, labels, penalty: float = 1e-3) -> Readout:
+def fit_readout(features: ArrayLike, labels: Sequence[str], penalty: float = 1e-3) -> Readout:
     """Fit on features [N, D] of real clips with the attribute's values `labels`; `penalty` per clip and dimension."""
     features, values = np.asarray(features, np.float64), tuple(sorted(set(labels)))
     mean, scale = features.mean(0), features.std(0)
@@ -40,7 +42,7 @@ def fit_readout(features, labels, penalty: float = 1e-3) -> Readout:
     return Readout(values=values, mean=mean, scale=scale, weights=np.linalg.solve(gram + ridge, design.T @ targets))
 
 
-def attribute_accuracy(seen, asked) -> dict:
+def attribute_accuracy(seen: Iterable[str], asked: Iterable[str | None]) -> dict:
     """Share of samples that show the value they were asked for: {"accuracy", "low", "high", "samples"}.
 
     seen, asked: values; None in `asked` where a text leaves the attribute open. The interval is Wilson's at 95 %.

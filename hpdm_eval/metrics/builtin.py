@@ -1,4 +1,4 @@
-"""The metrics that come with the package. Their code is imported when they are computed, so that this imports nothing."""
+"""The metrics that come with the package. Their code is imported when they are computed; this imports nothing."""
 
 from hpdm_eval.metrics.registry import FigureInfo, MetricInfo, MetricOption
 from hpdm_eval.metrics.tilings import OVERLAPS, TILES
@@ -17,7 +17,7 @@ feature and the reference's features are known, and says "against this reference
 be subtracted. What the intervals cover, and on which data they do not, is in reports/intervals.md."""
 
 KVD_TEXT = """\
-The squared maximum mean discrepancy of the features with a polynomial kernel. Its estimate is unbiased, so that it can \
+The squared maximum mean discrepancy of the features with a polynomial kernel. Its estimate is unbiased, so it can \
 be used on few clips and may come out below 0."""
 
 PRDC_TEXT = """\

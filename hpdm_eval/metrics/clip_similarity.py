@@ -4,9 +4,10 @@ T frames, D channels of CLIP's shared space.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def clip_similarity(frames, text) -> float:
+def clip_similarity(frames: ArrayLike, text: ArrayLike) -> float:
     """Mean cosine of frame embeddings [T, D] and a text embedding [D], times 100."""
     frames, text = np.asarray(frames, np.float64), np.asarray(text, np.float64)
     cosines = frames @ text / (np.linalg.norm(frames, axis=1) * np.linalg.norm(text))

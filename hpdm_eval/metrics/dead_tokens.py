@@ -18,9 +18,11 @@ same search on the lattice moved by half a token says what the clips at hand hol
     T frames, H rows, W columns; clips are uint8 [T,H,W,3]; F x R x K tokens
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from hpdm.support.errors import InputError
@@ -44,11 +46,17 @@ class DeadTokens:
     kinds: tuple[str, ...]  # tone or texture, n of them
 
     @property
-    def rate(self):
+    def rate(self) -> float:
         return len(self.positions) / self.tokens
 
 
-def find_dead_tokens(video, token, name="", thresholds=None, moved=False):
+def find_dead_tokens(
+    video: np.ndarray,
+    token: tuple[int, int, int],
+    name: str = "",
+    thresholds: Mapping[str, float] | None = None,
+    moved: bool = False,
+) -> DeadTokens:
     """Dead tokens of a clip, uint8 [T,H,W,3], for `token` = (frames, height, width): DeadTokens, worst first.
 
     The outermost ring of tokens lacks neighbours and is not judged. Raises InputError for clips under 3 x 3 tokens or
@@ -84,7 +92,7 @@ def find_dead_tokens(video, token, name="", thresholds=None, moved=False):
     )
 
 
-def rate_interval(rates, cluster, level=0.95):
+def rate_interval(rates: ArrayLike, cluster: float, level: float = 0.95) -> tuple[float, float]:
     """Two-sided interval of the mean of `rates`, float [n], one of each clip, where most are 0.
 
     Dead tokens come in clusters, as still detail returns in every frame, so what is counted are clips that have any:
@@ -108,12 +116,12 @@ def rate_interval(rates, cluster, level=0.95):
     return float(low), float(high)
 
 
-def cluster_rate(tokens):
+def cluster_rate(tokens: int) -> float:
     """Rate of a clip of so many judged tokens that holds `CLUSTER` dead ones, for `rate_interval`."""
     return CLUSTER / tokens
 
 
-def token_scores(plane, height, width):
+def token_scores(plane: np.ndarray, height: int, width: int) -> dict[str, np.ndarray]:
     """Scores of the inner tokens of one frame, float [H,W,3]: {kind: float32 [R-2, K-2]}."""
     rows, columns = plane.shape[0] // height, plane.shape[1] // width
     plane = np.asarray(plane[: rows * height, : columns * width], dtype=np.float32)

@@ -21,13 +21,16 @@ Shapes: N clips, D features, r rows of a factor (at most min(N, D)).
 """
 
 import warnings
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from hpdm.support.errors import InputError
-from hpdm_eval.features.moments import Moments, as_features, denominator
+from hpdm_eval.features.moments import Features, Moments, as_features, denominator
 from hpdm_eval.support.threads import by_threads, one_thread
+
+Side: TypeAlias = Features | Moments  # one of two sets of clips
 
 ROOT = "qr-nuclear"  # this module's own way
 SVD_ROOTS = {"fp32-svd": torch.float32, "fp64-svd": torch.float64}
@@ -42,7 +45,7 @@ class FewSamplesWarning(UserWarning):
     """Fewer clips than feature dimensions: the covariance is singular and the distance mostly sampling bias."""
 
 
-def frechet_from_features(x, y, ddof=1):
+def frechet_from_features(x: Features, y: Features, ddof: int = 1) -> float:
     """Squared Fréchet distance of features x [N, D] and y [M, D], as a float >= 0.
 
     `ddof` = 1 divides the covariances by N - 1, 0 by N. Warns with FewSamplesWarning where N or M is not above D.
@@ -51,13 +54,13 @@ def frechet_from_features(x, y, ddof=1):
     return frechet_distance(as_features(x), as_features(y), ddof=ddof)
 
 
-def frechet_from_moments(a, b, ddof=1):
+def frechet_from_moments(a: Moments, b: Moments, ddof: int = 1) -> float:
     """The same from two `Moments`."""
     return frechet_distance(a, b, ddof=ddof)
 
 
 @one_thread()
-def frechet_distance(x, y, *, ddof=1, root=ROOT):
+def frechet_distance(x: Side, y: Side, *, ddof: int = 1, root: str = ROOT) -> float:
     """Squared Fréchet distance; each side is an array or tensor of features [N, D] or a `Moments`.
 
     root: "qr-nuclear" is the method of this module in float64. So is "scipy-sqrtm": on covariances of full rank scipy's
@@ -91,7 +94,9 @@ def frechet_distance(x, y, *, ddof=1, root=ROOT):
     return float(shift @ shift + spread)
 
 
-def frechet_by_svd_roots(x, y, *, ddof=1, dtype=torch.float32):
+def frechet_by_svd_roots(
+    x: np.ndarray | Moments, y: np.ndarray | Moments, *, ddof: int = 1, dtype: torch.dtype = torch.float32
+) -> float:
     """The distance as VideoGPT, DIGAN, PVDM and TATS compute it, in single precision, to compare with their figures.
 
     tr (S_x^(1/2) S_y S_x^(1/2))^(1/2), both roots by SVD, mean and covariance in `dtype` too. Rounding lifts the

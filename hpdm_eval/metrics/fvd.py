@@ -13,11 +13,12 @@ AGAINST = "{} against this reference"  # whose own sampling bias stays in it
 
 
 def fvd(samples: Any, reference: Any, settings: MetricSettings) -> dict[str, Any]:
-    """The record's fields of two `Side`s: the distance under the protocol's ddof and square root, and what is beside it.
+    """The record's fields of two `Side`s: the distance under the protocol's ddof and square root, and what is beside
+    it.
 
-    Options: at, sizes of random subsets; interval, whether to compute one; over, "samples" or "both", what it resamples;
-    extrapolate, whether to extrapolate to infinitely many samples. What too few samples make impossible is left out with
-    a warning that says so. Raises InputError for a protocol of Inception Scores.
+    Options: at, sizes of random subsets; interval, whether to compute one; over, "samples" or "both", what it
+    resamples; extrapolate, whether to extrapolate to infinitely many samples. What too few samples make impossible is
+    left out with a warning that says so. Raises InputError for a protocol of Inception Scores.
     """
     protocol, seed = settings.protocol, settings.seed
     at, over, extrapolate = settings["at"], settings["over"], settings["extrapolate"]
@@ -37,7 +38,7 @@ def fvd(samples: Any, reference: Any, settings: MetricSettings) -> dict[str, Any
     return {**figures, "details": tuple(details)}
 
 
-def subset_figure(samples, reference, size, protocol, seed=0):
+def subset_figure(samples: Any, reference: Any, size: int, protocol: Any, seed: int = 0) -> dict[str, Any]:
     """{"figure": "fvd@SIZE", "value": mean, "spread", "fresh_spread", "draws"} of two `Side`s under a protocol."""
     draws = uncertainty.DRAWS if size < samples.count else 1
     # single precision rounds moments and features differently
@@ -67,12 +68,11 @@ def _interval(samples, reference, value, over, details, common):
         except InputError:
             if over == "both":
                 raise
-    if over == "both":
-        if other is None:
-            raise InputError(
-                "an interval over samples and reference needs the reference's features; make its "
-                "statistics with `hpdm-eval stats --keep-features`"
-            )
+    if over == "both" and other is None:
+        raise InputError(
+            "an interval over samples and reference needs the reference's features; make its "
+            "statistics with `hpdm-eval stats --keep-features`"
+        )
     figure = uncertainty.both_sides(own, other) if over == "both" else own
     entry = {"figure": "standard error", "value": figure.standard_error, "groups": figure.groups, "over": over}
     counted = {

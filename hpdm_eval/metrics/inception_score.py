@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hpdm.support.errors import InputError
 from hpdm_eval.metrics.settings import MetricSettings
@@ -38,7 +39,7 @@ class InceptionScore:
     loops: int = 1  # sets
 
 
-def inception_score(probabilities, splits=SPLITS, seed=0):
+def inception_score(probabilities: ArrayLike, splits: int = SPLITS, seed: int | None = 0) -> InceptionScore:
     """`InceptionScore` of class probabilities [n, K], one row a clip, in float64.
 
     The rows are shuffled by `seed` and cut into `splits` parts whose sizes differ by at most one; without shuffling,
@@ -72,7 +73,7 @@ def inception_score(probabilities, splits=SPLITS, seed=0):
     return InceptionScore(mean=float(np.mean(scores)), std=float(np.std(scores)), n=n, splits=splits)
 
 
-def looped_score(probabilities, *, splits, loops, per_loop, seed=0):
+def looped_score(probabilities: ArrayLike, *, splits: int, loops: int, per_loop: int, seed: int = 0) -> InceptionScore:
     """`InceptionScore` over several independent sets, as TGANv2 publishes it: mean and spread of the sets' scores.
 
     The rows [n, K] are shuffled by `seed` and dealt into sets of `per_loop`; each is scored in `splits` parts. There

@@ -11,12 +11,14 @@ The sums run over blocks in float64: memory does not grow with the square of the
 Shapes: x [N, D], y [M, D].
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hpdm.support.errors import InputError
+from hpdm_eval.features.moments import Features
 from hpdm_eval.metrics.settings import MetricSettings
 
 BLOCK = 2048
@@ -32,7 +34,9 @@ class SubsetDistance:
     subset_size: int
 
 
-def polynomial_mmd(x, y, *, degree=3, gamma=None, coef=1.0, biased=False):
+def polynomial_mmd(
+    x: Features, y: Features, *, degree: int = 3, gamma: float | None = None, coef: float = 1.0, biased: bool = False
+) -> float:
     """Squared MMD of features x [N, D] and y [M, D] as a float; gamma None is 1 / D.
 
     Raises InputError for fewer than two clips, unequal dimensions, or values that are not finite.
@@ -54,17 +58,25 @@ def polynomial_mmd(x, y, *, degree=3, gamma=None, coef=1.0, biased=False):
     return float(within(x) + within(y) - 2 * _total(kernel, x, y) / (len(x) * len(y)))
 
 
-def kernel_video_distance(x, y):
+def kernel_video_distance(x: Features, y: Features) -> float:
     """KVD: unbiased, degree 3, gamma 1 / D, coef 1."""
     return polynomial_mmd(x, y)
 
 
-def jedi_distance(x, y):
+def jedi_distance(x: Features, y: Features) -> float:
     """JEDi's form: 100 times the biased estimate with degree 2, gamma 1 / D, coef 0."""
     return 100 * polynomial_mmd(x, y, degree=2, coef=0.0, biased=True)
 
 
-def over_subsets(distance, x, y, *, subsets, subset_size, seed=0):
+def over_subsets(
+    distance: Callable[[np.ndarray, np.ndarray], float],
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    subsets: int,
+    subset_size: int,
+    seed: int = 0,
+) -> SubsetDistance:
     """`SubsetDistance` of `distance(x, y)` over random subsets without repetition, as KID is usually reported.
 
     Raises InputError where a side has fewer clips than `subset_size`.

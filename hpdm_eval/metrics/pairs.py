@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 LEVEL = 0.05
@@ -29,7 +30,7 @@ class Estimate:
     standard_error: float
     groups: int  # of the jackknife
 
-    def interval(self, low=-np.inf, high=np.inf, level=1 - LEVEL) -> tuple[float, float]:
+    def interval(self, low: float = -np.inf, high: float = np.inf, level: float = 1 - LEVEL) -> tuple[float, float]:
         """Two-sided interval of the value, cut to the range that the figure can have."""
         half = stats.t.ppf((1 + level) / 2, self.groups - 1) * self.standard_error
         return float(max(self.value - half, low)), float(min(self.value + half, high))
@@ -48,7 +49,7 @@ class Pair:
     significant: bool  # at 5 % after the correction
 
 
-def compare_pairs(estimates: Sequence[Estimate], level=LEVEL) -> list[Pair]:
+def compare_pairs(estimates: Sequence[Estimate], level: float = LEVEL) -> list[Pair]:
     """All pairs of the estimates of one metric, in their order."""
     drafts = []
     for first, second in combinations(estimates, 2):
@@ -77,7 +78,7 @@ def compare_pairs(estimates: Sequence[Estimate], level=LEVEL) -> list[Pair]:
     ]
 
 
-def holm(p_values) -> list[float]:
+def holm(p_values: ArrayLike) -> list[float]:
     """p-values corrected for their number after Holm: the smallest times n, the next times n - 1, never falling."""
     p_values = np.asarray(p_values, float)
     order = np.argsort(p_values, kind="stable")

@@ -11,6 +11,7 @@ touches.
     T frames, H rows, W columns; axes "f", "h", "w"
 """
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -18,13 +19,13 @@ import numpy as np
 from hpdm.support.errors import InputError
 from hpdm_eval.clips.selection import seeded_key
 from hpdm_eval.metrics.seam_contrasts import AXES, MARGIN, STATISTICS, axis_contrasts
-from hpdm_eval.metrics.seams import lattice_moves
+from hpdm_eval.metrics.seams import Lattice, lattice_moves
 
 NAMES = {1: ("inside", "face"), 2: ("inside", "edge", "corner"), 3: ("inside", "face", "edge", "corner")}
 POSITIONS = NAMES[3]
 
 
-def tiles_by_position(shape, patch):
+def tiles_by_position(shape: Sequence[int], patch: Sequence[int]) -> dict[str, list[tuple[int, ...]]]:
     """Where the touching tiles of a video are: {position: list of (frame, row, column) starts}, inside first.
 
     shape, patch: (frames, rows, columns). Where the video is no multiple of the patch, the last tile of an axis ends
@@ -47,7 +48,9 @@ def tiles_by_position(shape, patch):
     return {name: tiles for name, tiles in found.items() if tiles}
 
 
-def draw_tiles(shape, patch, count, name, seed=0):
+def draw_tiles(
+    shape: Sequence[int], patch: Sequence[int], count: int, name: str, seed: int = 0
+) -> dict[str, list[tuple[int, ...]]]:
     """`count` random tiles of each position, fewer where there are fewer: {position: list of starts}.
 
     They depend on `seed` and the clip's `name` alone, so that no clip depends on which others are there.
@@ -58,12 +61,12 @@ def draw_tiles(shape, patch, count, name, seed=0):
     }
 
 
-def cut_tile(video, start, patch):
+def cut_tile(video: np.ndarray, start: Sequence[int], patch: Sequence[int]) -> np.ndarray:
     """The tile of a uint8 [T,H,W,3] video at `start`: uint8 [*patch, 3], a copy."""
     return np.ascontiguousarray(video[tuple(slice(at, at + length) for at, length in zip(start, patch))])
 
 
-def seams_by_position(video, lattices):
+def seams_by_position(video: np.ndarray, lattices: Sequence[Lattice]) -> dict[tuple[str, str], dict[str, float]]:
     """Excess of steps at the borders of touching tiles: {(axis, statistic): {position: float}}, log units.
 
     video: uint8 [T,H,W,3]; lattices: of `seams.seam_lattices`, of which the finest of each axis is looked at and cuts

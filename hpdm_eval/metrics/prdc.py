@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from hpdm.support.errors import InputError
+from hpdm_eval.features.moments import Features
 from hpdm_eval.metrics.settings import MetricSettings
 
 NEIGHBOURS = 5
@@ -37,7 +38,7 @@ class Prdc:
     k: int
 
 
-def prdc(samples, reference, k=NEIGHBOURS, *, block=None):
+def prdc(samples: Features, reference: Features, k: int = NEIGHBOURS, *, block: int | None = None) -> Prdc:
     """`Prdc` of features `samples` [M, D] against `reference` [N, D].
 
     block: rows of distances at a time; None bounds their memory. Raises InputError where a set does not have more than

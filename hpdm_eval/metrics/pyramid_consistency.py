@@ -6,6 +6,7 @@ be level l-1 again; what differs is the error that the finer level inherits, cor
     T frames, H rows, W columns; clips are uint8 [T,H,W,3]; errors are in grey levels
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,17 +27,17 @@ class LevelError:
     signal_power: np.ndarray  # the same of the coarse clip about the mean of each frame and channel
 
     @property
-    def psnr(self):
+    def psnr(self) -> float:
         """dB; infinite for equal clips."""
         return psnr(self.mse)
 
 
-def psnr(mse):
+def psnr(mse: float) -> float:
     """Peak signal-to-noise ratio in dB of a mean squared error in grey levels."""
     return float(10 * np.log10(PEAK**2 / mse)) if mse > 0 else float("inf")
 
 
-def shrink(video, factors=(2, 2, 2)):
+def shrink(video: np.ndarray, factors: Sequence[int] = (2, 2, 2)) -> np.ndarray:
     """Mean over blocks of `factors` samples: uint8 [T,H,W,3] → float64 [T/f,H/h,W/w,3]. Raises InputError."""
     frames, height, width, channels = video.shape
     f, h, w = factors
@@ -46,7 +47,7 @@ def shrink(video, factors=(2, 2, 2)):
     return blocks.mean(axis=(1, 3, 5), dtype=np.float64)
 
 
-def compare_levels(coarse, fine):
+def compare_levels(coarse: np.ndarray, fine: np.ndarray) -> LevelError:
     """Compare a clip [T,H,W,3] with its finer version [2T,2H,2W,3], both uint8: LevelError.
 
     Where the pyramid does not split an axis, such as time, both have the same size there.
@@ -71,7 +72,7 @@ def compare_levels(coarse, fine):
     )
 
 
-def band_powers(video):
+def band_powers(video: np.ndarray) -> np.ndarray:
     """Mean square of [T,H,W,C] split by band of spatial frequency: float64 [bands], summing to the mean square."""
     frames, height, width, channels = video.shape
     vertical = np.abs(np.fft.fftfreq(height)) * 2
@@ -84,7 +85,7 @@ def band_powers(video):
     return np.bincount(ring.ravel(), weights=power.ravel(), minlength=len(BANDS) - 1)
 
 
-def band_names():
+def band_names() -> list[str]:
     """Names of the bands, in units of the Nyquist frequency of the coarser level."""
     limits = ["0", "1/8", "1/4", "1/2", "1"]
     return [f"{low}-{high}" for low, high in zip(limits, limits[1:])]

@@ -106,9 +106,9 @@ def register_metric(
     The function gets both sets and the `MetricSettings`. For needs="features", "probabilities" and "frames" a set is a
     `Side`, with features float32 [N, D]; for "clips" it is an iterable of `Clip`s, whose `video` is uint8 [T,H,W,3].
     `reference` is None where there is none; reference=False says that it is never needed. It returns a number; an array
-    of one number per clip, whose mean is the figure and gets an interval; or a dict of the record's fields: "value" and,
-    where there are any, "ci95", "details" and "settings". about: further fields of `MetricInfo`. Raises InputError for a
-    name that is taken, and for needs that are none of NEEDS.
+    of one number per clip, whose mean is the figure and gets an interval; or a dict of the record's fields: "value"
+    and, where there are any, "ci95", "details" and "settings". about: further fields of `MetricInfo`. Raises InputError
+    for a name that is taken, and for needs that are none of NEEDS.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:

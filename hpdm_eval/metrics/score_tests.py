@@ -3,7 +3,10 @@
 n clips, B draws
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 LEVEL = 0.05
@@ -13,7 +16,7 @@ DRAWS = 2000
 PERMUTATIONS = 5000
 
 
-def by_source(scores, sources):
+def by_source(scores: np.ndarray, sources: Sequence[str]) -> np.ndarray:
     """Independent values of clips that are not: float64 [n] → [number of sources], of the same mean.
 
     A value is the mean of all and what the clips of one source add to it, so that the scatter of the values is what the
@@ -26,7 +29,7 @@ def by_source(scores, sources):
     return mean + np.bincount(numbers, scores - mean) * len(counts) / len(scores)
 
 
-def mean_t_interval(scores):
+def mean_t_interval(scores: np.ndarray) -> tuple[float, float] | None:
     """95 % interval of a mean by Student's t; None for fewer than `FEWEST_CLIPS`.
 
     Pooled scores are means of several medians and nearly symmetric: t covers in 94 to 96 % from four clips up, as
@@ -38,7 +41,7 @@ def mean_t_interval(scores):
     return float(scores.mean() - reach), float(scores.mean() + reach)
 
 
-def difference_t_interval(scores, real):
+def difference_t_interval(scores: np.ndarray, real: np.ndarray) -> tuple[float, float] | None:
     """95 % interval of the difference of two means by Welch's t; None for fewer than `FEWEST_CLIPS` of either."""
     if min(len(scores), len(real)) < FEWEST_CLIPS:
         return None
@@ -51,7 +54,7 @@ def difference_t_interval(scores, real):
     return float(difference - reach), float(difference + reach)
 
 
-def mean_above(scores, tolerance=TOLERANCE):
+def mean_above(scores: np.ndarray, tolerance: float = TOLERANCE) -> float:
     """One-sided p-value of a mean of at most `tolerance`, by Student's t; 1 for fewer than `FEWEST_CLIPS` scores."""
     if len(scores) < FEWEST_CLIPS:
         return 1.0
@@ -61,7 +64,9 @@ def mean_above(scores, tolerance=TOLERANCE):
     return float(special.stdtr(len(scores) - 1, (tolerance - scores.mean()) / (spread / np.sqrt(len(scores)))))
 
 
-def permuted_above(scores, real, tolerance, rng, draws=PERMUTATIONS):
+def permuted_above(
+    scores: np.ndarray, real: np.ndarray, tolerance: float, rng: np.random.Generator, draws: int = PERMUTATIONS
+) -> float:
     """One-sided p-value of `scores` exceeding `real` by at most `tolerance`, by permuting who is which."""
     if min(len(scores), len(real)) < FEWEST_CLIPS:
         return 1.0
@@ -81,7 +86,7 @@ def _studentised(values, count):
     return np.divide(difference, error, out=np.sign(difference) * np.inf, where=error > 0)
 
 
-def mean_interval(scores, rng, draws=DRAWS):
+def mean_interval(scores: np.ndarray, rng: np.random.Generator, draws: int = DRAWS) -> tuple[float, float] | None:
     """95 % interval of the mean by the studentised bootstrap over clips; None for fewer than `FEWEST_CLIPS`."""
     if len(scores) < FEWEST_CLIPS or not draws:
         return None
@@ -89,7 +94,9 @@ def mean_interval(scores, rng, draws=DRAWS):
     return float(scores.mean() + low), float(scores.mean() + high)
 
 
-def difference_interval(scores, real, rng, draws=DRAWS):
+def difference_interval(
+    scores: np.ndarray, real: np.ndarray, rng: np.random.Generator, draws: int = DRAWS
+) -> tuple[float, float] | None:
     """95 % interval of the difference of the means, both sides' studentised intervals combined in quadrature."""
     if min(len(scores), len(real)) < FEWEST_CLIPS or not draws:
         return None
@@ -112,7 +119,7 @@ def _bootstrap_t(scores, rng, draws):
     return -high * error, -low * error
 
 
-def benjamini_hochberg(p_values, level=LEVEL):
+def benjamini_hochberg(p_values: ArrayLike, level: float = LEVEL) -> np.ndarray:
     """Which hypotheses are rejected with a false discovery rate of at most `level`: bool [n]."""
     p_values = np.asarray(p_values)
     order = np.argsort(p_values)

@@ -1,8 +1,9 @@
 """Which lattices of blocks have clips been through? Estimated from the clips, to compare tile borders with their like.
 
-A codec leaves steps between its blocks, and resizing afterwards moves them: macroblocks of 16 in a picture enlarged from
-240 to 256 rows lie every 17.07 rows, and one of two 8x8 blocks ends where tiles of 128 do. Whatever the codec and the
-filter, what they leave is a function of the position on the source's lattice: of p modulo its period q, a real number.
+A codec leaves steps between its blocks, and resizing afterwards moves them: macroblocks of 16 in a picture enlarged
+from 240 to 256 rows lie every 17.07 rows, and one of two 8x8 blocks ends where tiles of 128 do. Whatever the codec and
+the filter, what they leave is a function of the position on the source's lattice: of p modulo its period q, a real
+number.
 
 `find_blocks` looks for q: the mean contrast of each border position (`ClipSeams.values`, without the tiles' own
 borders) is folded by every period from 4 samples up, block sizes 8 to 64 times any factor, and the variance between
@@ -14,13 +15,14 @@ What tile borders are then compared with is in seam_moves.py.
     n samples along the axis; position p is the border between samples p-1 and p
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from hpdm_eval.metrics.seam_contrasts import MARGIN
-from hpdm_eval.metrics.seams import SHORTEST_PERIOD
+from hpdm_eval.metrics.seams import SHORTEST_PERIOD, ClipSeams
 
 EVIDENCE = 7.0  # -log10 p of a period; some thousand are tried, of which about n are independent
 AMPLITUDE = 0.04  # log units; a lattice that is weaker everywhere else is weaker than TOLERANCE on the borders
@@ -52,7 +54,7 @@ class Blocks:
     evidence: float  # -log10 of the p-value
 
 
-def find_blocks(clips, axis, finest, codec=None):
+def find_blocks(clips: Sequence[ClipSeams], axis: str, finest: int, codec: int | None = None) -> tuple[Blocks, ...]:
     """Lattices of blocks that clips have in common along an axis: tuple of Blocks, strongest first.
 
     clips: ClipSeams, of one size or several, which are searched apart; finest: the period of all tile borders there;
@@ -200,7 +202,7 @@ def _fraction(period, codec):
     return round(parts) >= 1 and abs(parts / round(parts) - 1) < FINE
 
 
-def fold(positions, values, periods):
+def fold(positions: np.ndarray, values: np.ndarray, periods: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(-log10 p float [m], amplitude float [m]) of folding `values` by each of `periods`, in phases of a sample.
 
     The p-value is of the F-test of the means of the phases.

@@ -21,6 +21,7 @@ found in these very clips.
     T frames, H rows, W columns, x luma in grey levels; axes "f", "h", "w"
 """
 
+from collections.abc import Mapping, Sequence
 from zlib import crc32
 
 import numpy as np
@@ -36,7 +37,7 @@ STEP = 1  # grey levels between tiles that must be found where "no seam" is said
 MOST_FRAMES = 64  # of a clip that are read for spatial seams, evenly spread
 
 
-def axis_contrasts(video, axis, finest):
+def axis_contrasts(video: np.ndarray, axis: str, finest: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Log contrast of each position and stretch: {statistic: float64 [n + 1, stretches]}; row p is border p.
 
     video: uint8 [T,H,W,3]; finest: {axis: period of all tile borders}, which cuts the other axes into stretches.
@@ -46,7 +47,9 @@ def axis_contrasts(video, axis, finest):
     return {statistic: plain for statistic, (plain, _) in contrasts_with_step(video, axis, finest).items()}
 
 
-def contrasts_with_step(video, axis, finest, levels=None):
+def contrasts_with_step(
+    video: np.ndarray, axis: str, finest: Mapping[str, int], levels: np.ndarray | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     """{statistic: (`axis_contrasts`, the same with tiles raised by `levels`, int [tiles along f, h, w])}."""
     size = video.shape[AXES.index(axis)]
     if axis == "f":
@@ -70,10 +73,10 @@ def contrasts_with_step(video, axis, finest, levels=None):
     return result
 
 
-def random_levels(video, finest):
+def random_levels(video: np.ndarray, finest: Mapping[str, int]) -> np.ndarray:
     """0 or `STEP` for every tile: int [tiles along f, h, w]; depends on the first frame alone."""
     tiles = [len(cuts(video.shape, number, finest)) for number in range(3)]
-    return STEP * np.random.default_rng(crc32(np.ascontiguousarray(video[0]))).integers(2, size=tiles)
+    return STEP * np.random.default_rng(crc32(np.ascontiguousarray(video[0]).data)).integers(2, size=tiles)
 
 
 def _spread_out(levels, shape, numbers, finest):
@@ -92,7 +95,7 @@ def _chosen_frames(count, period):
     return np.split(chosen, np.flatnonzero(np.diff(chosen // (period or count))) + 1)
 
 
-def cuts(shape, number, finest):
+def cuts(shape: Sequence[int], number: int, finest: Mapping[str, int]) -> np.ndarray:
     """First samples of the stretches along axis `number`."""
     return np.arange(0, shape[number], finest.get(AXES[number], shape[number]))
 
@@ -102,7 +105,7 @@ def _luma(video):
     return video[..., 0] * LUMA[0] + video[..., 1] * LUMA[1] + video[..., 2] * LUMA[2]
 
 
-def third_difference(x, axis):
+def third_difference(x: np.ndarray, axis: int) -> np.ndarray:
     """s at borders 2..n-2 of `axis`: float array with n-3 entries there."""
     x = np.moveaxis(x, axis, 0)
     return np.moveaxis(1.5 * (x[2:-1] - x[1:-2]) - 0.5 * (x[3:] - x[:-3]), 0, axis)

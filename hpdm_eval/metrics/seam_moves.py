@@ -1,9 +1,10 @@
 """What tile borders are compared with, in clips that went through codecs and resizes: moves of their lattice.
 
 `match_moves` picks comparisons: moves of the tile lattice by a multiple of every period of blocks that seam_blocks.py
-found. Few multiples are whole numbers of samples; a move that misses by d compares a border on a block's edge with one d
-beside it. With several such distances the value at d = 0 is extrapolated, linearly: contrasts are concave in d around an
-edge, so that the estimate errs upwards, towards finding no seam. Where no comparison is left, the answer is a reason.
+found. Few multiples are whole numbers of samples; a move that misses by d compares a border on a block's edge with one
+d beside it. With several such distances the value at d = 0 is extrapolated, linearly: contrasts are concave in d around
+an edge, so that the estimate errs upwards, towards finding no seam. Where no comparison is left, the answer is a
+reason.
 
 In time, blocks are of frames, and files say more: where frames start over (`ClipSeams.keyed`), and which frames take as
 many bytes as those that tiles begin with, and so are coded alike.
@@ -11,13 +12,14 @@ many bytes as those that tiles begin with, and so are coded alike.
     n samples along the axis; position p is the border between samples p-1 and p
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hpdm_eval.metrics.seam_blocks import BESIDE, CLIP_VALUE, find_blocks
+from hpdm_eval.metrics.seam_blocks import BESIDE, CLIP_VALUE, Blocks, find_blocks
 from hpdm_eval.metrics.seam_contrasts import MARGIN
-from hpdm_eval.metrics.seams import all_moves, lattice_moves
+from hpdm_eval.metrics.seams import ClipSeams, Lattice, all_moves, lattice_moves
 
 GROWTH = 0.03  # log units from blocks of one size to those twice as large, from which larger ones still are suspected
 UNLIKE = 0.6  # log units in size: frames further apart are coded as different kinds
@@ -36,7 +38,7 @@ class Comparison:
     reason: str | None = None  # why there can be no verdict
 
 
-def match_moves(lattice, found, moves=None):
+def match_moves(lattice: Lattice, found: Sequence[Blocks], moves: np.ndarray | None = None) -> Comparison:
     """The Comparison of a Lattice in clips with the Blocks `found` along its axis; moves: those that can be made."""
     moves = all_moves(lattice) if moves is None else moves
     periods = np.array([blocks.period for blocks in found])
@@ -70,7 +72,7 @@ def _none(moves, periods, reason):
     return Comparison(moves=moves, weights=weights, blocks=tuple(map(float, periods)), reason=reason)
 
 
-def settle_lattices(clips, lattices, resized=False):
+def settle_lattices(clips: Sequence[ClipSeams], lattices: Sequence[Lattice], resized: bool = False) -> list[Lattice]:
     """The lattices with the moves that fit what the clips have been through: list of Lattice.
 
     clips: list of ClipSeams measured on `lattices`. resized: rows and columns were resampled while reading, so that the

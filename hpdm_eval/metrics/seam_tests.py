@@ -12,7 +12,9 @@ the reason is given.
     n clips, B draws
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -34,7 +36,7 @@ from hpdm_eval.metrics.score_tests import (
 )
 from hpdm_eval.metrics.seam_contrasts import STATISTICS
 from hpdm_eval.metrics.seam_moves import settle_lattices
-from hpdm_eval.metrics.seams import all_moves, lattice_moves, rescore, with_step
+from hpdm_eval.metrics.seams import ClipSeams, Lattice, all_moves, lattice_moves, rescore, with_step
 
 TAIL = 4  # degrees of freedom of differences between positions
 POWER = 0.95  # with which a step of one grey level must be found for "no seam" to be said
@@ -64,11 +66,11 @@ class SeamFigure:
     excess_reference: float | None = None
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         """In words, for tables."""
         return "no verdict" if self.significant is None else "SEAM" if self.significant else "no"
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Flat JSON-able dict."""
         values = {
             key: value
@@ -80,8 +82,16 @@ class SeamFigure:
 
 
 def judge_seams(
-    samples, lattices, *, reference=None, seed=0, level=LEVEL, tolerance=TOLERANCE, draws=DRAWS, resized=False
-):
+    samples: Iterable[ClipSeams],
+    lattices: Sequence[Lattice],
+    *,
+    reference: Iterable[ClipSeams] | None = None,
+    seed: int = 0,
+    level: float = LEVEL,
+    tolerance: float = TOLERANCE,
+    draws: int = DRAWS,
+    resized: bool = False,
+) -> list[SeamFigure]:
     """Figures of all lattices for which there are clips: list of SeamFigure, in the order of `lattices`.
 
     samples, reference: iterables of ClipSeams measured on `lattices`, which are first settled: moved for comparison as
@@ -238,7 +248,9 @@ class PooledSeams:
     scores: np.ndarray  # float64 [n]: each clip's part; their mean is `value`, of the samples alone
 
 
-def pool_seams(samples, lattices, reference=None):
+def pool_seams(
+    samples: Iterable[ClipSeams], lattices: Sequence[Lattice], reference: Iterable[ClipSeams] | None = None
+) -> PooledSeams:
     """PooledSeams of clips scored on settled `lattices`.
 
     The value is the mean of the excesses of the finest lattice of each axis, on whose lines all tiles of that axis end,
@@ -289,7 +301,7 @@ def _sources(clips):
     return [number if clip.source is None else clip.source for number, clip in enumerate(clips)]
 
 
-def mean_profile(clips, key):
+def mean_profile(clips: Sequence[ClipSeams], key: tuple[str, int, str]) -> np.ndarray:
     """Mean over clips of the value at each move of the lattice, 1-period..period-1; NaN where no clip has it."""
     profiles = np.array([clip.profiles[key] for clip in clips if key in clip.profiles], dtype=np.float64)
     found = np.isfinite(profiles)
@@ -298,7 +310,7 @@ def mean_profile(clips, key):
     )
 
 
-def standing(profile, lattice):
+def standing(profile: np.ndarray, lattice: Lattice) -> tuple[float | None, int | None, int, float]:
     """(z, rank, number ranked, p) of the lattice's own value among its moves, each less the mean of its codec phase.
 
     Phases are of the codec's block or, where blocks were found in the clips, of those. p is one-sided, by Student's t

@@ -14,11 +14,13 @@ bias.
     T frames, H rows, W columns, x luma in grey levels; axes "f", "h", "w"
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from hpdm.support.errors import InputError
+from hpdm_eval.clips.coding import Coding
 from hpdm_eval.metrics.seam_contrasts import AXES, MARGIN, STATISTICS, contrasts_with_step, cuts, random_levels
 from hpdm_eval.metrics.tilings import OVERLAPS
 
@@ -41,7 +43,7 @@ class Lattice:
     reason: str | None = None  # why nothing can be said about this lattice without a reference
 
 
-def parse_patch(size):
+def parse_patch(size: str | Iterable[int]) -> tuple[int, int, int]:
     """(frames, height, width) of "16x64x64", or of three numbers; raises InputError."""
     text = size if isinstance(size, str) else "x".join(map(str, size))
     try:
@@ -53,7 +55,14 @@ def parse_patch(size):
     return patch
 
 
-def seam_lattices(patch, overlap="none", levels=1, lossless=False, split=AXES, canvas=(1, 1, 1)):
+def seam_lattices(
+    patch: tuple[int, int, int],
+    overlap: str = "none",
+    levels: int = 1,
+    lossless: bool = False,
+    split: str = AXES,
+    canvas: tuple[int, int, int] = (1, 1, 1),
+) -> tuple[Lattice, ...]:
     """Where tiles of `patch` (frames, height, width), in samples of the finest level, may leave seams.
 
     `overlap` names the axes on which tiles overlap by half: there both borders of an overlap are positions, so the half
@@ -86,7 +95,7 @@ def seam_lattices(patch, overlap="none", levels=1, lossless=False, split=AXES, c
     return tuple(lattices)
 
 
-def lattice_moves(lattice):
+def lattice_moves(lattice: Lattice) -> tuple[np.ndarray, bool, int]:
     """(moves int64, whether they keep to the codec's blocks, the step they keep to).
 
     How far a lattice may be moved aside for comparison: by multiples of the codec's block or, where the period is too
@@ -105,7 +114,7 @@ def lattice_moves(lattice):
     return np.concatenate([-moves[::-1], moves]), step == lattice.block, step
 
 
-def all_moves(lattice):
+def all_moves(lattice: Lattice) -> np.ndarray:
     """Every move, in one-sample steps, that puts no line on or beside a border: int64, sorted, without 0."""
     moves = np.arange(1, lattice.period)
     moves = moves[_clear(moves, lattice.finest)]
@@ -135,7 +144,9 @@ class ClipSeams:
     stepped: dict = field(default_factory=dict)  # as `values`, with `STEP` put in between tiles; key frames have one
 
 
-def measure_clip(video, lattices, name="", coding=None):
+def measure_clip(
+    video: np.ndarray, lattices: Sequence[Lattice], name: str = "", coding: Coding | None = None
+) -> ClipSeams:
     """Measure one clip, uint8 [T,H,W,3], on `lattices` of `seam_lattices`: ClipSeams.
 
     coding: the `hpdm_eval.clips.coding.Coding` of its file, whose frames the clip shows from the first on.
@@ -148,9 +159,10 @@ def measure_clip(video, lattices, name="", coding=None):
             continue
         across = len(cuts(video.shape, 3 - number, finest)) if axis != "f" else None
         found = contrasts_with_step(video, axis, finest, levels)
-        for statistic, (contrast, with_step) in found.items():
+        for statistic, (contrast, raised) in found.items():
             values[axis, statistic] = contrast.mean(axis=1).astype(np.float32)
-            stepped[axis, statistic] = with_step.mean(axis=1).astype(np.float32)
+            assert raised is not None  # there are levels
+            stepped[axis, statistic] = raised.mean(axis=1).astype(np.float32)
             across = across or contrast.shape[1]
             contrasts[axis, statistic] = contrast.reshape(len(contrast), -1, across).mean(axis=1).astype(np.float16)
     keys = coding.inner_keys if coding else ()
@@ -174,7 +186,7 @@ def measure_clip(video, lattices, name="", coding=None):
     return rescore(clip, lattices)
 
 
-def rescore(clip, lattices):
+def rescore(clip: ClipSeams, lattices: Sequence[Lattice]) -> ClipSeams:
     """The ClipSeams of a clip measured before, with scores, profiles and edges on `lattices`."""
     scores, profiles, edges, keyed = {}, {}, {}, set()
     for (axis, statistic), values in clip.values.items():
@@ -196,14 +208,14 @@ def rescore(clip, lattices):
     return replace(clip, scores=scores, profiles=profiles, edges=edges, keyed=frozenset(keyed))
 
 
-def with_step(clip):
+def with_step(clip: ClipSeams) -> ClipSeams:
     """The ClipSeams of the clip with `STEP` put in between its tiles; to be scored by `rescore`."""
     values = {key: np.where(np.isnan(clip.values[key]), np.nan, stepped) for key, stepped in clip.stepped.items()}
     contrasts = {key: stepped[:, None] for key, stepped in clip.stepped.items()}
     return replace(clip, values=values, contrasts=contrasts, stepped={}, scores={}, profiles={}, edges={})
 
 
-def move_profile(values, lattice):
+def move_profile(values: np.ndarray, lattice: Lattice) -> np.ndarray:
     """Median of `values` [n + 1], one a border, over the lattice's lines, at moves 1-period..period-1: [2 period - 1].
 
     Moves that take a line out of the video are NaN. The first and last lines are left out where they could not be moved
@@ -231,7 +243,7 @@ def move_profile(values, lattice):
     return profile
 
 
-def lattice_score(profile, lattice):
+def lattice_score(profile: np.ndarray, lattice: Lattice) -> float | None:
     """The lattice's own value less the mean over its moves; None where there is no line, or too few moves fit.
 
     Moves that have weights are all needed.
@@ -247,7 +259,7 @@ def lattice_score(profile, lattice):
     return float(own - moved.mean())
 
 
-def border_excess(contrast, lattice, across=None):
+def border_excess(contrast: np.ndarray, lattice: Lattice, across: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Where on a lattice: (lines int64, float32 [lines, across]), each border's contrast less that of its own moves.
 
     contrast: [n + 1, k * across] as `axis_contrasts` makes it; the k tiles in time are averaged. across: by default

@@ -16,9 +16,9 @@ populations; against a reference of which mean and covariance alone are known, i
 
 The interval is T ± t·error, Student's t with g - 1 degrees of freedom: where the mean figure of other samples, N of
 them, lies. What it and that of `corrected` cover, and where they do not (heavy tails, few clips a dimension, clips cut
-from the same videos), `hpdm_eval/studies/validation/intervals.py` measures; its table is reports/intervals.md. The jackknife
-takes clips for independent draws. Where several are cut from one video, `sources` names it for each, and clips of one
-source are dealt to the same group; `extrapolate` draws whole sources.
+from the same videos), `hpdm_eval/studies/validation/intervals.py` measures; its table is reports/intervals.md. The
+jackknife takes clips for independent draws. Where several are cut from one video, `sources` names it for each, and
+clips of one source are dealt to the same group; `extrapolate` draws whole sources.
 
 A percentile bootstrap is not offered. Resampling with replacement repeats clips, which lowers the effective N, so
 every replicate carries more bias than the figure itself and the interval lies above it.
@@ -29,6 +29,7 @@ error.
 Shapes: N samples, M reference clips, D feature dimensions, g groups. sources: int or str [N], the source of each clip.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
@@ -37,7 +38,7 @@ from scipy import special
 
 from hpdm.support.errors import InputError
 from hpdm_eval.features.moments import Moments
-from hpdm_eval.metrics.frechet import ROOT, SVD_ROOTS, as_features, frechet_distance
+from hpdm_eval.metrics.frechet import ROOT, SVD_ROOTS, Side, as_features, frechet_distance
 from hpdm_eval.support.threads import by_threads, one_thread
 
 GROUPS = 20
@@ -61,13 +62,13 @@ class Target:
     side: features [M, D] or `Moments`; ddof as in `frechet_distance`.
     """
 
-    def __init__(self, side, ddof=1):
+    def __init__(self, side: Side, ddof: int = 1) -> None:
         moments = side if isinstance(side, Moments) else Moments.of(side)
         values, vectors = np.linalg.eigh(moments.cov(ddof))
         self.ddof, self.mean, self.trace = ddof, moments.mean, max(values.sum(), 0.0)
         self.factor = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
 
-    def distance(self, moments):
+    def distance(self, moments: Moments) -> float:
         """Squared Fréchet distance of `moments`; good to 1e-7 of the covariances' traces."""
         cov = moments.cov(self.ddof)
         overlap = np.linalg.eigvalsh(self.factor @ cov @ self.factor.T)
@@ -75,7 +76,16 @@ class Target:
         return float(shift @ shift + self.trace + np.trace(cov) - 2 * np.sqrt(np.clip(overlap, 0, None)).sum())
 
 
-def subset_distances(samples, reference, size, *, draws=DRAWS, seed=0, ddof=1, root=ROOT):
+def subset_distances(
+    samples: np.ndarray,
+    reference: Side | Target,
+    size: int,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    ddof: int = 1,
+    root: str = ROOT,
+) -> np.ndarray:
     """Distances float64 [draws] of random subsets of `size` of the samples [N, D] from the whole reference.
 
     reference: features, `Moments` or a `Target`. The subsets are drawn without replacement, so with `size` near N they
@@ -94,7 +104,7 @@ def subset_distances(samples, reference, size, *, draws=DRAWS, seed=0, ddof=1, r
     return np.array([target.distance(Moments.of(samples[rows])) for rows in chosen])
 
 
-def fresh_spread(distances, size, total):
+def fresh_spread(distances: np.ndarray, size: int, total: int) -> float | None:
     """Standard deviation that fresh sets of `size` would have, from those of subsets of `total` samples.
 
     Subsets without replacement spread less by sqrt(1 - size / total). None where that says nothing: at size = total,
@@ -115,18 +125,26 @@ class Jackknife:
     groups: int  # of each side that was varied
 
     @property
-    def corrected(self):
+    def corrected(self) -> float:
         return self.value - self.bias
 
-    def half_width(self, level=0.95):
+    def half_width(self, level: float = 0.95) -> float:
         """Half the width of a two-sided interval: Student's t with g - 1 degrees of freedom times the error."""
         return float(special.stdtrit(self.groups - 1, (1 + level) / 2) * self.standard_error)
 
 
 @one_thread()
 def grouped_jackknife(
-    samples, reference, *, over="samples", groups=GROUPS, seed=0, ddof=1, sources=None, reference_sources=None
-):
+    samples: np.ndarray,
+    reference: Side,
+    *,
+    over: str = "samples",
+    groups: int = GROUPS,
+    seed: int = 0,
+    ddof: int = 1,
+    sources: Sequence[str] | None = None,
+    reference_sources: Sequence[str] | None = None,
+) -> Jackknife:
     """Jackknife over random groups of the samples [N, D], or of samples and reference.
 
     over: "samples" takes the reference (features [M, D] or `Moments`) as given: the error is that of drawing other
@@ -150,7 +168,7 @@ def grouped_jackknife(
     )
 
 
-def both_sides(samples, reference):
+def both_sides(samples: Jackknife, reference: Jackknife) -> Jackknife:
     """One `Jackknife` of two that each varied a side: independent sides, so variances and biases add up."""
     return Jackknife(
         value=samples.value,
@@ -160,7 +178,14 @@ def both_sides(samples, reference):
     )
 
 
-def jackknife_errors(statistic, count, *, groups=GROUPS, seed=0, sources=None):
+def jackknife_errors(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    count: int,
+    *,
+    groups: int = GROUPS,
+    seed: int = 0,
+    sources: Sequence[str] | None = None,
+) -> np.ndarray:
     """Standard errors float64 [F] of `statistic(rows)`, F figures of some of `count` samples, by leaving out groups.
 
     rows: int64 indices of the samples that are left. Raises InputError for fewer than two samples a group.
@@ -172,7 +197,7 @@ def jackknife_errors(statistic, count, *, groups=GROUPS, seed=0, sources=None):
     return np.sqrt((len(dealt) - 1) * np.square(without - without.mean(0)).mean(0))
 
 
-def deal(count, groups=GROUPS, seed=0, sources=None):
+def deal(count: int, groups: int = GROUPS, seed: int = 0, sources: Sequence[str] | None = None) -> list[np.ndarray]:
     """Random groups of `count` clips as a list of index arrays, equally large but for one clip.
 
     Clips of one source stay together: sources are taken in random order, the largest first, each to the group that is
@@ -215,28 +240,28 @@ class Extrapolation:
     means: tuple[float, ...]  # mean distance at each size
 
 
-def fewest_for_extrapolation(dimension):
+def fewest_for_extrapolation(dimension: int) -> int:
     """Samples that `extrapolate` needs for so many feature dimensions."""
     return int(np.ceil(FROM * REACH * dimension))
 
 
-def fewest_for_correction(dimension):
+def fewest_for_correction(dimension: int) -> int:
     """Samples from which the jackknife's bias is to be trusted, for so many feature dimensions."""
     return CORRECTED_FROM * dimension
 
 
 def extrapolate(
-    samples,
-    reference,
+    samples: np.ndarray,
+    reference: Side,
     *,
-    over="samples",
-    points=POINTS,
-    draws=DRAWS_PER_POINT,
-    seed=0,
-    ddof=1,
-    sources=None,
-    reference_sources=None,
-):
+    over: str = "samples",
+    points: int = POINTS,
+    draws: int = DRAWS_PER_POINT,
+    seed: int = 0,
+    ddof: int = 1,
+    sources: Sequence[str] | None = None,
+    reference_sources: Sequence[str] | None = None,
+) -> Extrapolation:
     """FVD-infinity of samples [N, D]: least squares over `points` sizes from 2.5 D up, evenly spaced in 1/size.
 
     over: "samples" leaves the reference as it is; the line ends at the distance from this reference. "both" takes the
@@ -250,14 +275,15 @@ def extrapolate(
     samples = np.asarray(samples)
     total, dimension = samples.shape
     needed = fewest_for_extrapolation(dimension)
-    if over == "both" and len(reference) < needed:
-        raise InputError(f"{needed} reference clips are needed for {dimension} features, there are {len(reference)}")
+    varied = np.asarray(reference) if over == "both" else samples
+    if len(varied) < needed and over == "both":
+        raise InputError(f"{needed} reference clips are needed for {dimension} features, there are {len(varied)}")
     if total < needed:
         raise InputError(
             f"{needed} samples are needed for {dimension} features, there are {total}; with fewer "
             "the distance is not yet on a line in 1/N"
         )
-    smaller = total if over == "samples" else min(total, len(reference))
+    smaller = min(total, len(varied))
     least = FROM * dimension
     for known in (sources, reference_sources if over == "both" else None):
         if known is not None:

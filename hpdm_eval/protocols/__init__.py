@@ -6,9 +6,12 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from hpdm.support.errors import InputError
 from hpdm.support.yaml_text import parse_yaml
@@ -111,7 +114,7 @@ class Protocol:
     is_splits: int | None = _setting("parts over which an Inception Score is averaged; null is the command's", None)
     is_loops: int | None = _setting("sets of num_samples whose Inception Scores are averaged; null is one", None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.resolution, list):
             object.__setattr__(self, "resolution", tuple(self.resolution))
         if not (isinstance(self.overrides, (list, tuple)) and all(isinstance(item, str) for item in self.overrides)):
@@ -145,7 +148,7 @@ class Protocol:
                 )
 
     @property
-    def label(self):
+    def label(self) -> str:
         """Name for tables: with its overrides, its hash and what `remark` says."""
         return " ".join(
             [
@@ -157,11 +160,11 @@ class Protocol:
         )
 
     @property
-    def remark(self):
+    def remark(self) -> str:
         """What a reader of the bare name would not expect: subsets that are prefixes. "" where there is nothing."""
         return "; ".join(subset_remarks(self.settings()))
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """All fields as JSON types."""
         values = asdict(self)
         values["overrides"] = list(self.overrides)
@@ -169,21 +172,21 @@ class Protocol:
         return values
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, Any]) -> "Protocol":
         """The protocol that `to_dict` wrote; raises InputError for unknown fields."""
         _check_keys(values.get("name", "unnamed"), values)
         return cls(**values)
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """The fields that move a figure, as JSON types."""
         return {key: value for key, value in self.to_dict().items() if key not in DESCRIPTION}
 
-    def hash(self):
+    def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the settings as canonical JSON (sorted keys, no spaces)."""
         text = json.dumps(self.settings(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def changed(self, **settings):
+    def changed(self, **settings: Any) -> "Protocol":
         """A copy with other settings, which its `overrides` name. Raises InputError."""
         _check_keys(self.name, settings)
         protocol = replace(self, **settings)
@@ -193,10 +196,10 @@ class Protocol:
         overrides = sorted((kept | new).items(), key=lambda item: order.index(item[0]))
         return replace(protocol, overrides=tuple(text for _, text in overrides))
 
-    def differences(self, other, role=None):
+    def differences(self, other: "Protocol", role: str | None = None) -> dict[str, tuple[Any, Any]]:
         """Settings that differ, as {field: (mine, theirs)}; role="reference": those that decide its statistics."""
         theirs = other.settings()
-        ignored = NOT_OF_REFERENCE if role == "reference" else ()
+        ignored: tuple[str, ...] = NOT_OF_REFERENCE if role == "reference" else ()
         if role == "reference" and self.num_reference is other.num_reference is None:
             ignored += ("selection",)  # all are taken
         return {
@@ -206,7 +209,7 @@ class Protocol:
         }
 
 
-def load_protocol(name_or_path, **overrides):
+def load_protocol(name_or_path: str | os.PathLike, **overrides: Any) -> Protocol:
     """Resolve a named protocol, or a YAML file of one's own, with some settings overridden.
 
     A YAML file holds fields of `Protocol`; `extends: NAME` starts from another named protocol, and `legacy:` holds what
@@ -230,7 +233,7 @@ def load_protocol(name_or_path, **overrides):
     return replace(protocol, overrides=tuple(changed))
 
 
-def list_protocols():
+def list_protocols() -> list[Protocol]:
     """All protocols that come with the package, by name."""
     return [load_protocol(name) for name in _names()]
 

@@ -65,8 +65,9 @@ def to_frame(records: Iterable[Record], names: Sequence[str] | None = None) -> p
 
     names: file names of the records, which become a first column `record`.
 
-    >>> frame = to_frame(records)
-    >>> frame[frame.figure == "fvd"].pivot_table(index="samples", columns="protocol", values="value")
+    >>> frame = to_frame([load_record("reports/nano/records.jsonl#fvd-shapes3d-native-nano-vs-reference-205a5a81")])
+    >>> frame[["metric", "figure", "samples"]].iloc[0].tolist()
+    ['fvd', 'fvd', 'scratch/nano/240-clips/nano']
     """
     import pandas
 

@@ -7,15 +7,22 @@ interval.
 
 import math
 import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scipy import special
 
-from hpdm_eval.report.collect import Found
+from hpdm_eval.records.record import Record
+from hpdm_eval.report.collect import NamedRecord
 
 FEWEST_FOR_INTERVAL = 3
 COUNTED = ("parameters", "flops", "compute")  # metrics without any uncertainty
-RANGES = {"accuracy": (0, 1), "attributes": (0, 1), "fvd": (0, math.inf), "is": (1, math.inf)}  # what they can be
+RANGES: dict[str, tuple[float, float]] = {
+    "accuracy": (0, 1),
+    "attributes": (0, 1),
+    "fvd": (0, math.inf),
+    "is": (1, math.inf),
+}  # what they can be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,36 +33,38 @@ class Figure:
     spread: float | None  # standard deviation over trainings, N - 1; None for one
     interval: tuple[float, float] | None  # 95 %; of an exact figure both ends are the value
     exact: bool  # counted, not measured
-    found: tuple[Found, ...]
+    records: tuple[NamedRecord, ...]
 
     @property
-    def trainings(self):
-        return len(self.found)
+    def trainings(self) -> int:
+        return len(self.records)
 
     @property
-    def record(self):
+    def record(self) -> Record:
         """The first of its records, for what all have in common."""
-        return self.found[0].record
+        return self.records[0].record
 
 
-def aggregate(found):
-    """The `Figure` of one or more `Found`, one per training seed."""
-    found = tuple(found)
-    values = [item.record.value for item in found]
+def aggregate(records: Iterable[NamedRecord]) -> Figure:
+    """The `Figure` of one or more `NamedRecord`, one per training seed."""
+    records = tuple(records)
+    values = [item.record.value for item in records]
     mean = statistics.fmean(values)
     spread = statistics.stdev(values) if len(values) > 1 else None
-    exact = all(item.record.metric in COUNTED or item.get("basis") == "computed" for item in found) and not spread
+    exact = all(item.record.metric in COUNTED or item.get("basis") == "computed" for item in records) and not spread
+    interval: tuple[float, float] | None
     if exact:
         interval = mean, mean
     elif len(values) >= FEWEST_FOR_INTERVAL:
-        low, high = RANGES.get(found[0].record.metric, (-math.inf, math.inf))
-        interval = tuple(min(max(end, low), high) for end in _interval_of_mean(values))
+        low, high = RANGES.get(records[0].record.metric, (-math.inf, math.inf))
+        start, end = _interval_of_mean(values)
+        interval = min(max(start, low), high), min(max(end, low), high)
     else:
-        interval = found[0].record.ci95 if len(values) == 1 else None
-    return Figure(value=mean, spread=spread, interval=interval, exact=exact, found=found)
+        interval = records[0].record.ci95 if len(values) == 1 else None
+    return Figure(value=mean, spread=spread, interval=interval, exact=exact, records=records)
 
 
-def difference_within_seeds(own, first):
+def difference_within_seeds(own: Figure, first: Figure) -> tuple[float, tuple[float, float]] | None:
     """(mean, 95 % interval) of what `own` is above `first` where both have the same training seed; None for fewer than
     three such seeds, and for exact figures.
 
@@ -65,23 +74,23 @@ def difference_within_seeds(own, first):
     """
     if own.exact and first.exact:
         return None
-    values, others = ({item.get("repeat"): item.record.value for item in figure.found} for figure in (own, first))
+    values, others = ({item.get("repeat"): item.record.value for item in figure.records} for figure in (own, first))
     differences = [value - others[repeat] for repeat, value in values.items() if repeat in others]
     if len(differences) < FEWEST_FOR_INTERVAL:
         return None
     return statistics.fmean(differences), _interval_of_mean(differences)
 
 
-def _interval_of_mean(values):
+def _interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
     mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
     half = float(special.stdtrit(len(values) - 1, 0.975)) * error
     return mean - half, mean + half
 
 
-def order(first, second):
-    """-1 where `first` is lower than `second`, 1 where it is higher; None where the intervals do not tell.
+def order(first: Figure, second: Figure) -> int | None:
+    """-1 where `first` is lower than `second`, 1 where it is higher; None where the intervals leave it open:
 
-    Intervals that overlap, or that one of the two lacks, tell nothing.
+    they overlap, or one of the two has none.
     """
     if first.interval is None or second.interval is None:
         return None

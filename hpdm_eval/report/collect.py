@@ -14,7 +14,7 @@ from hpdm_eval.records.record import Record, load_record, parse_record
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class NamedRecord:
     """A record and the name of its file below the folder that was searched."""
 
     name: str
@@ -25,26 +25,26 @@ class Found:
         return getattr(self.record, key) if hasattr(self.record, key) else self.record.extra.get(key)
 
 
-def collect_records(places: Iterable[str | os.PathLike]) -> list[Found]:
-    """All records of folders, archives and single files, as `Found`, sorted by name; a file reached twice counts once.
+def collect_records(places: Iterable[str | os.PathLike]) -> list[NamedRecord]:
+    """All records of folders, archives and single files, sorted by name; a file reached twice counts once.
 
     Folders are searched with all that lies below. A record of an archive is named as its file was when it was packed:
     `study/records.jsonl` holds `records/NAME`. Of a loose file and a packed one of the same name the newer counts, with
     a note where they differ. Other JSON files are passed over, those that cannot be read with a note. With several
-    places names begin with that of the place, with as many parents as tell the places apart. Raises InputError for a missing place, a record or an archive that
-    cannot be read, and where there is none.
+    places names begin with that of the place, with as many parents as tell the places apart. Raises InputError for a
+    missing place, a record or an archive that cannot be read, and where there is none.
     """
-    places = [Path(place) for place in places]
+    paths = [Path(place) for place in places]
     seen: set[Path] = set()
     collected: dict[str, Record] = {}
-    for place, prefix in zip(places, _prefixes(places), strict=True):
+    for place, prefix in zip(paths, _prefixes(paths), strict=True):
         own: dict[str, Record] = {}
         for name, record in _records_of(place, seen):
             _add(own, prefix + name, record)
         collected |= own
     if not collected:
-        raise InputError(f"no record in {', '.join(map(str, places))}; metric commands save them with --record DIR")
-    return [Found(name=name, record=collected[name]) for name in sorted(collected)]
+        raise InputError(f"no record in {', '.join(map(str, paths))}; metric commands save them with --record DIR")
+    return [NamedRecord(name=name, record=collected[name]) for name in sorted(collected)]
 
 
 def _prefixes(places: list[Path]) -> list[str]:

@@ -9,7 +9,7 @@ from hpdm_eval.metrics.registry import FigureInfo
 from hpdm_eval.records.labels import format_value, metric_label, protocol_label
 from hpdm_eval.records.record import Record
 from hpdm_eval.report.aggregate import Figure
-from hpdm_eval.report.collect import Found
+from hpdm_eval.report.collect import NamedRecord
 from hpdm_eval.report.model import Cell, Row, Section, Table, origin
 from hpdm_eval.report.tables import remarks
 from hpdm_eval.support.text_tables import aligned
@@ -90,10 +90,10 @@ def terminal_text(section: Section) -> str:
     return "\n\n".join([*parts, "\n".join(section.tables[0].remarks)])
 
 
-def found_records(methods: Sequence[Compared]) -> list[Found]:
+def found_records(methods: Sequence[Compared]) -> list[NamedRecord]:
     """All records of the methods as the report takes them."""
     return [
-        Found(name=f"{method.name}/{metric}", record=record)
+        NamedRecord(name=f"{method.name}/{metric}", record=record)
         for method in methods
         for metric, record in method.records.items()
     ]
@@ -106,15 +106,15 @@ def _heading(method: Compared, figure: str, about: FigureInfo) -> str:
 
 def _cell(method: Compared, methods: Sequence[Compared], figure: str, pairs: Sequence[Pair], about: FigureInfo) -> Cell:
     best = (max if about.higher_is_better else min)(methods, key=lambda method: method.value(figure)).name
-    told_apart = {frozenset((pair.first, pair.second)) for pair in pairs if pair.significant}
-    mark = " *" if pairs and frozenset((method.name, best)) not in told_apart else ""
+    different = {frozenset((pair.first, pair.second)) for pair in pairs if pair.significant}
+    mark = " *" if pairs and frozenset((method.name, best)) not in different else ""
     record, interval = method.record_of(figure), method.interval(figure)
     own = Figure(
         value=method.value(figure),
         spread=None,
         interval=interval,
         exact=False,
-        found=(Found(name=f"{method.name}/{record.metric}", record=record),),
+        records=(NamedRecord(name=f"{method.name}/{record.metric}", record=record),),
     )
     return Cell(
         text=format_value(own.value) + mark,

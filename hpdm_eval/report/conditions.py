@@ -5,9 +5,14 @@ machine. Training seeds are not conditions: figures are means over them.
 """
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from hpdm_eval.protocols import DESCRIPTION
 from hpdm_eval.records.labels import metric_label, protocol_label
+from hpdm_eval.records.record import Record
+from hpdm_eval.report.aggregate import Figure
+from hpdm_eval.report.collect import NamedRecord
 
 OF_COUNTS = ("num_samples", "num_reference")  # of a protocol: what it asks for; a record says what there was
 TIMED = ("throughput", "sampling", "memory")  # figures of the machine
@@ -16,10 +21,10 @@ BESIDE = ("at", "extrapolate", "subsets", "subset_size")  # settings that add fi
 SETTING = "setting: "
 
 
-def conditions(found):
-    """{what: value} of one `Found` that another figure in its column must share to be compared with it."""
-    record = found.record
-    known = {}
+def conditions(item: NamedRecord) -> dict[str, Any]:
+    """{what: value} of one `NamedRecord` that another figure in its column must share to be compared with it."""
+    record = item.record
+    known: dict[str, Any] = {}
     if record.num_samples:
         settings = {
             key: value for key, value in record.protocol.items() if key not in (*DESCRIPTION, *OF_COUNTS, "hash")
@@ -31,12 +36,12 @@ def conditions(found):
         known |= {"backbone": record.backbone["name"], "weights": record.backbone["sha256"][:12]}
         known |= {f"the backbone's {key}": record.backbone[key] for key in OF_NETWORK if record.backbone.get(key)}
         known |= {SETTING + key: value for key, value in _own_settings(record).items()}
-    if record.metric in TIMED and found.get("basis") != "computed":
+    if record.metric in TIMED and item.get("basis") != "computed":
         known["hardware"] = record.hardware
     return known
 
 
-def differences(own, usual):
+def differences(own: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     """How conditions differ from the usual ones of a column, in words; "" where they do not."""
     words = []
     for key in usual.keys() | own.keys():
@@ -53,17 +58,17 @@ def differences(own, usual):
     return "; ".join(sorted(words))
 
 
-def usual(figures):
+def usual(figures: Iterable[Figure]) -> dict[str, Any]:
     """The conditions that most of the `Figure`s were made under; the first of equally frequent ones."""
     counted = Counter(
         tuple(sorted(conditions(item).items(), key=lambda entry: entry[0]))
         for figure in figures
-        for item in figure.found
+        for item in figure.records
     )
     return dict(counted.most_common(1)[0][0]) if counted else {}
 
 
-def describe(figures):
+def describe(figures: Iterable[Figure]) -> str | None:
     """A sentence on how the figures of a column were judged; None for figures that judge no samples."""
     record = next((figure.record for figure in figures if figure.record.num_samples), None)
     if record is None:
@@ -74,7 +79,7 @@ def describe(figures):
     return text
 
 
-def question(record):
+def question(record: Record) -> tuple[Any, ...]:
     """What a record outside of studies is about: records share a table where this is equal."""
     settings = {
         key: value
@@ -94,15 +99,15 @@ def question(record):
     )
 
 
-def _own_settings(record):
+def _own_settings(record: Record) -> dict[str, Any]:
     return {key: _plain(value) for key, value in (record.extra.get("settings") or {}).items() if key not in BESIDE}
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, list) else value
 
 
-def _word(value):
+def _word(value: Any) -> str:
     if value is None:
         return "none"
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -4,20 +4,25 @@ Colours are those of Okabe and Ito, in an order that also differs in lightness; 
 pattern of its own. Equal input gives equal bytes.
 """
 
+from __future__ import annotations
+
 import io
 import math
 import textwrap
-
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hpdm_eval.metrics.score_tests import TOLERANCE
 from hpdm_eval.report.model import PREFIXES
 from hpdm_eval.report.plots import COLOURS, DASHES, MARKERS
 
-STYLE = {
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Interval = tuple[float, float]
+Seams = tuple[str, int, str]  # axis, period, statistic
+
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -45,8 +50,11 @@ PANEL = 2.4  # inches, height of a panel of curves
 NAMES = {"f": "between frames", "h": "between rows", "w": "between columns"}
 
 
-def render(draw):
+def render(draw: Callable[[], Figure]) -> dict[str, bytes]:
     """{"svg": bytes, "pdf": bytes} of the figure that `draw()` makes."""
+    import matplotlib
+    from matplotlib.text import Text
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's matplotlibrc would change the bytes
         matplotlib.rcParams.update(STYLE)
@@ -65,11 +73,13 @@ def render(draw):
     return files
 
 
-def bars(labels, panels):
+def bars(labels: Sequence[str], panels: Sequence[tuple[str, Sequence[tuple[str, float, Interval | None]]]]) -> Figure:
     """Horizontal bars with intervals, a panel per column of a table.
 
     labels: those of the rows, from the top. panels: [(heading, [(row label, value, (low, high) or None), ...]), ...].
     """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     across = min(MOST_BARS_ACROSS, len(panels))
     down = math.ceil(len(panels) / across)
     lines = max(len(_wrapped(heading).split("\n")) for heading, _ in panels)
@@ -103,12 +113,20 @@ def bars(labels, panels):
     return figure
 
 
-def curves(panels, *, across, ylabel, log=False):
+def curves(
+    panels: Sequence[tuple[str, Mapping[str, Sequence[tuple[float, float, Interval | None]]]]],
+    *,
+    across: str,
+    ylabel: str,
+    log: bool = False,
+) -> Figure:
     """Lines with intervals, a panel per group.
 
     panels: [(title, {line's label: [(x, value, (low, high) or None), ...]}), ...], x ascending. across: what x is.
     log: x on a logarithmic scale, with ticks where there are points.
     """
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
     columns = min(2, len(panels))
     down = math.ceil(len(panels) / columns)
     figure = _figure(WIDTH * (1 if columns > 1 else 0.72), PANEL * down + 0.3)
@@ -140,7 +158,9 @@ def curves(panels, *, across, ylabel, log=False):
     return figure
 
 
-def excesses(labels, panels):
+def excesses(
+    labels: Sequence[str], panels: Sequence[tuple[Seams, Sequence[tuple[str, float, Interval | None, bool]]]]
+) -> Figure:
     """Seam excesses with intervals, a panel per axis, lattice and statistic.
 
     labels: those of the rows, from the top. panels: [((axis, period, statistic), [(label, excess, (low, high) or None,
@@ -170,11 +190,13 @@ def excesses(labels, panels):
     return figure
 
 
-def profiles(panels):
+def profiles(panels: Sequence[tuple[Seams, Mapping[str, tuple[Sequence[int], Sequence[float]]]]]) -> Figure:
     """Seam profiles over the phase of the lattice, a panel per axis, lattice and statistic.
 
     panels: [((axis, period, statistic), {label: (moves, values)}), ...].
     """
+    from matplotlib.ticker import MaxNLocator
+
     columns = min(2, len(panels))
     down = math.ceil(len(panels) / columns)
     figure = _figure(WIDTH, 1.75 * down + 0.4)
@@ -199,18 +221,19 @@ def profiles(panels):
     return figure
 
 
-def _figure(width, height):
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
-    return figure
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
 
 
-def _wrapped(heading):
+def _wrapped(heading: str) -> str:
     return "\n".join(textwrap.wrap(heading, 22))
 
 
-def _short(value):
-    """A tick's label: 1.2T in place of 1200000000000."""
+def _short(value: float) -> str:
+    """A tick's label: 1.2T rather than 1200000000000."""
     for size, prefix in PREFIXES:
         if abs(value) >= size and size > 1e3:
             return f"{value / size:g}{prefix}"

@@ -10,12 +10,15 @@ notes: [...]
 """
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import yaml
 
 from hpdm.support.errors import InputError
+from hpdm_eval.report.collect import NamedRecord
 
 # what sets records of one variant, metric and seed apart
 PLACES = ("level", "step", "basis", "target", "attribute", "num_samples")
@@ -30,8 +33,9 @@ class Column:
     where: tuple[tuple[str, object], ...] = ()
     each: tuple[str, ...] = ()  # keys each of whose values makes a column of its own
 
-    def takes(self, found):
-        return found.record.metric == self.metric and all(found.get(key) == value for key, value in self.where)
+    def takes(self, item: NamedRecord) -> bool:
+        """Whether a record belongs into the column."""
+        return item.record.metric == self.metric and all(item.get(key) == value for key, value in self.where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +49,13 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def load_layout(study, found):
-    """The Layout of a study; for one without a file, all variants and metrics of its records (`Found`) by name."""
+def load_layout(study: str, records: Sequence[NamedRecord]) -> Layout:
+    """The Layout of a study; for one without a file, all variants and metrics of its records, by name."""
     path = resources.files(__package__).joinpath("layouts", f"{study}.yaml")
     if re.fullmatch(r"[\w-]+", study) and path.is_file():
         return parse_layout(study, path.read_text(encoding="utf-8"))
-    rows = {str(item.get("variant")): str(item.get("variant")) for item in found}
-    metrics = sorted({item.record.metric for item in found})
+    rows = {str(item.get("variant")): str(item.get("variant")) for item in records}
+    metrics = sorted({item.record.metric for item in records})
     return Layout(
         title=study,
         rows=tuple(sorted(rows.items())),
@@ -59,12 +63,12 @@ def load_layout(study, found):
     )
 
 
-def _literal(text):
+def _literal(text: str) -> str:
     """A heading that `expand` takes as it is."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def parse_layout(study, text):
+def parse_layout(study: str, text: str) -> Layout:
     """The Layout of a file's text; raises InputError for keys that are unknown or missing."""
     values = yaml.safe_load(text)
     _check_keys(study, values, needed=("title", "rows", "columns"), known=("published", "notes"))
@@ -87,16 +91,16 @@ def parse_layout(study, text):
     )
 
 
-def expand(columns, found):
-    """The columns with `each` resolved to the values that the records (`Found`) have, in ascending order.
+def expand(columns: Iterable[Column], records: Sequence[NamedRecord]) -> list[Column]:
+    """The columns with `each` resolved to the values that the records (`NamedRecord`) have, in ascending order.
 
-    What differs between records of one variant and seed is resolved too, asked for or not: figures of different sizes
+    What differs between records of one variant and seed is resolved too, in `each` or not: figures of different sizes
     do not share a column. Headings may name the keys in braces.
     """
     expanded = []
     for column in columns:
-        for own in _resolve(column, found):
-            taken = [item for item in found if own.takes(item)]
+        for own in _resolve(column, records):
+            taken = [item for item in records if own.takes(item)]
             fixed = {key for key, _ in own.where}
             varying = tuple(key for key in PLACES if key not in fixed and _varies(taken, key))
             heading = own.heading + "".join(f", {key.replace('_', ' ')} {{{key}}}" for key in varying)
@@ -104,17 +108,17 @@ def expand(columns, found):
     return expanded
 
 
-def _resolve(column, found):
+def _resolve(column: Column, records: Sequence[NamedRecord]) -> list[Column]:
     if not column.each:
         return [column]
-    taken = [item for item in found if column.takes(item)]
+    taken = [item for item in records if column.takes(item)]
     places = sorted(
         {tuple(item.get(key) for key in column.each) for item in taken},
         key=lambda place: [(value is not None, str(type(value)), _in_order(value)) for value in place],
     )
     resolved = []
     for place in places:
-        values = dict(zip(column.each, place))
+        values = dict(zip(column.each, place, strict=True))
         resolved.append(
             Column(
                 metric=column.metric, heading=column.heading.format_map(values), where=(*column.where, *values.items())
@@ -123,21 +127,21 @@ def _resolve(column, found):
     return resolved
 
 
-def _in_order(value):
+def _in_order(value: Any) -> Any:
     """A key that sorts texts by the numbers in them: 16x32x32 before 128x64x64."""
     if not isinstance(value, str):
         return value
     return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", value)]
 
 
-def _varies(taken, key):
-    values = {}
+def _varies(taken: Sequence[NamedRecord], key: str) -> bool:
+    values: dict[tuple[Any, Any], set[Any]] = {}
     for item in taken:
         values.setdefault((item.get("variant"), item.get("repeat")), set()).add(item.get(key))
     return any(len(own) > 1 for own in values.values())
 
 
-def _check_keys(where, values, needed, known):
+def _check_keys(where: str, values: Mapping[str, Any], needed: Sequence[str], known: Sequence[str]) -> None:
     if missing := [key for key in needed if key not in values]:
         raise InputError(f"layout {where}: {missing[0]!r} is missing")
     if unknown := sorted(set(values) - {*needed, *known}):

@@ -3,7 +3,9 @@
 import csv
 import io
 import re
+from typing import Any
 
+from hpdm_eval.report.model import Cell, Table
 from hpdm_eval.support.text_tables import inert, piped
 
 _LATEX = {
@@ -51,7 +53,7 @@ CSV_COLUMNS = (
 )
 
 
-def markdown(table, heading=True):
+def markdown(table: Table, heading: bool = True) -> str:
     """A table as markdown: heading, table, notes, remarks and origin, with a final newline."""
     header = [*table.heads, *table.columns]
     rows = [[*row.heads, *(_markdown_cell(cell) for cell in row.cells)] for row in table.rows]
@@ -69,8 +71,8 @@ def markdown(table, heading=True):
     return text + "  \n".join([*lines, *map(_plain, table.remarks), f"*{_plain(table.origin)}*"]) + "\n"
 
 
-def latex(table):
-    """A table as LaTeX with booktabs; what the preamble needs is said in the first line."""
+def latex(table: Table) -> str:
+    """A table as LaTeX with booktabs; the first line names the packages it needs."""
     wide = sum(2 + min(length, _MOST_OF_WORDS) for length in _lengths(table)) > _MOST_CHARACTERS
     columns = "".join("l" if length <= _MOST_OF_WORDS else "p{15em}" for length in _lengths(table)[: len(table.heads)])
     columns += "r" * len(table.columns)
@@ -108,7 +110,7 @@ def latex(table):
     return "\n".join(lines) + "\n"
 
 
-def csv_text(table):
+def csv_text(table: Table) -> str:
     """A table as CSV with a line per cell; the figures unrounded, the notes in words."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -118,7 +120,7 @@ def csv_text(table):
             figure = cell.figure
             low, high = figure.interval or (None, None) if figure else (None, None)
             record = figure.record if figure else None
-            values = [table.name, inert(" / ".join(row.heads)), inert(column), cell.text]
+            values: list[Any] = [table.name, inert(" / ".join(row.heads)), inert(column), cell.text]
             values += [figure.value, figure.spread, low, high, figure.trainings] if figure else [None] * 5
             values += (
                 [inert(record.metric), record.unit and inert(record.unit), record.num_samples, record.num_reference]
@@ -134,12 +136,12 @@ def csv_text(table):
     return buffer.getvalue()
 
 
-def escape_latex(text):
+def escape_latex(text: str) -> str:
     """Text for LaTeX: special characters escaped, and places to break in long words."""
     return " ".join(_breakable(word) for word in re.split(r"\s+", text))
 
 
-def _letter(character):
+def _letter(character: str) -> str:
     """A character for LaTeX: escaped where it has a meaning, by its number where no usual font has it."""
     if character in _LATEX:
         return _LATEX[character]
@@ -148,10 +150,13 @@ def _letter(character):
     return f"{{[}}U+{ord(character):04X}{{]}}"
 
 
-def _breakable(word):
+def _breakable(word: str) -> str:
     escaped = [_letter(character) for character in word]
     if len(word) > _LONG:
-        escaped = [out + r"\allowbreak{}" if character in "/-_.@,=:" else out for character, out in zip(word, escaped)]
+        escaped = [
+            out + r"\allowbreak{}" if character in "/-_.@,=:" else out
+            for character, out in zip(word, escaped, strict=True)
+        ]
         run = 0
         for index, character in enumerate(word):  # a hash has none of those
             run = 0 if character in "/-_.@,=:" else run + 1
@@ -161,7 +166,7 @@ def _breakable(word):
     return "".join(escaped)
 
 
-def _lengths(table):
+def _lengths(table: Table) -> list[int]:
     """About how many characters wide each column is."""
     columns = [[*name.split(", "), *(row.heads[index] for row in table.rows)] for index, name in enumerate(table.heads)]
     columns += [
@@ -171,14 +176,14 @@ def _lengths(table):
     return [max(map(len, column)) for column in columns]
 
 
-def _latex_heading(name):
+def _latex_heading(name: str) -> str:
     words = name.split(", ")
     if len(words) == 1:
         return escape_latex(name)
     return r"\shortstack[r]{" + r" \\ ".join(map(escape_latex, words)) + "}"
 
 
-def _latex_cell(cell):
+def _latex_cell(cell: Cell) -> str:
     text = escape_latex(cell.text)
     if cell.marks:
         text += "$^{" + ",".join(map(str, cell.marks)) + "}$"
@@ -187,12 +192,12 @@ def _latex_cell(cell):
     return text
 
 
-def _markdown_cell(cell):
+def _markdown_cell(cell: Cell) -> str:
     parts = [cell.text, cell.interval, "".join(f"[{mark}]" for mark in cell.marks)]
     return " ".join(part for part in parts if part)
 
 
-def _plain(text):
+def _plain(text: str) -> str:
     """Text that markdown takes as it is."""
     escaped = re.sub(r"([*_<>`\\])", r"\\\1", " ".join(text.split()))
     escaped = re.sub(r"\](?=[(\[:])", r"\\]", escaped)  # no links but ours

@@ -2,10 +2,16 @@
 
 import math
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hpdm_eval.records.labels import format_value
 from hpdm_eval.report.aggregate import Figure
+from hpdm_eval.report.collect import NamedRecord
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 COUNTS = ("parameters", "flops")  # written with a prefix: 178M
@@ -42,7 +48,7 @@ class Table:
     notes: tuple[str, ...] = ()  # numbered; cells refer to them
     remarks: tuple[str, ...] = ()  # sentences that hold for the whole table
     origin: str = ""  # hardware, dates and commits of its records
-    sources: tuple = ()  # the `Found` behind it
+    sources: tuple[NamedRecord, ...] = ()  # the `NamedRecord` behind it
     published: bool = False
 
 
@@ -52,7 +58,7 @@ class Picture:
 
     name: str
     caption: str
-    draw: object
+    draw: Callable[[], "matplotlib.figure.Figure"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,22 +75,22 @@ class Section:
 class Notes:
     """Numbered notes of a table; equal ones share a number."""
 
-    def __init__(self):
-        self._numbers = {}
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
 
-    def mark(self, text):
+    def mark(self, text: str) -> int:
         return self._numbers.setdefault(text, len(self._numbers) + 1)
 
     @property
-    def texts(self):
+    def texts(self) -> tuple[str, ...]:
         return tuple(self._numbers)
 
 
-def figure_cell(figure, marks=()):
+def figure_cell(figure: Figure, marks: Iterable[int] = ()) -> Cell:
     """The Cell of a Figure: mean ± spread over trainings, and the interval, all with the mean's decimals."""
     metric, decimals = figure.record.metric, _decimals(figure.value)
 
-    def write(value):
+    def write(value: float) -> str:
         return format_number(value, metric) if metric in COUNTS else f"{value:.{decimals}f}"
 
     text = write(figure.value)
@@ -96,7 +102,7 @@ def figure_cell(figure, marks=()):
     return Cell(text=text, interval=interval, marks=tuple(sorted(set(marks))), figure=figure)
 
 
-def format_number(value, metric):
+def format_number(value: float, metric: str) -> str:
     """As tables write a figure: counts of a network with a prefix, all else with two decimals from 1 up."""
     if metric not in COUNTS:
         return format_value(value)
@@ -106,31 +112,31 @@ def format_number(value, metric):
     return f"{value:.0f}"
 
 
-def origin(found):
+def origin(records: Sequence[NamedRecord]) -> str:
     """One line on where records come from: hardware, dates, commits."""
-    records = [item.record for item in found]
-    hardware = sorted({record.hardware for record in records})
-    days = sorted({record.created[:10] for record in records})
-    commits = sorted({_short(record.git) for record in records})
-    trained = sorted({_short(commit) for record in records for commit in record.extra.get("trained_by") or ()})
-    trained = f", networks trained at {', '.join(trained)}" if trained and trained != commits else ""
+    own = [item.record for item in records]
+    hardware = sorted({record.hardware for record in own})
+    days = sorted({record.created[:10] for record in own})
+    commits = sorted({_short(record.git) for record in own})
+    trained = sorted({_short(commit) for record in own for commit in record.extra.get("trained_by") or ()})
+    others = f", networks trained at {', '.join(trained)}" if trained and trained != commits else ""
     dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    count = f"{len(records)} record{'s' * (len(records) > 1)}"
-    return f"{'; '.join(hardware)}. {dates}. Commit {', '.join(commits)}{trained}. {count}."
+    count = f"{len(own)} record{'s' * (len(own) > 1)}"
+    return f"{'; '.join(hardware)}. {dates}. Commit {', '.join(commits)}{others}. {count}."
 
 
-def slug(*parts):
+def slug(*parts: object) -> str:
     """A file name of letters, digits, dots, dashes and underscores."""
     words = (re.sub(r"[^\w.]+", "-", str(part)).strip("-.") for part in parts if part)
     return "-".join(filter(None, words)).lower()
 
 
-def _decimals(value):
+def _decimals(value: float) -> int:
     """Two from 1 up, below it as many as three significant digits need, six at most."""
     return 2 if value == 0 or abs(value) >= 1 else min(6, 2 - math.floor(math.log10(abs(value))))
 
 
-def _short(commit):
+def _short(commit: str | None) -> str:
     if commit is None:
         return "unknown"
     return commit[:10] + (" with local changes" if commit.endswith("-dirty") else "")

@@ -1,52 +1,57 @@
 """Which figures the records of a study, or loose records, give, and with what data."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from hpdm_eval.records.labels import metric_label, protocol_label
 from hpdm_eval.report import figures
-from hpdm_eval.report.model import Picture
+from hpdm_eval.report.collect import NamedRecord
+from hpdm_eval.report.layouts import Column
+from hpdm_eval.report.model import Picture, Table
 from hpdm_eval.report.single import label_samples
+from hpdm_eval.report.studies import Study
 
 SINGLE_DOT = "The bar through a value is its 95 % interval."
 
 
-def study_pictures(study):
+def study_pictures(study: Study) -> list[Picture]:
     """Pictures of a `Study`: curves where its columns are of sample counts or steps, bars of the others, seams."""
     pictures = [*_study_curves(study), *_study_bars(study)]
-    by_seed = sorted(study.found, key=lambda item: item.get("repeat") or 0)
+    by_seed = sorted(study.records, key=lambda item: item.get("repeat") or 0)
     seams = [
         (label, item)
         for variant, label in study.lines
         for item in by_seed
         if item.record.metric == "seams" and str(item.get("variant")) == variant
     ]
-    first = {label: item for label, item in reversed(seams)}
+    first = dict(reversed(seams))
     several = (
         " These are single trainings, not the means of the table. Of several trainings the first."
         if len({item.get("repeat") for _, item in seams}) > 1
         else ""
     )
     return pictures + seam_pictures(
-        study.name, {label: first[label] for label in dict.fromkeys(l for l, _ in seams)}, several
+        study.name, {label: first[label] for label in dict.fromkeys(own for own, _ in seams)}, several
     )
 
 
-def single_pictures(found, table):
+def single_pictures(records: Sequence[NamedRecord], table: Table) -> list[Picture]:
     """Pictures of the records of one table outside of studies."""
-    metric = found[0].record.metric
+    metric = records[0].record.metric
     if metric == "seams":
-        labels = label_samples(found)
-        settings = {item.name: "/".join(row.heads[:-3]) for item, row in zip(found, table.rows)}
-        names = labels if len(set(labels.values())) == len(found) else settings
-        return seam_pictures(table.name, {names[item.name]: item for item in found})
+        labels = label_samples(records)
+        settings = {item.name: "/".join(row.heads[:-3]) for item, row in zip(records, table.rows, strict=True)}
+        names = labels if len(set(labels.values())) == len(records) else settings
+        return seam_pictures(table.name, {names[item.name]: item for item in records})
     lines = {}
-    labels = label_samples(found)
-    for item in found:
+    labels = label_samples(records)
+    for item in records:
         if points := _sample_counts(item):
             lines[labels[item.name]] = points
     if not lines:
         return []
-    title = f"{metric_label(found[0].record)}, {protocol_label(found[0].record)}"
+    title = f"{metric_label(records[0].record)}, {protocol_label(records[0].record)}"
     caption = f"{title}, over the number of samples. A bar through a point is twice the spread over random subsets."
     return [
         Picture(
@@ -57,14 +62,15 @@ def single_pictures(found, table):
     ]
 
 
-def seam_pictures(name, found, remark=""):
-    """Excesses and, from records that hold them, phase profiles. found: {label: `Found` of metric seams}.
+def seam_pictures(name: str, records: Mapping[str, NamedRecord], remark: str = "") -> list[Picture]:
+    """Excesses and, from records that hold them, phase profiles. records: {label: `NamedRecord` of metric seams}.
 
-    remark: what captions say besides.
+    remark: a sentence that captions end with.
     """
     pictures = []
-    panels, profiles = {}, {}
-    for label, item in found.items():
+    panels: dict[tuple[str, int, str], list[Any]] = {}
+    profiles: dict[tuple[str, int, str], dict[str, Any]] = {}
+    for label, item in records.items():
         for entry in item.record.details:
             if {"axis", "period", "statistic", "excess"} <= set(entry):
                 interval = tuple(entry["ci95"]) if entry.get("ci95") else None
@@ -79,7 +85,7 @@ def seam_pictures(name, found, remark=""):
         pictures.append(
             Picture(
                 name=f"{name}-seams",
-                draw=partial(figures.excesses, list(found), sorted(panels.items(), key=_seam_order)),
+                draw=partial(figures.excesses, list(records), sorted(panels.items(), key=_seam_order)),
                 caption="Contrast at the borders of patches in excess of comparable positions, with 95 % intervals "
                 "over clips. Dotted: what is not called a seam. A diamond is a lattice that the test calls one."
                 f"{remark}",
@@ -97,21 +103,21 @@ def seam_pictures(name, found, remark=""):
     return pictures
 
 
-def _study_curves(study):
+def _study_curves(study: Study) -> list[Picture]:
     """Curves of the columns that differ in `step` or `num_samples` alone."""
-    axes = {key: name for key, name in (("step", "training step"), ("num_samples", "samples"))}
-    groups = {}
+    axes = {"step": "training step", "num_samples": "samples"}
+    groups: dict[tuple[str, tuple], list[tuple[dict[str, Any], Column]]] = {}
     for column in study.columns:
         where = dict(column.where)
         place = {key: where.pop(key) for key in axes if key in where}
         if place:
             groups.setdefault((column.metric, tuple(sorted(where.items()))), []).append((place, column))
     pictures = []
-    for (metric, where), columns in groups.items():
+    for (metric, others_of), columns in groups.items():
         across = next((key for key in axes if len({place.get(key) for place, _ in columns}) > 1), None)
         if across is None:
             continue
-        lines = {}
+        lines: dict[str, list[tuple]] = {}
         for variant, label in study.lines:
             for place, column in columns:
                 figure = study.figure(variant, column)
@@ -124,7 +130,7 @@ def _study_curves(study):
                     name = ", ".join(([label] if len(study.lines) > 1 or not others else []) + others)
                     lines.setdefault(name, []).append((place[across], figure.value, figure.interval))
         if any(len(points) > 1 for points in lines.values()):
-            title = " ".join([metric, *(f"{key} {value}" for key, value in where)])
+            title = " ".join([metric, *(f"{key} {value}" for key, value in others_of)])
             pictures.append(
                 Picture(
                     name=f"{study.name}-{metric}-curve",
@@ -141,7 +147,7 @@ def _study_curves(study):
     return pictures
 
 
-def _study_bars(study):
+def _study_bars(study: Study) -> list[Picture]:
     """Bars of all columns that are no points of a curve and have two rows to compare."""
     panels = []
     for column in study.columns:
@@ -168,9 +174,9 @@ def _study_bars(study):
     ]
 
 
-def _sample_counts(item):
+def _sample_counts(item: NamedRecord) -> list[tuple[int, float, tuple[float, float] | None]]:
     """[(number of samples, distance, interval or None)] from a record's further figures."""
-    points = {}
+    points: dict[int, tuple[float, tuple[float, float] | None]] = {}
     for entry in item.record.details:
         name = str(entry.get("figure", ""))
         if name.startswith("fvd@"):
@@ -182,6 +188,6 @@ def _sample_counts(item):
     return [(size, *points[size]) for size in sorted(points)] if len(points) > 1 else []
 
 
-def _seam_order(item):
+def _seam_order(item: tuple[tuple[str, int, str], Any]) -> tuple[int, int, bool]:
     axis, period, statistic = item[0]
     return "whf".index(axis), period, statistic != "step"

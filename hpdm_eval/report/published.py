@@ -1,5 +1,8 @@
 """Published tables as tables of the report. They never hold a figure of ours."""
 
+from collections.abc import Iterable
+
+from baselines.published import PublishedFigure, PublishedTable
 from hpdm_eval.report.model import EMPTY, Cell, Notes, Row, Table
 
 HEADINGS = {
@@ -11,7 +14,7 @@ HEADINGS = {
 }
 
 
-def published_table(published, remarks=()):
+def published_table(published: PublishedTable, remarks: Iterable[str] = ()) -> Table:
     """The `Table` of a PublishedTable, in the order in which it is printed."""
     notes = Notes()
     rows = list(dict.fromkeys(_place(figure, published.rows) for figure in published.figures))
@@ -33,14 +36,14 @@ def published_table(published, remarks=()):
     )
 
 
-def _cell(figure, notes):
+def _cell(figure: PublishedFigure, notes: Notes) -> Cell:
     marks = (notes.mark(figure.note[0].upper() + figure.note[1:] + "."),) if figure.note else ()
     # the shortest form of the number: the paper's own digits but for trailing zeros
     spread = "" if figure.spread is None else f" ± {figure.spread:.10g}"
     return Cell(text="–" if figure.value is None else f"{figure.value:.10g}{spread}", marks=marks)
 
 
-def _place(figure, keys):
+def _place(figure: PublishedFigure, keys: Iterable[str]) -> tuple[str, ...]:
     words = {None: "–", True: "yes", False: "no"}
     values = [getattr(figure, key) for key in keys]
     return tuple(

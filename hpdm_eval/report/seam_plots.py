@@ -1,25 +1,38 @@
 """Pictures of seams: the profile over moves of each lattice, and a map of the borders with the excess at each."""
 
-from collections import Counter
-from pathlib import Path
+from __future__ import annotations
 
-import matplotlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 
 from hpdm.support.files import atomic_file
 from hpdm_eval.metrics.seam_contrasts import STATISTICS
 from hpdm_eval.metrics.seam_tests import mean_profile
 from hpdm_eval.metrics.seams import lattice_moves
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 NAMES = {"f": "between frames", "h": "between rows", "w": "between columns"}
-COLOURS = matplotlib.colormaps["magma"]
+COLOURS = "magma"
 _VERDICTS = {True: ("tab:red", ", seam"), False: ("tab:green", ""), None: ("0.5", ", no verdict")}
 
 
-def write_seam_plots(folder, clips, lattices, figures, *, reference=None):
-    """Write seams-profile.png and seams-map.png to `folder`; returns the paths of those there is something for.
+def write_seam_plots(
+    folder: str | os.PathLike,
+    clips: Sequence[Any],
+    lattices: Sequence[Any],
+    figures: Iterable[Any],
+    *,
+    reference: Sequence[Any] | None = None,
+) -> list[Path]:
+    """Write seams-profile.png and seams-map.png to `folder`; returns the paths of those that were written.
 
     clips, reference: lists of ClipSeams; figures: SeamFigures that name the lattices to show.
     """
@@ -40,11 +53,15 @@ def write_seam_plots(folder, clips, lattices, figures, *, reference=None):
     return paths
 
 
-def _profiles(clips, reference, lattices, verdicts):
+def _profiles(
+    clips: Sequence[Any], reference: Sequence[Any] | None, lattices: Sequence[Any], verdicts: Mapping[tuple, Any]
+) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 2.2 * len(lattices) + 0.6), layout="constrained")
     panels = figure.subplots(len(lattices), len(STATISTICS), squeeze=False)
-    for row, lattice in zip(panels, lattices):
-        for panel, statistic in zip(row, STATISTICS):
+    for row, lattice in zip(panels, lattices, strict=True):
+        for panel, statistic in zip(row, STATISTICS, strict=True):
             key = (lattice.axis, lattice.period, statistic)
             moves = np.arange(1 - lattice.period, lattice.period)
             if reference is not None and any(key in clip.profiles for clip in reference):
@@ -65,11 +82,18 @@ def _profiles(clips, reference, lattices, verdicts):
     return figure
 
 
-def _map(clips, finest):
+def _map(clips: Sequence[Any], finest: Mapping[str, int]) -> Figure | None:
     """Borders of the finest lattices, coloured by their mean excess over the clips of the most frequent size.
 
     finest: {axis: period of all its borders}, which cuts those of other axes. None where there are no borders.
     """
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    colours = matplotlib.colormaps[COLOURS]
     shapes = Counter(clip.shape[1:] for clip in clips if clip.edges)
     if not shapes:
         return None
@@ -87,29 +111,30 @@ def _map(clips, finest):
     values = [v for parts in spatial.values() for _, v in parts]
     values += [edge[1].ravel() for edge in in_time.values() if edge is not None]
     limit = max(0.5, float(np.quantile(np.concatenate(values), 0.98)))
-    scale = matplotlib.colors.Normalize(0, limit)
+    scale = Normalize(0, limit)
     figure = Figure(figsize=(11, 7), layout="constrained")
     panels = figure.subplots(2, len(STATISTICS), squeeze=False, height_ratios=(3, 1))
     for column, statistic in enumerate(STATISTICS):
         panel = panels[0][column]
         for segments, excess in spatial[statistic]:
-            panel.add_collection(LineCollection(segments, cmap=COLOURS, norm=scale, array=excess, lw=4))
+            panel.add_collection(LineCollection(segments, cmap=colours, norm=scale, array=excess, lw=4))
         panel.set(xlim=(0, shape[1]), ylim=(shape[0], 0), aspect="equal", facecolor="0.85")
         panel.set_title(f"{statistic}, mean of {count} clips of {shape[0]}x{shape[1]}", fontsize=9)
         panel = panels[1][column]
-        if in_time[statistic] is None:
+        borders = in_time[statistic]
+        if borders is None:
             panel.axis("off")
             continue
-        lines, excess = in_time[statistic]
-        panel.imshow(excess.T, aspect="auto", cmap=COLOURS, norm=scale, interpolation="nearest")
+        lines, excess = borders
+        panel.imshow(excess.T, aspect="auto", cmap=colours, norm=scale, interpolation="nearest")
         panel.set_xticks(range(len(lines)), lines, fontsize=7)
         panel.set(xlabel="border before frame", ylabel="tile")
-    mappable = matplotlib.cm.ScalarMappable(norm=scale, cmap=COLOURS)
+    mappable = ScalarMappable(norm=scale, cmap=colours)
     figure.colorbar(mappable, ax=panels, shrink=0.6, label="excess, log contrast")
     return figure
 
 
-def _mean_edges(clips, axis, statistic):
+def _mean_edges(clips: Sequence[Any], axis: str, statistic: str) -> tuple[Sequence[int], np.ndarray] | None:
     """(lines, mean excess [lines, across]) over clips; longer clips add lines in time. None where no clip has any."""
     edges = [clip.edges[axis, statistic] for clip in clips if (axis, statistic) in clip.edges]
     edges = [edge for edge in edges if len(edge[0])]
@@ -123,12 +148,14 @@ def _mean_edges(clips, axis, statistic):
     return lines, total / count
 
 
-def _segments(axis, lines, excess, shape, finest):
+def _segments(
+    axis: str, lines: Sequence[int], excess: np.ndarray, shape: Sequence[int], finest: Mapping[str, int]
+) -> tuple[list, np.ndarray]:
     """Line segments of the borders of one axis, and their excess in the same order."""
     length, other = (shape[1], "w") if axis == "h" else (shape[0], "h")
     cuts = [*range(0, length, finest.get(other, length)), length]
     segments = []
     for line in lines:
-        for low, high in zip(cuts, cuts[1:]):
+        for low, high in pairwise(cuts):
             segments.append([(low, line), (high, line)] if axis == "h" else [(line, low), (line, high)])
     return segments, excess.ravel()

@@ -1,12 +1,15 @@
 """Records of a study as its table, with the orders that may be claimed and the published table beside it."""
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
-from baselines.published import load_published
+from baselines.published import PublishedTable, load_published
 from hpdm_eval.records.labels import format_value
-from hpdm_eval.report.aggregate import aggregate, difference_within_seeds, order
+from hpdm_eval.report.aggregate import Figure, aggregate, difference_within_seeds, order
+from hpdm_eval.report.collect import NamedRecord
 from hpdm_eval.report.conditions import conditions, describe, differences, usual
-from hpdm_eval.report.layouts import PLACES, expand, load_layout
+from hpdm_eval.report.layouts import PLACES, Column, expand, load_layout
 from hpdm_eval.report.model import EMPTY, Cell, Notes, Row, Table, figure_cell, origin, slug
 from hpdm_eval.report.published import published_table
 
@@ -18,19 +21,20 @@ NOT_COMPARABLE = (
 )
 
 
-def study_groups(found):
-    """[((study, tier, machine or None), its `Found`)] of the records that belong to studies, sorted.
+def study_groups(records: Iterable[NamedRecord]) -> list[tuple[tuple[str, str, str | None], list[NamedRecord]]]:
+    """[((study, tier, machine or None), its `NamedRecord`)] of the records that belong to studies, sorted.
 
     Where machines have given different answers to one question, each machine has a group of its own, which also holds
-    what only one of them was asked.
+    what only one of them measured.
     """
 
-    def group(item):
+    def group(item: NamedRecord) -> tuple[str, str]:
         return str(item.get("study")), str(item.get("tier") or "")
 
-    groups = []
-    for (study, tier), own in groupby(sorted((item for item in found if item.get("study")), key=group), key=group):
-        own = sorted(own, key=lambda item: item.name)
+    groups: list[tuple[tuple[str, str, str | None], list[NamedRecord]]] = []
+    in_order = sorted((item for item in records if item.get("study")), key=group)
+    for (study, tier), members in groupby(in_order, key=group):
+        own = sorted(members, key=lambda item: item.name)
         machines = sorted(
             {_machine(item) for items in _by_question(own).values() if _disagree(items) for item in items}
         )
@@ -55,63 +59,64 @@ def study_groups(found):
 class Study:
     """One group of `study_groups`: its layout, columns and figures."""
 
-    def __init__(self, study, tier, machine, found):
+    def __init__(self, study: str, tier: str, machine: str | None, records: Sequence[NamedRecord]) -> None:
         self.study, self.tier, self.machine = study, tier, machine
-        self.found, self.replaced = _newest(found)
-        self.layout = load_layout(study, self.found)
-        self.columns = expand(self.layout.columns, self.found)
-        present = {str(item.get("variant")) for item in self.found}
+        self.records, self.replaced = _newest(records)
+        self.layout = load_layout(study, self.records)
+        self.columns = expand(self.layout.columns, self.records)
+        present = {str(item.get("variant")) for item in self.records}
         labelled = [(variant, label) for variant, label in self.layout.rows if variant in present]
         self.rows = labelled + sorted((variant, variant) for variant in present - dict(self.layout.rows).keys())
         self.columns = [column for column in self.columns if any(self.figure(row, column) for row, _ in self.rows)]
 
     @property
-    def name(self):
+    def name(self) -> str:
         return slug(self.study, self.tier, self.machine)
 
     @property
-    def left_out(self):
+    def left_out(self) -> list[NamedRecord]:
         """Records that no column takes."""
-        return [item for item in self.found if not any(column.takes(item) for column in self.columns)]
+        return [item for item in self.records if not any(column.takes(item) for column in self.columns)]
 
     @property
-    def title(self):
+    def title(self) -> str:
         tier = f", tier {self.tier}" if self.tier else ""
         return f"{self.layout.title}{tier}" + (f", on {self.machine}" if self.machine else "")
 
     @property
-    def lines(self):
+    def lines(self) -> list[tuple[str, str]]:
         """[(variant, label)] of the rows, for figures: labels that rows share are told apart by the variant."""
         labels = [label for _, label in self.rows]
         return [(variant, f"{label} ({variant})" if labels.count(label) > 1 else label) for variant, label in self.rows]
 
-    def figure(self, variant, column):
+    def figure(self, variant: str, column: Column) -> Figure | None:
         """The Figure of a row and a column; None where there is no record."""
-        taken = [item for item in self.found if str(item.get("variant")) == variant and column.takes(item)]
+        taken = [item for item in self.records if str(item.get("variant")) == variant and column.takes(item)]
         taken = sorted(taken, key=lambda item: (item.get("repeat") or 0, item.name))
-        return aggregate(_distinct(taken)) if taken else None
+        return aggregate(distinct(taken)) if taken else None
 
-    def tables(self):
+    def tables(self) -> list[Table]:
         """Our table, the orders of its rows and, where the layout names one, the published table."""
         tables = [self._main(), *self._orders(), *self._differences()]
         if self.layout.published:
             tables.append(published_table(load_published(self.layout.published), remarks=(NOT_COMPARABLE,)))
         return tables
 
-    def _main(self):
-        notes, remarks, body = Notes(), [], {}
+    def _main(self) -> Table:
+        notes, body = Notes(), {}
+        judgements: list[str | None] = []
         for column in self.columns:
             figures = {row: self.figure(row, column) for row, _ in self.rows}
             made = [figure for figure in figures.values() if figure]
-            remarks.append(describe(made))
+            judgements.append(describe(made))
             common = usual(made)
             for row, figure in figures.items():
                 body[row, column] = figure_cell(figure, _marks(figure, common, notes)) if figure else EMPTY
-        judged = "; ".join(dict.fromkeys(filter(None, remarks)))
+        judged = "; ".join(dict.fromkeys(filter(None, judgements)))
         remarks = [f"Judged by {judged}."] if judged else []
-        if any(item.record.num_samples for item in self.found):
-            remarks.append(_about_intervals(self.found))
-        if any(item.record.metric in SPEEDS and item.record.ci95 for item in self.found):
+        if any(item.record.num_samples for item in self.records):
+            remarks.append(_about_intervals(self.records))
+        if any(item.record.metric in SPEEDS and item.record.ci95 for item in self.records):
             remarks.append(
                 "Speeds are medians over the rounds of one run; in brackets where the median lies, at 95 %, "
                 "on this machine in that hour."
@@ -130,26 +135,26 @@ class Study:
             rows=rows,
             notes=notes.texts,
             remarks=tuple(remarks),
-            origin=origin(self.found),
-            sources=tuple(self.found),
+            origin=origin(self.records),
+            sources=tuple(self.records),
         )
 
-    def _orders(self):
-        """How rows stand to the first one, and whether a published order is found again; [] for a single row."""
+    def _orders(self) -> list[Table]:
+        """How rows compare with the first one, and whether a published order is confirmed; [] for a single row."""
         if len(self.rows) < 2:
             return []
         (first, first_label), *others = self.rows
         published = load_published(self.layout.published) if self.layout.published else None
-        levels = {item.get("level") for item in self.found} - {None}
+        levels = {item.get("level") for item in self.records} - {None}
         # Equal budgets differ by what whole steps leave over, which is no finding.
         columns = [column for column in self.columns if column.metric != "compute" and self.figure(first, column)]
         rows = []
         for row, label in others:
             cells = []
             for column in columns:
-                own = self.figure(row, column)
+                own, base = self.figure(row, column), self.figure(first, column)
                 known = _published_order(published, column, row, first, levels)
-                cells.append(_standing(own, self.figure(first, column), known) if own else EMPTY)
+                cells.append(_standing(own, base, known) if own and base else EMPTY)
             rows.append(Row(heads=(label,), cells=tuple(cells)))
         remarks = [
             "An order is claimed only where the 95 % intervals do not overlap; open: they do, or one of the two "
@@ -160,7 +165,7 @@ class Study:
             remarks.append(
                 "Where a figure is of a single training, the order is that of these trainings, not of the variants."
             )
-        if any(cell.interval for row in rows for cell in row.cells):
+        if published and any(cell.interval for row in rows for cell in row.cells):
             remarks.append(f"The second line compares with {published.table} of the paper.")
         return [
             Table(
@@ -170,18 +175,18 @@ class Study:
                 columns=tuple(column.heading for column in columns),
                 rows=tuple(rows),
                 remarks=tuple(remarks),
-                origin=origin(self.found),
+                origin=origin(self.records),
             )
         ]
 
-    def _differences(self):
+    def _differences(self) -> list[Table]:
         """What rows are above the first one within seeds; [] where no figure has three trainings."""
         (first, first_label), *others = self.rows
         body = {}
         for row, _ in others:
             for column in self.columns:
-                pair = self.figure(row, column), self.figure(first, column)
-                body[row, column] = difference_within_seeds(*pair) if all(pair) else None
+                own, base = self.figure(row, column), self.figure(first, column)
+                body[row, column] = difference_within_seeds(own, base) if own and base else None
         columns = [column for column in self.columns if any(body[row, column] for row, _ in others)]
         rows = tuple(
             Row(heads=(label,), cells=tuple(_difference(body[row, column]) for column in columns))
@@ -206,33 +211,33 @@ class Study:
                 columns=tuple(column.heading for column in columns),
                 rows=rows,
                 remarks=remarks,
-                origin=origin(self.found),
+                origin=origin(self.records),
             )
         ]
 
 
-def _distinct(found):
+def distinct(records: Iterable[NamedRecord]) -> list[NamedRecord]:
     """Without what was measured again on the same clips with the same result, such as real clips for every seed."""
-    kept = {}
-    for item in found:
+    kept: dict[tuple[str, float], NamedRecord] = {}
+    for item in records:
         kept.setdefault((item.record.samples["sha256"], item.record.value), item)
     return list(kept.values())
 
 
-def _difference(found):
-    if found is None:
+def _difference(difference: tuple[float, tuple[float, float]] | None) -> Cell:
+    if difference is None:
         return EMPTY
-    value, interval = found
+    value, interval = difference
     return Cell(text=_signed(value), interval="[{}, {}]".format(*map(_signed, interval)))
 
 
-def _signed(value):
+def _signed(value: float) -> str:
     text = format_value(value)
     return text if text.startswith("-") or value == 0 else f"+{text}"
 
 
-def _standing(own, first, published):
-    """A Cell: how a figure stands to that of the first row, and what is published on that."""
+def _standing(own: Figure, first: Figure, published: int | None) -> Cell:
+    """A Cell: how a figure compares with that of the first row, and what is published on that."""
     ours = (own.value > first.value) - (own.value < first.value) if own.exact and first.exact else order(own, first)
     word = {None: "open", -1: "lower", 1: "higher", 0: "equal"}[ours]
     if published is None:
@@ -242,14 +247,16 @@ def _standing(own, first, published):
     return Cell(text=word, interval="as published" if ours == published else "published: the other way")
 
 
-def _published_order(published, column, row, first, levels):
+def _published_order(
+    published: PublishedTable | None, column: Column, row: str, first: str, levels: Collection[Any]
+) -> int | None:
     """1 where a published table has `row` above `first`, -1 where below; None where it does not say.
 
     levels: all that the study judges. Of a pyramid with fewer or more than the published one, a level of the same
     number shows another share of the video.
     """
     where = dict(column.where)
-    known = {figure.level for figure in (published.figures if published else ())} - {None}
+    known: set[Any] = {figure.level for figure in (published.figures if published else ())} - {None}
     if "level" in where and known and max(levels, default=None) != max(known):
         return None
     figures = [
@@ -260,7 +267,7 @@ def _published_order(published, column, row, first, levels):
         and ("level" not in where or figure.level == where["level"])
         and ("target" not in where or figure.clip == where["target"])
     ]
-    values = {}
+    values: dict[Any, Any] = {}
     for figure in figures:  # the first clip size of several: the paper's main one
         values.setdefault(figure.variant, figure.value)
     if row not in values or first not in values or values[row] == values[first]:
@@ -268,20 +275,20 @@ def _published_order(published, column, row, first, levels):
     return 1 if values[row] > values[first] else -1
 
 
-def _marks(figure, common, notes):
+def _marks(figure: Figure, common: Mapping[str, Any], notes: Notes) -> list[int]:
     """Numbers of the notes that a figure needs."""
-    kinds = {differences(conditions(item), common) for item in figure.found}
+    kinds = {differences(conditions(item), common) for item in figure.records}
     texts = [f"Not comparable as it stands: {text}." for text in sorted(kinds) if text]
-    for warning in sorted({text for item in figure.found for text in item.record.warnings}):
+    for warning in sorted({text for item in figure.records for text in item.record.warnings}):
         texts.append(f"{warning}.")
-    for item in figure.found:
+    for item in figure.records:
         if item.record.backbone and not item.record.backbone.get("verified", True):
             texts.append("The weights of the network are not verified.")
     return [notes.mark(text) for text in texts]
 
 
-def _about_intervals(found):
-    seeds = len({item.get("repeat") for item in found})
+def _about_intervals(records: Iterable[NamedRecord]) -> str:
+    seeds = len({item.get("repeat") for item in records})
     if seeds >= 3:
         return (
             f"Mean ± standard deviation over {seeds} trainings with different seeds; in brackets the 95 % interval "
@@ -296,26 +303,26 @@ def _about_intervals(found):
     )
 
 
-def _by_question(found):
-    questions = {}
-    for item in found:
+def _by_question(records: Iterable[NamedRecord]) -> dict[tuple[Any, ...], list[NamedRecord]]:
+    questions: dict[tuple[Any, ...], list[NamedRecord]] = {}
+    for item in records:
         key = (str(item.get("variant")), item.record.metric, item.get("repeat"), *(item.get(place) for place in PLACES))
         questions.setdefault(key, []).append(item)
     return questions
 
 
-def _disagree(items):
+def _disagree(items: Iterable[NamedRecord]) -> bool:
     return len({item.record.value for item in items}) > 1
 
 
-def _machine(item):
+def _machine(item: NamedRecord) -> str:
     return item.record.hardware.split(",")[0]
 
 
-def _newest(found):
-    """([one Found per question], remarks on older records that say something else)."""
+def _newest(records: Iterable[NamedRecord]) -> tuple[list[NamedRecord], list[str]]:
+    """([one record per question], remarks on older records that say something else)."""
     chosen, remarks = [], []
-    for items in _by_question(found).values():
+    for items in _by_question(records).values():
         *older, newest = sorted(items, key=lambda item: (item.record.created, item.name))
         chosen.append(newest)
         remarks += [

@@ -4,8 +4,11 @@ A row names its metric together with the backbone, and its protocol together wit
 point to notes below the table: settings changed from the named protocol, weights of unknown origin, warnings.
 """
 
+from collections.abc import Iterator, Sequence
+
 from hpdm_eval.clips.rejections import reason_counts
 from hpdm_eval.records.labels import format_value, metric_label, protocol_label
+from hpdm_eval.records.record import Record
 from hpdm_eval.support.text_tables import aligned, piped
 
 COLUMNS = ("metric", "value", "protocol", "samples", "reference", "seed")
@@ -13,7 +16,7 @@ FEW_NAMES = 5
 RIGHT_ALIGNED = ("value", "samples", "reference", "seed")
 
 
-def text_table(records, names=None):
+def text_table(records: Sequence[Record], names: Sequence[str] | None = None) -> str:
     """Table of the records for a terminal, with its notes, without a final newline.
 
     `names` adds a first column, one entry per record.
@@ -22,7 +25,7 @@ def text_table(records, names=None):
     return "\n".join([aligned(header, rows, RIGHT_ALIGNED), *(f"{mark} {text}" for mark, text in notes)])
 
 
-def markdown_table(records, names=None):
+def markdown_table(records: Sequence[Record], names: Sequence[str] | None = None) -> str:
     """The same as markdown, with a final newline; the notes are a paragraph below the table."""
     header, rows, notes = _cells(records, names)
     table = piped(header, rows, RIGHT_ALIGNED)
@@ -31,9 +34,11 @@ def markdown_table(records, names=None):
     return table
 
 
-def _cells(records, names):
+def _cells(
+    records: Sequence[Record], names: Sequence[str] | None
+) -> tuple[list[str], list[list[str]], list[tuple[str, str]]]:
     """Header, rows of text, and notes [(mark, text)]; equal notes share a mark."""
-    notes = {}
+    notes: dict[str, str] = {}
     rows = []
     for index, record in enumerate(records):
         row = {
@@ -44,7 +49,7 @@ def _cells(records, names):
             "reference": "-" if record.num_reference is None else str(record.num_reference),
             "seed": str(record.seed),
         }
-        marks = {}
+        marks: dict[str, str] = {}
         for column, text in remarks(record):
             mark = notes.setdefault(text, f"[{len(notes) + 1}]")
             marks[column] = marks.get(column, " ") + mark
@@ -54,20 +59,20 @@ def _cells(records, names):
     return header, rows, [(mark, text) for text, mark in notes.items()]
 
 
-def _few(names):
+def _few(names: Sequence[str]) -> str:
     shown = ", ".join(name or "clips without a class" for name in names[:FEW_NAMES])
     return shown + (f" and {len(names) - FEW_NAMES} more" if len(names) > FEW_NAMES else "")
 
 
-def _interval(record):
+def _interval(record: Record) -> str:
     if record.ci95 is None:
         return ""
     low, high = map(format_value, record.ci95)
     return f" [{low}, {high}]"
 
 
-def remarks(record):
-    """(column, note) of everything a reader must know beside the figure."""
+def remarks(record: Record) -> Iterator[tuple[str, str]]:
+    """(column, note) of everything a reader must know besides the figure."""
     if record.backbone and record.backbone.get("precision", "fp32") != "fp32":
         yield "metric", f"the network computed in {record.backbone['precision']}; compare only with figures that did"
     if record.backbone and not record.backbone.get("verified", True):

@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hpdm.support.errors import InputError
 from hpdm.video.writer import encode_video
@@ -24,9 +26,12 @@ class Video:
     size: tuple[int, int, int]  # frames, rows, columns
 
 
-def parse_videos(texts, option="--videos"):
+Grid = dict[str, dict[str, list[Video]]]  # {class: {variant: clips}}
+
+
+def parse_videos(texts: Iterable[str], option: str = "--videos") -> dict[str, str]:
     """{name: folder} of NAME=DIR; raises InputError where the form is another or the folder is missing."""
-    folders = {}
+    folders: dict[str, str] = {}
     for text in texts:
         name, separator, folder = text.partition("=")
         if not (separator and name and folder):
@@ -39,7 +44,7 @@ def parse_videos(texts, option="--videos"):
     return folders
 
 
-def choose_videos(folders, *, per_class, limit):
+def choose_videos(folders: Mapping[str, str], *, per_class: int, limit: float) -> tuple[Grid, int]:
     """({class: {variant: [Video, ...]}}, number left out) of folders of clips, {variant: folder}.
 
     A clip's class is its subfolder or what `hpdm-sample` writes into its name. Of each class and variant the first
@@ -48,7 +53,7 @@ def choose_videos(folders, *, per_class, limit):
     """
     chosen = {variant: _first_clips(folder, per_class) for variant, folder in folders.items()}
     classes = sorted({label for own in chosen.values() for label in own}, key=_class_order)
-    grid = {label: {variant: [] for variant in folders} for label in classes}
+    grid: Grid = {label: {variant: [] for variant in folders} for label in classes}
     used, left_out = 0, 0
     for position in range(per_class):
         for label in classes:
@@ -65,32 +70,32 @@ def choose_videos(folders, *, per_class, limit):
     return {label: row for label, row in grid.items() if any(row.values())}, left_out
 
 
-def _first_clips(folder, per_class):
+def _first_clips(folder: str, per_class: int) -> dict[str, list[Any]]:
     """{class: first clips} of a folder of videos or arrays; the others are not decoded."""
 
-    def choose(candidates):
-        counts = Counter()
+    def choose(candidates: Iterable[Any]) -> list[Any]:
+        counts: Counter[str] = Counter()
         return [
             candidate
             for candidate in candidates
             if counts.update([label := _label(candidate)]) or counts[label] <= per_class
         ]
 
-    clips = {}
+    clips: dict[str, list[Any]] = {}
     for clip in open_clips(folder, load_protocol("native"), quiet=True, workers=0, choose=choose):
         clips.setdefault(_label(clip), []).append(clip)
     return clips
 
 
-def _label(clip):
+def _label(clip: Any) -> str:
     match = _CLASS.search(Path(clip.file).stem)
     if match:
         return f"class {int(match[1])}"
     return clip.label or ALL
 
 
-def _encode(clip):
-    """The clip as H.264 that browsers play: at most so many frames, cut to even sides."""
+def _encode(clip: Any) -> Video:
+    """The clip as H.264 that browsers play: at most MOST_FRAMES frames, cut to even sides."""
     frames, height, width, _ = clip.video.shape
     height, width = height // 2 * 2, width // 2 * 2
     if not height or not width:
@@ -99,6 +104,6 @@ def _encode(clip):
     return Video(name=clip.name, data=encode_video(video), size=video.shape[:3])
 
 
-def _class_order(label):
+def _class_order(label: str) -> tuple[bool, str, int]:
     number = re.search(r"(\d+)$", label)
     return label != ALL, label.rstrip("0123456789"), int(number[1]) if number else 0

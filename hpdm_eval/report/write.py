@@ -1,11 +1,14 @@
 """The folder of a report: the page, the tables in three languages, the figures in two, and one markdown page."""
 
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from baselines.published import load_peers, load_published
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_folder, holds_something
 from hpdm_eval.records.frame import table_bytes, to_frame
+from hpdm_eval.report.collect import NamedRecord
 from hpdm_eval.report.figures import render
 from hpdm_eval.report.markup import csv_text, latex, markdown
 from hpdm_eval.report.model import Section
@@ -14,6 +17,7 @@ from hpdm_eval.report.pictures import single_pictures, study_pictures
 from hpdm_eval.report.published import published_table
 from hpdm_eval.report.single import single_tables
 from hpdm_eval.report.studies import NOT_COMPARABLE, Study, study_groups
+from hpdm_eval.report.videos import Grid
 
 MARKER = ".made-by-hpdm-eval-report"
 PAGE = "index.html"
@@ -21,7 +25,7 @@ LITERATURE = ("i3d-kinetics400", "c3d-ucf101")  # networks whose figures readers
 USUAL_PUBLISHED = "table6"
 
 
-def check_folder(out, inputs):
+def check_folder(out: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> None:
     """Raises InputError where `out` cannot be replaced by a report: it holds something else, or what is to be read."""
     out = Path(out).resolve()
     if out.exists() and not out.is_dir():
@@ -33,23 +37,23 @@ def check_folder(out, inputs):
             raise InputError(f"--out {out} would replace {path}, which is to be read; name another folder")
 
 
-def unshown(found):
+def unshown(records: Sequence[NamedRecord]) -> list[str]:
     """Names of the records of studies that no column of their study's layout takes, sorted."""
     return sorted(
         item.name
-        for (study, tier, machine), own in study_groups(found)
+        for (study, tier, machine), own in study_groups(records)
         for item in Study(study, tier, machine, own).left_out
     )
 
 
-def make_sections(found, published=()):
+def make_sections(records: Sequence[NamedRecord], published: Iterable[str] = ()) -> list[Section]:
     """The Sections of all records: studies first, then single figures, then published tables.
 
     published: names of published tables to add; where a record has the networks of the literature, table 6 is added,
     and with it the peers.
     """
     sections = []
-    for (study, tier, machine), own in study_groups(found):
+    for (study, tier, machine), own in study_groups(records):
         made = Study(study, tier, machine, own)
         if made.columns:
             sections.append(
@@ -57,14 +61,15 @@ def make_sections(found, published=()):
                     name=made.name, title=made.title, tables=tuple(made.tables()), pictures=tuple(study_pictures(made))
                 )
             )
-    for own, table in single_tables(found):
+    for own, table in single_tables(records):
         sections.append(
             Section(name=table.name, title=table.title, tables=(table,), pictures=tuple(single_pictures(own, table)))
         )
     names = list(published)
     shown = {table.name for section in sections for table in section.tables}
     if any(
-        item.record.backbone and item.record.backbone["name"] in LITERATURE and not item.get("study") for item in found
+        item.record.backbone and item.record.backbone["name"] in LITERATURE and not item.get("study")
+        for item in records
     ):
         names.append(USUAL_PUBLISHED)
     tables = [published_table(load_published(name)) for name in dict.fromkeys(names)]
@@ -76,10 +81,19 @@ def make_sections(found, published=()):
     return sections
 
 
-def write_report(out, sections, *, title, lead, videos=None, left_out=0, found=()):
+def write_report(
+    out: str | os.PathLike,
+    sections: Sequence[Section],
+    *,
+    title: str,
+    lead: str,
+    videos: Grid | None = None,
+    left_out: int = 0,
+    records: Sequence[NamedRecord] = (),
+) -> Path:
     """Write a report of `Section`s to the folder `out`, as a whole; returns the path of its page.
 
-    lead: a line below the title. found: the records, for a tidy table of all their figures. The same sections, records
+    lead: a line below the title. records: for a tidy table of all their figures. The same sections, records
     and videos give the same bytes.
     """
     pictures = {picture.name: render(picture.draw) for section in sections for picture in section.pictures}
@@ -94,10 +108,10 @@ def write_report(out, sections, *, title, lead, videos=None, left_out=0, found=(
             for table in section.tables:
                 for kind, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", csv_text(table))):
                     _write(folder / "tables" / f"{table.name}.{kind}", text)
-        if found:
-            names, records = [item.name for item in found], [item.record for item in found]
+        if records:
+            names, own = [item.name for item in records], [item.record for item in records]
             for suffix in (".csv", ".parquet"):
-                (folder / f"records{suffix}").write_bytes(table_bytes(to_frame(records, names), suffix))
+                (folder / f"records{suffix}").write_bytes(table_bytes(to_frame(own, names), suffix))
         _write(folder / "report.md", _markdown_page(title, lead, sections))
         _write(
             folder / PAGE,
@@ -106,16 +120,21 @@ def write_report(out, sections, *, title, lead, videos=None, left_out=0, found=(
     return Path(out) / PAGE
 
 
-def _markdown_page(title, lead, sections):
-    parts = [f"# {title}\n\n{lead}\n"]
+def _markdown_page(title: str, lead: str, sections: Iterable[Section]) -> str:
+    return f"# {title}\n\n{lead}\n" + markdown_sections(sections).rstrip("\n") + "\n"
+
+
+def markdown_sections(sections: Iterable[Section]) -> str:
+    """The tables and pictures of a report as markdown, a heading of second order for each section."""
+    parts = []
     for section in sections:
         parts.append(f"\n## {section.title}\n\n" + (f"{section.text}\n\n" if section.text else ""))
         for position, table in enumerate(section.tables):
             parts.append(markdown(table, heading=table.title != section.title) + "\n")
             if position == 0:
                 parts += [f"![{picture.caption}](figures/{picture.name}.svg)\n\n" for picture in section.pictures]
-    return "".join(parts).rstrip("\n") + "\n"
+    return "".join(parts)
 
 
-def _write(path, text):
+def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")

@@ -6,12 +6,17 @@ networks run on GPUs: they are few and small.
 """
 
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
+from typing import TypeVar
 
 import torch.distributed as dist
 
 from hpdm.support.environment import check_meeting_point, processes_here
 from hpdm.support.errors import InputError
+
+Value = TypeVar("Value")
 
 
 class PeerError(InputError):
@@ -19,7 +24,7 @@ class PeerError(InputError):
 
 
 @contextmanager
-def joined_processes(backend="gloo", timeout=None):
+def joined_processes(backend: str = "gloo", timeout: timedelta | None = None) -> Iterator[None]:
     """Join the processes that `torchrun` started, if it did, for the length of the block; stdout is the first one's.
 
     Processes that have joined stay so: a block within a block changes nothing. backend, timeout: as for
@@ -40,12 +45,12 @@ def joined_processes(backend="gloo", timeout=None):
         dist.destroy_process_group()
 
 
-def rank_and_size():
+def rank_and_size() -> tuple[int, int]:
     """(rank of this process, number of processes): (0, 1) where there is but one."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def gather(value):
+def gather(value: Value) -> list[Value]:
     """`value` of every process, in the order of ranks, on every process.
 
     Raises PeerError where another process has failed, see `failing_together`.
@@ -53,16 +58,16 @@ def gather(value):
     _, size = rank_and_size()
     if size == 1:
         return [value]
-    values = [None] * size
+    values: list = [None] * size
     dist.all_gather_object(values, value)
-    for value in values:
-        if isinstance(value, PeerError):
-            raise value
+    for theirs in values:
+        if isinstance(theirs, PeerError):
+            raise theirs
     return values
 
 
 @contextmanager
-def failing_together():
+def failing_together() -> Iterator[None]:
     """An InputError in the block on one process is raised on all, by the next `gather` of the others.
 
     So no process waits for one that has gone, and none goes on to another task while others are at this one.
@@ -77,6 +82,6 @@ def failing_together():
         raise
 
 
-def share(items, rank, size):
+def share(items: Sequence[Value], rank: int, size: int) -> Sequence[Value]:
     """This process' part of a list: neighbours stay together, so that the cells of a sheet are decoded once."""
     return items[len(items) * rank // size : len(items) * (rank + 1) // size]

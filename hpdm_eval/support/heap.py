@@ -7,6 +7,7 @@ not, for some milliseconds each time.
 
 import ctypes
 import time
+from collections.abc import Callable
 from functools import cache
 
 SECONDS = 2.0
@@ -15,10 +16,10 @@ SECONDS = 2.0
 class Heap:
     """`tidy()` gives free memory back where that was not done for SECONDS."""
 
-    def __init__(self, clock=time.monotonic):
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._last = clock, clock()
 
-    def tidy(self):
+    def tidy(self) -> None:
         now = self._clock()
         if now - self._last >= SECONDS and (trim := _malloc_trim()) is not None:
             trim(0)

@@ -19,7 +19,7 @@ GROWTH = 200  # by which a file may grow beyond HPDM_EVAL_MAX_UNPACKED: pixels o
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def limit(name):
+def limit(name: str) -> int:
     """Bytes of the limit `name`, as its environment variable or DEFAULTS say; raises InputError."""
     text = os.environ.get(name)
     if not text:
@@ -30,7 +30,7 @@ def limit(name):
     return int(match[1]) * _UNITS[match[2]]
 
 
-def check_growth(declared, stored):
+def check_growth(declared: int, stored: int) -> str | None:
     """What is wrong with a file of `stored` bytes whose content says that it takes `declared`, or None."""
     if declared <= limit("HPDM_EVAL_MAX_UNPACKED") or declared <= GROWTH * stored:
         return None
@@ -40,7 +40,7 @@ def check_growth(declared, stored):
     )
 
 
-def in_words(size):
+def in_words(size: int) -> str:
     """A number of bytes for people."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size >= unit:

@@ -10,7 +10,7 @@ from hpdm.support.errors import InputError
 from hpdm_eval.support.limits import check_growth, in_words, limit
 
 
-def read_npz(path):
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """All arrays of an .npz by name, {str: array}; nothing pickled is read.
 
     Raises InputError where the file cannot be read, is no .npz, differs from its own checksums or is larger than

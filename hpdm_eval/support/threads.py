@@ -6,12 +6,17 @@ is made by one thread, and several threads take several clips.
 """
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 _within = False  # a block of `one_thread`
 _outside = 1  # PyTorch's threads before that block
@@ -19,7 +24,7 @@ _found = 0, None  # how many modules were imported when libraries were looked fo
 
 
 @contextmanager
-def one_thread():
+def one_thread() -> Iterator[None]:
     """Within the block, or the function it decorates, PyTorch, BLAS and OpenMP compute with one thread."""
     global _within, _outside
     if _within:
@@ -36,7 +41,7 @@ def one_thread():
         _within = False
 
 
-def by_threads(function, items):
+def by_threads(function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
     """[function(item) for each item] for functions of numpy arrays, within `one_thread`.
 
     As many items are at work at once as PyTorch had threads outside that block, each with one, and no more are taken
@@ -63,7 +68,7 @@ def _libraries():
 
 
 @contextmanager
-def side_by_side():
+def side_by_side() -> Iterator[Callable[..., list]]:
     """Yield a function `map(function, items, most)` that returns a list, in order, of function(item).
 
     Up to `most` calls run at once, and no more than PyTorch has threads; each computes with one thread.

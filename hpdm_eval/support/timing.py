@@ -2,20 +2,28 @@
 
 import statistics
 import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from hpdm.support.progress import note
 
+Stages = Mapping[str, tuple[float, Callable[[], object]]]  # name: (items of a call, call)
 
-def median_rates(stages, rounds, quiet=False, device=None):
+
+def median_rates(
+    stages: Stages, rounds: int, quiet: bool = False, device: str | torch.device | None = None
+) -> dict[str, float]:
     """Median rate of every stage: {name: (items, function)} → {name: items per second}; see `rates_by_round`."""
     rates = rates_by_round(stages, rounds, quiet, device)
     return {name: statistics.median(own) for name, own in rates.items()}
 
 
-def rates_by_round(stages, rounds, quiet=False, device=None):
+def rates_by_round(
+    stages: Stages, rounds: int, quiet: bool = False, device: str | torch.device | None = None
+) -> dict[str, list[float]]:
     """Rates of every stage: {name: (items, function)} → {name: [items per second, in each round]}.
 
     Each round runs all stages in turn, so that a slow spell of the machine hits all alike; a first round warms up.
@@ -34,7 +42,7 @@ def rates_by_round(stages, rounds, quiet=False, device=None):
     return {name: [count / own for own in seconds[name]] for name, (count, _) in stages.items()}
 
 
-def median_interval(values, level=0.95):
+def median_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float] | None:
     """Two values between which the median of what was drawn lies with a probability of `level` or more.
 
     Distribution-free, by order statistics: the k-th smallest and largest, k as large as the binomial distribution
@@ -47,12 +55,12 @@ def median_interval(values, level=0.95):
     return (values[k - 1], values[-k]) if k else None
 
 
-def peak_rss_mib():
+def peak_rss_mib() -> float:
     """Peak resident memory of this process so far, in MiB."""
     return memory_of_process()["peak"] / 2**20
 
 
-def memory_of_process():
+def memory_of_process() -> dict[str, int]:
     """Resident memory of this process in bytes: {"now", "peak"}."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count the memory of the process that started this one
@@ -64,12 +72,10 @@ def memory_of_process():
     return {"now": peak, "peak": peak}
 
 
-def reset_peak_memory():
+def reset_peak_memory() -> None:
     """Let `memory_of_process()["peak"]` start from now, where the system allows it."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def _wait(device):

@@ -89,7 +89,7 @@ def test_readers_of_arrays(text, tmp_path):
 def test_no_reader_of_files_parses_json_on_its_own():
     """Whatever reads a file goes by `hpdm.support.files`; what is left parses what this program has just made."""
     own = {
-        "hpdm/support/files.py",
+        "hpdm/support/json_files.py",
         "hpdm/support/environment.py",
         "hpdm/sampling/writer.py",
         "hpdm_eval/records/record.py",

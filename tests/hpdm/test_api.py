@@ -19,6 +19,7 @@ from hpdm.checkpoint import hub, load
 from hpdm.commands.entry import info, sample
 from hpdm.sampling import sampler
 from hpdm.support.errors import InputError
+from hpdm.support.trust import only_trusting
 from tests.support.sampling_models import save_tiny, tiny_config, tiny_network
 from tests.support.small_training import write_small
 
@@ -196,6 +197,8 @@ def test_a_model_goes_to_the_hub_and_comes_back(checkpoint, tmp_path, monkeypatc
     assert "# me/hpdm-ucf" in (tmp_path / "hub" / "me/hpdm-ucf" / "snapshots" / "c0ffee" / "README.md").read_text()
     with pytest.raises(InputError, match=r"me/absent.*404 Client Error: me/absent not found\);"):
         hpdm.load("me/absent")
+    with only_trusting([]), pytest.raises(InputError, match="--allow me/hpdm-ucf"):
+        hpdm.load("me/hpdm-ucf")
     with pytest.raises(InputError, match="name one of them"):
         hpdm.load("me/hpdm-ucf@main", revision="other")
 

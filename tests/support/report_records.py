@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from hpdm.support.files import write_json
-from hpdm_eval.report.collect import Found
+from hpdm_eval.report.collect import NamedRecord
 from tests.support.example_records import some_record
 
 MEANS = {"deep": (280.0, 370.0, 380.0), "shallow": (300.0, 372.0, 470.0), "not-adaptive": (281.0, 371.0, 381.0)}
@@ -30,7 +30,7 @@ def study_record(variant="deep", metric="fvd", value=1.0, repeat=0, **changes):
 
 
 def found(records):
-    return [Found(name=f"{index:03d}.json", record=record) for index, record in enumerate(records)]
+    return [NamedRecord(name=f"{index:03d}.json", record=record) for index, record in enumerate(records)]
 
 
 def study_records(repeats=3, spread=2.0):

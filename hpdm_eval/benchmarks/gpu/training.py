@@ -181,17 +181,14 @@ def updates(bench: Bench, *, sizes: Sequence[str]) -> Iterator[Result]:
     """Milliseconds of what follows the gradient: LAMB's step tensor by tensor and by lists of them, and the rest."""
     for size in sizes:
         config = bench.config(size)
-        for foreach in (True, False):
-            settings = {"size": config.size, "optimizer": config.training.optimizer, "foreach": foreach}
-            yield bench.attempt("update", settings, partial(_update, bench, config, foreach))
+        settings = {"size": config.size, "optimizer": config.training.optimizer}
+        yield bench.attempt("update", settings, partial(_update, bench, config))
 
 
-def _update(bench, config, foreach):
+def _update(bench, config):
     trainer = bench.kept((config, False), lambda: Trainer(config, bench.device))
     for parameter in trainer.parameters:
         parameter.grad = 1e-3 * torch.randn_like(parameter)
-    for group in trainer.optimizer.param_groups:
-        group["foreach"] = foreach
     before = bench.clock()
     trainer.optimizer.step()
     details = {

@@ -148,7 +148,7 @@ def gradients(combination: Mapping[str, Any], here: Any) -> dict[str, torch.Tens
             chosen = batches.positions(here.rank, index)
             yield videos[chosen.start : chosen.stop], labels[chosen.start : chosen.stop]
 
-    accumulate(model, method, deliveries(), lambda told: told, batches=batches, here=here, step=0)
+    accumulate(model, method, deliveries(), lambda told: told, batches=batches, process=here, step=0)
     return {
         name: p.grad if p.grad is None or not hasattr(p.grad, "full_tensor") else p.grad.full_tensor()
         for name, p in network.named_parameters()

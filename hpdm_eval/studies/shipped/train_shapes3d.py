@@ -69,7 +69,7 @@ class TrainingBatches(Dataset):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         random = np.random.default_rng([self.seed, step])
         frames = int(random.choice(LENGTHS, p=LENGTH_SHARES))
         indices = range(step * self.batch, (step + 1) * self.batch)

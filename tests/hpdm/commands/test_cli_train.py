@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hpdm.checkpoint.folder import latest_checkpoint
 from hpdm.commands.entry import info, train
 from hpdm.training.log import read_log
-from hpdm.training.loop import find_checkpoint
+from hpdm.training.resume import find_checkpoint
 from tests.support.paths import ROOT
 from tests.support.small_training import SMALL, small_config, write_small
 

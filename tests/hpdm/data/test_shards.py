@@ -18,8 +18,8 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import load_file
 
+import hpdm.data.addresses as addresses
 import hpdm.data.pack as pack_module
-import hpdm.data.store as store
 from hpdm.data.loader import DataConfig, open_clips
 from hpdm.data.quarantine import Quarantine
 from hpdm.data.store import INDEX_FILE, PACKING
@@ -51,7 +51,7 @@ SIZE = {"frames": 4, "height": 16, "width": 16, "seed": 3, "quiet": True}
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(store, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(addresses, "WAITS", (0.01, 0.01))
 
 
 @pytest.fixture(scope="module")
@@ -240,8 +240,8 @@ def test_shards_that_others_wrote_are_read(tmp_path, writer):
     first = {int(frame_numbers(clips[number][0])[0][0]) for number in range(4)}
     assert first == {0, 4, 8, 12}
     told = open_clips(DataConfig(path=str(shards), captions="auto"), **SIZE)
-    assert {told.source.told(item)["caption"] for item in range(3)} == {"one caption", "two", "four"}
-    assert sorted(told.source.told(item)["measures"][0].item() for item in range(3)) == [5, 25, 25]
+    assert {told.source.conditions(item)["caption"] for item in range(3)} == {"one caption", "two", "four"}
+    assert sorted(told.source.conditions(item)["measures"][0].item() for item in range(3)) == [5, 25, 25]
 
 
 def test_what_is_odd_in_a_shard_is_counted_and_never_leaves_it(tmp_path):

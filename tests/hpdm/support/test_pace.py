@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hpdm.support import console
+from hpdm.support import progress as console
 from hpdm.support.pace import Pace
 
 

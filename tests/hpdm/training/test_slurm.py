@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from hpdm.checkpoint.folder import step_folder
 from hpdm.commands.entry import train
+from hpdm.commands.train import run_command
 from hpdm.support.errors import InputError
 from hpdm.training import loop, slurm
 from hpdm.training.log import RunLog, read_log
@@ -169,7 +170,7 @@ def test_submitit_requeues_a_training_that_it_pre_empts(tmp_path, monkeypatch):
         "--set",
         "micro_batch=8",
     ]
-    delayed = submitit.helpers.DelayedSubmission(slurm.TrainingJob(words))
+    delayed = submitit.helpers.DelayedSubmission(slurm.TrainingJob(run_command, words))
     delayed.set_timeout(60, 5)
     environment = submitit.local.local.LocalJobEnvironment()
     write = RunLog.write
@@ -201,12 +202,11 @@ def test_submitit_requeues_a_training_that_it_pre_empts(tmp_path, monkeypatch):
 @pytest.mark.parametrize("code", [0, 1, 130])
 def test_other_ends_are_not_requeued(monkeypatch, code):
     monkeypatch.setattr(slurm, "torchrun_environment", dict)
-    monkeypatch.setattr(slurm, "run_command", lambda words: code)
     if not code:
-        assert slurm.TrainingJob(())() == 0
+        assert slurm.TrainingJob(lambda words: code, ())() == 0
         return
     with pytest.raises(SystemExit) as end:
-        slurm.TrainingJob(())()
+        slurm.TrainingJob(lambda words: code, ())()
     assert end.value.code == code
 
 
@@ -214,7 +214,7 @@ def start(folder, name):
     """A local job of two processes, on the processor."""
     size = write_small(folder / "small.yaml")
     words = ["--size", str(size), "--out", str(folder / name), "--steps", str(LONG), "--device", "cpu", "--quiet"]
-    return slurm.submit(words, folder / name, shape="1x2", time="30", cluster="local", use_gpus=False)
+    return slurm.submit(run_command, words, folder / name, shape="1x2", time="30", cluster="local", use_gpus=False)
 
 
 def tasks_of(job):

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import subprocess
+import sys
 import threading
 import urllib.request
 from pathlib import Path
@@ -15,7 +16,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from platformdirs.macos import MacOS
+from platformdirs.windows import Windows
 
+from hpdm.support import places
 from hpdm.support.errors import InputError
 from hpdm_eval.backbones import download, loading
 from hpdm_eval.backbones import weights as files
@@ -109,13 +113,20 @@ def test_fingerprint_agrees_with_git(tmp_path):
 
 def test_cache_folder_follows_the_platform(monkeypatch, tmp_path):
     monkeypatch.delenv("HPDM_EVAL_WEIGHTS")
-    monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert files.cache_dir() == tmp_path / "hpdm-eval"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert files.cache_dir() == Path.home() / ".cache" / "hpdm-eval"
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert files.cache_dir() == Path.home() / "Library" / "Caches" / "hpdm-eval"
+    if sys.platform == "linux":
+        assert files.cache_dir() == Path.home() / ".cache" / "hpdm-eval"
+    for kind, folder in (
+        (MacOS, Path.home() / "Library" / "Caches" / "hpdm-eval"),
+        (Windows, tmp_path / "local" / "hpdm-eval"),
+    ):
+        monkeypatch.setattr("platformdirs.windows.get_win_folder", lambda name: str(tmp_path / "local"))
+        monkeypatch.setattr(
+            places, "user_cache_dir", lambda *words, of=kind, **settings: of(*words, **settings).user_cache_dir
+        )
+        assert files.cache_dir() == folder
 
 
 def test_fetch_downloads_once(known, server, cache):

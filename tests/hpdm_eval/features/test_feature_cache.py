@@ -336,12 +336,27 @@ def test_code_and_libraries_that_compute_features_are_in_the_key(tmp_path, monke
         file.write("# scales otherwise\n")
     changed = cache_module.code_version(tmp_path / "code")
     assert changed != version
-    assert version == cache_module.CODE
+    assert cache_module.running_code() == version
     before = FeatureCache(fake_backbone(), tmp_path).folder
-    monkeypatch.setattr(cache_module, "CODE", changed)
+    monkeypatch.setattr(cache_module, "running_code", lambda: changed)
     after = FeatureCache(fake_backbone(), tmp_path).folder
     monkeypatch.setattr(cache_module, "package_versions", lambda names: {"torch": "0"})
     assert len({before, after, FeatureCache(fake_backbone(), tmp_path).folder}) == 3
+
+
+def test_sources_that_changed_while_the_program_runs_share_no_cache(tmp_path, monkeypatch, capsys):
+    code = Path(cache_module.backbones.__file__).parent
+    running = cache_module.running_code.__wrapped__
+    assert running() == cache_module.code_version(code)
+    shutil.copytree(code, tmp_path / "code")
+    monkeypatch.setattr(cache_module.backbones, "__file__", str(tmp_path / "code" / "__init__.py"))
+    later = cache_module.backbones.IMPORTED_AT + 10
+    os.utime(tmp_path / "code" / "i3d.py", (later, later))
+    assert len({running(), running(), cache_module.code_version(code)}) == 3
+    assert "have changed since the start" in capsys.readouterr().err
+    os.utime(tmp_path / "code" / "weights.py", (later, later))
+    os.utime(tmp_path / "code" / "i3d.py", (1, 1))
+    assert running() == cache_module.code_version(code)  # what says where files come from computes nothing
 
 
 def test_precisions_of_a_network_keep_apart(tmp_path):

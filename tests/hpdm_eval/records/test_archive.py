@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -166,6 +167,23 @@ def test_one_record_of_an_archive(tmp_path):
     assert result.exit_code == 2 and "a/generated" in result.stderr  # its inputs, not the archive
 
 
+def test_reproduce_takes_a_record_of_an_archive(tmp_path, monkeypatch):
+    """As it takes the file: the same record, and inputs are looked for where the archive lies."""
+    folder = save_records(tmp_path / "study" / "records", [study_record(value=1.0), study_record(metric="kvd")])
+    archive = packed(folder)
+    calls = []
+
+    def run_again(record, **options):
+        calls.append((record, options["near"]))
+        raise InputError("enough")
+
+    monkeypatch.setattr("hpdm_eval.commands.reproduce.run_again", run_again)
+    for words in ([f"{archive}#000.json"], [f"{archive}#000"], [archive, "--metric", "fvd"], [folder / "000.json"]):
+        assert "enough" in call("reproduce", *words).stderr
+    assert [record for record, _ in calls] == [load_record(folder / "000.json")] * 4
+    assert [near for _, near in calls] == [archive.parent] * 3 + [folder]
+
+
 def damaged(content):
     """(how, bytes) of an archive's usual accidents."""
     header, *lines = content.splitlines(keepends=True)
@@ -207,6 +225,23 @@ def test_damage_is_one_clear_message(tmp_path):
         read_archive(tmp_path / "none.jsonl")
     with pytest.raises(InputError, match="cannot be read"):
         read_archive(tmp_path)
+
+
+@given(st.sampled_from([".jsonl", ".jsonl.gz"]), st.integers(0, 10**6), st.binary(max_size=4), st.integers(0, 4))
+def test_changed_bytes_are_noticed(tmp_path_factory, suffix, place, new, removed):
+    """Wherever they are: the records come back as they were, or there is one clear error."""
+    folder = tmp_path_factory.mktemp("a")
+    write_archive(folder / f"a{suffix}", {f"{n}.json": layout({"value": n / 7}) for n in range(4)})
+    entries = read_archive(folder / f"a{suffix}")
+    content = (folder / f"a{suffix}").read_bytes()
+    place %= len(content)
+    (folder / f"b{suffix}").write_bytes(content[:place] + new + content[place + removed :])
+    try:
+        assert read_archive(folder / f"b{suffix}") == entries
+    except InputError as error:
+        assert f"b{suffix}: " in str(error)
+    with suppress(OSError, ValueError):
+        is_archive(folder / f"b{suffix}")
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
