@@ -37,7 +37,7 @@ def comparison_section(
 
     methods: sorted; pairs: {figure: its tests}, of all figures that all have; figures: what is known of them.
     """
-    found = found_records(methods)
+    found = named_records(methods)
     tables = [
         Table(
             name="comparison",
@@ -90,7 +90,7 @@ def terminal_text(section: Section) -> str:
     return "\n\n".join([*parts, "\n".join(section.tables[0].remarks)])
 
 
-def found_records(methods: Sequence[Compared]) -> list[NamedRecord]:
+def named_records(methods: Sequence[Compared]) -> list[NamedRecord]:
     """All records of the methods as the report takes them."""
     return [
         NamedRecord(name=f"{method.name}/{metric}", record=record)
