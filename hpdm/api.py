@@ -14,13 +14,16 @@ from hpdm.checkpoint.load import Checkpoint, load_checkpoint
 from hpdm.config import Config
 from hpdm.config.sampling import SamplingConfig
 from hpdm.methods import Method
-from hpdm.sampling.request import SampleRequest
+from hpdm.sampling.folder import Written
+from hpdm.sampling.folder import sample_into as write_samples
+from hpdm.sampling.request import FolderRequest, SampleRequest
 from hpdm.sampling.sampler import Sampler
-from hpdm.support.environment import choose_device
+from hpdm.support.environment import choose_device, processes_here
 from hpdm.support.errors import InputError
 from hpdm.training.log import read_log
 from hpdm.training.loop import train as train_run
 from hpdm.training.request import TrainRequest
+from hpdm.video.formats import DEFAULT_CRF
 
 
 def load(
@@ -149,6 +152,33 @@ class HPDM:
         """
         for numbers, clips in self.sampler(num, quiet=quiet, **options).iterate():
             yield numbers, torch.from_numpy(clips[-1])
+
+    def sample_into(
+        self,
+        out: str | Path,
+        num: int = 1,
+        *,
+        format: str = "mp4",
+        crf: int = DEFAULT_CRF,
+        save_levels: bool = False,
+        sheet: bool = False,
+        quiet: bool = True,
+        **options: Any,
+    ) -> Written:
+        """Write the videos that the folder `out` lacks, and `samples.json`: `hpdm-sample` as a function.
+
+        format: "mp4", or "npy" for exact arrays; crf: H.264 quality; save_levels: every level in a folder of its own;
+        sheet: contact sheets too; options: as of `sample`. The same call continues, and processes of a `torchrun` share
+        the videos. Raises InputError where the folder was made with other settings, WriteError where there is no room.
+
+        >>> import hpdm, tempfile
+        >>> hpdm.load("nano").sample_into(tempfile.mkdtemp(), 1, format="npy", steps=(1, 1, 1)).total
+        1
+        """
+        process = processes_here()
+        quiet = quiet or process.rank > 0
+        request = FolderRequest(format=format, crf=crf, save_levels=save_levels, sheet=sheet)
+        return write_samples(self.sampler(num, quiet=quiet, **options), out, request, process=process, quiet=quiet)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write weights, configuration, checksums and a model card into a new folder; returns it.

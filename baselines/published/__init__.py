@@ -13,6 +13,7 @@ from importlib import resources
 import yaml
 
 from hpdm.support.errors import InputError
+from hpdm.support.fields import check_keys
 
 PAPER = (
     "Skorokhodov, Menapace, Siarohin and Tulyakov, Hierarchical Patch Diffusion Models for High-Resolution Video "
@@ -121,10 +122,6 @@ def _figure(name, values):
 
 def _checked(kind, name, values):
     """`kind(**values)`; InputError for keys that it does not know or lacks."""
-    known = {field.name for field in fields(kind)}
-    if unknown := sorted(set(values) - known):
-        raise InputError(f"{name}: unknown key {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    needed = {field.name for field in fields(kind) if field.default is MISSING}
-    if missing := sorted(needed - set(values)):
-        raise InputError(f"{name}: {missing[0]!r} is missing")
+    needed = [field.name for field in fields(kind) if field.default is MISSING]
+    check_keys(values, [field.name for field in fields(kind)], name, needed=needed)
     return kind(**values)

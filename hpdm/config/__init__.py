@@ -22,11 +22,12 @@ from hpdm.config.pyramid import Pyramid, check_branching
 from hpdm.config.sampling import SamplingConfig
 from hpdm.config.training import EvalConfig, TrainingConfig
 from hpdm.support.errors import InputError
+from hpdm.support.fields import build, short
 from hpdm.support.files import atomic_file
 from hpdm.support.yaml_text import parse_yaml
 
 # No setting is larger; some would be built one by one.
-LARGEST, LARGEST_WHOLE = 1e30, 2**63 - 1
+LARGEST_WHOLE = 2**63 - 1
 MOST = {
     "levels": 16,
     "compute_layers": 1000,
@@ -138,7 +139,7 @@ def load_config(size: str | Path, overrides: Sequence[str] = (), method: str | N
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise InputError(f"cannot read the configuration {size}: {reason}") from error
     else:
-        raise InputError(f"unknown size {_short(size)!r}; choose one of {', '.join(sizes())}, or name a .yaml file")
+        raise InputError(f"unknown size {short(size)!r}; choose one of {', '.join(sizes())}, or name a .yaml file")
     values = _parse(text, str(size))
     if method is not None:
         values = config_to_dict(method_class(method).configure(config_from_dict(values, where=str(size))))
@@ -156,7 +157,7 @@ def config_to_dict(config: Config) -> dict:
 
 def config_from_dict(values: dict, where: str = "configuration") -> Config:
     """The inverse of `config_to_dict`; absent fields take their defaults, unknown ones raise InputError."""
-    return _build(Config, values, where)
+    return build(Config, values, where, resolve=_resolve, check=_within)
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -184,9 +185,9 @@ def _with_overrides(values, overrides):
         if not separator:
             raise InputError(f"--set takes key=value, such as training.lr=0.002; got {text!r}")
         section, key = _locate(name.strip(), _sections(values))
-        parsed = parse_yaml(value, f"--set {_short(text)}")
+        parsed = parse_yaml(value, f"--set {short(text)}")
         if not isinstance(values.setdefault(section, {}), dict):
-            raise InputError(f"{section} must be a section with keys, not {_short(values[section])!r}")
+            raise InputError(f"{section} must be a section with keys, not {short(values[section])!r}")
         values[section][key] = parsed
     return values
 
@@ -222,85 +223,20 @@ def _known(section, owners):
     return f"{section} has {', '.join(owners[section])}" if section in owners else f"sections are {', '.join(owners)}"
 
 
-def _build(kind, values, where):
-    if not isinstance(values, dict):
-        raise InputError(f"{where} must be a section with keys, not {_short(values)!r}")
-    hints = typing.get_type_hints(kind)
-    values = {key: value for key, value in values.items() if key not in getattr(kind, "RETIRED", ())}
-    unknown = [key for key in values if key not in hints]
-    if unknown:
-        raise InputError(f"{where}: unknown key {_short(unknown[0])!r}; known are {', '.join(hints)}")
-    arguments = {}
-    for key, value in values.items():
-        hint = _settings_class(value) if hints[key] is MethodConfig else hints[key]
-        arguments[key] = (
-            _build(hint, value, f"{where}: {key}")
-            if dataclasses.is_dataclass(hint)
-            else _cast(hint, value, f"{where}: {key}")
-        )
-    missing = [
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.name not in arguments and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise InputError(f"{where}: {missing[0]} is missing")
-    return kind(**arguments)
-
-
-def _cast(hint, value, where):
-    """`value` as the annotated type says, with YAML's habits forgiven: lists for tuples, whole numbers for floats."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        origin = typing.get_origin(option)
-        if option is type(None) and value is None:
-            return None
-        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return _finite(value, where)
-        if origin is tuple and isinstance(value, list | tuple):
-            kinds = typing.get_args(option)
-            repeated = kinds[0] if len(kinds) == 2 and kinds[1] is Ellipsis else None
-            if repeated is None and len(kinds) != len(value):
-                continue
-            return tuple(
-                _cast(repeated or kind, item, where) for kind, item in zip(kinds if not repeated else value, value)
-            )
-        if isinstance(option, type) and origin is None and type(value) is option:
-            return _within(value, where) if option is int else value
-    # YAML 1.1 reads 1e-3 as text.
-    if isinstance(value, str) and float in options:
-        try:
-            number = float(value)
-        except ValueError:
-            pass
-        else:
-            return _finite(number, where)
-    expected = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-    raise InputError(f"{where} must be {expected}, not {_short(value)!r}")
+def _resolve(hint, value):
+    """The annotation that a value goes by: settings of a method depend on its name."""
+    return _settings_class(value) if hint is MethodConfig else hint
 
 
 def _within(value, where):
-    """A whole number; raises InputError for one that is larger than its setting can be."""
+    """A number; raises InputError for a whole one that is larger than its setting can be."""
+    if not isinstance(value, int):
+        return value
     section, key = where.split(": ")[-2:] if where.count(": ") else ("", where)
     most = MOST.get(key, MOST_OF_NETWORK if section in ("pyramid", "network") else LARGEST_WHOLE)
     if abs(value) > most:
-        raise InputError(f"{where} must be at most {most}, not {_short(value)}")
+        raise InputError(f"{where} must be at most {most}, not {short(value)}")
     return value
-
-
-def _finite(value, where):
-    """A number as float; raises InputError for those that no setting can have."""
-    if value == float("inf") and where.endswith("S_max"):
-        return float(value)
-    if not -LARGEST <= value <= LARGEST:  # not a number is neither
-        raise InputError(f"{where} must be a finite number, not {_short(value)}")
-    return float(value)
-
-
-def _short(value):
-    """A value for a message: texts of any length, numbers of any size, nested lists."""
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def plain(value: Any) -> Any:

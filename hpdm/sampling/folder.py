@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpdm.sampling.request import FolderRequest
+from hpdm.sampling.request import FORMATS, FolderRequest
 from hpdm.sampling.sampler import Sampler
 from hpdm.sampling.settings import tiling
 from hpdm.sampling.writer import SamplesFolder
 from hpdm.support.environment import Launched, hardware
-from hpdm.support.errors import WriteError, going_on
+from hpdm.support.errors import InputError, WriteError, going_on
 from hpdm.support.lock import LOCK_FILE, hold
 from hpdm.support.progress import note, progress
 
@@ -40,6 +40,8 @@ def sample_into(
     another program works there, and WriteError where there is no room.
     """
     out, request, process = Path(out), request or FolderRequest(), process or Launched(rank=0, world_size=1)
+    if request.format not in FORMATS:
+        raise InputError(f"--format {request.format}: choose {', '.join(FORMATS)}")
     name = LOCK_FILE + f"-{process.rank}" * (process.rank > 0)  # processes of one run share the folder
     with hold(out, name):
         run = _Run(sampler, _folders(sampler, out, request), quiet)

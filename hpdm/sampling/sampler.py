@@ -6,7 +6,7 @@ B samples of a batch, C channels, T frames, H rows, W columns.
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,12 @@ from hpdm.sampling.writer import to_clips
 from hpdm.support.environment import choose_device
 from hpdm.support.errors import InputError
 from hpdm.support.progress import note
+
+
+class HasCheckpoint(Protocol):
+    """A loaded model, such as `hpdm.HPDM`."""
+
+    checkpoint: Checkpoint
 
 
 class Sampler:
@@ -53,13 +59,14 @@ class Sampler:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        model: Checkpoint | HasCheckpoint,
         request: SampleRequest,
         *,
         device: torch.device | str | None = None,
         quiet: bool = True,
     ) -> None:
         """device: None for where the network is, or a name as PyTorch's, or auto; quiet: no notes on stderr."""
+        checkpoint = model if isinstance(model, Checkpoint) else model.checkpoint
         self.checkpoint, self.request, self.quiet = checkpoint, request, quiet
         self.network, self.method = checkpoint.network, checkpoint.method
         if request.num < 1:

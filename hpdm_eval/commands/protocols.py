@@ -8,6 +8,7 @@ import click
 
 from hpdm.support.console import Command, common_options
 from hpdm_eval.protocols import DESCRIPTION, Protocol, list_protocols, load_protocol
+from hpdm_eval.support.text_tables import aligned
 
 # heading → cell; what tells protocols apart at a glance, the rest is one `protocols NAME` away
 _COLUMNS = {
@@ -49,11 +50,7 @@ def protocols(name, as_json, **options):
 
 
 def _table(rows):
-    widths = {heading: max(len(heading), *(len(row[heading]) for row in rows)) for heading in rows[0]}
-    lines = [dict(zip(widths, widths)), {heading: "-" * width for heading, width in widths.items()}, *rows]
-    return "\n".join(
-        "  ".join(line[heading].ljust(width) for heading, width in widths.items()).rstrip() for line in lines
-    )
+    return aligned(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _details(protocol):

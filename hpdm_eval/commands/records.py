@@ -10,8 +10,6 @@ from hpdm.support.files import atomic_folder, holds_something
 from hpdm.support.progress import note
 from hpdm_eval.records.archive import SUFFIXES, has_archive_suffix, read_archive, record_files, write_archive
 from hpdm_eval.records.labels import format_value, metric_label, protocol_label
-from hpdm_eval.report.collect import collect_records
-from hpdm_eval.report.numbers import render_pages
 from hpdm_eval.support.text_tables import aligned
 
 quiet_option = click.option("--quiet", is_flag=True, help="No notes on stderr.")
@@ -73,6 +71,8 @@ def unpack(archive, out, quiet):
 @click.argument("places", nargs=-1, required=True, type=click.Path(exists=True), metavar="DIR|FILE...")
 def list_(places):
     """List records by name, such as `reproduce ARCHIVE#NAME` takes, with their figures."""
+    from hpdm_eval.report.collect import collect_records
+
     rows = [
         (item.name, metric_label(item.record), format_value(item.record.value), protocol_label(item.record))
         for item in collect_records(places)
@@ -90,6 +90,8 @@ def render(context, folder, check):
     A template names its figures, such as {{ figure("nano/records.jsonl", metric="fvd", samples="nano") | ci(1) }}.
     They are looked up in archives of records and in other results below DIR; hpdm_eval/report/numbers.py lists how.
     """
+    from hpdm_eval.report.numbers import render_pages
+
     changed = render_pages(folder, check)
     for page in changed:
         click.echo(f"{page}: {'differs from its template' if check else 'written'}")

@@ -6,40 +6,42 @@ known. N clips, D feature dimensions, K values.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hpdm_eval.metrics.accuracy import wilson_interval
 
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
 
 @dataclass(frozen=True, kw_only=True)
 class Readout:
     """From features to the value of one attribute."""
 
-    values: tuple[str, ...]
-    mean: np.ndarray  # float64 [D]
-    scale: np.ndarray  # float64 [D]
-    weights: np.ndarray  # float64 [D + 1, K]
+    classifier: "Pipeline"  # standardised features → ridge regression onto the values
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The values there are, sorted."""
+        return tuple(self.classifier.classes_.tolist())
 
     def __call__(self, features: ArrayLike) -> list[str]:
         """The value that each row of features [N, D] shows."""
-        normed = (np.asarray(features, np.float64) - self.mean) / self.scale
-        scores = np.column_stack([normed, np.ones(len(normed))]) @ self.weights
-        return [self.values[index] for index in scores.argmax(1)]
+        return self.classifier.predict(np.asarray(features, np.float64)).tolist()
 
 
 def fit_readout(features: ArrayLike, labels: Sequence[str], penalty: float = 1e-3) -> Readout:
     """Fit on features [N, D] of real clips with the attribute's values `labels`; `penalty` per clip and dimension."""
-    features, values = np.asarray(features, np.float64), tuple(sorted(set(labels)))
-    mean, scale = features.mean(0), features.std(0)
-    scale = np.where(scale > 0, scale, 1)  # a dead dimension says nothing
-    design = np.column_stack([(features - mean) / scale, np.ones(len(features))])
-    targets = np.array([[label == value for value in values] for label in labels], np.float64)
-    gram = design.T @ design
-    ridge = penalty * len(features) * np.eye(len(gram))
-    ridge[-1, -1] = 0  # the constant is not shrunken
-    return Readout(values=values, mean=mean, scale=scale, weights=np.linalg.solve(gram + ridge, design.T @ targets))
+    from sklearn.linear_model import RidgeClassifier  # takes a second to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    features = np.asarray(features, np.float64)
+    classifier = make_pipeline(StandardScaler(), RidgeClassifier(alpha=penalty * len(features)))
+    return Readout(classifier=classifier.fit(features, np.asarray(labels)))
 
 
 def attribute_accuracy(seen: Iterable[str], asked: Iterable[str | None]) -> dict:

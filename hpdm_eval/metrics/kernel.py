@@ -44,8 +44,10 @@ def polynomial_mmd(
     x, y = _checked(x, y)
     gamma = 1 / x.shape[1] if gamma is None else gamma
 
+    from sklearn.metrics.pairwise import polynomial_kernel  # takes a second to import
+
     def kernel(a, b):
-        return (a @ b.T * gamma + coef) ** degree
+        return polynomial_kernel(a, b, degree=degree, gamma=gamma, coef0=coef)
 
     def within(side):
         total = _total(kernel, side, side)

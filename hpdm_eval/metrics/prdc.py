@@ -91,12 +91,15 @@ def _radii(features, k, block):
 
 
 def _squared_distances(a, b):
-    squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
-    return np.maximum(squares, 0, out=squares)
+    from sklearn.metrics.pairwise import euclidean_distances  # takes a second to import
+
+    return euclidean_distances(a, b, squared=True)
 
 
 def _blocks(length, block):
-    return [slice(start, min(start + block, length)) for start in range(0, length, block)]
+    from sklearn.utils import gen_batches
+
+    return list(gen_batches(length, block))
 
 
 FIGURES = ("precision", "recall", "density", "coverage")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpdm.support.errors import InputError
+from hpdm.support.fields import check_keys
 from hpdm.support.yaml_text import parse_yaml
 from hpdm_eval.clips.choices import METHODS, RANGES, RULES, check_split
 from hpdm_eval.records.labels import subset_remarks
@@ -272,11 +273,8 @@ def _read(name, seen=()):
     return {**base, "name": own, **values}, {**base_legacy, **legacy}
 
 
-def _check_keys(name, values):
-    known = [item.name for item in fields(Protocol)]
-    unknown = sorted(str(key) for key in set(values) - set(known))
-    if unknown:
-        raise InputError(f"protocol {name}: unknown setting {', '.join(unknown)[:200]}; known are {', '.join(known)}")
+def _check_keys(name: str, values: Mapping[str, Any]) -> None:
+    check_keys(values, [item.name for item in fields(Protocol)], f"protocol {name}", word="setting")
 
 
 def _check(protocol, key, value):

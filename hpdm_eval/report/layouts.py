@@ -10,7 +10,7 @@ notes: [...]
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from hpdm.support.errors import InputError
+from hpdm.support.fields import check_keys
 from hpdm_eval.report.collect import NamedRecord
 
 # what sets records of one variant, metric and seed apart
@@ -71,12 +72,12 @@ def _literal(text: str) -> str:
 def parse_layout(study: str, text: str) -> Layout:
     """The Layout of a file's text; raises InputError for keys that are unknown or missing."""
     values = yaml.safe_load(text)
-    _check_keys(study, values, needed=("title", "rows", "columns"), known=("published", "notes"))
+    needed = ("title", "rows", "columns")
+    check_keys(values, (*needed, "published", "notes"), f"layout {study}", needed=needed)
     columns = []
     for entry in values["columns"]:
-        _check_keys(
-            f"{study}, column {entry.get('heading')}", entry, needed=("metric", "heading"), known=("each", *PLACES)
-        )
+        needed = ("metric", "heading")
+        check_keys(entry, (*needed, "each", *PLACES), f"layout {study}, column {entry.get('heading')}", needed=needed)
         where = tuple((key, entry[key]) for key in PLACES if key in entry)
         each = tuple(entry.get("each", ()))
         if bad := [key for key in each if key not in PLACES]:
@@ -139,10 +140,3 @@ def _varies(taken: Sequence[NamedRecord], key: str) -> bool:
     for item in taken:
         values.setdefault((item.get("variant"), item.get("repeat")), set()).add(item.get(key))
     return any(len(own) > 1 for own in values.values())
-
-
-def _check_keys(where: str, values: Mapping[str, Any], needed: Sequence[str], known: Sequence[str]) -> None:
-    if missing := [key for key in needed if key not in values]:
-        raise InputError(f"layout {where}: {missing[0]!r} is missing")
-    if unknown := sorted(set(values) - {*needed, *known}):
-        raise InputError(f"layout {where}: unknown key {unknown[0]!r}; there are {', '.join((*needed, *known))}")

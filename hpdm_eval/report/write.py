@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from baselines.published import load_peers, load_published
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_folder, holds_something
+from hpdm.support.progress import note
 from hpdm_eval.records.frame import table_bytes, to_frame
 from hpdm_eval.report.collect import NamedRecord
 from hpdm_eval.report.figures import render
@@ -110,8 +112,12 @@ def write_report(
                     _write(folder / "tables" / f"{table.name}.{kind}", text)
         if records:
             names, own = [item.name for item in records], [item.record for item in records]
+            frame = to_frame(own, names)
             for suffix in (".csv", ".parquet"):
-                (folder / f"records{suffix}").write_bytes(table_bytes(to_frame(own, names), suffix))
+                if suffix == ".parquet" and find_spec("pyarrow") is None:
+                    note("no records.parquet: pyarrow is not installed")
+                    continue
+                (folder / f"records{suffix}").write_bytes(table_bytes(frame, suffix))
         _write(folder / "report.md", _markdown_page(title, lead, sections))
         _write(
             folder / PAGE,

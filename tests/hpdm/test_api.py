@@ -76,7 +76,10 @@ def test_import_is_light_and_names_are_listed():
 )
 def test_samples_are_those_of_the_command_bit_for_bit(checkpoint, tmp_path, words, options):
     wanted = written(checkpoint, tmp_path / "out", "--num", "3", *words)
-    videos = hpdm.load(checkpoint).sample(num=3, **options)
+    model = hpdm.load(checkpoint)
+    again = model.sample_into(tmp_path / "out", 3, format="npy", **options)
+    assert (again.total, again.made) == (3, 0)  # the command's settings, so nothing is left to make
+    videos = model.sample(num=3, **options)
     assert videos.dtype == torch.uint8 and videos.device.type == "cpu"
     assert np.array_equal(videos.numpy(), wanted)
 

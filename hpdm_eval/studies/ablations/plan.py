@@ -17,6 +17,7 @@ from hpdm.config.variants import with_levels, without_adaptive_computation
 from hpdm.data.loader import PROCEDURAL
 from hpdm.methods import make_method, method_class
 from hpdm.support.errors import InputError
+from hpdm.support.fields import build
 from hpdm_eval.studies.ablations.tiers import read_settings
 
 MEASURES = (
@@ -200,10 +201,10 @@ def load_studies() -> list[Study]:
     studies = []
     for name, values in read_settings("studies.yaml").items():
         variants = tuple(
-            _build(Variant, {"study": name, "name": str(key), **entry}, f"studies.yaml: {name}.{key}")
+            build(Variant, {"study": name, "name": str(key), **entry}, f"studies.yaml: {name}.{key}")
             for key, entry in values.pop("variants").items()
         )
-        study = _build(Study, {"name": name, "variants": variants, **values}, f"studies.yaml: {name}")
+        study = build(Study, {"name": name, "variants": variants, **values}, f"studies.yaml: {name}")
         unknown = set(study.measures) - set(MEASURES)
         if unknown or study.levels not in LEVELS or any(variant.clip not in CLIPS for variant in variants):
             raise InputError(f"studies.yaml: {name} has unknown measures, levels or clips")
@@ -216,7 +217,7 @@ def load_tier(name: str) -> Tier:
     tiers = read_settings("tiers.yaml")
     if name not in tiers:
         raise InputError(f"unknown tier {name!r}; choose one of {', '.join(tiers)}")
-    return _build(Tier, {"name": name, **tiers[name]}, f"tiers.yaml: {name}")
+    return build(Tier, {"name": name, **tiers[name]}, f"tiers.yaml: {name}")
 
 
 def make_plan(tier: Tier, only: Sequence[str] = (), repeats: int | None = None, first: int = 0) -> Plan:
@@ -335,13 +336,3 @@ def _unique(items):
         if item not in unique:
             unique.append(item)
     return unique
-
-
-def _build(kind, values, where):
-    """A dataclass of a YAML mapping, lists as tuples; unknown and missing keys raise InputError."""
-    names = {field.name: field for field in dataclasses.fields(kind)}
-    unknown = [key for key in values if key not in names]
-    missing = [name for name, field in names.items() if name not in values and field.default is dataclasses.MISSING]
-    if unknown or missing:
-        raise InputError(f"{where}: " + (f"unknown key {unknown[0]!r}" if unknown else f"{missing[0]} is missing"))
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
     finally:
         os.chdir(here)
     ports = [str(port) for port in free_ports(1 + len(RUNS))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     workers = [
         subprocess.Popen(
             [sys.executable, str(SUPPORT / "building_worker.py"), str(folder), rank, *ports],

@@ -13,7 +13,7 @@ RELATIVE = 1e-6  # sums of a batch change with the number of processes
 
 
 def campaign(folder, *options, timeout, script="elastic.py"):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SUPPORT / script), "--out", str(folder), *map(str, options)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=timeout, check=True)
     return json.loads(done.stdout)

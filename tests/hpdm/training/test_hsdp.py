@@ -25,7 +25,7 @@ from tests.support.small_training import saved_weights, small_config
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hsdp")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(
         [sys.executable, str(SUPPORT / "hsdp_worker.py"), str(folder)], env=environment, check=True, timeout=1500
     )

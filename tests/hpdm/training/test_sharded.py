@@ -42,7 +42,7 @@ PARTS = [f"{kind}-0000{rank}.safetensors" for kind in KINDS for rank in (0, 1)]
 def folder(tmp_path_factory):
     """What two processes leave, see sharded_worker.py, and what one does."""
     folder = tmp_path_factory.mktemp("sharded")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(
         [sys.executable, str(SUPPORT / "sharded_worker.py"), str(folder)], env=environment, check=True, timeout=1500
     )

@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     content[-1] ^= 1
     weights.write_bytes(content)
     ports = [str(port) for port in free_ports(len(RUNS))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     workers = [
         subprocess.Popen(
             [sys.executable, str(SUPPORT / "three_worker.py"), str(folder), rank, *ports],

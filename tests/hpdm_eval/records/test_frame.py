@@ -132,3 +132,11 @@ def test_all_committed_records_have_their_figures():
     assert headlines["value"].tolist() == [item.record.value for item in items]
     seams = [entry for item in items for entry in item.record.details if "excess" in entry]
     assert (frame["figure"] == "excess").sum() == len(seams) > 1000
+
+
+def test_a_report_without_pyarrow_says_that_it_has_no_parquet(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpdm_eval.report.write.find_spec", lambda name: None)
+    folder = save_records(tmp_path / "records", [base_record()])
+    result = CliRunner().invoke(main, ["report", "--records", str(folder), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0 and "no records.parquet" in result.stderr
+    assert (tmp_path / "out" / "records.csv").exists() and not (tmp_path / "out" / "records.parquet").exists()

@@ -14,7 +14,8 @@ from hpdm.methods import make_method
 from hpdm.support.errors import InputError
 from hpdm.training.plan import count_flops
 from hpdm_eval.studies.ablations.cost import describe_cost, sampling_flops
-from hpdm_eval.studies.ablations.plan import load_studies, load_tier, make_plan, tier_names
+from hpdm_eval.studies.ablations.plan import load_studies, load_tier, make_plan
+from hpdm_eval.studies.ablations.tiers import tier_names
 from hpdm_eval.studies.ablations.tasks import sampling_cost
 from hpdm_eval.studies.ablations.work import duration
 
