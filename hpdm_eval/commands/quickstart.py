@@ -20,7 +20,7 @@ from hpdm_eval.records.record import Record
 @click.option(
     "--clips",
     type=click.IntRange(min=2),
-    default=144,
+    default=132,
     show_default=True,
     help="Clips per set; under 129 the distance is mostly sampling bias.",
 )

@@ -40,7 +40,7 @@ FIRST_SEED = 7_000_000  # far from the seeds that the backbone and the models ar
 BLUR = 5  # pixels
 FEW_CLASSES = 3
 SAMPLES = "nano"
-DRAFT: dict[str, Any] = {"steps": (16, 8, 4), "overlap": "none"}  # a fifth of the shipped model's block evaluations
+DRAFT: dict[str, Any] = {"steps": (12, 6, 3), "overlap": "none"}  # a sixth of the shipped model's block evaluations
 MOST_SAMPLERS = 8  # processes
 FEWEST_VIDEOS = 12  # per process: starting one takes as long as sampling so many
 MARKER = ".made-by-hpdm-eval-quickstart"
@@ -92,7 +92,7 @@ def check_free(out: Path) -> None:
 def run_quickstart(
     out: Path,
     *,
-    clips: int = 144,
+    clips: int = 132,
     device: str = "auto",
     seed: int = 0,
     quiet: bool = False,
