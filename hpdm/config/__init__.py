@@ -4,8 +4,6 @@ A size is a YAML file in `hpdm/configs/`; a file says only what differs from the
 """
 
 import dataclasses
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
