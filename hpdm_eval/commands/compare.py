@@ -128,7 +128,7 @@ def compare_methods(
 
 
 def _write_page(report: Path, compared: "MethodComparison", folders: Mapping[str, str], quiet: bool) -> None:
-    from hpdm_eval.report.compare_tables import TITLE, comparison_section, found_records
+    from hpdm_eval.report.compare_tables import TITLE, comparison_section, named_records
     from hpdm_eval.report.model import origin
     from hpdm_eval.report.videos import choose_videos
     from hpdm_eval.report.write import make_sections, write_report
@@ -136,10 +136,12 @@ def _write_page(report: Path, compared: "MethodComparison", folders: Mapping[str
 
     if rank_and_size()[0] > 0:
         return
-    found = found_records(compared.methods)
-    sections = [comparison_section(compared.methods, compared.pairs, compared.figures), *make_sections(found)]
+    records = named_records(compared.methods)
+    sections = [comparison_section(compared.methods, compared.pairs, compared.figures), *make_sections(records)]
     grid, left_out = choose_videos(folders, per_class=1, limit=MOST_BYTES)
-    page = write_report(report, sections, title=TITLE, lead=origin(found), videos=grid, left_out=left_out)
+    page = write_report(
+        report, sections, title=TITLE, lead=origin(records), videos=grid, left_out=left_out, records=records
+    )
     note(f"page: {page}", quiet)
 
 

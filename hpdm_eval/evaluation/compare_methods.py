@@ -157,7 +157,8 @@ def sort_methods(methods: Sequence[Method], figure: str, figures: Mapping[str, F
 def pair_tests(methods: Sequence[Method], figure: str) -> list[Pair]:
     """Tests of all pairs, or none where a set has no standard error."""
     estimates = [method.estimates[figure] for method in methods]
-    return compare_pairs(estimates) if all(isinstance(estimate, Estimate) for estimate in estimates) else []
+    known = [estimate for estimate in estimates if isinstance(estimate, Estimate)]
+    return compare_pairs(known) if len(known) == len(estimates) else []
 
 
 def tiling_plans(folders: Mapping[str, Place], patch: str | Sequence[int] | None = None) -> dict[str, TilingPlan]:
@@ -276,7 +277,9 @@ def _per_clip(
     sources = sources_of(names, evaluation.group_by, clips_per_video)
     values = {figure: record.value}
     try:
-        errors = jackknife_errors(lambda rows: [scores[rows].mean()], len(names), seed=evaluation.seed, sources=sources)
+        errors = jackknife_errors(
+            lambda rows: np.array([scores[rows].mean()]), len(names), seed=evaluation.seed, sources=sources
+        )
     except InputError:  # too few clips
         return _Measured(record=record, values=values)
     return _Measured(record=record, values=values, errors=errors, groups=_groups(sources))
@@ -307,10 +310,10 @@ def _jackknife(
     own, function = comparison.samples, info.function()
     settings = MetricSettings(protocol=comparison.protocol, seed=comparison.seed, options=options)
 
-    def statistic(rows: np.ndarray) -> list[float]:
+    def statistic(rows: np.ndarray) -> np.ndarray:
         returned = function(_rows(info, own, rows), comparison.reference, settings)
         values = _values(info, as_figures(returned, info, settings))
-        return [values[figure] for figure in figures]
+        return np.array([values[figure] for figure in figures])
 
     with warnings.catch_warnings(), one_thread():
         warnings.simplefilter("ignore")  # the whole set has warned

@@ -54,7 +54,7 @@ def evaluate_dead_tokens(evaluation: Evaluation, options: Mapping[str, Any]) -> 
     return count_dead_tokens(evaluation, parse_patch(options["token"])).record
 
 
-def count_dead_tokens(evaluation: Evaluation, token: Sequence[int]) -> CountedTokens:
+def count_dead_tokens(evaluation: Evaluation, token: tuple[int, int, int]) -> CountedTokens:
     """Read the samples and count; token: (frames, rows, columns) of the video that one makes. Raises InputError."""
     started = time.time()
 

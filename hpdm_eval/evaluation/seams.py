@@ -50,7 +50,7 @@ class JudgedTiling:
     record: Record
     clips: list[ClipSeams]
     reference: list[ClipSeams] | None
-    lattices: list[Lattice]  # settled: moved for comparison as fits the clips
+    lattices: Sequence[Lattice]  # settled: moved for comparison as fits the clips
     figures: list[SeamFigure]
     pooled: PooledSeams
 
@@ -126,7 +126,7 @@ def find_plan(
 
     patch: "TxHxW" or the three numbers. Raises InputError where the plan is known from neither.
     """
-    given = {
+    given: dict[str, Any] = {
         "patch": parse_patch(patch) if patch else None,
         "overlap": overlap,
         "levels": levels,
@@ -199,7 +199,9 @@ def size_text(numbers: Sequence[int]) -> str:
     return "x".join(map(str, numbers))
 
 
-def _measure_set(evaluation: Evaluation, role: str, lattices: list[Lattice]) -> tuple[list[ClipSeams], dict[str, Any]]:
+def _measure_set(
+    evaluation: Evaluation, role: str, lattices: Sequence[Lattice]
+) -> tuple[list[ClipSeams], dict[str, Any]]:
     """The clips of a role, with the videos they come from where several come from one, and the record's entry."""
     codings, protocol = Codings(evaluation.path(role)), evaluation.protocol
 
@@ -217,7 +219,7 @@ def _measure_set(evaluation: Evaluation, role: str, lattices: list[Lattice]) -> 
 
 def _settings(plan: TilingPlan) -> dict[str, Any]:
     """The record's settings of a plan; what is usual is left out, so that hashes of older records hold."""
-    unusual = {"split": plan.split} if plan.split != AXES else {}
+    unusual: dict[str, Any] = {"split": plan.split} if plan.split != AXES else {}
     unusual |= {"canvas": list(plan.canvas)} if max(plan.canvas) > 1 else {}
     return {
         "patch": list(plan.patch),
@@ -273,7 +275,7 @@ def _check_cut(protocol: Protocol, plan: TilingPlan) -> None:
         raise InputError(f"{MANIFEST} gives the borders in the samples' own pixels: leave out --crop and --resolution")
 
 
-def _warnings(figures: list[SeamFigure], lattices: list[Lattice]) -> Iterator[str]:
+def _warnings(figures: list[SeamFigure], lattices: Sequence[Lattice]) -> Iterator[str]:
     judged = {(figure.axis, figure.period) for figure in figures}
     for lattice in lattices:
         if (lattice.axis, lattice.period) not in judged:

@@ -37,7 +37,7 @@ def comparison_section(
 
     methods: sorted; pairs: {figure: its tests}, of all figures that all have; figures: what is known of them.
     """
-    found = found_records(methods)
+    records = named_records(methods)
     tables = [
         Table(
             name="comparison",
@@ -52,8 +52,8 @@ def comparison_section(
                 for method in methods
             ),
             remarks=tuple(_remarks(methods, pairs)),
-            origin=origin(found),
-            sources=tuple(found),
+            origin=origin(records),
+            sources=tuple(records),
         )
     ]
     if any(pairs.values()):
@@ -68,7 +68,7 @@ def comparison_section(
                     for figure in pairs
                     for pair in pairs[figure]
                 ),
-                origin=origin(found),
+                origin=origin(records),
             )
         )
     return Section(name="comparison", title=TITLE, tables=tuple(tables))
@@ -90,7 +90,7 @@ def terminal_text(section: Section) -> str:
     return "\n\n".join([*parts, "\n".join(section.tables[0].remarks)])
 
 
-def found_records(methods: Sequence[Compared]) -> list[NamedRecord]:
+def named_records(methods: Sequence[Compared]) -> list[NamedRecord]:
     """All records of the methods as the report takes them."""
     return [
         NamedRecord(name=f"{method.name}/{metric}", record=record)

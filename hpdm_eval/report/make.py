@@ -32,18 +32,18 @@ def make_report(
     report in `out` is replaced. Raises InputError for a folder of other files, and where no record has a place in a
     table.
     """
-    records, videos = list(records), dict(videos or {})
-    check_folder(out, [*records, *videos.values()])
-    found = collect_records(records)
+    places, videos = list(records), dict(videos or {})
+    check_folder(out, [*places, *videos.values()])
+    named = collect_records(places)
     grid, left_out = choose_videos(videos, per_class=per_class, limit=most_bytes) if videos else (None, 0)
-    sections = make_sections(found, published)
-    missing = unshown(found)
+    sections = make_sections(named, published)
+    missing = unshown(named)
     if not sections:
-        raise InputError(f"none of the {len(found)} records has a place in a table: {', '.join(missing[:3])} ...")
+        raise InputError(f"none of the {len(named)} records has a place in a table: {', '.join(missing[:3])} ...")
     for name in missing[:MOST_NAMED]:
         note(f"{name} has no place in its study's table", quiet)
     if len(missing) > MOST_NAMED:
         note(f"... and {len(missing) - MOST_NAMED} more", quiet)
-    page = write_report(out, sections, title=title, lead=origin(found), videos=grid, left_out=left_out, records=found)
-    note(f"{len(found)} records; tables and figures are in {out}", quiet)
+    page = write_report(out, sections, title=title, lead=origin(named), videos=grid, left_out=left_out, records=named)
+    note(f"{len(named)} records; tables and figures are in {out}", quiet)
     return page

@@ -9,19 +9,18 @@ Clips are uint8 [T, H, W, 3].
 
 import shlex
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from hpdm.data.procedural import CLASS_NAMES, procedural_clip
-from hpdm.support.environment import Launched, choose_device
+from hpdm.support.environment import choose_device
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, atomic_folder, holds_something
 from hpdm.support.progress import note, progress
@@ -34,13 +33,14 @@ from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records.record import Record, running_command, save_record
 from hpdm_eval.report.make import make_report
 from hpdm_eval.report.tables import markdown_table
+from hpdm_eval.studies.sampling_processes import sample_share, sampling_processes
 
 FRAMES, SIZE = 16, 32  # what the shipped model makes
 FIRST_SEED = 7_000_000  # far from the seeds that the backbone and the models are trained on
 BLUR = 5  # pixels
 FEW_CLASSES = 3
 SAMPLES = "nano"
-DRAFT = {"steps": (16, 8, 4), "overlap": "none"}  # a fifth of the shipped model's block evaluations
+DRAFT: dict[str, Any] = {"steps": (12, 6, 3), "overlap": "none"}  # a sixth of the shipped model's block evaluations
 MOST_SAMPLERS = 8  # processes
 FEWEST_VIDEOS = 12  # per process: starting one takes as long as sampling so many
 MARKER = ".made-by-hpdm-eval-quickstart"
@@ -92,7 +92,7 @@ def check_free(out: Path) -> None:
 def run_quickstart(
     out: Path,
     *,
-    clips: int = 144,
+    clips: int = 132,
     device: str = "auto",
     seed: int = 0,
     quiet: bool = False,
@@ -161,62 +161,22 @@ def _draw_set(folder: Path, clips: int, draw: Callable[[int, int], Drawn], seed:
 def _sampling(out: Path, clips: int, device: str, seed: int, quiet: bool) -> Iterator[Callable[[], None]]:
     """Sample while the block runs, in as many processes as there are cores; on a GPU before it, in this one.
 
-    Yields a function that waits for the samples. Networks of this size are faster in one thread than in several, and
-    several processes take several videos.
+    Yields a function that waits for the samples.
     """
-    words = ["hpdm-sample", "--checkpoint", SAMPLES, "--num", clips, "--out", out, "--steps", "16,8,4"]
-    command = shlex.join(map(str, [*words, "--overlap", "none", "--device", device, "--seed", seed]))
+    steps, overlap = ",".join(map(str, DRAFT["steps"])), DRAFT["overlap"]
+    words = ["hpdm-sample", "--checkpoint", SAMPLES, "--num", clips, "--out", out, "--steps", steps]
+    command = shlex.join(map(str, [*words, "--overlap", overlap, "--device", device, "--seed", seed]))
     note(f"\n$ {command}", quiet)
     if choose_device(device).type != "cpu":
-        _sample(out, clips, device, seed, command, 0, 1, quiet)
+        sample_share(SAMPLES, out, clips, seed, DRAFT, command, device=device, quiet=quiet)
         yield lambda: None
         return
     count = max(min(available_cores(), MOST_SAMPLERS, clips // FEWEST_VIDEOS), 1)
     note(f"(in {count} processes, meanwhile)", quiet)
-    context = get_context("spawn")
-    failures = context.SimpleQueue()
-    processes = [
-        context.Process(target=_sample_share, args=(failures, out, clips, seed, command, rank, count), daemon=True)
-        for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
+    with sampling_processes(count, SAMPLES, out, num=clips, seed=seed, settings=DRAFT, command=command) as processes:
 
-    def wait() -> None:
-        note("\nwaiting for the samples", quiet or not any(process.is_alive() for process in processes))
-        for process in processes:
-            process.join()
-        if not failures.empty():
-            raise InputError(f"the samples could not be made: {failures.get()}")
-        if codes := [process.exitcode for process in processes if process.exitcode]:
-            raise InputError(f"the samples could not be made: a process ended with {codes[0]}")
+        def wait() -> None:
+            note("\nwaiting for the samples", quiet or processes.is_done())
+            processes.wait()
 
-    try:
         yield wait
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
-def _sample_share(failures, out: Path, clips: int, seed: int, command: str, rank: int, count: int) -> None:
-    """Body of a process: its share of the samples; puts into the queue what went wrong."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this process
-    torch.set_num_threads(1)
-    try:
-        _sample(out, clips, "cpu", seed, command, rank, count, quiet=True)
-    except Exception as error:
-        failures.put(f"{type(error).__name__}: {error}" if not isinstance(error, InputError) else str(error))
-        raise SystemExit(1) from error
-
-
-def _sample(out: Path, clips: int, device: str, seed: int, command: str, rank: int, count: int, quiet: bool) -> None:
-    from hpdm.checkpoint.load import load_checkpoint
-    from hpdm.sampling.folder import sample_into
-    from hpdm.sampling.request import FolderRequest, SampleRequest
-    from hpdm.sampling.sampler import Sampler
-
-    request = SampleRequest(num=clips, seed=seed, settings=DRAFT)
-    sampler = Sampler(load_checkpoint(SAMPLES), request, device=choose_device(device), quiet=quiet)
-    process = Launched(rank=rank, world_size=count)
-    sample_into(sampler, out, FolderRequest(command=command), process=process, quiet=quiet)

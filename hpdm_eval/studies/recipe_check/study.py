@@ -53,7 +53,7 @@ FAILED = 1
     help="Groups of processes that share the gradients of each number of processes (1 to 4).",
 )
 @click.option("--quiet", is_flag=True, help="No notes on stderr.")
-def main(out: Path, full: bool, records: Path | None, jobs: int, quiet: bool) -> None:
+def main(out: Path, full: bool, records: Path | None, jobs: int, quiet: bool) -> int:
     """Check gradients, starting values and noise of the large sizes on small networks. Runs on the CPU."""
     own_folder(out)
     note("gradients", quiet)

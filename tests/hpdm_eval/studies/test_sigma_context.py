@@ -17,12 +17,15 @@ from tests.support.example_records import some_record
 def test_the_page_with_and_without_intervals(tmp_path, monkeypatch, ci95, words):
     values = iter((14.0, 12.0, 10.0, 12.5, 20.0))
 
-    def call(command, *options):
-        if command is sigma_context.fvd:
-            value = next(values)
-            return some_record(value=value, ci95=ci95 and (value - ci95, value + ci95))
+    sampled = []
 
-    monkeypatch.setattr(sigma_context, "call", call)
+    def record_of(metric, evaluation):
+        assert metric == "fvd" and evaluation.samples == sampled[-1]
+        value = next(values)
+        return some_record(value=value, ci95=ci95 and (value - ci95, value + ci95))
+
+    monkeypatch.setattr(sigma_context, "record_of", record_of)
+    monkeypatch.setattr(sigma_context, "sample_folder", lambda checkpoint, out, **settings: sampled.append(out))
     monkeypatch.setattr(sigma_context, "draw_clips", lambda *options: None)
     result = CliRunner().invoke(
         sigma_context.main, ["--out", str(tmp_path / "out"), "--clips", "24", "--scratch", str(tmp_path / "scratch")]
