@@ -1,6 +1,7 @@
 """`hpdm-eval all`: every metric on features from one extraction."""
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -18,10 +19,10 @@ class Names(click.ParamType):
 
     name = "NAME,NAME,..."
 
-    def __init__(self, choices):
+    def __init__(self, choices: Callable[[], Sequence[str]]) -> None:
         self._choices = choices
 
-    def convert(self, value, parameter, context):
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         if isinstance(value, tuple):
             return value
         choices, names = self._choices(), value.split(",")

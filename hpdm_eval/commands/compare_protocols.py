@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +33,7 @@ NOT_SHOWN = ("numerics", "ddof", "root", "bn_epsilon", "num_samples", "num_refer
     "--out", type=OutputFolder(path_type=Path), required=True, help="Folder for protocols.md and protocols.png."
 )
 @judging_options()
-def compare_protocols(protocols, legacy, out, **options):
+def compare_protocols(protocols: Any, legacy: bool, out: Path | None, **options: Any) -> None:
     """How much the protocol alone moves FVD: the same videos and network under one protocol after the other.
 
     `change` is against --protocol. Settings given on the command line, such as --num-samples or --frames, hold for all

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +33,7 @@ COLUMNS = ("set", "samples", "fvd", "spread", "fresh spread", "draws")
     help=f"Numbers of samples; those above what there is are left out. [default: {','.join(map(str, SIZES))}]",
 )
 @judging_options(several=True)
-def curve(out, at, **options):
+def curve(out: Path, at: Any, **options: Any) -> None:
     """FVD over the number of samples: how much of a figure is sampling bias, and whether an order of models holds.
 
     Give --samples once per set, such as one folder per checkpoint in the order of training. Each point is the mean

@@ -9,7 +9,7 @@ from hpdm.support.errors import InputError
 @click.command(cls=Command)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False), metavar="DIR")
 @click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
-def merge(folder, quiet):
+def merge(folder: str, quiet: bool) -> None:
     """Make the records of the shards in DIR: run their command on the features that they have extracted.
 
     \b

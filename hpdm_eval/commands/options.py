@@ -263,7 +263,7 @@ def take_evaluation(options: MutableMapping[str, Any], **more: Any) -> Evaluatio
 class FileOrAddress(click.Path):
     """A file, or the address of one on the hub."""
 
-    def convert(self, value, parameter, context):
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         return value if is_hub_file(value) else super().convert(value, parameter, context)
 
 
@@ -272,7 +272,7 @@ class Sizes(click.ParamType):
 
     name = "N,N,..."
 
-    def convert(self, value, parameter, context):
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         if isinstance(value, tuple):
             return value
         if not re.fullmatch("[0-9]+(,[0-9]+)*", value) or min(sizes := set(map(int, value.split(",")))) < 2:
@@ -285,7 +285,7 @@ class Shard(click.ParamType):
 
     name = "I/N"
 
-    def convert(self, value, parameter, context):
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         if isinstance(value, tuple):
             return value
         found = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", value)

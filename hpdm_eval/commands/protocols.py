@@ -3,6 +3,7 @@
 import json
 import textwrap
 from dataclasses import fields
+from typing import Any
 
 import click
 
@@ -33,7 +34,7 @@ _COLUMNS = {
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object with NAME, else a list of them.")
 @common_options
-def protocols(name, as_json, **options):
+def protocols(name: str | None, as_json: bool, **options: Any) -> None:
     """List the named protocols, or all settings of the one called NAME (a name, or a YAML file).
 
     The hash stands beside every figure that is made with these settings; overriding any of them on a metric's command

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from typing import Any
 
 from hpdm.support.console import Command
 from hpdm.support.errors import WriteError
@@ -13,7 +14,7 @@ from hpdm_eval.support.notes import printing_once
 class RememberingCommand(Command):
     """A command that remembers its own words for the record, also where it is called from Python."""
 
-    def make_context(self, info_name, args, parent=None, **extra):
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         groups, above = [], parent
         while above is not None and above.parent is not None:  # the outermost is hpdm-eval itself
             groups, above = [above.info_name, *groups], above.parent
@@ -22,7 +23,7 @@ class RememberingCommand(Command):
         context.meta[__name__] = words
         return context
 
-    def invoke(self, context):
+    def invoke(self, context: Any) -> Any:
         with running_command(context.meta[__name__]), printing_once():
             return super().invoke(context)
 
@@ -30,7 +31,7 @@ class RememberingCommand(Command):
 class RecordedCommand(RememberingCommand):
     """A remembering command whose processes work together under `torchrun`; the first one speaks."""
 
-    def invoke(self, context):
+    def invoke(self, context: Any) -> Any:
         from hpdm_eval.support.distributed import joined_processes, rank_and_size  # which import torch
 
         with joined_processes():

@@ -1,6 +1,8 @@
 """`hpdm-eval records`: many record files as one archive, and back; pages whose figures are looked up in them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,7 +18,7 @@ quiet_option = click.option("--quiet", is_flag=True, help="No notes on stderr.")
 
 
 @click.group(cls=Group)
-def records():
+def records() -> None:
     """Pack record files into one archive, list and unpack it; write pages from it.
 
     An archive is a text file with a line for each record and a checksum, which version control compares well. `report`
@@ -34,7 +36,7 @@ def records():
     help="Archive to make; an earlier one is replaced.",
 )
 @quiet_option
-def pack(folder, out, quiet):
+def pack(folder: Path, out: Path | None, quiet: bool) -> None:
     """Pack all records below DIR, such as `hpdm-eval records pack records --out records.jsonl`.
 
     DIR is left as it is. Other JSON files in it are passed over.
@@ -53,7 +55,7 @@ def pack(folder, out, quiet):
 @click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE.jsonl[.gz]")
 @click.option("--out", type=OutputFolder(path_type=Path), required=True, metavar="DIR", help="New folder to make.")
 @quiet_option
-def unpack(archive, out, quiet):
+def unpack(archive: Path, out: Path, quiet: bool) -> None:
     """Restore the record files of an archive into the new folder DIR."""
     if holds_something(out):
         raise InputError(f"--out {out} holds files; name a new folder")
@@ -69,7 +71,7 @@ def unpack(archive, out, quiet):
 
 @records.command("list")
 @click.argument("places", nargs=-1, required=True, type=click.Path(exists=True), metavar="DIR|FILE...")
-def list_(places):
+def list_(places: Sequence[str]) -> None:
     """List records by name, such as `reproduce ARCHIVE#NAME` takes, with their figures."""
     from hpdm_eval.report.collect import collect_records
 
@@ -84,7 +86,7 @@ def list_(places):
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR")
 @click.option("--check", is_flag=True, help="Write nothing; exit code 1 where a page is not what its template makes.")
 @click.pass_context
-def render(context, folder, check):
+def render(context: Any, folder: Any, check: bool) -> None:
     """Write the pages of all templates below DIR: every PAGE.md.jinja becomes PAGE.md.
 
     A template names its figures, such as {{ figure("nano/records.jsonl", metric="fvd", samples="nano") | ci(1) }}.

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,7 +46,18 @@ MOST_SHOWN = 10
 @click.option("--quiet", is_flag=True, help="No progress bars and no notes on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
 @click.pass_context
-def reproduce(context, record, metric, folder, tolerance, device, seed, allow, quiet, as_json):
+def reproduce(
+    context: Any,
+    record: str,
+    metric: str | None,
+    folder: Path | None,
+    tolerance: float,
+    device: Any,
+    seed: Any,
+    allow: Any,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Run the command of a record again and compare its figures: the value, its interval and all details.
 
     The record is a file, or one of an archive: `hpdm-eval records list ARCHIVE` names them.

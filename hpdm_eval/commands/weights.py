@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,7 +16,7 @@ DEFAULT_FETCH = "i3d_torchscript.pt"
 
 
 @click.group(cls=Group)
-def weights():
+def weights() -> None:
     """List, fetch, add and verify pretrained networks.
 
     Files live in the user's cache folder, or in $HPDM_EVAL_WEIGHTS. shapes3d comes with the package and is not among
@@ -30,7 +31,7 @@ def weights():
 @weights.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @common_options
-def list_(as_json, device, seed, quiet):
+def list_(as_json: bool, device: Any, seed: int, quiet: bool) -> None:
     """List the known files: what they are, their size and hash, and whether the cache has them."""
     rows = []
     for source in sources().values():
@@ -69,7 +70,7 @@ def list_(as_json, device, seed, quiet):
 @weights.command()
 @click.argument("names", nargs=-1, metavar="[FILE]...")
 @common_options
-def fetch(names, device, seed, quiet):
+def fetch(names: tuple[str, ...], device: Any, seed: int, quiet: bool) -> None:
     """Download known files into the cache: i3d_torchscript.pt, or those named. Resumes what was interrupted."""
     for source in [_source(name) for name in names or [DEFAULT_FETCH]]:
         _report(fetch_source(source, quiet=quiet))
@@ -80,7 +81,7 @@ def fetch(names, device, seed, quiet):
 @click.option("--as", "name", metavar="FILE", help="The known file that it stands for, if its name does not say so.")
 @click.option("--unverified", is_flag=True, help="Accept it though its hash is not the known one; records will say so.")
 @common_options
-def add(file, name, unverified, device, seed, quiet):
+def add(file: Path, name: str | None, unverified: bool, device: Any, seed: int, quiet: bool) -> None:
     """Copy FILE into the cache after checking its hash; the way to bring weights to a machine without network."""
     _report(add_file(file, name=name and _source(name).file, unverified=unverified))
 
@@ -88,7 +89,7 @@ def add(file, name, unverified, device, seed, quiet):
 @weights.command()
 @click.argument("names", nargs=-1, metavar="[FILE]...")
 @common_options
-def verify(names, device, seed, quiet):
+def verify(names: tuple[str, ...], device: Any, seed: int, quiet: bool) -> None:
     """Check the files in the cache, all or those named, by their hashes. Exit code 2 if one is wrong or missing."""
     chosen = [_source(name) for name in names] or [
         source for source in sources().values() if (cache_dir() / source.file).exists()

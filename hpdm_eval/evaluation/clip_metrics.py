@@ -19,7 +19,7 @@ from hpdm_eval.support.caught import caught_warnings
 class Clips:
     """A set of clips, as often as it is iterated: `Clip`s with `video` uint8 [T, H, W, 3], `name` and `label`."""
 
-    def __init__(self, source: ClipSource):
+    def __init__(self, source: ClipSource) -> None:
         self.source, self.complete = source, False
         self.names: list[str] = []  # of the last iteration
 

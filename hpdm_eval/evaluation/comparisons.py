@@ -22,7 +22,7 @@ class Comparisons:
     added.
     """
 
-    def __init__(self, evaluation: Evaluation, references: dict[Key, Side | None] | None = None):
+    def __init__(self, evaluation: Evaluation, references: dict[Key, Side | None] | None = None) -> None:
         self.evaluation = evaluation
         self._references = {} if references is None else references
         self._known: dict[Key, Comparison] = {}

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class Figure:
     """One metric of one set of samples; `float(figure)` is its value."""
 
-    def __init__(self, record: Record):  # no dataclass: torchmetrics goes through the fields of those, and copies them
+    def __init__(
+        self, record: Record
+    ) -> None:  # no dataclass: torchmetrics goes through the fields of those, and copies them
         self.record = record
 
     @property
@@ -55,7 +57,7 @@ class Figure:
 class Result(Mapping[str, Figure]):
     """Figures by the name of their metric: `result["fvd"].value`; in the order in which they were computed."""
 
-    def __init__(self, records: Mapping[str, Record], missing: Mapping[str, str] | None = None):
+    def __init__(self, records: Mapping[str, Record], missing: Mapping[str, str] | None = None) -> None:
         self._figures = {name: Figure(record) for name, record in records.items()}
         self.missing = dict(
             missing or {}

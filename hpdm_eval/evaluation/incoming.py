@@ -77,7 +77,7 @@ class Gathered:
 class SharedNetwork:
     """A network on one device, and the features of the clips it saw last, so that metrics that share it ask it once."""
 
-    def __init__(self, evaluation: Evaluation, per_frame: bool, device: torch.device):
+    def __init__(self, evaluation: Evaluation, per_frame: bool, device: torch.device) -> None:
         self.backbone: Backbone | PerFrame = open_backbone(evaluation, device, per_frame)
         self.batch, self.device = evaluation.batch, device
         self._known: OrderedDict[str, Features] = OrderedDict()

@@ -9,8 +9,10 @@ import io
 import json
 import math
 import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import yaml
 
@@ -50,23 +52,23 @@ class Reproduction:
     changes: tuple[Change, ...]
 
     @property
-    def equal(self):
+    def equal(self) -> bool:
         return not self.differences
 
 
 def reproduce(
-    record,
-    run,
+    record: Record,
+    run: Callable[..., Any],
     *,
-    folder=None,
-    near=None,
-    relative=RELATIVE,
-    absolute=ABSOLUTE,
-    device=None,
-    seed=None,
-    quiet=True,
-    allow=(),
-):
+    folder: Any = None,
+    near: Any = None,
+    relative: float = RELATIVE,
+    absolute: float = ABSOLUTE,
+    device: Any = None,
+    seed: Any = None,
+    quiet: bool = True,
+    allow: Any = (),
+) -> Reproduction:
     """Run the command of a `Record` again and compare: a `Reproduction`.
 
     run: function of (name of a subcommand, its words, folder it may write to) that runs it, see
@@ -96,7 +98,9 @@ def reproduce(
     )
 
 
-def rerun_words(command, scratch, device=None, seed=None, quiet=True, record=None):
+def rerun_words(
+    command: str, scratch: Any, device: Any = None, seed: Any = None, quiet: bool = True, record: Any = None
+) -> tuple[str, list[str]]:
     """(name of the subcommand, its words) to run a record's command again; raises InputError where that cannot be.
 
     What it would write is left out, or goes to the folder `scratch`, and its records are printed. record: restricts the
@@ -130,7 +134,7 @@ def rerun_words(command, scratch, device=None, seed=None, quiet=True, record=Non
     return name, [*(word for word in words if word not in ("--json", "--quiet")), "--json", *["--quiet"] * quiet]
 
 
-def find_folder(words, folder=None, near=None):
+def find_folder(words: Sequence[str], folder: Any = None, near: Any = None) -> Path:
     """Where the relative inputs among a command's words are; InputError that says --folder where they are nowhere.
 
     folder: the only place to look; else the working folder, `near`, and the folders above it.

@@ -43,7 +43,7 @@ class Evaluation:
     trained_with: tuple[str, ...] = ()  # networks whose features the samples' model learnt from
     allow_trained_judge: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("batch", "limit"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):

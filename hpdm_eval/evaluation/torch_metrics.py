@@ -87,7 +87,7 @@ class FeatureMetric(Metric):
         reset_real_features: bool = True,
         quiet: bool = True,
         **settings: Any,
-    ):
+    ) -> None:
         of_torchmetrics = {key: settings.pop(key) for key in OF_TORCHMETRICS if key in settings}
         of_torchmetrics.setdefault("dist_sync_fn", None)
         super().__init__(**of_torchmetrics)
@@ -116,9 +116,10 @@ class FeatureMetric(Metric):
     def update(self, videos: Any, real: bool = False) -> None:
         """Add videos, uint8 [B, T, H, W, 3] or float [B, 3, T, H, W] in [-1, 1], on the device they are on.
 
-        `value_range="0..1"` and "0..255" of the class say that floats are in another range; a list of clips
-        [T, H, W, 3] may have some of different sizes. real: they are of the reference. Where a protocol starts at random,
-        a clip's number draws the start. Clips that are too short are counted and listed in the record. Raises InputError for other shapes and for values that are in no range.
+        `value_range="0..1"` and "0..255" of the class say that floats are in another range; a list of clips [T, H, W,
+        3] may have some of different sizes. real: they are of the reference. Where a protocol starts at random, a
+        clip's number draws the start. Clips that are too short are counted and listed in the record. Raises InputError
+        for other shapes and for values that are in no range.
         """
         info = get_metric(self.metric)
         if real and not info.reference:
@@ -253,7 +254,7 @@ class InceptionScore(FeatureMetric):
     metric = "is"
     higher_is_better = True
 
-    def __init__(self, protocol: str | Protocol = DEFAULT, **settings: Any):
+    def __init__(self, protocol: str | Protocol = DEFAULT, **settings: Any) -> None:
         super().__init__(None, protocol, **settings)
 
 

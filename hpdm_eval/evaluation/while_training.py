@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hpdm.config.data import PROCEDURAL
 from hpdm.support.errors import InputError
@@ -40,7 +42,7 @@ class Evaluator:
     Raises InputError for metrics, protocols and networks that are not there, or that cannot see the videos.
     """
 
-    def __init__(self, config, folder, *, device="cpu"):
+    def __init__(self, config: Any, folder: Any, *, device: Any = "cpu") -> None:
         self.settings, self.folder, self.device = config.eval, Path(folder), device
         self.data = {
             "data": dataclasses.asdict(config.data),
@@ -74,7 +76,9 @@ class Evaluator:
         if self.settings.reference and not Path(self.settings.reference).exists():
             raise InputError(f"eval.reference: {self.settings.reference} does not exist")
 
-    def __call__(self, samples, step, draw_reference, stopped):
+    def __call__(
+        self, samples: Any, step: int, draw_reference: Callable[..., Any], stopped: Callable[[], bool]
+    ) -> dict[str, dict[str, Any]]:
         """{metric: {"value", "ci95"}} of a folder of samples, or {metric: {"failed": why}}; records go to a folder.
 
         draw_reference(folder) writes clips to compare with; `stopped()` says whether to give up. A metric that cannot
@@ -191,7 +195,7 @@ class Evaluator:
         return read_records(words[0], text)
 
 
-def read_records(command, text) -> list[dict]:
+def read_records(command: str, text: str) -> list[dict]:
     """The records that a command of hpdm-eval printed with --json; none of `stats`, which has no --json."""
     records = [] if command == "stats" else parse_json(text)
     return records if isinstance(records, list) else [records]
