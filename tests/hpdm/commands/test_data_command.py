@@ -327,7 +327,7 @@ import hpdm.data.index as index
 index.KEEP_EVERY = (1, 0.0)
 entry = index._entry
 index._entry = lambda *rest: time.sleep(0.2) or entry(*rest)
-from hpdm.cli import data
+from hpdm.commands.entry import data
 data()
 """
 
