@@ -44,6 +44,6 @@ def make_report(
         note(f"{name} has no place in its study's table", quiet)
     if len(missing) > MOST_NAMED:
         note(f"... and {len(missing) - MOST_NAMED} more", quiet)
-    page = write_report(out, sections, title=title, lead=origin(found), videos=grid, left_out=left_out, found=found)
+    page = write_report(out, sections, title=title, lead=origin(found), videos=grid, left_out=left_out, records=found)
     note(f"{len(found)} records; tables and figures are in {out}", quiet)
     return page
