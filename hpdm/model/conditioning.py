@@ -66,7 +66,9 @@ class Conditions:
         return dataclasses.replace(self, labels=self.labels.masked_fill(which, null_label), mask=mask)
 
 
-Labels = torch.Tensor | Conditions  # int64 [B], -1 for none, or everything that a network is conditioned on
+# What callers may give: labels int64 [B], -1 for none, or everything that a network is conditioned on. Within, there is
+# one type: `as_conditions` stands at every entrance.
+Labels = torch.Tensor | Conditions
 
 
 def as_conditions(conditions: Labels) -> Conditions:
@@ -74,23 +76,18 @@ def as_conditions(conditions: Labels) -> Conditions:
     return conditions if isinstance(conditions, Conditions) else Conditions(labels=conditions)
 
 
-def drop_conditions(conditions: Labels, dropped: torch.Tensor | bool, null_label: int) -> Labels:
-    """Labels int64 [B] or `Conditions` as a network takes them: without class and text where `dropped`.
+def drop_conditions(conditions: Conditions, dropped: torch.Tensor | bool, null_label: int) -> Conditions:
+    """`Conditions` as a network takes them: without class and text where `dropped`.
 
     dropped: bool [B], or one for all. A label of -1, which data without classes have, becomes `null_label`.
     """
-    if not isinstance(conditions, Conditions):
-        return torch.where((conditions < 0) | dropped, null_label, conditions)
     labels = torch.where(conditions.labels < 0, null_label, conditions.labels)
     return dataclasses.replace(conditions, labels=labels).without(dropped, null_label)
 
 
-def guidance_branches(conditions: Labels, null_label: int, guided: bool) -> Labels:
-    """Labels int64 [B] or `Conditions` [B] → the same for each branch of guidance: [1, B], or [2, B] with the second
-    one without class and text."""
-    if not isinstance(conditions, Conditions):
-        branches = [conditions, torch.full_like(conditions, null_label)]
-        return torch.stack(branches[: 1 + guided])
+def guidance_branches(conditions: Conditions, null_label: int, guided: bool) -> Conditions:
+    """`Conditions` [B] → those of each branch of guidance: [1, B], or [2, B] with the second one without class and
+    text."""
     whole = conditions.each(lambda tensor: tensor[None])
     if not guided:
         return whole
@@ -99,11 +96,11 @@ def guidance_branches(conditions: Labels, null_label: int, guided: bool) -> Labe
     return Conditions(**{name: torch.cat([getattr(whole, name), getattr(null, name)]) for name in names})
 
 
-def no_conditions(config: "NetworkConfig", batch: int, device: torch.device | str = "cpu") -> Labels:
-    """Neither class nor text for a network of `NetworkConfig`: int64 [B], or `Conditions` where it has more of them."""
+def no_conditions(config: "NetworkConfig", batch: int, device: torch.device | str = "cpu") -> Conditions:
+    """Neither class nor text for a network of `NetworkConfig`: `Conditions` [B]."""
     labels = torch.full((batch,), config.num_classes, dtype=torch.int64, device=device)
     if not config.text_width and not config.measures:
-        return labels
+        return Conditions(labels=labels)
     text = mask = None
     if config.text_width:
         shape = (batch, config.text_tokens)

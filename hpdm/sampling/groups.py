@@ -13,7 +13,7 @@ from hpdm.diffusion import denoise, preconditioning
 
 if TYPE_CHECKING:
     from hpdm.config.diffusion import DiffusionConfig
-    from hpdm.model.conditioning import Labels
+    from hpdm.model.conditioning import Conditions
     from hpdm.model.network import LevelNetwork, LevelOutput
 
 
@@ -26,13 +26,13 @@ class TileGroup:
     samples: list[int]  # place in the batch, per tile
     branches: list[int]
     starts: torch.Tensor  # int64 [T, 3] on the CPU, on the grid of the level
-    conditions: "Labels"  # labels int64 [branches, B], or `Conditions` of that shape
+    conditions: "Conditions"  # [branches, B]
     real: int
     latents: torch.Tensor | None = None  # [T, M, D] after the latest step; None without self-conditioning
 
     @property
-    def labels(self) -> "Labels":
-        """Labels int64 [T], or `Conditions`, of the tiles; gathered at each call, for texts are large."""
+    def labels(self) -> "Conditions":
+        """`Conditions` [T] of the tiles; gathered at each call, for texts are large."""
         return self.conditions[self.branches, self.samples]
 
     @property
@@ -106,12 +106,12 @@ def make_groups(
     level: int,
     network: "LevelNetwork",
     starts: torch.Tensor,
-    labels: "Labels",
+    labels: "Conditions",
     split: Callable[[int], list[tuple[int, int]]],
 ) -> "list[TileGroup]":
     """All tiles of a level in groups: for every sample, every branch and every start, in this order.
 
-    starts: int64 [N, 3]; labels: int64 [branches, B] or `Conditions`; split: how many tiles → (size, real) per group.
+    starts: int64 [N, 3]; labels: `Conditions` [branches, B]; split: how many tiles → (size, real) per group.
     A self-conditioned network starts from zeros, which is what it takes for "no earlier estimate" in training.
     """
     config = network.config
@@ -134,7 +134,7 @@ def windows_of(
     level: int,
     network: "LevelNetwork",
     starts: torch.Tensor,
-    labels: "Labels",
+    labels: "Conditions",
     split: Callable[[int], list[tuple[int, int]]],
 ) -> "list[TileGroup]":
     """Groups of the windows at `starts` [N, 3] of a level that `groups` have sampled, as `make_groups` makes them.
@@ -170,7 +170,7 @@ class Evaluator:
         level: int,
         noisy: torch.Tensor,
         sigma: Any,
-        labels: "Labels",
+        labels: "Conditions",
         fixed: tuple,
         latents: torch.Tensor | None,
         real: int,

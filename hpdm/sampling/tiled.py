@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hpdm.diffusion import PerSampleNoise, add_noise, dynamic_threshold, euler, heun_stochastic
-from hpdm.model.conditioning import Conditions, guidance_branches
+from hpdm.model.conditioning import Conditions, as_conditions, guidance_branches
 from hpdm.pyramid import enlarge_video, tile_starts
 from hpdm.sampling import groups as tile_groups
 from hpdm.sampling.cache import ContextCache, ContextRecomputation
@@ -85,7 +85,7 @@ class TiledSampler:
         self.sampling.level_steps(levels)  # which raises, if it does, before any work
         if not isinstance(labels, Conditions):
             labels = torch.as_tensor(labels, dtype=torch.int64)
-        branches = guidance_branches(labels, self.network.null_label, self.sampling.guided)
+        branches = guidance_branches(as_conditions(labels), self.network.null_label, self.sampling.guided)
         labels = branches.to(self.device)  # [branches, B]
         if self.use_cache:
             contexts = ContextCache(self.evaluator, self.sampling, self.device, self.offload)

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, sample_sigma, v_target
-from hpdm.model.conditioning import Conditions, drop_conditions
+from hpdm.model.conditioning import Conditions, as_conditions, drop_conditions
 from hpdm.model.rin import chosen_samples, seed_samples
 from hpdm.pyramid import extract_patches, sample_windows, window_levels
 
@@ -149,12 +149,14 @@ def add_noise_to_levels(
     return inputs, torch.stack(c_noise, dim=1), targets
 
 
-def known_labels(labels: "Labels", config: "Config", dropped: torch.Tensor | bool = False) -> "Labels":
-    """Labels int64 [b] or `Conditions` as the network takes them: "no class" for -1 and, with no text, where `dropped`.
+def known_labels(labels: "Labels", config: "Config", dropped: torch.Tensor | bool = False) -> Conditions:
+    """`Conditions` as the network takes them, of those or of labels int64 [b].
+
+    "No class" stands for -1, and, with no text, where `dropped`.
 
     dropped: bool [b], or one for all.
     """
-    return drop_conditions(labels, dropped, config.network.num_classes)
+    return drop_conditions(as_conditions(labels), dropped, config.network.num_classes)
 
 
 def v_losses(

@@ -116,10 +116,10 @@ class FeatureMetric(Metric):
     def update(self, videos: Any, real: bool = False) -> None:
         """Add videos, uint8 [B, T, H, W, 3] or float [B, 3, T, H, W] in [-1, 1], on the device they are on.
 
-        `value_range="0..1"` and "0..255" of the class say that floats are in another range; a list of clips [T, H, W,
-        3] may have some of different sizes. real: they are of the reference. Where a protocol starts at random, a
-        clip's number draws the start. Clips that are too short are counted and listed in the record. Raises InputError
-        for other shapes and for values that are in no range.
+        `value_range="0..1"` and "0..255" of the class say that floats are in another range; a list of clips
+        [T, H, W, 3] may have some of different sizes. real: they are of the reference. Where a protocol starts at
+        random, a clip's number draws the start. Clips that are too short are counted and listed in the record. Raises
+        InputError for other shapes and for values that are in no range.
         """
         info = get_metric(self.metric)
         if real and not info.reference:

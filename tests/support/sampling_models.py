@@ -97,7 +97,7 @@ class KnownVideos:
         truth = torch.stack(
             [
                 self.estimate(self.videos[level][label][:, f : f + rf, h : h + rh, w : w + rw].double(), (f, h, w))
-                for label, (f, h, w) in zip(labels.tolist(), constants[0][:, 0].long().tolist(), strict=True)
+                for label, (f, h, w) in zip(labels.labels.tolist(), constants[0][:, 0].long().tolist(), strict=True)
             ]
         )
         # F with c_skip * y + c_out * F = truth

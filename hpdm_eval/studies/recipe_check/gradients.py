@@ -27,7 +27,7 @@ from hpdm.config.training import plan_batch
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, v_target
 from hpdm.methods import Method, make_method
-from hpdm.model.conditioning import drop_conditions
+from hpdm.model.conditioning import as_conditions, drop_conditions
 from hpdm.pyramid import extract_patches
 from hpdm.support.errors import InputError
 from hpdm.training.distributed import Processes, replicate, shard
@@ -115,7 +115,7 @@ def reference_gradients(config: Config) -> dict[str, torch.Tensor]:
         c_in = preconditioning(sigma[:, level], s_in)[0].view(-1, 1, 1, 1, 1)
         inputs.append(c_in * add_noise(x, eps[:, level], sigma[:, level], s_in))
         targets.append(v_target(x, eps[:, level], sigma[:, level]))
-    conditions = drop_conditions(labels, draws.no_label, config.network.num_classes)
+    conditions = drop_conditions(as_conditions(labels), draws.no_label, config.network.num_classes)
     arguments = inputs, sigma.log() / 4, draws.windows, conditions
     zeros = torch.zeros(BATCH, config.network.num_latents, config.network.latent_width, dtype=torch.float64)
     latents = [zeros] * len(patches)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from hpdm.commands.entry import info
 from hpdm.config import config_from_dict, load_config
 from hpdm.config.network import NetworkConfig
-from hpdm.model.conditioning import drop_conditions, guidance_branches, no_conditions
+from hpdm.model.conditioning import as_conditions, drop_conditions, guidance_branches, no_conditions
 from hpdm.model.network import HPDM
 from hpdm.pyramid import Pyramid, sample_windows
 from hpdm.support.errors import InputError
@@ -124,8 +124,12 @@ def test_branches_of_guidance_are_the_sample_and_the_sample_without_text():
     assert branches.shape == (2, 2)
     assert torch.equal(branches[0, [0, 1]].text, told.text) and torch.equal(branches.mask[0], told.mask)
     assert not branches.mask[1].any() and torch.equal(branches.measures[1], told.measures)
-    assert guidance_branches(torch.tensor([1, 2]), 7, guided=True).tolist() == [[1, 2], [7, 7]]
-    assert guidance_branches(torch.tensor([1, 2]), 7, guided=False).tolist() == [[1, 2]]
+    labels = as_conditions(torch.tensor([1, 2]))
+    assert guidance_branches(labels, 7, guided=True).labels.tolist() == [[1, 2], [7, 7]]
+    assert guidance_branches(labels, 7, guided=False).labels.tolist() == [[1, 2]]
+    assert drop_conditions(
+        as_conditions(torch.tensor([-1, 2, 3])), torch.tensor([False, True, False]), 7
+    ).labels.tolist() == [7, 7, 3]
 
 
 def test_one_level_at_a_time_equals_all_jointly_in_a_pyramid_that_splits_no_frames():
