@@ -15,6 +15,7 @@ from hpdm_eval.protocols import DEFAULT, Protocol, load_protocol
 from hpdm_eval.records.record import Record, running_command
 
 OWN = tuple(item.name for item in fields(Evaluation) if item.name not in ("protocol", "samples", "reference"))
+NATIVE = "native"
 OF_PROTOCOL = tuple(item.name for item in fields(Protocol))
 
 
@@ -22,7 +23,7 @@ def evaluate(
     samples: Place | Iterable[Any],
     reference: Place | Iterable[Any] | None = None,
     metrics: str | Sequence[str] = ("fvd",),
-    protocol: str | Protocol = DEFAULT,
+    protocol: str | Protocol | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     quiet: bool = True,
@@ -37,7 +38,8 @@ def evaluate(
     reference: a path to real clips, or to the statistics that `hpdm-eval stats` writes; beside an iterable also another
     one; None for metrics without one.
     metrics: names, see `hpdm-eval ls metrics`; "all" takes what the clips and weights at hand allow, and names the rest
-    in `missing`. protocol: a name, a YAML file, or a `Protocol`. options: of single metrics by their name,
+    in `missing`. protocol: a name, a YAML file, or a `Protocol`; None is that of the metric's command: generic-16f for
+    metrics on features, native for those that read pixels. options: of single metrics by their name,
     {"fvd": {"at": (256, 512)}}. settings: fields of `Protocol` (num_samples, frames, resolution, backbone, ...) and of
     `Evaluation` (device, seed, batch, cache, grid, match, weights, limit, ...).
 
@@ -58,7 +60,7 @@ def evaluate(
         raise InputError(f"options of {unknown[0]}, which is none of the metrics {', '.join(names)}")
     options = {info.name: check_options(info, (options or {}).get(info.name, {})) for info in chosen}
     own, changes = split_settings(settings)
-    resolved = resolve(protocol, changes)
+    resolved = resolve(protocol or default_protocol(chosen), changes)
     if not isinstance(samples, str | os.PathLike):
         from hpdm_eval.evaluation.streams import evaluate_stream  # which needs this module
 
@@ -74,13 +76,30 @@ def evaluate(
         try:
             if info.reference and reference is None:
                 raise InputError("it compares with real clips")
-            with running_command(command_words(info, comparisons.settings_of(info)[1], options[info.name])):
-                records[info.name] = comparisons.record(info, options[info.name])
+            records[info.name] = _one_of_several(info, comparisons, options[info.name], protocol, changes)
         except InputError as error:
             if not everything:
                 raise
             missing[info.name] = str(error)
     return Result(records, missing)
+
+
+def _one_of_several(
+    info: MetricInfo,
+    comparisons: Comparisons,
+    options: Mapping[str, Any],
+    protocol: str | Protocol | None,
+    changes: Mapping[str, Any],
+) -> Record:
+    if not info.extracts and protocol is None:  # it reads pixels, by a protocol of its own
+        return record_of(info, replace(comparisons.evaluation, protocol=resolve(NATIVE, changes)), options)
+    with running_command(command_words(info, comparisons.settings_of(info)[1], options)):
+        return comparisons.record(info, options)
+
+
+def default_protocol(metrics: Sequence[MetricInfo]) -> str:
+    """The protocol of metrics where none is named: that of their commands."""
+    return DEFAULT if any(info.extracts for info in metrics) else NATIVE
 
 
 def record_of(metric: str | MetricInfo, evaluation: Evaluation, options: Mapping[str, Any] | None = None) -> Record:
@@ -144,6 +163,8 @@ def check_options(info: MetricInfo, options: Mapping[str, Any]) -> dict[str, Any
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise InputError(f"{info.name} has no option {name!r}; {has}")
         option = known[name]
+        if value is None and option.default is None:
+            continue
         if option.choices and value not in option.choices:
             raise InputError(f"{info.name}: {name} is {value!r}, expected one of {', '.join(option.choices)}")
         if (

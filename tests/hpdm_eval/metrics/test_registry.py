@@ -178,3 +178,15 @@ def test_help_and_typing_mistakes_import_no_torch(arguments):
     )
     assert done.stderr.splitlines()[-1] == "[]", done.stderr[-2000:]
     assert done.returncode == (0 if "-" in arguments[-1][:1] and arguments[-1] != "x" else 2)
+
+
+def test_without_a_protocol_it_is_that_of_the_metric_s_command(clean, sets):
+    register_metric("still", needs="clips", higher_is_better=True)(lambda samples, *_: flicker(samples))
+    found = evaluate(sets / "samples", sets / "real", ["fvd", "still"], backbone="shapes3d", workers=0, start="first")
+    assert found["fvd"].record.protocol["name"] == "generic-16f"
+    assert found["still"].record.protocol["name"] == "native"
+    words = ["--samples", sets / "samples", "--patch", "8x16x16", "--lossless", "--workers", 0, "--json"]
+    seams = evaluate(
+        sets / "samples", metrics="seams", options={"seams": {"patch": "8x16x16", "lossless": True}}, workers=0
+    )
+    assert json.loads(run("seams", *words).stdout)["value"] == seams["seams"].value

@@ -51,7 +51,9 @@ def test_readout_is_the_ridge_solution_of_torch():
         return value
 
     optimizer.step(loss)
-    np.testing.assert_allclose(readout.weights, weights.detach().numpy(), atol=1e-6)
+    scores = (normed @ weights[:5] + weights[5]).detach().numpy()  # of targets 0 and 1; scikit-learn's are -1 and 1
+    np.testing.assert_allclose(readout.classifier.decision_function(features), 2 * scores[:, 1] - 1, atol=1e-6)
+    assert readout(features) == [("a", "b")[index] for index in scores.argmax(1)]
 
 
 def test_attributes_that_a_text_leaves_open_do_not_count():
