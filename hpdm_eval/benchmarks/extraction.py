@@ -176,14 +176,14 @@ def _memory(folder, clips, weights, unverified, device, seed, batch, workers, qu
 
 def run_for_memory(request: str) -> None:
     """Body of the measured process: reads the same files again and again until it has seen enough clips."""
-    asked = json.loads(request)
-    backbone = _backbone(asked["weights"], asked["unverified"], torch.device(asked["device"]), asked["seed"])
-    names = sorted(Path(asked["folder"]).glob("*.mp4"))
+    wanted = json.loads(request)
+    backbone = _backbone(wanted["weights"], wanted["unverified"], torch.device(wanted["device"]), wanted["seed"])
+    names = sorted(Path(wanted["folder"]).glob("*.mp4"))
     with tempfile.TemporaryDirectory(prefix="hpdm-bench-") as folder:
-        for index in range(asked["clips"]):
+        for index in range(wanted["clips"]):
             (Path(folder) / f"{index:05d}.mp4").write_bytes(names[index % len(names)].read_bytes())
-        source = open_clips(folder, load_protocol("native"), workers=asked["workers"], quiet=True)
-        extract_features(source, backbone, batch=asked["batch"], quiet=True)
+        source = open_clips(folder, load_protocol("native"), workers=wanted["workers"], quiet=True)
+        extract_features(source, backbone, batch=wanted["batch"], quiet=True)
     print(json.dumps(peak_rss_mib()))
 
 

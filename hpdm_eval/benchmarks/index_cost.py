@@ -53,7 +53,7 @@ def start(root: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     before, own, began = memory_of_process()["now"], _own(), time.perf_counter()
     clips = open_clips(DataConfig(path=str(root), **settings), frames=16, height=64, width=64, seed=0, quiet=True)
     clips.source.job(clips.item(0), None)
-    clips.source.told(clips.item(0))
+    clips.source.conditions(clips.item(0))
     opened = time.perf_counter()
     print_of_data = fingerprint_of(clips)
     ended = time.perf_counter()

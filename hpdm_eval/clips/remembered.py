@@ -116,7 +116,7 @@ def _stat(path):
 @cache
 def _decoding():
     """SHA-256 of the source text of what decodes, and versions of what it calls."""
-    here = Path(__file__).parent
-    files = [*(here / name for name in DECODES), *sorted(Path(walk.__file__).parent.glob("*.py"))]
+    folder = Path(__file__).parent
+    files = [*(folder / name for name in DECODES), *sorted(Path(walk.__file__).parent.glob("*.py"))]
     text = sha256(b"".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()
     return [text, package_versions(LIBRARIES)]
