@@ -1,7 +1,7 @@
 from .backbones.loading import load_backbone as load_backbone
 from .backbones.registry import register_backbone as register_backbone
-from .clips.source import open_clips as open_clips
 from .evaluation.api import evaluate as evaluate
+from .evaluation.api import open_clips as open_clips
 from .evaluation.figure import Figure as Figure
 from .evaluation.figure import Result as Result
 from .evaluation.torch_metrics import FID as FID

@@ -6,6 +6,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from hpdm.support.errors import InputError
+from hpdm_eval.clips.source import ClipSource
+from hpdm_eval.evaluation.comparison import open_set
 from hpdm_eval.evaluation.comparisons import Comparisons, evaluate_one
 from hpdm_eval.evaluation.figure import Result
 from hpdm_eval.evaluation.settings import Evaluation, Place
@@ -100,6 +102,31 @@ def _one_of_several(
 def default_protocol(metrics: Sequence[MetricInfo]) -> str:
     """The protocol of metrics where none is named: that of their commands."""
     return DEFAULT if any(info.extracts for info in metrics) else NATIVE
+
+
+def open_clips(
+    path: Place, protocol: str | Protocol = NATIVE, *, role: str = "samples", quiet: bool = True, **settings: Any
+) -> ClipSource:
+    """Clips of any input as `hpdm-eval` reads them: iterate for `Clip`s, whose `video` is uint8 [T, H, W, 3].
+
+    path: as `hpdm-eval --samples` takes it. protocol: a name, a YAML file, or a `Protocol`; native is every frame at
+    its own size. role: "samples" or "reference", which protocols cut differently. settings: fields of `Protocol` and those
+    of `Evaluation` that say how clips are read (seed, grid, match, strict, workers, split_lists, limit). After an
+    iteration, `summary()` is a record's entry: digest, counts, rejected clips. Raises InputError where nothing can be
+    read.
+
+    >>> import numpy as np, tempfile, hpdm_eval
+    >>> folder = tempfile.mkdtemp()
+    >>> np.save(folder + "/clips.npy", np.zeros((3, 8, 16, 16, 3), np.uint8))
+    >>> clips = hpdm_eval.open_clips(folder, frames=4, workers=0)
+    >>> [(clip.name, clip.video.shape) for clip in clips][:1], clips.summary()["clips"]
+    ([('clips.npy#0', (4, 16, 16, 3))], 3)
+    """
+    own, changes = split_settings(settings)
+    evaluation = Evaluation(protocol=resolve(protocol, changes), samples=path, reference=path, quiet=quiet, **own)
+    if role == "reference" and evaluation.grid is not None:
+        evaluation = replace(evaluation, reference_grid=evaluation.grid)
+    return open_set(role, evaluation)
 
 
 def record_of(metric: str | MetricInfo, evaluation: Evaluation, options: Mapping[str, Any] | None = None) -> Record:
