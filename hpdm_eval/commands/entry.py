@@ -91,7 +91,9 @@ SUBCOMMANDS = {
     "report": Subcommand(
         "report", "report", "Make tables (markdown, LaTeX, CSV), figures (SVG, PDF) and one HTML page of records."
     ),
-    "records": Subcommand("records", "records", "Pack record files into one archive, list and unpack it."),
+    "records": Subcommand(
+        "records", "records", "Pack record files into one archive, list and unpack it; write pages from it."
+    ),
     "reproduce": Subcommand(
         "reproduce",
         "reproduce",

@@ -110,10 +110,10 @@ def open_clips(
     """Clips of any input as `hpdm-eval` reads them: iterate for `Clip`s, whose `video` is uint8 [T, H, W, 3].
 
     path: as `hpdm-eval --samples` takes it. protocol: a name, a YAML file, or a `Protocol`; native is every frame at
-    its own size. role: "samples" or "reference", which protocols cut differently. settings: fields of `Protocol` and those
-    of `Evaluation` that say how clips are read (seed, grid, match, strict, workers, split_lists, limit). After an
-    iteration, `summary()` is a record's entry: digest, counts, rejected clips. Raises InputError where nothing can be
-    read.
+    its own size. role: "samples" or "reference", which protocols cut differently. settings: fields of `Protocol` and
+    those of `Evaluation` that say how clips are read (seed, grid, match, strict, workers, split_lists, limit). After
+    an iteration, `summary()` is a record's entry: digest, counts, rejected clips. Raises InputError where nothing can
+    be read.
 
     >>> import numpy as np, tempfile, hpdm_eval
     >>> folder = tempfile.mkdtemp()

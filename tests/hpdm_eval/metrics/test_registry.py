@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import hpdm_eval.metrics.registry as registry
 from hpdm.data.procedural import procedural_clip
 from hpdm.support.errors import InputError
-from hpdm_eval.commands.entry import main
+from hpdm_eval.commands.entry import SUBCOMMANDS, main
 from hpdm_eval.evaluation.api import evaluate
 from hpdm_eval.metrics.builtin import BUILTIN
 from hpdm_eval.metrics.registry import MetricOption, get_metric, metric_names, register_metric
@@ -161,13 +161,19 @@ def test_a_quick_look_is_recorded_as_one(sets):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["fvd", "--help"], ["fvd", "--sampels", "x"], ["kdv"]]
+    "arguments",
+    [["--help"], ["--version"], ["fvd", "--sampels", "x"], ["kdv"], *([name, "--help"] for name in SUBCOMMANDS)],
+    ids=" ".join,
 )
-def test_help_and_typing_mistakes_import_no_torch(arguments):
+def test_help_and_typing_mistakes_are_light(arguments):
+    """No numerical library is imported, and less than 80 MB of memory is taken, whatever the subcommand."""
     code = (
         "import sys\nfrom hpdm_eval.commands.entry import main\ntry:\n    main(sys.argv[1:], prog_name='hpdm-eval')\n"
         "finally:\n    heavy = {'torch', 'numpy', 'av', 'matplotlib', 'scipy', 'pandas'}\n"
-        "    print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+        "    from pathlib import Path; status = Path('/proc/self/status')\n"
+        "    words = status.read_text().split() if status.exists() else ['VmHWM:', '0']\n"
+        "    most = int(words[words.index('VmHWM:') + 1])  # KiB\n"
+        "    print(sorted(heavy & set(sys.modules)), most < 80_000, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -176,7 +182,7 @@ def test_help_and_typing_mistakes_import_no_torch(arguments):
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
     )
-    assert done.stderr.splitlines()[-1] == "[]", done.stderr[-2000:]
+    assert done.stderr.splitlines()[-1] == "[] True", done.stderr[-2000:]
     assert done.returncode == (0 if "-" in arguments[-1][:1] and arguments[-1] != "x" else 2)
 
 
@@ -190,3 +196,9 @@ def test_without_a_protocol_it_is_that_of_the_metric_s_command(clean, sets):
         sets / "samples", metrics="seams", options={"seams": {"patch": "8x16x16", "lossless": True}}, workers=0
     )
     assert json.loads(run("seams", *words).stdout)["value"] == seams["seams"].value
+
+
+def test_the_list_of_subcommands_says_what_their_help_says():
+    for name, place in SUBCOMMANDS.items():
+        if place is not None:
+            assert main.get_command(None, name).get_short_help_str(300) == place.summary, name
