@@ -97,7 +97,7 @@ SUBCOMMANDS = {
     "reproduce": Subcommand(
         "reproduce",
         "reproduce",
-        "Run the command of RECORD.json again and compare its figures: the value, its interval and all details.",
+        "Run the command of a record again and compare its figures: the value, its interval and all details.",
     ),
     "quickstart": Subcommand(
         "quickstart",
