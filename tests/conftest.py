@@ -41,6 +41,16 @@ def own_feature_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def own_registries(monkeypatch):
+    """What a test registers is gone after it."""
+    from hpdm_eval.backbones import registry as backbones
+    from hpdm_eval.metrics import registry as metrics
+
+    for module in (backbones, metrics):
+        monkeypatch.setattr(module, "_registered", dict(module._registered))
+
+
+@pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
 

@@ -169,7 +169,11 @@ class Command(_ExitCodes, click.Command):
 def _check_number(context, parameter, value):
     """Refuse numbers that nothing can be: not a number, infinity, whole ones beyond 64 bits."""
     for number in value if isinstance(value, tuple | list) else (value,):
-        if isinstance(number, float) and not math.isfinite(number) and not (number > 0 and parameter.name == "S_max"):
+        if (
+            isinstance(number, float)
+            and not math.isfinite(number)
+            and not (number > 0 and parameter.name.lower() == "s_max")
+        ):
             raise click.BadParameter(f"{number} is no finite number", context, parameter)
         if isinstance(number, int) and not -MOST <= number <= (LARGEST_SEED if parameter.name == "seed" else MOST):
             raise click.BadParameter("the number is too large", context, parameter)

@@ -45,7 +45,7 @@ class Lattice:
 
 def parse_patch(size: str | Iterable[int]) -> tuple[int, int, int]:
     """(frames, height, width) of "16x64x64", or of three numbers; raises InputError."""
-    text = size if isinstance(size, str) else "x".join(map(str, size))
+    text = size if isinstance(size, str) else "x".join(map(str, size or ()))
     try:
         patch = tuple(int(part) for part in text.lower().split("x"))
     except ValueError:

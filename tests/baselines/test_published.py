@@ -115,7 +115,7 @@ def example(**changes):
         ({"figure": {"value": None}}, "needs a note"),
         ({"figure": {"clip": "256"}}, "clip '256'"),
         ({"rows": ["colour"]}, "spanned by 'colour'"),
-        ({"figures": [{"method": "A"}]}, "'data' is missing"),
+        ({"figures": [{"method": "A"}]}, "metric is missing"),
     ],
 )
 def test_wrong_files_are_refused(changes, message):

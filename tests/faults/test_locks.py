@@ -8,7 +8,6 @@ from click.testing import CliRunner
 
 from hpdm.support.errors import InputError
 from hpdm.support.lock import LOCK_FILE, hold
-from hpdm_eval.commands import ablations
 from hpdm_eval.commands.entry import main
 from hpdm_eval.studies.recipe_check.study import main as recipe_check
 
@@ -42,7 +41,7 @@ def test_a_study_in_use_is_refused(tmp_path):
 
 def test_calls_that_share_a_study_wait_for_each_other_to_begin(tmp_path, monkeypatch):
     """They work on one folder together, but neither may find it half set up."""
-    monkeypatch.setattr(ablations, "PATIENCE", 0.3)
+    monkeypatch.setattr("hpdm_eval.studies.ablations.run.PATIENCE", 0.3)
     words = ["ablations", "--tier", "smoke", "--out", str(tmp_path), "--device", "cpu"]
     with hold(tmp_path):
         result = CliRunner().invoke(main, words)

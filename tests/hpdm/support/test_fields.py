@@ -38,7 +38,7 @@ def test_what_people_write_is_understood():
         ({"part": [2, 3]}, "file: part must be a section with keys, not '[2, 3]'"),
         ({"part": {"size": [2, 3, 4]}}, "file: part: size must be tuple, not '[2, 3, 4]'"),
         ({"part": {"size": [2, True]}}, "file: part: size must be int, not 'True'"),
-        ({"rate": float("nan")}, "file: rate must be a finite number, not 'nan'"),
+        ({"rate": float("nan")}, "file: rate must be a finite number, not nan"),
         ({"rate": 1e31}, "file: rate must be a finite number"),
         ({"count": 1.5}, "file: count must be int or NoneType, not '1.5'"),
     ],

@@ -268,7 +268,7 @@ def test_weights_and_biases_get_the_figures_where_asked_for(tmp_path, monkeypatc
 
 def test_models_of_texts_are_evaluated_on_videos_and_their_captions(tmp_path):
     """Half of the data are pictures, which stand still: none is in the reference, nor is any sample told to be one."""
-    asked, conditioner = [], evaluation.Evaluations._told
+    asked, conditioner = [], evaluation.Evaluations._conditions
     config = override_config(
         config_from_dict(small_text()),
         ["training.steps=1", "training.eval_every=1", "eval.num=6", "eval.num_reference=5"],
@@ -279,13 +279,13 @@ def test_models_of_texts_are_evaluated_on_videos_and_their_captions(tmp_path):
         draw_reference(tmp_path / "reference")
         return {"fvd": {"value": 1.0, "ci95": None}}
 
-    class Told(evaluation.Evaluations):
-        def _told(self, *arguments):
+    class Recorded(evaluation.Evaluations):
+        def _conditions(self, *arguments):
             asked.append(conditioner(self, *arguments)[1])
             return [0] * len(arguments[0]), asked[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "Evaluations", Told)
+        patch.setattr(evaluation, "Evaluations", Recorded)
         loop.train(config, tmp_path / "run", device="cpu", quiet=True, evaluator=judge)
     assert of_evaluations(tmp_path / "run") == [{"step": 1, "fvd@6": 1.0}]
     assert sum(len(told) for told in asked) == 6 and all((told.measures[:, 0] > 0).all() for told in asked)

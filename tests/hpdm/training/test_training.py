@@ -113,14 +113,15 @@ def test_loss_asks_and_scores_by_the_formulas():
     (first, first_grad, first_outputs), (second, second_grad, second_outputs) = network.calls
     assert not first_grad and second_grad and second_outputs and not first_outputs
     used = draws.self_condition
-    for asked, whole in zip((*first[0], first[1], first[2], first[3]), (*second[0], *second[1:4]), strict=True):
-        assert torch.equal(asked, whole[used])
+    of_used, of_all = ((*call[0], call[1], call[2], call[3].labels) for call in (first, second))
+    for part, whole in zip(of_used, of_all, strict=True):
+        assert torch.equal(part, whole[used])
     for asked, expected in zip(second[0], inputs, strict=True):
         np.testing.assert_allclose(asked.double(), expected, atol=2e-6)
     np.testing.assert_allclose(second[1], draws.sigma.log() / 4, rtol=1e-6)
     assert torch.equal(second[2], draws.windows)
     pairs = zip(draws.no_label.tolist(), labels.tolist(), strict=True)
-    assert second[3].tolist() == [12 if dropped or label < 0 else label for dropped, label in pairs]
+    assert second[3].labels.tolist() == [12 if dropped or label < 0 else label for dropped, label in pairs]
     assert 0 < draws.self_condition.sum() < 8
     for start, carried, estimate in zip(first[4], second[4], latents, strict=True):
         assert not start.any()

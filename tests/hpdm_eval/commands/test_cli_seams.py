@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from matplotlib.collections import LineCollection
 from scipy.ndimage import gaussian_filter
 
 from hpdm.commands.sample import sample
@@ -344,11 +343,13 @@ def test_the_map_has_one_colour_for_each_border(tmp_path, monkeypatch):
         save(tmp_path / "clips" / f"{k}.npy", smooth_clip(k, (8, 34, 96)))
     drawn = []
 
-    def collection(segments, *, array, **more):
-        drawn.append((len(segments), len(array)))
-        return LineCollection(segments, array=array, **more)
+    def counted(*arguments):
+        segments, excess = cut(*arguments)
+        drawn.append((len(segments), len(excess)))
+        return segments, excess
 
-    monkeypatch.setattr(seam_plots, "LineCollection", collection)
+    cut = seam_plots._segments
+    monkeypatch.setattr(seam_plots, "_segments", counted)
     result = run(
         "seams", "--samples", tmp_path / "clips", "--patch", "8x32x32", "--lossless", "--plots", tmp_path / "plots"
     )

@@ -172,7 +172,7 @@ def test_yaml_files_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("frame: 16", "unknown setting frame; known are"),
+        ("frame: 16", "unknown setting 'frame'; known are"),
         ("frames: many", "frames is 'many', expected a whole number"),
         ("frames: 0", "whole number from 1"),
         ("frames: true", "whole number"),
@@ -187,7 +187,7 @@ def test_yaml_files_of_ones_own(tmp_path):
         ("samples_frames: subsampled\nsamples_stride: 2", "samples_stride 1"),
         ("- 1", "fields and values"),
         ("a: [", "not valid YAML"),
-        ("legacy: {x: 1}", "unknown setting x"),
+        ("legacy: {x: 1}", "unknown setting 'x'"),
         ("extends: nothing", "unknown protocol 'nothing'"),
         ("legacy: 5", "legacy is 5"),
         ("overrides: 5", "list of texts"),
@@ -205,5 +205,5 @@ def test_unknown_names_and_overrides():
         load_protocol("fvd")
     with pytest.raises(InputError, match="no such file"):
         load_protocol("nowhere.yaml")
-    with pytest.raises(InputError, match="unknown setting frame"):
+    with pytest.raises(InputError, match="unknown setting 'frame'"):
         load_protocol("native", frame=3)

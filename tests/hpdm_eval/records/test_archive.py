@@ -176,7 +176,7 @@ def test_reproduce_takes_a_record_of_an_archive(tmp_path, monkeypatch):
     archive = packed(folder)
     calls = []
 
-    def run_again(record, **options):
+    def run_again(record, run, **options):
         calls.append((record, options["near"]))
         raise InputError("enough")
 

@@ -258,8 +258,8 @@ def test_what_differs_within_a_variant_is_a_column_of_its_own():
     [
         ("title: t\nrows: {}\ncolumns: []\ncolour: red", "unknown key 'colour'"),
         ("title: t\nrows: {}\ncolumns: [{metric: fvd, heading: a, lvl: 1}]", "unknown key 'lvl'"),
-        ("title: t\nrows: {}\ncolumns: [{metric: fvd}]", "'heading' is missing"),
-        ("title: t\ncolumns: []", "'rows' is missing"),
+        ("title: t\nrows: {}\ncolumns: [{metric: fvd}]", "heading is missing"),
+        ("title: t\ncolumns: []", "rows is missing"),
         ("title: t\nrows: {}\ncolumns: [{metric: fvd, heading: a, each: [colour]}]", "'colour' is none of"),
     ],
 )
