@@ -46,7 +46,7 @@ __all__ = [
 LOCKS = re.compile(r"\.lock(-\d+)?")  # see hpdm.support.lock
 
 
-def sha256_file(path: str | Path, chunk: int = 1 << 20) -> str:
+def sha256_file(path: str | os.PathLike[str], chunk: int = 1 << 20) -> str:
     """Hex SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

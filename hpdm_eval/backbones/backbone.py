@@ -247,7 +247,8 @@ class PerFrame:
     A network of clips gets each frame as a still clip of `min_frames` frames.
     """
 
-    min_frames, max_frames = 1, None
+    min_frames = 1
+    max_frames: int | None = None
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone, self.name, self.weights = backbone, backbone.name, backbone.weights

@@ -56,6 +56,13 @@ class Clip:
     position: int = 0  # among all candidates; puts in order what several processes have read
     owned: tuple = (0, None)  # from where to where positions are this process' alone; None: there is no other process
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """`video` of a clip that was decoded; those that are remembered have none."""
+        if self.video is None:
+            raise ValueError(f"{self.name} was not decoded: its features are remembered")
+        return self.video
+
 
 def open_clips(
     path: str | os.PathLike,

@@ -74,7 +74,7 @@ def ablations(
     from hpdm_eval.studies.ablations.plan import load_tier, make_plan
 
     chosen = load_tier(tier)
-    chosen = replace(chosen, **{key: value for key, value in (("size", size), ("data", data)) if value is not None})
+    chosen = replace(chosen, size=size or chosen.size, data=data or chosen.data)
     plan = make_plan(chosen, [name for text in only for name in text.split(",")], seeds, seed)
     if plan_only or (tier == "paper" and not yes):
         from hpdm_eval.studies.ablations.cost import describe_cost

@@ -302,11 +302,11 @@ def _parse_counts(text: str) -> list[int]:
     return counts
 
 
-def _parse_grid(text: str) -> tuple[int, ...]:
+def _parse_grid(text: str) -> tuple[int, int, int]:
     match = re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)x([1-9][0-9]*)", text)
     if not match:
         raise InputError(f"--tokens {text}: write frames x rows x columns, such as 16x16x16")
-    return tuple(map(int, match.groups()))
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 def _parse_steps(text: str | None) -> tuple[int, ...] | None:

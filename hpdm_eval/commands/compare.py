@@ -111,7 +111,11 @@ def compare_methods(
     if report is not None:
         check_folder(report, folders.values())
         own_folder(report)
-    own = {"is": {"splits": splits}, "prdc": {"neighbours": neighbours}, "dead-tokens": {"token": parse_patch(token)}}
+    own: dict[str, dict[str, Any]] = {
+        "is": {"splits": splits},
+        "prdc": {"neighbours": neighbours},
+        "dead-tokens": {"token": parse_patch(token)},
+    }
     evaluation = take_evaluation(options, samples="")
     measuring = library.Measuring(metrics=metrics, options=own, patch=patch)
     compared = library.compare_methods(_sets(evaluation, folders, grids), measuring, sort_by)

@@ -16,6 +16,7 @@ from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.metrics.registry import get_metric
 from hpdm_eval.protocols import Protocol, list_protocols
 from hpdm_eval.records.labels import format_value, metric_label, protocol_label
+from hpdm_eval.records.record import Record
 from hpdm_eval.support.text_tables import aligned, piped
 
 COLUMNS = ("protocol", "numerics", "fvd", "change", "samples", "reference", "what differs")
@@ -33,7 +34,7 @@ NOT_SHOWN = ("numerics", "ddof", "root", "bn_epsilon", "num_samples", "num_refer
     "--out", type=OutputFolder(path_type=Path), required=True, help="Folder for protocols.md and protocols.png."
 )
 @judging_options()
-def compare_protocols(protocols: Any, legacy: bool, out: Path | None, **options: Any) -> None:
+def compare_protocols(protocols: Any, legacy: bool, out: Path, **options: Any) -> list[Record]:
     """How much the protocol alone moves FVD: the same videos and network under one protocol after the other.
 
     `change` is against --protocol. Settings given on the command line, such as --num-samples or --frames, hold for all

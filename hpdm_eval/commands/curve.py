@@ -15,6 +15,7 @@ from hpdm_eval.commands.options import Sizes, judging_options, take_evaluation
 from hpdm_eval.commands.printing import announce
 from hpdm_eval.commands.recorded import RecordedCommand
 from hpdm_eval.records.labels import format_value, protocol_label
+from hpdm_eval.records.record import Record
 from hpdm_eval.support.text_tables import aligned, piped
 
 SIZES = (128, 256, 512, 2048, 10000)  # those of the paper's figure 8
@@ -33,7 +34,7 @@ COLUMNS = ("set", "samples", "fvd", "spread", "fresh spread", "draws")
     help=f"Numbers of samples; those above what there is are left out. [default: {','.join(map(str, SIZES))}]",
 )
 @judging_options(several=True)
-def curve(out: Path, at: Any, **options: Any) -> None:
+def curve(out: Path, at: Any, **options: Any) -> list[Record]:
     """FVD over the number of samples: how much of a figure is sampling bias, and whether an order of models holds.
 
     Give --samples once per set, such as one folder per checkpoint in the order of training. Each point is the mean

@@ -54,9 +54,9 @@ def efficiency(
     from hpdm_eval.studies.ablations.efficiency import computed, describe_size, enlarged, measured
     from hpdm_eval.studies.ablations.measure import Records
 
-    device = choose_device(device)
+    place = choose_device(device)
     own_folder(out)
-    on_gpu = device.type == "cuda"
+    on_gpu = place.type == "cuda"
     records = Records(out / "records", "gpu" if on_gpu else "cpu", command_line())
     overrides = [f"training.seed={seed}", "training.activation_checkpointing=false"]
     base_name = size or ("S" if on_gpu else "nano")
@@ -72,13 +72,13 @@ def efficiency(
                 describe_size(base),
                 batch=batch or (None if on_gpu else 4),
                 rounds=rounds,
-                device=device,
+                device=place,
                 records=records,
                 quiet=quiet,
             )
             + made
         )
-    sizes = {"measured": f"{base_name}, on {hardware(device)}", "computed": f"size {paper_size}, not run"}
+    sizes = {"measured": f"{base_name}, on {hardware(place)}", "computed": f"size {paper_size}, not run"}
     click.echo("\n\n".join(_tables(made, sizes)) + f"\n\nrecords are in {out / 'records'}")
 
 

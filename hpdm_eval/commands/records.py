@@ -36,7 +36,7 @@ def records() -> None:
     help="Archive to make; an earlier one is replaced.",
 )
 @quiet_option
-def pack(folder: Path, out: Path | None, quiet: bool) -> None:
+def pack(folder: Path, out: Path, quiet: bool) -> None:
     """Pack all records below DIR, such as `hpdm-eval records pack records --out records.jsonl`.
 
     DIR is left as it is. Other JSON files in it are passed over.

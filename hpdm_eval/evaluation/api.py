@@ -68,6 +68,8 @@ def evaluate(
 
         settings = {"options": options, "quiet": quiet, "everything": everything, "changes": changes}
         return evaluate_stream(samples, reference, chosen, resolved, **settings, **own)
+    if not isinstance(reference, str | os.PathLike | None):
+        raise InputError("samples in files are compared with a reference in files: give its path")
     evaluation = Evaluation(protocol=resolved, samples=samples, reference=reference, quiet=quiet, **own)
     if len(chosen) == 1:  # a single metric looks through the network that its command takes
         return Result({names[0]: record_of(chosen[0], for_one(chosen[0], evaluation, changes), options[names[0]])})

@@ -244,6 +244,8 @@ def pixel_evaluation(comparisons: Comparisons) -> Evaluation:
 
 
 def _seams(evaluation: Evaluation, options: Mapping[str, Any], plan: TilingPlan | None) -> _Measured:
+    if plan is None:
+        raise InputError("nothing says how the samples were tiled; give --patch")
     judged = judge_tiling(evaluation, plan)
     return _per_clip("seams", judged.record, judged.pooled.scores, [clip.name for clip in judged.clips], evaluation)
 
@@ -322,7 +324,7 @@ def _jackknife(
 
 def _rows(info: MetricInfo, side: Side, rows: np.ndarray) -> Side:
     """Some of a set's clips; where probabilities are all that is looked at, without moments of their features."""
-    if info.needs == "probabilities":
+    if info.needs == "probabilities" and side.probabilities is not None:
         summary = {**side.summary, "clips": len(rows)}
         return replace(side, features=None, probabilities=side.probabilities[rows], summary=summary, sources=None)
     return side.rows(rows)

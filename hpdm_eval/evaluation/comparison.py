@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from hpdm.support.files import parse_json, sha256_file
 from hpdm.support.hub_file import local_file
 from hpdm.support.progress import note
 from hpdm_eval.backbones import Backbone, PerFrame, backbone_name, load_backbone
-from hpdm_eval.backbones.backbone import check_frames
+from hpdm_eval.backbones.backbone import Extractor, check_frames
 from hpdm_eval.backbones.loading import KINDS
 from hpdm_eval.clips.selection import sources_of
 from hpdm_eval.clips.source import ClipSource, open_clips
@@ -302,7 +302,7 @@ def open_backbone(evaluation: Evaluation, device: torch.device, per_frame: bool 
     name = backbone_name(protocol.backbone)
     where = f"protocol {protocol.label}"
     if name in KINDS and protocol.frames is not None and not per_frame:
-        check_frames(KINDS[name], protocol.frames, where)  # before the weights are missed
+        check_frames(cast(Extractor, KINDS[name]), protocol.frames, where)  # before the weights are missed
     backbone = load_backbone(
         name,
         weights=evaluation.weights and local_file(evaluation.weights),
@@ -331,7 +331,7 @@ def read_side(
     if isinstance(source, Statistics):
         stored = {
             "statistics": str(evaluation.reference),
-            "statistics_sha256": sha256_file(local_file(evaluation.reference)),
+            "statistics_sha256": sha256_file(local_file(evaluation.path("reference"))),
             "seed": source.seed,
         }
         sources = None if evaluation.group_by == "none" else source.sources
@@ -344,7 +344,7 @@ def read_side(
         )
     source.prepare(min_frames=backbone.min_frames, shared=shared)
     cache = open_cache(backbone, evaluation)
-    reading = {"batch": evaluation.batch, "quiet": evaluation.quiet, "cache": cache}
+    reading: dict[str, Any] = {"batch": evaluation.batch, "quiet": evaluation.quiet, "cache": cache}
     merged = _merged.get()
     if merged and (
         not cache or cache.for_calls(call_size(backbone, evaluation.batch)).folder.name not in merged.caches

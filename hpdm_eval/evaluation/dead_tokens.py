@@ -59,13 +59,14 @@ def count_dead_tokens(evaluation: Evaluation, token: tuple[int, int, int]) -> Co
     started = time.time()
 
     def measure(clip: Clip) -> _Measured:
-        moved = find_dead_tokens(clip.video, token, clip.name, moved=True)
-        return _Measured(tokens=find_dead_tokens(clip.video, token, clip.name), moved=moved, size=clip.video.shape[1:3])
+        video = clip.pixels
+        moved = find_dead_tokens(video, token, clip.name, moved=True)
+        return _Measured(tokens=find_dead_tokens(video, token, clip.name), moved=moved, size=video.shape[1:3])
 
     measured, summary = measure_clips(evaluation, "samples", measure)
     counted = [entry.tokens for entry in measured]
     rates = MILLION * np.array([clip.rate for clip in counted])
-    interval = rate_interval(rates, MILLION * cluster_rate(np.mean([clip.tokens for clip in counted])))
+    interval = rate_interval(rates, MILLION * cluster_rate(float(np.mean([clip.tokens for clip in counted]))))
     figures = _figures(measured, token, rates)
     worst = [
         {"name": clip.name, "dead": len(clip.positions), "per_million": MILLION * clip.rate}

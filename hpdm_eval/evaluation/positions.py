@@ -43,7 +43,7 @@ def evaluate_positions(evaluation: Evaluation, options: Mapping[str, Any]) -> Re
     started = time.time()
     device, protocol = choose_device(evaluation.device), evaluation.protocol
     plan = find_plan(evaluation.samples, options["patch"], options["overlap"], None, options["lossless"])
-    if is_statistics(evaluation.reference):
+    if is_statistics(evaluation.path("reference")):
         raise InputError(f"{evaluation.reference} holds statistics of whole clips; tiles need the clips themselves")
     lattices = seam_lattices(plan.patch, plan.overlap, 1, plan.lossless, plan.split)
     backbone = open_backbone(evaluation, device)
@@ -119,14 +119,14 @@ class TileSource:
         self._clear()
         for clip in self.source:
             try:
-                drawn = draw_tiles(clip.video.shape[:3], self._patch, self._count, clip.name, self._seed)
+                drawn = draw_tiles(clip.pixels.shape[:3], self._patch, self._count, clip.name, self._seed)
             except InputError as error:
                 raise InputError(f"{clip.name}: {error}") from error
-            self.seams.append(seams_by_position(clip.video, self._lattices))
+            self.seams.append(seams_by_position(clip.pixels, self._lattices))
             self.names.append(clip.name)
             for position, starts in drawn.items():
                 for start in starts:
-                    tile = cut_tile(clip.video, start, self._patch)
+                    tile = cut_tile(clip.pixels, start, self._patch)
                     self.owners.append(len(self.names) - 1)
                     self.places.append(position)
                     yield Clip(
@@ -171,7 +171,7 @@ def position_figures(
     known = sources_of(samples.tiles.names, group_by, 1)
     sources = np.array(known if known is not None else [f"clip {n}" for n in range(len(samples.tiles.names))])
     enough = len(set(sources)) >= FEWEST_GROUPS and min(map(len, clips.values())) >= 2 * GROUPS
-    common = {"ddof": protocol.ddof, "root": protocol.root}
+    common: dict[str, Any] = {"ddof": protocol.ddof, "root": protocol.root}
     details = []
     for name in shared:
         distance, interval = frechet_distance(own[name], real[name], **common), None

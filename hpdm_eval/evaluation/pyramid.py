@@ -107,7 +107,7 @@ def _open_pair(coarse: Path, fine: Path, evaluation: Evaluation) -> LevelPair:
                 match = next(other, None)
                 if match is None or _stem(match) != _stem(clip):
                     raise unequal(f"{clip.name} stands beside {match.name if match else 'nothing'}")
-                yield clip.name, clip.video, match.video
+                yield clip.name, clip.pixels, match.pixels
                 bar.update()
             if (extra := next(other, None)) is not None:
                 raise unequal(f"{extra.name} has no partner")
@@ -128,7 +128,7 @@ def _of_all_levels(samples: Place, summaries: Sequence[Mapping[str, Any]]) -> di
 
 def _stem(clip: Clip) -> tuple[str, Any]:
     """A clip's name without the suffix, with its number in an array."""
-    return str(PurePosixPath(clip.file).with_suffix("")), clip.number
+    return str(PurePosixPath(clip.file or clip.name).with_suffix("")), clip.number
 
 
 def _figures(index: int, errors: Sequence[LevelError], rng: np.random.Generator) -> dict[str, Any]:

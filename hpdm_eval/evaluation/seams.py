@@ -81,14 +81,15 @@ def judge_tiling(evaluation: Evaluation, plan: TilingPlan) -> JudgedTiling:
     if evaluation.reference is not None:
         real, real_summary = _measure_set(evaluation, "reference", lattices)
     resized = protocol.resolution is not None
-    lattices = settle_lattices(clips, lattices, resized)
-    clips, real = ([rescore(clip, lattices) for clip in side] if side else side for side in (clips, real))
-    figures = judge_seams(clips, lattices, reference=real, seed=evaluation.seed, resized=resized)
+    settled = settle_lattices(clips, lattices, resized)
+    clips = [rescore(clip, settled) for clip in clips]
+    real = [rescore(clip, settled) for clip in real] if real else real
+    figures = judge_seams(clips, settled, reference=real, seed=evaluation.seed, resized=resized)
     if not figures:
         raise InputError(
             f"no clip of {evaluation.samples} is larger than a patch of {size_text(plan.patch)}: no borders to look at"
         )
-    pooled = pool_seams(clips, lattices, real)
+    pooled = pool_seams(clips, settled, real)
     largest = max(figures, key=lambda figure: figure.excess)
     record = pixel_record(
         "seams",
@@ -104,7 +105,7 @@ def judge_tiling(evaluation: Evaluation, plan: TilingPlan) -> JudgedTiling:
         samples=summary,
         reference=real_summary,
         details=tuple(figure.to_dict() for figure in figures),
-        warnings=list(_warnings(figures, lattices)),
+        warnings=list(_warnings(figures, settled)),
         extra={
             "pooled_over": [{"axis": axis, "period": period} for axis, period in pooled.over],
             "largest": {key: largest.to_dict()[key] for key in ("axis", "period", "statistic", "excess", "ci95")},
@@ -112,7 +113,7 @@ def judge_tiling(evaluation: Evaluation, plan: TilingPlan) -> JudgedTiling:
             "profiles": phase_profiles(clips, figures),
         },
     )
-    return JudgedTiling(record=record, clips=clips, reference=real, lattices=lattices, figures=figures, pooled=pooled)
+    return JudgedTiling(record=record, clips=clips, reference=real, lattices=settled, figures=figures, pooled=pooled)
 
 
 def find_plan(
@@ -206,7 +207,7 @@ def _measure_set(
     codings, protocol = Codings(evaluation.path(role)), evaluation.protocol
 
     def measure(clip: Clip) -> ClipSeams:
-        return measure_clip(clip.video, lattices, clip.name, codings.of(clip.name))
+        return measure_clip(clip.pixels, lattices, clip.name, codings.of(clip.name))
 
     clips, summary = measure_clips(evaluation, role, measure)
     each = protocol.samples_clips_per_video if role == "samples" else protocol.clips_per_video

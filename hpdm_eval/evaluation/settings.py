@@ -62,6 +62,10 @@ class Evaluation:
             **({"match": self.match} if of_samples else {}),
         }
 
-    def path(self, role: str) -> Place | None:
-        """Where the set of a role is."""
-        return self.samples if role == "samples" else self.reference
+    def path(self, role: str) -> Place:
+        """Where the set of a role is; raises InputError where there is no reference."""
+        if role == "samples":
+            return self.samples
+        if self.reference is None:
+            raise InputError("there is no reference: give real clips, or their statistics")
+        return self.reference

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,7 +33,13 @@ from hpdm_eval.support.npz import read_npz
 
 BATCH_BYTES = 256 << 20  # of clips in a batch that is read, unless a single clip is larger
 
-Clips = ClipSource | Collection[Clip]
+
+class Clips(Protocol):
+    """A `ClipSource`, or any other clips that can be counted and iterated."""
+
+    def __iter__(self) -> Iterator[Clip]: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

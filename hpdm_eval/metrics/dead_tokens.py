@@ -116,7 +116,7 @@ def rate_interval(rates: ArrayLike, cluster: float, level: float = 0.95) -> tupl
     return float(low), float(high)
 
 
-def cluster_rate(tokens: int) -> float:
+def cluster_rate(tokens: float) -> float:
     """Rate of a clip of so many judged tokens that holds `CLUSTER` dead ones, for `rate_interval`."""
     return CLUSTER / tokens
 

@@ -20,8 +20,11 @@ TITLE = "Comparison"
 class Compared(Protocol):
     """One set of samples in a comparison."""
 
-    name: str
-    records: Mapping[str, Record]  # by metric
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def records(self) -> Mapping[str, Record]: ...  # by metric
 
     def value(self, figure: str) -> float: ...
 
