@@ -5,7 +5,7 @@ error of the difference of two is found by leaving out groups of pairs, from bot
 hpdm_eval/metrics/uncertainty.py). Both sets are equally large, so the bias of few clips cancels where they are alike.
 Where a set is hardly further from the reference than another draw of the reference would be, intervals are too wide.
 Sets of several seeds are joined: other seeds are other clips of the same generator. What the interval covers is
-simulated in tests/test_pairing.py.
+simulated in tests/hpdm_eval/studies/test_pairing.py.
 
 N clips of a set, M of the reference, D feature dimensions.
 """
