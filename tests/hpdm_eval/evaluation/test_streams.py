@@ -50,9 +50,10 @@ def shared_cache(cache, own_feature_cache, monkeypatch):
 
 @pytest.fixture(scope="module")
 def of_files(sets):
-    registry._registered.pop("flicker-test", None)
-    hpdm_eval.register_metric("flicker-test", needs="clips", higher_is_better=False, reference=False)(flicker)
-    return hpdm_eval.evaluate(sets[1], sets[3], METRICS, cache=False, **WITHIN)
+    with pytest.MonkeyPatch.context() as patch:  # a fixture of the module outlives what one test registers
+        patch.setattr(registry, "_registered", {})
+        hpdm_eval.register_metric("flicker-test", needs="clips", higher_is_better=False, reference=False)(flicker)
+        return hpdm_eval.evaluate(sets[1], sets[3], METRICS, cache=False, **WITHIN)
 
 
 FORMS = {
