@@ -22,7 +22,7 @@ from hpdm.support.hub_file import is_hub_file
 from hpdm_eval.backbones.names import KNOWN, SHORT_NAMES
 from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.evaluation.shard_folder import FOLDER
-from hpdm_eval.protocols import CHOICES, DEFAULT, Protocol, load_protocol
+from hpdm_eval.protocols import CHOICES, DEFAULT, Protocol, for_both_roles, load_protocol
 
 SAMPLES = "Clips to judge: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files."
 
@@ -96,13 +96,6 @@ _OVERRIDES = (
         "legacy: the rounding of the published code; exact: double precision.",
     ),
 )
-# overrides of both roles: field of the reference → field of the samples
-_BOTH = {
-    "start": "samples_frames",
-    "stride": "samples_stride",
-    "fps": "samples_fps",
-    "clips_per_video": "samples_clips_per_video",
-}
 
 
 def protocol_options(default: str = DEFAULT) -> Decorator:
@@ -234,10 +227,7 @@ def take_protocol(options: MutableMapping[str, Any]) -> Protocol:
     given = {key: options.pop(key) for _, key, _, _ in _OVERRIDES}
     short = {full: name for name, full in SHORT_NAMES.items()}  # as protocols write it, so that hashes agree
     given["backbone"] = short.get(options.get("backbone") or "", options.get("backbone"))
-    overrides = {key: value for key, value in given.items() if value is not None}
-    for reference, samples in _BOTH.items():
-        if reference in overrides:
-            overrides.setdefault(samples, overrides[reference])
+    overrides = for_both_roles({key: value for key, value in given.items() if value is not None})
     splits = options.pop("is_splits", None)
     if splits is not None and load_protocol(name).is_splits is not None:
         overrides["is_splits"] = splits

@@ -13,7 +13,7 @@ from hpdm_eval.evaluation.figure import Result
 from hpdm_eval.evaluation.settings import Evaluation, Place
 from hpdm_eval.evaluation.words import command_words
 from hpdm_eval.metrics.registry import MetricInfo, all_metrics, get_metric
-from hpdm_eval.protocols import DEFAULT, Protocol, load_protocol
+from hpdm_eval.protocols import DEFAULT, Protocol, for_both_roles, load_protocol
 from hpdm_eval.records.record import Record, running_command
 
 OWN = tuple(item.name for item in fields(Evaluation) if item.name not in ("protocol", "samples", "reference"))
@@ -149,21 +149,10 @@ def in_all() -> list[MetricInfo]:
 def resolve(protocol: str | Protocol, changes: Mapping[str, Any]) -> Protocol:
     """A protocol with some of its settings changed; as on the command line, `start`, `stride`, `fps` and
     `clips_per_video` hold for samples as well unless theirs are given."""
-    changes = dict(changes)
-    for both, of_samples in BOTH.items():
-        if both in changes:
-            changes.setdefault(of_samples, changes[both])
+    changes = for_both_roles(changes)
     if isinstance(protocol, Protocol):
         return protocol.changed(**changes) if changes else protocol
     return load_protocol(protocol, **changes)
-
-
-BOTH = {
-    "start": "samples_frames",
-    "stride": "samples_stride",
-    "fps": "samples_fps",
-    "clips_per_video": "samples_clips_per_video",
-}
 
 
 def for_one(info: MetricInfo, evaluation: Evaluation, changes: Mapping[str, Any]) -> Evaluation:

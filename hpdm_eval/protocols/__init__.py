@@ -43,6 +43,14 @@ NOT_OF_REFERENCE = (
     "is_loops",
 )
 
+# Field of the reference → the same of the samples.
+OF_BOTH = {
+    "start": "samples_frames",
+    "stride": "samples_stride",
+    "fps": "samples_fps",
+    "clips_per_video": "samples_clips_per_video",
+}
+
 CHOICES = {
     "start": ("first", "random", "center"),
     "short": ("reject", "loop"),
@@ -232,6 +240,15 @@ def load_protocol(name_or_path: str | os.PathLike, **overrides: Any) -> Protocol
     if numerics != named:
         changed.append(f"numerics={numerics}")
     return replace(protocol, overrides=tuple(changed))
+
+
+def for_both_roles(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which those of the reference hold for samples as well, unless theirs are among them."""
+    settings = dict(settings)
+    for reference, samples in OF_BOTH.items():
+        if reference in settings:
+            settings.setdefault(samples, settings[reference])
+    return settings
 
 
 def list_protocols() -> list[Protocol]:
