@@ -11,7 +11,8 @@ from hpdm.support.progress import note
 from hpdm_eval.commands.options import judging_options, take_evaluation
 from hpdm_eval.commands.printing import announce, details_table
 from hpdm_eval.commands.recorded import RecordedCommand
-from hpdm_eval.metrics.registry import get_metric, metric_names
+from hpdm_eval.evaluation.settings import SHARDS
+from hpdm_eval.metrics.registry import get_metric, in_all
 
 
 class Names(click.ParamType):
@@ -32,9 +33,8 @@ class Names(click.ParamType):
 
 
 def names_in_all() -> list[str]:
-    """The metrics that `all` takes: those on features, and those that other packages register on clips."""
-    infos = map(get_metric, metric_names())
-    return [info.name for info in infos if info.extracts or info.needs == "clips"]
+    """The names of the metrics that `all` takes."""
+    return [info.name for info in in_all()]
 
 
 @click.command("all", cls=RecordedCommand)
@@ -88,7 +88,6 @@ def all_metrics(metrics: tuple[str, ...] | None, splits: int, neighbours: int, *
 def _write_share(metrics, comparisons, shard, folder):
     """Extract the shares of all comparisons that the metrics look at, and end the command; those that cannot be had are
     left out as above."""
-    from hpdm_eval.evaluation.shard_folder import FOLDER
     from hpdm_eval.evaluation.shards import share_of, write_shard
 
     shares, quiet = {}, comparisons.evaluation.quiet
@@ -97,10 +96,10 @@ def _write_share(metrics, comparisons, shard, folder):
         key, evaluation = comparisons.settings_of(info)
         try:
             if key not in shares and info.extracts:
-                shares[key] = share_of(evaluation, shard, folder or FOLDER, info.needs == "frames")
+                shares[key] = share_of(evaluation, shard, folder or SHARDS, info.needs == "frames")
         except InputError as error:
             if metrics or name == "fvd":
                 raise
             note(f"no {name}: {error}", quiet)
-    write_shard(list(shares.values()), shard, folder or FOLDER, comparisons.evaluation)
+    write_shard(list(shares.values()), shard, folder or SHARDS, comparisons.evaluation)
     raise click.exceptions.Exit(0)

@@ -8,6 +8,7 @@ import click
 from hpdm_eval.commands.options import Sizes, judging_options, pixel_set_options, take_evaluation
 from hpdm_eval.commands.printing import details_table, show_record
 from hpdm_eval.commands.recorded import RecordedCommand
+from hpdm_eval.evaluation.settings import SHARDS, Evaluation
 from hpdm_eval.metrics.registry import MetricInfo, MetricOption, get_metric
 
 KINDS = {"sizes": Sizes}
@@ -40,20 +41,18 @@ def judge(info: MetricInfo, own: dict[str, Any], options: dict[str, Any]) -> Any
     evaluation = take_evaluation(options)
     shown = {**options, "quiet": evaluation.quiet}
     if shard:
-        finish_shard([evaluation], info, shard, folder)
+        finish_shard(evaluation, info, shard, folder or SHARDS)
     record = evaluate_one(info, evaluation, own)
     lines = ["", details_table(record.details)] if record.details and all("figure" in e for e in record.details) else []
     return show_record(record, shown, lines)
 
 
-def finish_shard(evaluations: list[Any], info: MetricInfo, shard: tuple[int, int], folder: str | None) -> None:
+def finish_shard(evaluation: Evaluation, info: MetricInfo, shard: tuple[int, int], folder: str) -> None:
     """Extract a shard's share, write down that it is done, and end the command."""
-    from hpdm_eval.evaluation.shard_folder import FOLDER
     from hpdm_eval.evaluation.shards import share_of, write_shard
 
-    place = folder or FOLDER
-    shares = [share_of(evaluation, shard, place, info.needs == "frames") for evaluation in evaluations]
-    write_shard(shares, shard, place, evaluations[0])
+    share = share_of(evaluation, shard, folder, info.needs == "frames")
+    write_shard([share], shard, folder, evaluation)
     raise click.exceptions.Exit(0)
 
 

@@ -20,8 +20,7 @@ import click
 from hpdm.support.console import OutputFolder, common_options
 from hpdm.support.hub_file import is_hub_file
 from hpdm_eval.backbones.names import KNOWN, SHORT_NAMES
-from hpdm_eval.evaluation.settings import Evaluation
-from hpdm_eval.evaluation.shard_folder import FOLDER
+from hpdm_eval.evaluation.settings import SHARDS, Evaluation
 from hpdm_eval.protocols import CHOICES, DEFAULT, Protocol, for_both_roles, load_protocol
 
 SAMPLES = "Clips to judge: videos, folders of frames, arrays, a zip or tar of them, or a .txt list of files."
@@ -291,7 +290,7 @@ class Shard(click.ParamType):
 def shard_options(function: Function) -> Function:
     """Add `--shard` and `--shards`."""
     function = click.option(
-        "--shards", type=OutputFolder(), metavar="DIR", help=f"Folder of the shards, for --shard. [{FOLDER}]"
+        "--shards", type=OutputFolder(), metavar="DIR", help=f"Folder of the shards, for --shard. [{SHARDS}]"
     )(function)
     return click.option(
         "--shard",

@@ -12,7 +12,7 @@ from hpdm_eval.evaluation.comparisons import Comparisons, evaluate_one
 from hpdm_eval.evaluation.figure import Result
 from hpdm_eval.evaluation.settings import Evaluation, Place
 from hpdm_eval.evaluation.words import command_words
-from hpdm_eval.metrics.registry import MetricInfo, all_metrics, get_metric
+from hpdm_eval.metrics.registry import MetricInfo, get_metric, in_all
 from hpdm_eval.protocols import DEFAULT, Protocol, for_both_roles, load_protocol
 from hpdm_eval.records.record import Record, running_command
 
@@ -139,11 +139,6 @@ def record_of(metric: str | MetricInfo, evaluation: Evaluation, options: Mapping
         raise InputError(f"{info.name} compares with real clips: give reference")
     with running_command(command_words(info, evaluation, options)):
         return evaluate_one(info, evaluation, options)
-
-
-def in_all() -> list[MetricInfo]:
-    """The metrics that `all` takes: those on features, and what other packages register on clips."""
-    return [info for info in all_metrics() if info.extracts or info.needs == "clips"]
 
 
 def resolve(protocol: str | Protocol, changes: Mapping[str, Any]) -> Protocol:

@@ -99,7 +99,6 @@ def judge_sets(
     own = figures.pop("settings", None)
     summaries = {role: clips.summary() for role, clips in sets.items()}
     protocol = evaluation.protocol
-    limited = (f"limited to {evaluation.limit} clips: a quick look, no figure to compare",) * bool(evaluation.limit)
     record = make_record(
         started=started,
         metric=figures.pop("metric", metric.name),
@@ -111,8 +110,8 @@ def judge_sets(
         samples=summaries["samples"],
         reference=summaries.get("reference"),
         seed=evaluation.seed,
-        warnings=tuple(dict.fromkeys([*limited, *said()])),
-        extra=({"settings": own} if own else {}) | ({"limit": evaluation.limit} if evaluation.limit else {}),
+        warnings=tuple(dict.fromkeys([*evaluation.limit_remarks, *said()])),
+        extra=({"settings": own} if own else {}) | evaluation.limit_entry,
         **figures,
     )
     return JudgedClips(record=record, returned=returned, names=sets["samples"].names)

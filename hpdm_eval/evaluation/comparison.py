@@ -153,7 +153,7 @@ def compare(evaluation: Evaluation, *, reference: Side | None = None, per_frame:
         reference=reference or sides.get("reference"),
         seed=evaluation.seed,
         remarks=(*opened.remarks, *remarks),
-        extra={"limit": evaluation.limit} if evaluation.limit else {},
+        extra=evaluation.limit_entry,
     )
 
 
@@ -200,13 +200,19 @@ def open_comparison(evaluation: Evaluation, reference: Side | None = None, per_f
     roles = ["samples", *(["reference"] if evaluation.reference is not None and reference is None else [])]
     sources = {role: open_source(role, evaluation) for role in roles}
     backbone = open_backbone(evaluation, device, per_frame)
-    remarks = judge_warnings(evaluation)
-    if evaluation.limit:
-        remarks += (f"limited to {evaluation.limit} clips: a quick look, no figure to compare",)
+    remarks = judge_warnings(evaluation) + evaluation.limit_remarks
     stored = sources.get("reference")
     if isinstance(stored, Statistics):
         check_statistics(stored, backbone, evaluation)
+        remarks += statistics_remarks(stored, evaluation)
     return Opened(evaluation=evaluation, device=device, sources=sources, backbone=backbone, remarks=remarks)
+
+
+def statistics_remarks(stored: Statistics, evaluation: Evaluation) -> tuple[str, ...]:
+    """A warning where the reference's statistics are of a few clips because a limit said so."""
+    limit = stored.source.get("limit")
+    text = f"{evaluation.reference} was made with --limit {limit}: a quick look, no figure to compare"
+    return (text,) * bool(limit)
 
 
 def check_statistics(stored: Statistics, backbone: Backbone | PerFrame, evaluation: Evaluation) -> None:
@@ -268,10 +274,8 @@ def open_source(role: str, evaluation: Evaluation) -> ClipSource | Statistics:
 
 def open_set(role: str, evaluation: Evaluation) -> ClipSource:
     """The clips of a role, at most as many as the evaluation's limit."""
-    protocol = evaluation.protocol
-    wanted = protocol.num_samples if role == "samples" else protocol.num_reference
-    most = min(filter(None, (wanted, evaluation.limit)), default=None)
-    return open_clips(evaluation.path(role), protocol, role=role, num=most, **evaluation.reading(role))
+    reading = evaluation.reading(role) | {"role": role, "num": evaluation.most(role)}
+    return open_clips(evaluation.path(role), evaluation.protocol, **reading)
 
 
 def check_dimension(stored: Statistics, backbone: Backbone | PerFrame, where: Place) -> None:

@@ -28,6 +28,7 @@ from hpdm_eval.evaluation.comparison import open_backbone
 from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.features.calls import network_calls
 
+OF_FILES = ("grid", "match")  # settings of samples in files
 MEMORY = "<memory>"  # in place of a path
 KNOWN_BYTES = 64 << 20  # of features of the latest clips, kept for other metrics
 HASHING_THREADS = 4
@@ -47,12 +48,10 @@ class Role:
     @classmethod
     def of(cls, name: str, evaluation: Evaluation) -> "Role":
         """The role of an evaluation by its name."""
-        protocol = evaluation.protocol
-        number = protocol.num_samples if name == "samples" else protocol.num_reference
         return cls(
             name=name,
-            settings=decode_settings(protocol, name == "reference", None, evaluation.seed),
-            wanted=min(filter(None, (number, evaluation.limit)), default=None),
+            settings=decode_settings(evaluation.protocol, name == "reference", None, evaluation.seed),
+            wanted=evaluation.most(name),
             strict=evaluation.strict,
         )
 

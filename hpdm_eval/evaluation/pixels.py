@@ -44,14 +44,13 @@ def pixel_record(
     settings: the metric's own, JSON-able; they are kept under "settings" and are part of the protocol's hash, so that
     records of different settings do not pass for each other. values: of `make_record`.
     """
-    protocol, limit = evaluation.protocol, evaluation.limit
+    protocol = evaluation.protocol
     digest = sha256(json.dumps([protocol.hash(), settings], sort_keys=True).encode()).hexdigest()[:12]
-    limited = (f"limited to {limit} clips: a quick look, no figure to compare",) * bool(limit)
     return make_record(
         metric=metric,
         seed=evaluation.seed,
         protocol={**protocol.to_dict(), "hash": digest},
-        warnings=(*limited, *warnings),
-        extra={"settings": dict(settings), **(extra or {})} | ({"limit": limit} if limit else {}),
+        warnings=(*evaluation.limit_remarks, *warnings),
+        extra={"settings": dict(settings), **(extra or {})} | evaluation.limit_entry,
         **values,
     )

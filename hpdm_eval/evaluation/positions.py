@@ -48,9 +48,7 @@ def evaluate_positions(evaluation: Evaluation, options: Mapping[str, Any]) -> Re
     lattices = seam_lattices(plan.patch, plan.overlap, 1, plan.lossless, plan.split)
     backbone = open_backbone(evaluation, device)
     check_frames(backbone, plan.patch[0], f"tiles of {size_text(plan.patch)}")
-    remarks = judge_warnings(evaluation)
-    if evaluation.limit:
-        remarks += (f"limited to {evaluation.limit} clips: a quick look, no figure to compare",)
+    remarks = judge_warnings(evaluation) + evaluation.limit_remarks
     sides, summaries = {}, {}
     for role in ("samples", "reference"):
         source = open_set(role, evaluation)
@@ -88,7 +86,7 @@ def evaluate_positions(evaluation: Evaluation, options: Mapping[str, Any]) -> Re
                 "split": plan.split,
             }
         }
-        | ({"limit": evaluation.limit} if evaluation.limit else {}),
+        | evaluation.limit_entry,
     )
 
 

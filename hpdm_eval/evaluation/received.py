@@ -19,6 +19,7 @@ from hpdm_eval.evaluation.comparison import (
     open_source,
     read_side,
     remarks_on_copies,
+    statistics_remarks,
 )
 from hpdm_eval.evaluation.incoming import MEMORY, Gathered, Role, SharedNetwork, clip_name
 from hpdm_eval.evaluation.settings import Evaluation
@@ -138,7 +139,9 @@ def read_reference(evaluation: Evaluation, network: SharedNetwork, shared: bool 
     """Features of the reference, a path; shared: whether all processes call this and share the work."""
     source = open_reference(evaluation, network)
     side = read_side(source, network.backbone, evaluation, shared)
-    return Received(side=side, digests=source.digests if isinstance(source, ClipSource) else [])
+    if isinstance(source, Statistics):
+        return Received(side=side, digests=[], remarks=statistics_remarks(source, evaluation))
+    return Received(side=side, digests=source.digests)
 
 
 def comparison_of(
@@ -160,18 +163,13 @@ def comparison_of(
         seed=evaluation.seed,
         remarks=(
             *judge_warnings(evaluation),
-            *limit_remarks(evaluation),
+            *evaluation.limit_remarks,
             *remarks_on_copies(digests),
             *samples.remarks,
             *(reference.remarks if reference is not None else ()),
         ),
-        extra={"limit": evaluation.limit} if evaluation.limit else {},
+        extra=evaluation.limit_entry,
     )
-
-
-def limit_remarks(evaluation: Evaluation) -> tuple[str, ...]:
-    """A warning where only so many clips are looked at."""
-    return (f"limited to {evaluation.limit} clips: a quick look, no figure to compare",) * bool(evaluation.limit)
 
 
 def _nothing(gathered: Gathered, role: Role, backbone: Backbone | PerFrame) -> str:

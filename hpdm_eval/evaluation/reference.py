@@ -48,7 +48,7 @@ def make_statistics(evaluation: Evaluation, *, keep_features: bool = False, per_
         sources=sources,
         protocol={**evaluation.protocol.to_dict(), "hash": evaluation.protocol.hash()},
         backbone=backbone.describe(),
-        source=source.summary(),
+        source={**source.summary(), **evaluation.limit_entry},
         seed=evaluation.seed,
         made={"command": command_line(), "versions": package_versions(), "git": git_revision(), "created": utc_now()},
     )
@@ -68,7 +68,7 @@ def make_features(evaluation: Evaluation) -> tuple[FeatureSet, Backbone | PerFra
         "hardware": hardware(choose_device(evaluation.device)),
         "git": git_revision(),
         "created": utc_now(),
-        **({"limit": evaluation.limit} if evaluation.limit else {}),
+        **evaluation.limit_entry,
     }
     features = FeatureSet(
         features=extracted.features, names=extracted.names, probabilities=extracted.probabilities, manifest=manifest
@@ -77,10 +77,8 @@ def make_features(evaluation: Evaluation) -> tuple[FeatureSet, Backbone | PerFra
 
 
 def _open(evaluation: Evaluation, role: str, per_frame: bool = False) -> tuple[ClipSource, Backbone | PerFrame]:
-    protocol = evaluation.protocol
-    wanted = protocol.num_samples if role == "samples" else protocol.num_reference
-    most = min(filter(None, (wanted, evaluation.limit)), default=None)
-    source = open_clips(evaluation.samples, protocol, role=role, num=most, **evaluation.reading("samples"))
+    reading = evaluation.reading("samples") | {"role": role, "num": evaluation.most(role)}
+    source = open_clips(evaluation.samples, evaluation.protocol, **reading)
     backbone = open_backbone(evaluation, choose_device(evaluation.device), per_frame)
     source.prepare(min_frames=backbone.min_frames, shared=True)
     return source, backbone

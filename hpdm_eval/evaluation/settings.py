@@ -8,6 +8,7 @@ from hpdm.support.errors import InputError
 from hpdm_eval.protocols import Protocol
 
 Place = str | os.PathLike[str]
+SHARDS = "shards"  # folder of the shards of an evaluation, where none is named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,21 @@ class Evaluation:
             "grid": self.grid if of_samples else self.reference_grid,
             **({"match": self.match} if of_samples else {}),
         }
+
+    def most(self, role: str) -> int | None:
+        """Clips of a role to read at most: the protocol's number, or the limit where that is less; None: all."""
+        wanted = self.protocol.num_samples if role == "samples" else self.protocol.num_reference
+        return min(filter(None, (wanted, self.limit)), default=None)
+
+    @property
+    def limit_entry(self) -> dict[str, int]:
+        """What records and statistics hold of a limit; {} without one."""
+        return {"limit": self.limit} if self.limit else {}
+
+    @property
+    def limit_remarks(self) -> tuple[str, ...]:
+        """The warning that goes with a limit; none without one."""
+        return (f"limited to {self.limit} clips: a quick look, no figure to compare",) * bool(self.limit)
 
     def path(self, role: str) -> Place:
         """Where the set of a role is; raises InputError where there is no reference."""

@@ -23,8 +23,7 @@ from hpdm.support.files import read_json, write_json
 from hpdm.support.progress import note
 from hpdm_eval.clips.source import ClipSource
 from hpdm_eval.evaluation.comparison import Opened, open_comparison
-from hpdm_eval.evaluation.settings import Evaluation, Place
-from hpdm_eval.evaluation.shard_folder import FOLDER
+from hpdm_eval.evaluation.settings import SHARDS, Evaluation, Place
 from hpdm_eval.features.cache import SUFFIX, FeatureCache
 from hpdm_eval.features.entry_file import EntryFile
 from hpdm_eval.features.extraction import fill_cache
@@ -50,7 +49,7 @@ class Share:
     clips: int
 
 
-def extract_share(opened: Opened, shard: tuple[int, int], folder: Place = FOLDER) -> Share:
+def extract_share(opened: Opened, shard: tuple[int, int], folder: Place = SHARDS) -> Share:
     """Extract the features of a shard's share of all clips of a comparison.
 
     shard: (number from 1 on, how many). Raises InputError where nothing is to be extracted.
@@ -70,7 +69,7 @@ def extract_share(opened: Opened, shard: tuple[int, int], folder: Place = FOLDER
     return Share(cache=cache.folder.name, sets=sets, clips=clips)
 
 
-def share_of(evaluation: Evaluation, shard: tuple[int, int], folder: Place = FOLDER, per_frame: bool = False) -> Share:
+def share_of(evaluation: Evaluation, shard: tuple[int, int], folder: Place = SHARDS, per_frame: bool = False) -> Share:
     """Open a comparison and extract a shard's share of it; see `extract_share`."""
     check_shard(evaluation)
     return extract_share(open_comparison(evaluation, per_frame=per_frame), shard, folder)

@@ -31,6 +31,7 @@ from hpdm_eval.evaluation.comparisons import Comparisons, Key
 from hpdm_eval.evaluation.figure import Result
 from hpdm_eval.evaluation.incoming import (
     MEMORY,
+    OF_FILES,
     Gathered,
     Role,
     SharedNetwork,
@@ -54,8 +55,6 @@ from hpdm_eval.features.reference_statistics import is_statistics
 from hpdm_eval.metrics.registry import NEEDS, MetricInfo
 from hpdm_eval.protocols import Protocol
 from hpdm_eval.records.record import Record
-
-OF_FILES = ("grid", "match")  # settings of samples in files
 
 
 def evaluate_stream(

@@ -19,6 +19,7 @@ from hpdm_eval.evaluation.comparison import judge_warnings
 from hpdm_eval.evaluation.figure import Figure
 from hpdm_eval.evaluation.incoming import (
     MEMORY,
+    OF_FILES,
     Gathered,
     Role,
     SharedNetwork,
@@ -50,7 +51,6 @@ OF_TORCHMETRICS = (
     "sync_on_compute",
     "compute_with_cache",
 )
-OF_FILES = ("grid", "match")  # settings of samples in files
 
 
 class FeatureMetric(Metric):

@@ -46,8 +46,8 @@ OWN = {  # field of Evaluation → option
 def command_words(metric: MetricInfo, evaluation: Evaluation, options: Mapping[str, Any] | None = None) -> list[str]:
     """Words of the command of `hpdm-eval` that computes the same; options: the metric's own.
 
-    Settings of a protocol that no option changes, such as `ddof`, are not in it: a record holds them all, and
-    `hpdm-eval reproduce` goes by those.
+    Settings of a protocol that no option changes, such as `ddof`, are not in it, nor is where the file of a protocol of
+    one's own lies: a record holds all settings, and `hpdm-eval reproduce` goes by those.
     """
     words = ["hpdm-eval", metric.name, "--samples", str(evaluation.samples)]
     if evaluation.reference is not None:

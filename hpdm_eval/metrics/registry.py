@@ -177,6 +177,11 @@ def all_metrics() -> list[MetricInfo]:
     return [get_metric(name) for name in metric_names()]
 
 
+def in_all() -> list[MetricInfo]:
+    """The metrics that `all` takes: those on features, and what other packages register on clips."""
+    return [info for info in all_metrics() if info.extracts or info.needs == "clips"]
+
+
 def _builtin() -> dict[str, MetricInfo]:
     from hpdm_eval.metrics.builtin import BUILTIN  # which needs the classes of this module
 

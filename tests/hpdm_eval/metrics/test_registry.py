@@ -202,3 +202,13 @@ def test_the_list_of_subcommands_says_what_their_help_says():
     for name, place in SUBCOMMANDS.items():
         if place is not None:
             assert main.get_command(None, name).get_short_help_str(300) == place.summary, name
+
+
+def test_statistics_of_a_quick_look_say_so_in_every_figure_from_them(sets):
+    common = ["--protocol", "native", "--backbone", "shapes3d", "--device", "cpu", "--workers", 0]
+    made = run("stats", "--data", sets / "real", "--out", sets / "few.npz", "--limit", 9, *common)
+    assert made.exit_code == 0, made.output
+    words = ["fvd", "--samples", sets / "samples", "--reference", sets / "few.npz", *common, "--json"]
+    record = json.loads(run(*words).stdout)
+    assert record["reference"]["clips"] == record["reference"]["limit"] == 9 and record["num_samples"] == 12
+    assert any("was made with --limit 9" in text for text in record["warnings"])
