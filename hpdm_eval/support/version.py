@@ -1,8 +1,5 @@
-"""The version of the installed package."""
+"""The version of the package, for `hpdm_eval.__version__`."""
 
-from importlib import metadata
+from hpdm.support.environment import own_version
 
-try:
-    __version__ = metadata.version("hpdm")
-except metadata.PackageNotFoundError:  # run from a checkout
-    __version__ = "unknown"
+__version__ = own_version()
