@@ -6,30 +6,10 @@ from typing import Any
 import click
 
 from hpdm.config.pyramid import BORDERS, OVERLAPS
-from hpdm.config.sampling import SAMPLERS, TILE_WEIGHTS
+from hpdm.config.sampling import SAMPLERS, SOLVERS, TILE_WEIGHTS
 from hpdm.sampling.request import CALLS, FORMATS, PRECISIONS, FolderRequest, SampleRequest
-from hpdm.support.console import Command, OutputFolder, called_with, common_options, version_option
+from hpdm.support.console import NONE, Command, Numbers, OutputFolder, called_with, common_options, version_option
 from hpdm.video.formats import DEFAULT_CRF
-
-NONE = "none"
-
-
-class Numbers(click.ParamType):
-    """Numbers with commas between them: a tuple, or one number alone where `alone`; with `none` also that word."""
-
-    name = "numbers"
-
-    def __init__(self, kind: type, example: str, *, alone: bool = False, none: bool = False) -> None:
-        self.kind, self.example, self.alone, self.none = kind, example, alone, none
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str) or (self.none and value == NONE):
-            return value
-        try:
-            numbers = tuple(self.kind(number) for number in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r}: write numbers such as {self.example}", param, ctx)
-        return numbers[0] if self.alone and len(numbers) == 1 else numbers
 
 
 class Size(Numbers):
@@ -102,6 +82,11 @@ SIGMAS = Numbers(float, "0.002 or 0.002,0.001,0.001", alone=True)
     help="With several tilings, average all overlapping tiles in the last N steps of each level.",
 )
 @click.option("--tile-weights", type=click.Choice(TILE_WEIGHTS), help="What overlapping tiles count in an average.")
+@click.option(
+    "--solver",
+    type=click.Choice(SOLVERS),
+    help="Of the levels behind --heun-levels: Euler's, or one of second order that needs fewer steps.",
+)
 @click.option(
     "--start-noise",
     type=Numbers(float, "1, 2,1 or none", alone=True, none=True),

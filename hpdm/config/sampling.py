@@ -7,11 +7,13 @@ from hpdm.config.pyramid import AXES, BORDERS, OVERLAPS
 from hpdm.support.errors import InputError
 
 TILE_WEIGHTS = ("uniform", "feathered")
+SOLVERS = ("euler", "multistep")
 
 # Ways to sample that have a name: everything else is the checkpoint's. reports/sampling.md measures what each costs.
 SAMPLERS = {
     # Section 4.4 of the paper: all overlapping tiles at every step, every level from pure noise.
     "paper": {
+        "solver": "euler",
         "tilings": 1,
         "tiling_borders": "covered",
         "averaged_steps": 0,
@@ -19,6 +21,7 @@ SAMPLERS = {
         "tile_weights": "uniform",
     },
     "fast": {
+        "solver": "euler",
         "tilings": 2,
         "tiling_borders": "kept",
         "averaged_steps": 0,
@@ -38,8 +41,10 @@ class SamplingConfig(SamplerConfig):
     steps: tuple[int, ...] = (128, 64, 32)
     # Axes along which neighbouring tiles overlap by half a patch: none, w, h, hw, f, fw, fh or fhw.
     overlap: str = "hw"
-    # The coarsest levels that EDM's stochastic second-order solver samples; the others get Euler's.
+    # The coarsest levels that EDM's stochastic second-order solver samples; the others get `solver`.
     heun_levels: int = 1
+    # euler, as published, or multistep, of second order for the same evaluations: so it needs fewer steps.
+    solver: str = _DEFAULTS["solver"]
     # Noise level, as `diffusion.noise` states it, at which finished levels enter as context; smaller ones were hardly
     # seen in training.
     sigma_context: float = 0.05
@@ -95,7 +100,7 @@ class SamplingConfig(SamplerConfig):
         starts = self.start_noise if isinstance(self.start_noise, tuple) else (self.start_noise,)
         if not starts or any(start is not None and start <= 0 for start in starts):
             raise InputError(f"sampling.start_noise must be above 0, or null for pure noise; got {self.start_noise}")
-        for name, known in (("tiling_borders", BORDERS), ("tile_weights", TILE_WEIGHTS)):
+        for name, known in (("tiling_borders", BORDERS), ("tile_weights", TILE_WEIGHTS), ("solver", SOLVERS)):
             if getattr(self, name) not in known:
                 raise InputError(f"sampling.{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
 

@@ -5,7 +5,8 @@ share their noise and agree on what lies between them (MultiDiffusion, arXiv 230
 stochastic second-order solver, later levels with Euler's. A level sees its finished coarser levels through the cache.
 
 Cheaper, where the settings say so: each step takes one of several tilings in turn, so that borders of tiles lie
-elsewhere at the next step; and a level starts from the one below, enlarged, with noise (steps.py).
+elsewhere at the next step; a level starts from the one below, enlarged, with noise (steps.py); and later levels take
+fewer steps of a second-order multistep solver.
 
 What sample i becomes depends on its seed (a function of the run's seed and i), its label and the settings: noise is
 drawn per sample, and tiles share calls of the network only in sizes that change no bit (see calls.py).
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hpdm.diffusion import PerSampleNoise, add_noise, dynamic_threshold, euler, heun_stochastic
+from hpdm.diffusion import PerSampleNoise, add_noise, dynamic_threshold, euler, heun_stochastic, multistep
 from hpdm.model.conditioning import Conditions, as_conditions, guidance_branches
 from hpdm.pyramid import enlarge_video, tile_starts
 from hpdm.sampling import groups as tile_groups
@@ -127,7 +128,8 @@ class TiledSampler:
         else:
             y = plan.sigmas[0].float() * start
         if not plan.second_order:
-            return euler(canvas, y, plan.sigmas, s_in)
+            solve = multistep if self.sampling.solver == "multistep" else euler
+            return solve(canvas, y, plan.sigmas, s_in)
         s = self.sampling
         return heun_stochastic(
             canvas,

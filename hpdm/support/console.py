@@ -36,6 +36,7 @@ OF_THE_PLACE = {
     errno.EIO,
     errno.EMFILE,
 }
+NONE = "none"  # the word for a value that may be absent
 
 
 class _ExitCodes:
@@ -240,6 +241,24 @@ class Device(click.ParamType):
 
 
 DEVICES = "auto|cpu|cuda|cuda:1|mps"
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas between them: a tuple, or one number alone where `alone`; with `none` also that word."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type, example: str, *, alone: bool = False, none: bool = False) -> None:
+        self.kind, self.example, self.alone, self.none = kind, example, alone, none
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or (self.none and value == NONE):
+            return value
+        try:
+            numbers = tuple(self.kind(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r}: write numbers such as {self.example}", param, ctx)
+        return numbers[0] if self.alone and len(numbers) == 1 else numbers
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:

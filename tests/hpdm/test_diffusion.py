@@ -16,6 +16,7 @@ from hpdm.diffusion import (
     edm_sigmas,
     euler,
     heun_stochastic,
+    multistep,
     preconditioning,
     sample_sigma,
     v_target,
@@ -168,11 +169,15 @@ def solve_euler(y, sigmas):
     return euler(gaussian_denoiser, y, sigmas, S_IN)
 
 
+def solve_multistep(y, sigmas):
+    return multistep(gaussian_denoiser, y, sigmas, S_IN)
+
+
 def solve_heun(y, sigmas):
     return heun_stochastic(gaussian_denoiser, y, sigmas, S_IN, noise=None)
 
 
-@pytest.mark.parametrize("solve, order", [(solve_euler, 1), (solve_heun, 2)])
+@pytest.mark.parametrize("solve, order", [(solve_euler, 1), (solve_multistep, 2), (solve_heun, 2)])
 def test_order_of_convergence_to_the_exact_path(solve, order):
     y = 80 * draw(16)
     errors = []
@@ -184,17 +189,48 @@ def test_order_of_convergence_to_the_exact_path(solve, order):
     assert np.log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.05)
 
 
-@pytest.mark.parametrize("solve, tolerance", [(solve_euler, 0.1), (solve_heun, 5e-3)])
+@pytest.mark.parametrize("solve, tolerance", [(solve_euler, 0.1), (solve_multistep, 5e-3), (solve_heun, 5e-3)])
 def test_whole_run_ends_at_the_exact_sample(solve, tolerance):
     y = 80 * draw(16)
     result = solve(y, edm_sigmas(128, 0.002, 80, 7))
     torch.testing.assert_close(result, exact_end(y, 80, 0), rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("solve", [solve_euler, solve_heun])
+@pytest.mark.parametrize("solve", [solve_euler, solve_multistep, solve_heun])
 def test_step_to_zero_returns_the_estimate(solve):
     y = draw(16)
     torch.testing.assert_close(solve(y, torch.tensor([0.7, 0.0]).double()), gaussian_denoiser(y, 0.7))
+
+
+def test_multistep_takes_the_coefficients_of_dpm_solver_2m():
+    # Algorithm 2 of arXiv 2211.01095 for alpha = 1 (no scaling of the signal), lambda = -ln(sigma), term by term.
+    sigmas = torch.tensor([3.0, 1.7, 0.9, 0.2]).double()
+    estimates = draw(3, 5)
+
+    def exponent(i):
+        return -math.log(sigmas[i])
+
+    x = draw(5)
+    expected = x
+    for i in range(3):
+        h = exponent(i + 1) - exponent(i)
+        data = estimates[i]
+        if i:
+            r = (exponent(i) - exponent(i - 1)) / h
+            data = (1 + 1 / (2 * r)) * estimates[i] - 1 / (2 * r) * estimates[i - 1]
+        expected = sigmas[i + 1] / sigmas[i] * expected - (math.exp(-h) - 1) * data
+    given = iter(estimates)
+    torch.testing.assert_close(multistep(lambda y, sigma: next(given) * S_IN, x, sigmas, S_IN), S_IN * expected)
+
+
+def test_multistep_needs_fewer_steps_than_euler():
+    y = 80 * draw(16)
+    truth = exact_end(y, 80, 0)
+    error = {
+        solve: (solve(y, edm_sigmas(steps, 0.002, 80, 7)) - truth).abs().max().item()
+        for solve, steps in ((solve_euler, 128), (solve_multistep, 32))
+    }
+    assert error[solve_multistep] < error[solve_euler]
 
 
 def test_stochastic_heun_keeps_the_distribution():
@@ -252,6 +288,9 @@ def test_calls_of_a_denoiser_that_carries_state():
 
     start = draw(2, 3, dtype=torch.float32)
     assert euler(denoiser, start, sigmas, 4.0).dtype == torch.float32
+    assert calls == sigmas[:-1].tolist()
+    calls.clear()
+    assert multistep(denoiser, start, sigmas, 4.0).dtype == torch.float32
     assert calls == sigmas[:-1].tolist()
     calls.clear()
     assert heun_stochastic(denoiser, start, sigmas, 4.0, noise=None).dtype == torch.float32

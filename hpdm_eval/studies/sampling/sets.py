@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +37,17 @@ class SetJob:
     num: int
     device: str
     scratch: Path
+    steps: tuple[int, ...] | None = None  # that options take shares of; None: the checkpoint's
 
     @property
     def name(self) -> str:
-        return f"{self.sha256[:12]}-{slug(self.option)}-n{self.num}-s{self.seed}"
+        steps = "" if self.steps is None else "-of-" + "-".join(map(str, self.steps))
+        return f"{self.sha256[:12]}-{slug(self.option)}{steps}-n{self.num}-s{self.seed}"
+
+    @property
+    def settings(self) -> dict:
+        """`option_settings` of the job's option."""
+        return option_settings(OPTIONS[self.option], with_steps(load_checkpoint_config(self.checkpoint), self.steps))
 
     @property
     def file(self) -> Path:
@@ -65,6 +72,11 @@ def option_settings(option: Option, config: Config) -> dict:
     return {**option.settings, "steps": [max(1, round(share * n)) for share, n in zip(shares, steps)]}
 
 
+def with_steps(config: Config, steps: tuple[int, ...] | None) -> Config:
+    """A `Config` that samples with `steps` a level, or as it stands for None."""
+    return config if steps is None else replace(config, sampling=replace(config.sampling, steps=steps))
+
+
 def load_set(job: SetJob) -> SampledSet | None:
     """The set of a job, where it has been made with the option's present settings."""
     try:
@@ -73,8 +85,7 @@ def load_set(job: SetJob) -> SampledSet | None:
             sampled = SampledSet(**{part: arrays[part] for part in PARTS}, about=about)
     except (OSError, ValueError, KeyError):
         return None
-    settings = option_settings(OPTIONS[job.option], load_checkpoint_config(job.checkpoint))
-    return sampled if about["settings"] == parse_json(json.dumps(settings)) else None
+    return sampled if about["settings"] == parse_json(json.dumps(job.settings)) else None
 
 
 _LOADED = {}
@@ -95,8 +106,7 @@ def make_set(job: SetJob) -> None:
     """Sample, look and keep; the videos themselves are removed."""
     from hpdm_eval.studies.samples import sample_folder
 
-    option, config = OPTIONS[job.option], load_checkpoint_config(job.checkpoint)
-    settings, folder = option_settings(option, config), job.scratch / "samples" / job.name
+    settings, folder = job.settings, job.scratch / "samples" / job.name
     device = choose_device(job.device)
     shutil.rmtree(folder, ignore_errors=True)  # of a set that was interrupted: its seconds would be wrong
     fast = {"calls": "fastest", "batch": job.num} if device.type == "cuda" else {}

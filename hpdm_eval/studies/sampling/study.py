@@ -20,13 +20,21 @@ from hpdm.checkpoint.load import Checkpoint, load_checkpoint
 from hpdm.config import Config, load_config
 from hpdm.config.sampling import SAMPLERS
 from hpdm.sampling.steps import count_block_evaluations
-from hpdm.support.console import Command, OutputFolder, common_options, own_folder
+from hpdm.support.console import Command, Numbers, OutputFolder, common_options, own_folder
 from hpdm.support.environment import choose_device
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, write_json
 from hpdm_eval.studies.sampling.options import BASELINE, OPTIONS, Option, slug
 from hpdm_eval.studies.sampling.pairing import Difference, frechet_difference, mean_difference, over_networks
-from hpdm_eval.studies.sampling.sets import SampledSet, SetJob, draw_reference, load_set, make_sets, option_settings
+from hpdm_eval.studies.sampling.sets import (
+    SampledSet,
+    SetJob,
+    draw_reference,
+    load_set,
+    make_sets,
+    option_settings,
+    with_steps,
+)
 from hpdm_eval.support.text_tables import piped
 
 SIZES = ("S", "M", "L")
@@ -90,6 +98,12 @@ class Row:
     show_default=True,
     help="Procedural clips to compare with.",
 )
+@click.option(
+    "--steps",
+    type=Numbers(int, "128,64,32"),
+    metavar="128,64,32",
+    help="Steps per level of the paper's sampler, of which options take their shares. [default: the checkpoint's]",
+)
 @click.option("--only", multiple=True, metavar="OPTION", help="Measure these options and the baseline alone.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Sets made at a time, a process each."
@@ -103,6 +117,7 @@ def main(
     seeds: int,
     num: int,
     reference_clips: int,
+    steps: tuple[int, ...] | None,
     only: tuple[str, ...],
     jobs: int,
     minutes: float | None,
@@ -131,6 +146,7 @@ def main(
             num=num,
             device=device,
             scratch=scratch,
+            steps=steps,
         )
         for option in options
         for name, checkpoint in loaded.items()
@@ -161,7 +177,8 @@ def _rows(planned, options, loaded, reference, detail):
         for name, checkpoint in loaded.items():
             own, base = sets[name, option.name], sets[name, BASELINE]
             if None not in own and None not in base:
-                rows.append(compare(option, name, checkpoint.config, own, base, reference, detail))
+                config = with_steps(checkpoint.config, planned[0].steps)
+                rows.append(compare(option, name, config, own, base, reference, detail))
     return rows
 
 

@@ -174,6 +174,8 @@ FAST = [
     "feathered",
     "--averaged-steps",
     "1",
+    "--solver",
+    "multistep",
     "--overlap",
     "w",
     "--steps",
@@ -186,7 +188,13 @@ def test_the_paper_s_sampler_by_name_whatever_the_checkpoint_says(checkpoint, tm
     fast = dataclasses.replace(
         fast,
         sampling=dataclasses.replace(
-            fast.sampling, tilings=2, start_noise=1.0, tile_weights="feathered", tiling_borders="kept", averaged_steps=1
+            fast.sampling,
+            tilings=2,
+            start_noise=1.0,
+            tile_weights="feathered",
+            tiling_borders="kept",
+            averaged_steps=1,
+            solver="multistep",
         ),
     )
     other = save_tiny(tmp_path / "run" / "step-00000007", fast)
@@ -209,6 +217,7 @@ def test_ways_to_sample_by_option_and_by_key_are_written_down(checkpoint, tmp_pa
         "start_noise": 1.0,
         "tile_weights": "feathered",
         "averaged_steps": 1,
+        "solver": "multistep",
         "overlap": "w",
         "steps": [2, 3, 2],
     }
@@ -254,7 +263,7 @@ def test_folders_of_before_go_on(checkpoint, tmp_path):
     out, quick = tmp_path / "out", ("--steps", "1,1,1", "--format", "npy")
     assert run(checkpoint, out, *quick, num=1).exit_code == 0
     about = manifest(out)
-    for key in ("tilings", "tiling_borders", "averaged_steps", "start_noise", "tile_weights", "calls"):
+    for key in ("tilings", "tiling_borders", "averaged_steps", "start_noise", "tile_weights", "solver", "calls"):
         del about["settings"][key]
     (out / "samples.json").write_text(json.dumps(about))
     assert run(checkpoint, out, *quick, num=2).exit_code == 0

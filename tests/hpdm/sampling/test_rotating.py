@@ -80,6 +80,8 @@ def test_the_second_tiling_is_shifted_along_all_axes_and_tiles_are_counted_truly
         ({"tilings": 3, "averaged_steps": 1}, "hw", 1),
         ({"start_noise": 2.0}, "w", 3),
         ({**FAST, "tile_weights": "feathered", "averaged_steps": 1}, "hw", 1),
+        ({"solver": "multistep"}, "hw", 1),
+        ({"solver": "multistep", "start_noise": 2.0, "tile_weights": "feathered"}, "w", 0),
     ],
 )
 def test_a_network_that_returns_the_truth_gives_the_truth(settings, overlap, heun_levels):
@@ -222,7 +224,9 @@ def test_samples_are_the_same_whatever_shares_their_calls(tiny):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("settings", [{"tilings": 2}, {"start_noise": 1.0}, {"tile_weights": "feathered"}])
+@pytest.mark.parametrize(
+    "settings", [{"tilings": 2}, {"start_noise": 1.0}, {"tile_weights": "feathered"}, {"solver": "multistep"}]
+)
 def test_every_option_changes_the_video(tiny, settings):
     plain, _ = videos_of(tiny, overlap="w", steps=(1, 3, 2))
     other, _ = videos_of(tiny, overlap="w", steps=(1, 3, 2), **settings)
@@ -364,6 +368,7 @@ def test_tiles_are_grouped_by_the_tilings_they_are_in():
         {"start_noise": (1.0, -1.0)},
         {"tile_weights": "round"},
         {"tiling_borders": "open"},
+        {"solver": "rk4"},
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong):
