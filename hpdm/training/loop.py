@@ -21,6 +21,7 @@ from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.methods import make_method
 from hpdm.model.rin import set_attention_precision
 from hpdm.model.text import make_conditioner
+from hpdm.support.errors import InputError
 from hpdm.support.progress import note, progress
 from hpdm.training.data import keep_data, note_data, refuse_other_data
 from hpdm.training.distributed import gradient_sync, processes, replicate, settle, shard
@@ -55,6 +56,18 @@ class NonFiniteLoss(Exception):
     """Too many steps had a loss or gradient that is not finite; what was learnt before them is saved."""
 
 
+class StepDropped(Exception):
+    """A step that no process completes: one is asked to stop at once, or gets no clips for it.
+
+    `failure` is what this process' clips failed with, an InputError or OSError, or None; `elsewhere` whether those of
+    another process did.
+    """
+
+    def __init__(self, failure: Exception | None = None, elsewhere: bool = False) -> None:
+        super().__init__(failure)
+        self.failure, self.elsewhere = failure, elsewhere
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How `train` ended."""
@@ -78,8 +91,9 @@ def train(
     Saves when `stop_after` steps in all are made, on SIGTERM, which drops the step in progress, and on Ctrl-C, which
     completes it, and then returns. `resume` insists on a checkpoint to continue from; `evaluator` judges samples every
     `training.eval_every` steps in place of the installed one (see `find_evaluator`). Raises InputError, before anything
-    is written, for data, sizes or a folder that do not fit, MissingGradients where the first step leaves a parameter
-    without a gradient, and NonFiniteLoss where `training.max_nonfinite` steps had to be skipped.
+    is written, for data, sizes or a folder that do not fit, and, with all steps saved, where clips can be read no
+    longer; MissingGradients where the first step leaves a parameter without a gradient, and NonFiniteLoss where
+    `training.max_nonfinite` steps had to be skipped.
     """
     settings, method = config.training, make_method(config)
     with processes(device) as process, stop_on_signals() as stop, owned_run(run, process), ExitStack() as at_end:
@@ -216,7 +230,7 @@ def train(
             return complete
 
         network.train()
-        done, interrupted = start, to_evaluate and not evaluate(start)
+        done, interrupted, dropped = start, to_evaluate and not evaluate(start), None
         for step in range(start, end if not interrupted else start):
             done = step + 1
             rate = learning_rate(settings, step)
@@ -227,13 +241,8 @@ def train(
                 losses = accumulate(
                     model, method, loader, conditioner, batches=batches, process=process, step=step, stop=stop
                 )
-            except LoadingStopped as reason:
-                note(f"step {done} is not made: {reason}", quiet)
-                if process.world_size > 1:  # the others may wait in an exchange that this one never joins
-                    return Outcome(step=step, interrupted=True)
-                losses = None
-            if losses is None:  # a step of many passes takes longer than there is between SIGTERM and the kill
-                interrupted, done = True, step
+            except StepDropped as dropping:  # many passes take longer than there is between SIGTERM and the kill
+                interrupted, done, dropped = True, step, dropping
                 save(done, keep=settings.keep)
                 break
             if not checked:
@@ -322,6 +331,9 @@ def train(
         if log:
             log.close()
         note(f"{done} of {settings.steps} steps are made; the last checkpoint is in {run}", quiet)
+        if dropped and (dropped.failure or dropped.elsewhere):
+            reason = dropped.failure or "another process of the run got no clips; its own message says why"
+            raise InputError(f"{reason}. The {done} steps made before are saved in {run}; the same command goes on")
         return Outcome(step=done, interrupted=interrupted)
 
 
@@ -335,21 +347,32 @@ def accumulate(
     process: "Processes",
     step: int,
     stop: "StopRequest | None" = None,
-) -> torch.Tensor | None:
+) -> torch.Tensor:
     """Add up the gradients of one step; returns the losses [losses], whose mean over processes is the whole batch's.
 
     Every sample has the same weight, whatever the size of its pass and of its process' share. deliveries: iterator over
-    (videos, what they are labelled with) of this process' passes, without empty ones, as of `make_loader`. Returns None
-    on all processes where the `StopRequest` of one of them wants no more passes; the gradients are then of no use.
+    (videos, what they are labelled with) of this process' passes, without empty ones, as of `make_loader`. With a
+    `StopRequest`, raises StepDropped on all processes where that of one of them wants no more passes, or one gets no
+    clips; the gradients are then of no use.
     """
     settings = method.config.training
     losses = torch.zeros(method.losses, device=process.device)
     for index in range(batches.passes):
-        if stop is not None and process.any(stop.at_once):
-            return None
-        chosen = batches.positions(process.rank, index)
+        chosen, delivery, failure = batches.positions(process.rank, index), None, None
+        if chosen and not (stop and stop.at_once):
+            try:
+                delivery = next(deliveries)
+            except LoadingStopped:
+                pass  # as was asked for
+            except (InputError, OSError) as error:
+                if stop is None:
+                    raise
+                failure = error
+        if stop is not None and process.any(stop.at_once or bool(chosen and delivery is None)):
+            somewhere = process.any(failure is not None)
+            raise StepDropped(failure, elsewhere=somewhere and failure is None)
         if chosen:
-            positions, (video, delivered) = chosen, next(deliveries)
+            positions, (video, delivered) = chosen, delivery
             video, labels = video.to(process.device, non_blocking=True), conditioner(delivered)
         # Gradients are averaged over processes. A process without samples goes along, for the others wait for it.
         weight = process.world_size / batches.batch if chosen else 0.0

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from hpdm.data.loader import Loader
+from hpdm.support.errors import InputError
 from hpdm.training.loop import train
 from tests.support.small_training import small_config
 
@@ -25,14 +27,37 @@ SCENARIOS = {
         None,
     ),
     "ddp-branches": (("parallel=ddp", *BRANCHES), None),
+    "no-clips": (("parallel=fsdp",), None),
 }
+FAILS = "no-clips"  # the second process gets no clips in its third step
 
 
 def main(folder, rank, *ports):
     os.environ |= {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
     for (name, (settings, stop_after)), port in zip(SCENARIOS.items(), ports, strict=True):
         os.environ["MASTER_PORT"] = port
-        train(small_config(*settings), Path(folder) / name, device="cpu", stop_after=stop_after, quiet=True)
+        config, run = small_config(*settings), Path(folder) / name
+        if name != FAILS:
+            train(config, run, device="cpu", stop_after=stop_after, quiet=True)
+            continue
+        lose_clips(after=2 if rank == "1" else None)
+        try:
+            train(config, run, device="cpu", quiet=True)
+        except InputError as error:
+            (Path(folder) / f"{name}-{rank}.txt").write_text(str(error), encoding="utf-8")
+
+
+def lose_clips(after):
+    """Let deliveries of this process fail after so many; None for never."""
+    deliver, counted = Loader.__next__, []
+
+    def failing(self):
+        counted.append(None)
+        if after is not None and len(counted) > after:
+            raise OSError("no route to host")
+        return deliver(self)
+
+    Loader.__next__ = failing
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpdm.checkpoint.folder import step_folder
+from hpdm.checkpoint.folder import latest_checkpoint, step_folder
 from hpdm.model.network import HPDM
 from hpdm.training.log import read_log
 from hpdm.training.loop import train
@@ -102,3 +102,11 @@ def test_sheets_do_not_disturb_sharded_weights(runs):
     assert sorted(path.name for path in (runs / "fsdp-adamw" / "sheets").iterdir()) == [
         f"step-{step:08d}.png" for step in (2, 4, 6)
     ]
+
+
+def test_processes_save_together_where_one_gets_no_clips(runs):
+    first, second = ((runs / f"no-clips-{rank}.txt").read_text(encoding="utf-8") for rank in "01")
+    assert first.startswith("another process of the run got no clips") and second.startswith("no route to host")
+    saved = int(latest_checkpoint(runs / "no-clips").name.removeprefix("step-"))
+    assert 0 < saved < 6
+    assert all(f"The {saved} steps made before are saved" in said for said in (first, second))

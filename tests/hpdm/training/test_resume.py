@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from hpdm.checkpoint.folder import latest_checkpoint
 from hpdm.commands.entry import train as command
+from hpdm.data.loader import Loader
 from hpdm.hierarchical import Hierarchical
 from hpdm.support.errors import InputError
 from hpdm.training import loop
@@ -162,6 +163,30 @@ def test_sigterm_drops_the_step_in_progress_and_saves_what_was_made(tmp_path, mo
     assert outcome.interrupted and outcome.step == (3 if after < 3 else 4)
     assert passes.count(3) == after + 1  # of four, but for the one that was running
     assert latest_checkpoint(tmp_path / "run").name == f"step-{outcome.step:08d}"
+    assert run(tmp_path / "run").step == 6
+    run(tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    for file in FILES:
+        ours, theirs = (tmp_path / name / "latest" / file for name in ("run", "whole"))
+        assert ours.read_bytes() == theirs.read_bytes(), file
+
+
+@pytest.mark.parametrize("error", [InputError("8 videos in a row cannot be decoded"), OSError("no route to host")])
+def test_clips_that_come_no_longer_end_the_run_with_its_steps_saved(tmp_path, monkeypatch, error):
+    """In the second of the four passes of step 3, as where the network to the shards is down for good."""
+    deliver, delivered = Loader.__next__, []
+
+    def failing(self):
+        delivered.append(len(delivered))
+        if len(delivered) == 3 * 4 + 2:
+            raise error
+        return deliver(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "__next__", failing)
+        with pytest.raises(InputError, match=f"{error}. The 3 steps made before are saved"):
+            run(tmp_path / "run")
+    assert latest_checkpoint(tmp_path / "run").name == "step-00000003"
     assert run(tmp_path / "run").step == 6
     run(tmp_path / "whole")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
