@@ -181,50 +181,46 @@ def measure(worlds: Sequence[int] = WORLDS, *, quick: bool, parts: int = 1) -> l
     With `quick` torch.compile traces without generating code. `parts` groups of processes share the combinations of
     each number of processes. Raises InputError where a process fails.
     """
-    rows = []
     root = Path(__file__).resolve().parents[3]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONPATH": path}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        workers = []
-        for world, part in itertools.product(worlds, range(parts)):
-            port = str(_free_port())
-            workers += [
-                subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-W",
-                        "ignore",
-                        "-m",
-                        __name__,
-                        folder,
-                        str(rank),
-                        str(world),
-                        port,
-                        "quick" if quick else "full",
-                        str(part),
-                        str(parts),
-                    ],
-                    env=environment,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-                for rank in range(world)
-            ]
-        try:
-            for worker in workers:
-                _, errors = worker.communicate(timeout=SECONDS[quick])
-                if worker.returncode:
-                    raise InputError(f"a process that computes gradients failed: {errors.strip().splitlines()[-1]}")
-        finally:
-            for worker in workers:
-                worker.kill()
+        # One number of processes after the other finds what those before it have compiled.
+        for together in [worlds] if quick else [[world] for world in worlds]:
+            _run_workers(folder, together, parts, environment, quick=quick)
         for world in worlds:
             parts_of_rows = [
                 json.loads((Path(folder) / f"{world}-{part}.json").read_text(encoding="utf-8")) for part in range(parts)
             ]
             rows += [row for turn in itertools.zip_longest(*parts_of_rows) for row in turn if row is not None]
     return rows
+
+
+def _run_workers(folder, worlds, parts, environment, *, quick):
+    """Start `parts` groups of each number of processes and wait for them; each group leaves its rows in a file."""
+    workers = []
+    for world, part in itertools.product(worlds, range(parts)):
+        port, extent = str(_free_port()), "quick" if quick else "full"
+        words = [sys.executable, "-W", "ignore", "-m", __name__, folder]
+        workers += [
+            subprocess.Popen(
+                [*words, str(rank), str(world), port, extent, str(part), str(parts)],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(world)
+        ]
+    try:
+        for worker in workers:
+            _, errors = worker.communicate(timeout=SECONDS[quick])
+            if worker.returncode:
+                last = (errors.strip().splitlines() or [f"exit status {worker.returncode}, without a word"])[-1]
+                raise InputError(f"a process that computes gradients failed: {last}")
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def wrong(rows: Sequence[dict]) -> list[dict]:
