@@ -23,6 +23,7 @@ def sample_folder(
     quiet: bool = True,
     sampler: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    noise_range: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     prompts: str | Path | None = None,
     batch: int | None = None,
@@ -33,7 +34,8 @@ def sample_folder(
 ) -> None:
     """Write `num` samples of a checkpoint, and samples.json, to the folder `out`; those that are there are kept.
 
-    checkpoint: a run, a file, or a name. The rest are fields of `SampleRequest` and `FolderRequest`. Under `torchrun`
+    checkpoint: a run, a file, or a name. noise_range: `sigma_min`, `sigma_max` and `rho` where they are not the
+    checkpoint's. The rest are fields of `SampleRequest` and `FolderRequest`. Under `torchrun`
     the processes share the samples out. Raises InputError.
     """
     request = SampleRequest(
@@ -41,6 +43,7 @@ def sample_folder(
         seed=seed,
         sampler=sampler,
         settings=settings or {},
+        **(noise_range or {}),
         overrides=overrides,
         prompts=prompts,
         batch=batch,
@@ -64,7 +67,8 @@ def _words(
         if (value := getattr(request, name)) is not None:
             words += [f"--{name}", value]
     words += ["--calls", request.calls] if request.calls != CALLS[0] else []
-    for name, value in request.settings.items():
+    walk = {name: getattr(request, name) for name in ("sigma_min", "sigma_max", "rho")}
+    for name, value in (request.settings | {name: value for name, value in walk.items() if value is not None}).items():
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
         words += [f"--{name.lower().replace('_', '-')}", text]
     for text in request.overrides:

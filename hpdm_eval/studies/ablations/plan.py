@@ -36,6 +36,7 @@ MEASURES = (
     "denoising",
     "positions",
 )
+NOISE_RANGE = ("sigma_min", "sigma_max", "rho")  # of `DiffusionConfig`: the walk of sampling, not training
 TIMED = ("throughput", "memory", "sampling")  # in one run for all variants
 LEVELS = ("all", "tiled", "finest")
 CLIPS = ("whole", "short")
@@ -303,7 +304,9 @@ class _Sharing:
         if run is None:
             key, step = "real", None
         else:
-            key = json.dumps([run.name, step, config_to_dict(config)["sampling"]], sort_keys=True)
+            values = config_to_dict(config)
+            walk = [values["diffusion"][name] for name in NOISE_RANGE]
+            key = json.dumps([run.name, step, values["sampling"], walk], sort_keys=True)
         if key not in self._sets:
             at = "" if step in (None, config.training.steps) else f"-step{step}"
             self._sets[key] = SampleSet(
@@ -325,9 +328,15 @@ def _judged_levels(which, levels):
 
 def _training_key(config):
     """What tells trainings apart: everything but how one samples."""
+    return json.dumps(trained_settings(config), sort_keys=True)
+
+
+def trained_settings(config: Config) -> dict:
+    """The settings of a configuration as `config_to_dict` gives them, without those that only sampling reads."""
     values = config_to_dict(config)
     del values["sampling"]
-    return json.dumps(values, sort_keys=True)
+    values["diffusion"] = {key: value for key, value in values["diffusion"].items() if key not in NOISE_RANGE}
+    return values
 
 
 def _unique(items):

@@ -10,7 +10,7 @@ import torch
 
 from baselines.reconstruct import SUMMARY, reconstruct_clips
 from hpdm.checkpoint.folder import CONFIG_FILE, read_config, step_folder
-from hpdm.config import Config, config_to_dict, override_config
+from hpdm.config import Config, override_config
 from hpdm.config.training import plan_batch
 from hpdm.methods import make_method
 from hpdm.sampling.steps import plan_level
@@ -20,7 +20,7 @@ from hpdm.training.loop import train
 from hpdm.training.provenance import read_provenance
 from hpdm_eval.benchmarks.speed import fitting_batch, sampling_seconds, training_memory, training_rates
 from hpdm_eval.studies.ablations.measure import Judge, Records, step_record
-from hpdm_eval.studies.ablations.plan import TIMED, Plan, Run, SampleSet
+from hpdm_eval.studies.ablations.plan import NOISE_RANGE, TIMED, Plan, Run, SampleSet, trained_settings
 from hpdm_eval.studies.ablations.real import write_real_samples, write_statistics
 from hpdm_eval.studies.ablations.work import Task, is_first, of_first, on_first
 from hpdm_eval.studies.samples import sample_folder
@@ -95,8 +95,7 @@ class Workshop:
         file = self.run_folder(run) / CONFIG_FILE
         if not file.exists():
             return
-        before, now = (config_to_dict(config) for config in (read_config(file), self._with_autoencoder(run)))
-        before["sampling"] = now["sampling"]
+        before, now = (trained_settings(config) for config in (read_config(file), self._with_autoencoder(run)))
         for values in (before, now):
             values.pop("trained_on", None)  # what the data were, which only a run knows
         if run.needs:  # the folder may be named from elsewhere
@@ -221,6 +220,7 @@ class Workshop:
         def make_samples():
             sampling = samples.config.sampling
             settings = {name: getattr(sampling, name) for name in (*SAMPLING_OPTIONS, "steps")}
+            diffusion = samples.config.diffusion
             sample_folder(
                 checkpoint,
                 folder,
@@ -229,6 +229,7 @@ class Workshop:
                 device=str(self.device),
                 quiet=self.quiet,
                 settings=settings,
+                noise_range={name: getattr(diffusion, name) for name in NOISE_RANGE},
                 format=tier.format,
                 save_levels=True,
                 # on a GPU no matter of bits, but of many times the speed in fp32

@@ -82,6 +82,21 @@ def test_sample_sets_are_shared_where_they_are_the_same(cpu):
     assert early.run.name == "table3.deep" and early.step == 250 and 250 in early.run.steps
 
 
+def test_another_range_of_noise_to_sample_over_shares_the_training_and_not_the_samples(cpu):
+    """sigma_min, sigma_max and rho are the walk of the sampler; training reads none of them."""
+    for name, trained in (
+        ("noise.absolute-over-range-of-signal", "noise.absolute"),
+        ("noise.signal-over-range-of-absolute", "noise.signal"),
+    ):
+        samples = one_of(cpu.sample_sets, name)
+        assert samples.run.name == trained and samples.run is one_of(cpu.sample_sets, trained).run
+        ours, theirs = (
+            set_.config.diffusion.noise_levels(2, 3)[0].item() * 32
+            for set_ in (samples, one_of(cpu.sample_sets, "noise.signal"))
+        )
+        assert (ours == pytest.approx(theirs, rel=1e-4)) == (trained == "noise.absolute")
+
+
 def test_a_choice_changes_neither_names_nor_settings(cpu):
     """A study that is made variant by variant ends as one that was made at once."""
     for name in ("table4.hw", "levels.3", "figure8", "table6.short"):
