@@ -59,8 +59,8 @@ def largest_calls(limit: int) -> CallSizes:
 def find_call_sizes(network: "LevelNetwork", limit: int, device: torch.device | str = "cpu") -> CallSizes:
     """Call sizes of at most `limit` tiles that agree bit for bit on `device`, for a network as `TiledSampler` takes it.
 
-    Lowers PyTorch's number of processor threads to one where several threads give other bits than one. Where no size
-    up to `limit` agrees with the reference, the smallest that does is returned.
+    Lowers PyTorch's number of processor threads to one where several give other bits than one; `threads` of the answer
+    says how many are left. Where no size up to `limit` agrees with the reference, the smallest that does is returned.
     """
     reference = reference_size(math.prod(network.token_grid))
     ladder = [2**i for i in range(LARGEST_CALL.bit_length()) if 2**i <= max(limit, reference)]

@@ -5,6 +5,7 @@ B samples of a batch, C channels, T frames, H rows, W columns.
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -16,7 +17,8 @@ from hpdm.config import Config, override_config
 from hpdm.config.sampling import SamplingConfig
 from hpdm.diffusion import DiffusionConfig
 from hpdm.methods import VideoSampler
-from hpdm.sampling.calls import CallSizes, call_rates, find_call_sizes, largest_calls
+from hpdm.model.threads import product_size, threads, threads_by_work
+from hpdm.sampling.calls import CallSizes, call_rates, find_call_sizes, largest_calls, reference_size
 from hpdm.sampling.memory import check_memory, fitting_batch, fitting_tile_batch
 from hpdm.sampling.precision import network_precision
 from hpdm.sampling.prompts import choose_conditions
@@ -144,7 +146,8 @@ class Sampler:
             self.network, self.sampling, batch=self.batch, device=device, **plan
         )
         check_memory(self.network, self.sampling, self.batch, self.tile_batch, device, quiet=self.quiet, **plan)
-        with network_precision(request.precision, device):
+        work = product_size(self.config, reference_size(math.prod(self.network.token_grid)))
+        with network_precision(request.precision, device), threads_by_work(work, device):
             self.call_sizes = self.exact_sizes = find_call_sizes(self.network, self.tile_batch, device)
             if request.calls == "fastest":
                 self._take_fastest()
@@ -179,7 +182,7 @@ class Sampler:
         self.prepare()
         self._sampler.on_step = on_step
         conditions = self.conditions.of([self.conditions.label(index) for index in indices])
-        with network_precision(self.request.precision, self.device):
+        with network_precision(self.request.precision, self.device), threads(self.call_sizes.threads):
             return self._sampler.sample(indices, conditions, self.request.seed, self.levels)
 
     def iterate(

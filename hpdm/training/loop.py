@@ -21,6 +21,7 @@ from hpdm.data.quarantine import QUARANTINE_FILE, Quarantine
 from hpdm.methods import make_method
 from hpdm.model.rin import set_attention_precision
 from hpdm.model.text import make_conditioner
+from hpdm.model.threads import product_size, threads_by_work
 from hpdm.support.errors import InputError
 from hpdm.support.progress import note, progress
 from hpdm.training.data import keep_data, note_data, refuse_other_data
@@ -139,6 +140,7 @@ def train(
         network.to(device)
         if settings.compile:
             network.compile_blocks()
+        at_end.enter_context(threads_by_work(product_size(config, batches.micro_batch), device))
         model = replicate(network, process)
         network.train()
         settle(model, method, settings.precision, device)

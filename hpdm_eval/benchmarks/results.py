@@ -16,7 +16,7 @@ from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, parse_json, write_json
 from hpdm_eval.records.record import command_line, utc_now
 
-ORDER = ("decoding", "extract", "interval", "scale", "fusion", "training", "sampling", "index", "shards")
+ORDER = ("decoding", "extract", "interval", "scale", "fusion", "training", "threads", "sampling", "index", "shards")
 TITLES = {
     "decoding": "Reading videos",
     "extract": "Feature extraction with I3D",
@@ -24,6 +24,7 @@ TITLES = {
     "scale": "Ten times the clips, and what the cache saves",
     "fusion": "Resampling in context fusion",
     "training": "Training step",
+    "threads": "Threads by the size of the work",
     "sampling": "Sampling",
     "index": "Starting on a million files",
     "shards": "Reading from shards",

@@ -117,6 +117,17 @@ def interval(device: str, as_json: bool, record: Path | None, **settings: Any) -
 
 
 @bench.command(cls=RecordedCommand)
+@ROUNDS
+@QUIET
+@result_options
+def threads(as_json: bool, record: Path | None, **settings: Any) -> None:
+    """Time calls of small and large networks with one thread, two, four, ... and with what the program chooses."""
+    from hpdm_eval.benchmarks.threads import bench_threads
+
+    show_result(bench_threads(**settings), as_json=as_json, record=record)
+
+
+@bench.command(cls=RecordedCommand)
 @click.option(
     "--clips",
     "counts",

@@ -5,7 +5,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from hpdm.model.threads import threads
 from hpdm_eval.benchmarks.results import NOTES
+from hpdm_eval.benchmarks.threads import bench_threads
 from hpdm_eval.commands.entry import main
 from tests.support.sampling_models import save_tiny
 
@@ -108,6 +110,16 @@ def test_scale_measures_every_state_of_the_cache(tmp_path):
 def test_interval_times_two_ways_to_the_same_figure():
     result = json.loads(run("interval", "--clips", 200, "--features", 20, *SMALL, "--json").stdout)
     assert len(result["seconds"]) == 3 and max(result["differences"].values()) < 1e-8 and result["ratio"] > 0
+
+
+def test_threads_are_timed_one_by_one_up_to_all(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with threads(3):
+        result = bench_threads(calls=[("nano", 1), ("nano", 8)], rounds=1, quiet=True).complete()
+    assert result["most"] == 3 and [row["work"] for row in result["rows"]] == [589_824, 8 * 589_824]
+    assert all(list(row["seconds"]) == ["1", "2", "3"] and row["chosen"] == 1 for row in result["rows"])
+    assert all(row["ratio"] > 0 and row["fastest"] in (1, 2, 3) for row in result["rows"])
+    assert "4,718,592" in result["text"]
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
