@@ -28,6 +28,10 @@ from hpdm_eval.support.distributed import rank_and_size
 
 REAL_CLIPS = 3  # for each sample, where tiles at a position are compared
 TIMED_VIDEOS = 4  # sampled at once where sampling is timed
+# What tasks cost in the unit of training, forward passes of a patch token through a block, as nano takes it on a core:
+# small calls of the sampler cost more a token, and decoding, features and tests have no tokens.
+SAMPLING = 3.0
+PER_REFERENCE, PER_JUDGED = 1e3, 4e3  # a clip, and a clip and figure
 SAMPLING_OPTIONS = ("overlap", "heun_levels", "sigma_context", "guidance", "S_churn", "S_min", "S_max", "S_noise")
 
 
@@ -134,7 +138,7 @@ class Workshop:
                     quiet=self.quiet,
                 )
             ),
-            cost=1e4 * (tier.reference or 10_000),
+            cost=PER_REFERENCE * (tier.reference or 10_000),
         )
 
     def _real_clips(self):
@@ -147,7 +151,7 @@ class Workshop:
             run=lambda: on_first(
                 lambda: write_real_samples(folder, base, count, self.quiet, levels=[base.pyramid.levels - 1])
             ),
-            cost=1e4 * count,
+            cost=PER_REFERENCE * count,
         )
 
     def _train(self, run):
@@ -241,7 +245,7 @@ class Workshop:
             done=lambda: _manifest_count(finest) >= samples.count,
             run=make_samples,
             needs=needs,
-            cost=samples.count * sampling_cost(samples.config),
+            cost=SAMPLING * samples.count * sampling_cost(samples.config),
         )
 
     def _measure(self, judgement, needs):
@@ -251,7 +255,7 @@ class Workshop:
             done=lambda: all(path.exists() for path in wanted),
             run=lambda: self.judge.make(judgement, self.folder(judgement.samples)),
             needs=needs,
-            cost=1e4 * judgement.samples.count * len(wanted),
+            cost=PER_JUDGED * judgement.samples.count * len(wanted),
         )
 
     def _bench(self, study):

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 import click
+from matplotlib.figure import Figure
 
 from hpdm.config import load_config
 from hpdm.support.console import Command, OutputFolder, own_folder
@@ -24,12 +25,15 @@ from hpdm.support.files import atomic_file, write_json
 from hpdm.support.progress import note
 from hpdm_eval.metrics.positions import POSITIONS
 from hpdm_eval.report.collect import collect_records
+from hpdm_eval.report.figures import render
+from hpdm_eval.report.plots import line_style
 from hpdm_eval.studies.ablations.denoising import RATIOS
 from hpdm_eval.studies.recipe_check.gradients import ALL_WORLDS, WORLDS, measure, wrong
 from hpdm_eval.studies.recipe_check.learning import LAST, STEPS, VARIANTS, learn
 
 SIZES = ("nano", "nano-T2V", "S", "M", "L", "T2V", "T2V-1K")
 FAILED = 1
+LOSSES, SMOOTHED = "recipe-check-loss.svg", 10
 
 
 @click.command(cls=Command)
@@ -63,6 +67,8 @@ def main(out: Path, full: bool, records: Path | None, jobs: int, quiet: bool) ->
         note(f"{STEPS} steps: {variant}", quiet)
         learning.append(learn(variant))
     write_json(out / "recipe-check.json", {"gradients": gradients, "learning": learning})
+    with atomic_file(out / LOSSES) as file:
+        file.write(loss_figure(learning))
     parts = [
         _HEAD.format(options=" --full" if full else "", hardware=hardware("cpu")),
         gradient_table(gradients),
@@ -124,7 +130,25 @@ def learning_table(rows: Sequence[dict]) -> str:
         f"| {row['variant']} | {row['loss'][0]:.3f} | {row['loss_after']:.3f} | {row['output_rms']:.3f} |"
         for row in rows
     ]
+    lines += ["", f"![Loss over steps, each the mean of the {SMOOTHED} steps up to it]({LOSSES})"]
     return "\n".join(lines)
+
+
+def loss_figure(rows: Sequence[dict]) -> bytes:
+    """SVG of the loss of every step, each the mean of the SMOOTHED steps up to it."""
+
+    def draw():
+        figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for number, row in enumerate(rows):
+            losses = [mean(row["loss"][max(0, step - SMOOTHED) : step]) for step in range(1, len(row["loss"]) + 1)]
+            style = {**line_style(number), "marker": None}
+            axes.plot(range(1, len(losses) + 1), losses, label=row["variant"], **style)
+        axes.set(xlabel="step", ylabel="loss")
+        axes.legend()
+        return figure
+
+    return render(draw)["svg"]
 
 
 def share_table() -> str:
