@@ -58,8 +58,8 @@ SIGMAS = Numbers(float, "0.002 or 0.002,0.001,0.001", alone=True)
 @click.option(
     "--sampler",
     type=click.Choice(list(SAMPLERS)),
-    help="Tilings, start and weights below at once: the paper's, or fast ones, which leave more seams "
-    "(reports/sampling.md).",
+    help="Solver, tilings, start and weights below at once: the paper's, or one for a fifth of its work; with them "
+    "the published steps, where the checkpoint's are for another solver. [default: the checkpoint's]",
 )
 @click.option(
     "--overlap", type=click.Choice(OVERLAPS), help="Axes along which tiles overlap by half. [default: the checkpoint's]"

@@ -1,6 +1,7 @@
 """Settings of tiled sampling that decide what a sample looks like; how fast it is made is the sampler's business."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from hpdm.config.diffusion import SamplerConfig
 from hpdm.config.pyramid import AXES, BORDERS, OVERLAPS
@@ -20,17 +21,19 @@ SAMPLERS = {
         "start_noise": None,
         "tile_weights": "uniform",
     },
-    "fast": {
-        "solver": "euler",
-        "tilings": 2,
-        "tiling_borders": "kept",
+    # A fifth of its block evaluations.
+    "multistep": {
+        "solver": "multistep",
+        "tilings": 1,
+        "tiling_borders": "covered",
         "averaged_steps": 0,
-        "start_noise": 1.0,
-        "tile_weights": "uniform",
+        "start_noise": 10.0,
+        "tile_weights": "feathered",
     },
 }
-DEFAULT_SAMPLER = "paper"
-_DEFAULTS = SAMPLERS[DEFAULT_SAMPLER]
+# Steps of each level of the published sizes, by solver; levels beyond take the last number.
+STEPS = {"euler": (128, 64, 32), "multistep": (64, 14, 7)}
+_PAPER = SAMPLERS["paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +41,13 @@ class SamplingConfig(SamplerConfig):
     """Tiles, steps and guidance; the inherited fields are the stochasticity of the coarse levels' solver."""
 
     # Steps of each level, coarse to fine; levels beyond those sampled are ignored.
-    steps: tuple[int, ...] = (128, 64, 32)
+    steps: tuple[int, ...] = STEPS["euler"]
     # Axes along which neighbouring tiles overlap by half a patch: none, w, h, hw, f, fw, fh or fhw.
     overlap: str = "hw"
     # The coarsest levels that EDM's stochastic second-order solver samples; the others get `solver`.
     heun_levels: int = 1
     # euler, as published, or multistep, of second order for the same evaluations: so it needs fewer steps.
-    solver: str = _DEFAULTS["solver"]
+    solver: str = _PAPER["solver"]
     # Noise level, as `diffusion.noise` states it, at which finished levels enter as context; smaller ones were hardly
     # seen in training.
     sigma_context: float = 0.05
@@ -59,18 +62,18 @@ class SamplingConfig(SamplerConfig):
     canvas: tuple[int, int, int] = (1, 1, 1)
     # 1: every step averages all overlapping tiles. More: each step takes one of this many tilings in turn, whose tiles
     # touch, shifted by half a patch along the axes of `overlap`; there are at most 2 to the number of those axes.
-    tilings: int = _DEFAULTS["tilings"]
+    tilings: int = _PAPER["tilings"]
     # What a shifted tiling does half a patch from the video's border: covered (by a tile more at either end) or kept
     # (the estimate of an earlier step is used again).
-    tiling_borders: str = _DEFAULTS["tiling_borders"]
+    tiling_borders: str = _PAPER["tiling_borders"]
     # The last steps of each level that average all overlapping tiles although `tilings` is more than 1.
-    averaged_steps: int = _DEFAULTS["averaged_steps"]
+    averaged_steps: int = _PAPER["averaged_steps"]
     # Levels above 0 start from the finished level below, enlarged, with noise of this ratio to the signal instead of
     # pure noise at sigma_max; the steps above it are left out. null: pure noise, as on levels with a lower sigma_max.
     # One number for all of them, or one for each from level 1 on.
-    start_noise: float | tuple[float, ...] | None = _DEFAULTS["start_noise"]
+    start_noise: float | tuple[float, ...] | None = _PAPER["start_noise"]
     # What the estimates of overlapping tiles count: uniform (all alike) or feathered (less towards a tile's border).
-    tile_weights: str = _DEFAULTS["tile_weights"]
+    tile_weights: str = _PAPER["tile_weights"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,3 +136,20 @@ class SamplingConfig(SamplerConfig):
         if len(self.steps) < levels:
             raise InputError(f"{levels} levels need {levels} numbers of steps; got {','.join(map(str, self.steps))}")
         return self.steps[:levels]
+
+
+def named_sampler(name: str, sampling: SamplingConfig) -> dict[str, Any]:
+    """The fields that the sampler `name` of SAMPLERS sets in `sampling`.
+
+    Steps are among them where those of `sampling` are for another solver: then they are the published sizes'.
+
+    >>> named_sampler("paper", SamplingConfig(solver="multistep", steps=(5, 4, 3)))["steps"]
+    (128, 64, 32)
+    >>> "steps" in named_sampler("paper", SamplingConfig(steps=(5, 4, 3)))
+    False
+    """
+    settings: dict[str, Any] = dict(SAMPLERS[name])
+    if settings["solver"] != sampling.solver:
+        published = STEPS[settings["solver"]]
+        settings["steps"] = tuple(published[min(level, len(published) - 1)] for level in range(len(sampling.steps)))
+    return settings

@@ -31,7 +31,7 @@ class SampleRequest:
     text_encoder: str | None = None  # folder or hub id of the text encoder; None: as the checkpoint names it
     fps: float = 25.0  # frame rate of the videos; models that read one are conditioned on it
 
-    sampler: str | None = None  # a named set of tilings, start and weights: see `hpdm.config.sampling.SAMPLERS`
+    sampler: str | None = None  # a named solver, tilings, start and weights: see `hpdm.config.sampling.SAMPLERS`
     overrides: Sequence[str] = ()  # "sampling.KEY=VALUE"
     settings: Mapping[str, Any] = field(default_factory=dict)  # fields of `SamplingConfig`; they win over the two above
     sigma_min: float | tuple[float, ...] | None = None  # noise level of the last step, one number or one per level

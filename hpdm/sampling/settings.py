@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from hpdm.config import Config, override_config
-from hpdm.config.sampling import SAMPLERS, SamplingConfig
+from hpdm.config.sampling import SAMPLERS, SamplingConfig, named_sampler
 from hpdm.diffusion import DiffusionConfig
 from hpdm.methods import Method
 from hpdm.sampling.request import CALLS, PRECISIONS, SampleRequest
@@ -24,7 +24,7 @@ def apply_request(config: Config, request: SampleRequest) -> tuple[SamplingConfi
     _choose("--sampler", request.sampler, (None, *SAMPLERS))
     _choose("--precision", request.precision, PRECISIONS)
     _choose("--calls", request.calls, CALLS)
-    named = SAMPLERS[request.sampler] if request.sampler else {}
+    named = named_sampler(request.sampler, config.sampling) if request.sampler else {}
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **named))
     config = override_config(config, request.overrides)
     own = [f"sampling.{key}={json.dumps(_listed(value))}" for key, value in request.settings.items()]

@@ -74,6 +74,8 @@ FIRST_OPTIONS = (
     ("tilings 2 kept, start 1", "fp16", "fastest", 4),
     ("tilings 2 kept, start 1", "tf32", "exact", 1),
     ("tilings 2 kept, start 1", "tf32", "fastest", 4),
+    ("multistep", "fp16", "fastest", 4),
+    ("multistep", "tf32", "fastest", 4),
     ("paper", "tf32", "fastest", 4),
 )
 MORE_OPTIONS = (

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hpdm.config import Config
-from hpdm.config.sampling import SAMPLERS, SamplingConfig
+from hpdm.config.sampling import SAMPLERS, SamplingConfig, named_sampler
 from hpdm.methods import make_method
 from hpdm.model.conditioning import no_conditions
 from hpdm.sampling.calls import find_call_sizes, largest_calls
@@ -31,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tilings 2, start 1": {"tilings": 2, "start_noise": 1.0},
     "tilings 2 kept, start 1": {**KEPT, "start_noise": 1.0},
     "tilings 2 kept on all axes, start 1": {**KEPT, "overlap": "fhw", "start_noise": 1.0},
+    "multistep": {},  # the sampler of that name
 }
 
 
@@ -80,14 +81,16 @@ def video(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Result
     network = _network(bench, size)
     for precision, overlap, cached, videos, tiles in cases:
         settings = {"overlap": overlap, "cached": cached}
-        yield _case(bench, network, size, settings, precision, videos, tiles, {"overlap": overlap}, cached=cached)
+        changes = named_sampler("paper", bench.config(size).sampling) | {"overlap": overlap}
+        yield _case(bench, network, size, settings, precision, videos, tiles, changes, cached=cached)
 
 
 def options(bench: Bench, *, size: str, cases: Sequence[tuple]) -> Iterator[Result]:
     """Seconds per video, extrapolated; `cases` are (what over the sampler of the paper, precision, calls, videos)."""
     network = _network(bench, size)
     for name, precision, calls, videos in cases:
-        changes: dict[str, Any] = {**SAMPLERS["paper"], **OPTIONS[name]}
+        sampler = name if name in SAMPLERS else "paper"
+        changes = named_sampler(sampler, bench.config(size).sampling) | OPTIONS[name]
         settings = {"sampler": name, "calls": calls}
         yield _case(bench, network, size, settings, precision, videos, 64, changes, calls=calls)
 

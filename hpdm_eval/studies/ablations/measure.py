@@ -28,6 +28,7 @@ from hpdm_eval.evaluation.api import record_of
 from hpdm_eval.evaluation.settings import Evaluation
 from hpdm_eval.features.extraction import extract_features
 from hpdm_eval.metrics.accuracy import class_accuracy, label_in_name
+from hpdm_eval.metrics.detail import detail_ratio, fine_detail
 from hpdm_eval.protocols import load_protocol
 from hpdm_eval.records.record import Record, make_record
 from hpdm_eval.studies.ablations.denoising import errors_by_noise, errors_by_position, held_out
@@ -230,6 +231,8 @@ class Judge:
                 want("pyramid", lambda folder: self._pyramid(judgement, folder), step=step)
             elif metric == "positions" and samples.run and samples.config.pyramid.levels > 1:
                 want("positions", lambda folder: self._positions(judgement, folder))
+            elif metric == "detail" and samples.run and not samples.reconstructed:
+                want("detail", lambda folder: self._detail(judgement, folder), step=step)
             elif metric == "denoising" and samples.run:
                 for level in range(samples.config.pyramid.levels):
                     want(
@@ -323,6 +326,27 @@ class Judge:
         finest, backbone = self._finest(judgement, folder), self.plan.tier.backbone
         evaluation = self._evaluation(judgement, finest, reference=self.real_clips, backbone=backbone)
         return record_of("positions", evaluation)
+
+    def _detail(self, judgement, folder):
+        started, sources, details = time.time(), [], []
+        for clips in (self._finest(judgement, folder), self.real_clips):
+            sources.append(open_clips(clips, load_protocol("native"), quiet=True, workers=0))
+            details.append(np.array([fine_detail(clip.video) for clip in sources[-1]]))
+        ratio = detail_ratio(*details)
+        samples, reference = (source.summary() for source in sources)
+        return make_record(
+            started=started,
+            metric="detail",
+            value=ratio.value,
+            ci95=ratio.ci95,
+            higher_is_better=True,
+            protocol={"name": "fine-detail"},
+            num_samples=len(details[0]),
+            num_reference=len(details[1]),
+            samples=samples,
+            reference=reference,
+            seed=judgement.repeat,
+        )
 
     def _denoising(self, judgement):
         if judgement.samples.name not in self._denoised:

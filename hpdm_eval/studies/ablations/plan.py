@@ -35,7 +35,9 @@ MEASURES = (
     "sampling",
     "denoising",
     "positions",
+    "detail",
 )
+AGAINST_CLIPS = ("positions", "detail")  # take real clips as files, not their statistics alone
 NOISE_RANGE = ("sigma_min", "sigma_max", "rho")  # of `DiffusionConfig`: the walk of sampling, not training
 TIMED = ("throughput", "memory", "sampling")  # in one run for all variants
 LEVELS = ("all", "tiled", "finest")

@@ -20,7 +20,7 @@ from hpdm.training.loop import train
 from hpdm.training.provenance import read_provenance
 from hpdm_eval.benchmarks.speed import fitting_batch, sampling_seconds, training_memory, training_rates
 from hpdm_eval.studies.ablations.measure import Judge, Records, step_record
-from hpdm_eval.studies.ablations.plan import NOISE_RANGE, TIMED, Plan, Run, SampleSet, trained_settings
+from hpdm_eval.studies.ablations.plan import AGAINST_CLIPS, NOISE_RANGE, TIMED, Plan, Run, SampleSet, trained_settings
 from hpdm_eval.studies.ablations.real import write_real_samples, write_statistics
 from hpdm_eval.studies.ablations.work import Task, is_first, of_first, on_first
 from hpdm_eval.studies.samples import sample_folder
@@ -71,7 +71,7 @@ class Workshop:
                     key = level + dropped, config.training.shrink, frames
                     statistics[key] = self._reference(*key)
                     needs.append(statistics[key].name)
-            if "positions" in judgement.study.measures:
+            if set(judgement.study.measures) & set(AGAINST_CLIPS):
                 clips = self._real_clips()
                 statistics[clips.name] = clips
                 needs.append(clips.name)

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from hpdm.checkpoint.load import load_checkpoint
 from hpdm.config import Config
-from hpdm.pyramid import enlarge_video
+from hpdm.config.sampling import named_sampler
 from hpdm.support.environment import choose_device, hardware
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, atomic_folder, parse_json, read_json
@@ -47,7 +46,9 @@ class SetJob:
     @property
     def settings(self) -> dict:
         """`option_settings` of the job's option."""
-        return option_settings(OPTIONS[self.option], with_steps(load_checkpoint_config(self.checkpoint), self.steps))
+        return option_settings(
+            OPTIONS[self.option], with_paper_sampler(load_checkpoint_config(self.checkpoint), self.steps)
+        )
 
     @property
     def file(self) -> Path:
@@ -72,9 +73,10 @@ def option_settings(option: Option, config: Config) -> dict:
     return {**option.settings, "steps": [max(1, round(share * n)) for share, n in zip(shares, steps)]}
 
 
-def with_steps(config: Config, steps: tuple[int, ...] | None) -> Config:
-    """A `Config` that samples with `steps` a level, or as it stands for None."""
-    return config if steps is None else replace(config, sampling=replace(config.sampling, steps=steps))
+def with_paper_sampler(config: Config, steps: tuple[int, ...] | None = None) -> Config:
+    """A `Config` with the sampler of the paper, which takes `steps` a level; None: the checkpoint's."""
+    settings = named_sampler("paper", config.sampling) | ({} if steps is None else {"steps": steps})
+    return replace(config, sampling=replace(config.sampling, **settings))
 
 
 def load_set(job: SetJob) -> SampledSet | None:
@@ -152,6 +154,7 @@ def look(folder: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray, np
     from hpdm_eval.clips.source import open_clips
     from hpdm_eval.features.extraction import extract_features
     from hpdm_eval.metrics.accuracy import label_in_name
+    from hpdm_eval.metrics.detail import fine_detail
     from hpdm_eval.protocols import load_protocol
 
     backbone = _once(("backbone", str(device)), lambda: load_backbone("shapes3d", device=device))
@@ -170,17 +173,6 @@ def look(folder: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray, np
         source.summary(),
         backbone.describe(),
     )
-
-
-def fine_detail(video: np.ndarray) -> float:
-    """ln of the root mean square of what a clip, uint8 [T, H, W, 3], loses at half its resolution along all axes.
-
-    That is what the finest level adds; features of a small classifier hardly see it. The unit of the root mean square
-    is half the range of pixels.
-    """
-    x = torch.from_numpy(video).permute(3, 0, 1, 2)[None].double() / 127.5 - 1
-    rest = x - enlarge_video(F.avg_pool3d(x, 2))
-    return float(rest.square().mean().sqrt().clamp(min=1e-6).log())
 
 
 def seam_scores(folder: Path) -> np.ndarray:

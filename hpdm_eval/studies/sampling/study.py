@@ -33,7 +33,7 @@ from hpdm_eval.studies.sampling.sets import (
     load_set,
     make_sets,
     option_settings,
-    with_steps,
+    with_paper_sampler,
 )
 from hpdm_eval.support.text_tables import piped
 
@@ -177,7 +177,7 @@ def _rows(planned, options, loaded, reference, detail):
         for name, checkpoint in loaded.items():
             own, base = sets[name, option.name], sets[name, BASELINE]
             if None not in own and None not in base:
-                config = with_steps(checkpoint.config, planned[0].steps)
+                config = with_paper_sampler(checkpoint.config, planned[0].steps)
                 rows.append(compare(option, name, config, own, base, reference, detail))
     return rows
 
@@ -236,8 +236,7 @@ def compare(
 
 def predicted_blocks(config: Config, option: Option) -> int:
     """Block evaluations of a video under an option, counted from the settings of a `Config`."""
-    settings = {**SAMPLERS["paper"], **option_settings(option, config)}
-    sampling = replace(config.sampling, **settings)
+    sampling = replace(config.sampling, **SAMPLERS["paper"] | option_settings(option, config))
     return count_block_evaluations(config.network, config.pyramid, config.diffusion, sampling)
 
 
@@ -344,7 +343,7 @@ def _of_networks(rows, loaded):
 
 
 def _of_size(size, option):
-    config = load_config(size)
+    config = with_paper_sampler(load_config(size))
     own, base = (predicted_blocks(config, each) for each in (option, OPTIONS[BASELINE]))
     return f"{own:,}", f"{base / own:.2f}"
 

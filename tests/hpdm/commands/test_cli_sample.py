@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 from hpdm.checkpoint.load import load_checkpoint
 from hpdm.commands import sample as cli
+from hpdm.config.sampling import named_sampler
 from hpdm.sampling.tiled import TiledSampler
 from hpdm.support.console import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from tests.support.sampling_models import save_tiny, tiny_config
@@ -198,7 +200,9 @@ def test_the_paper_s_sampler_by_name_whatever_the_checkpoint_says(checkpoint, tm
         ),
     )
     other = save_tiny(tmp_path / "run" / "step-00000007", fast)
-    for name, options in {"plain": (checkpoint,), "paper": (other, "--sampler", "paper"), "other": (other,)}.items():
+    steps = ("--steps", ",".join(map(str, fast.sampling.steps)))
+    ways = {"plain": (checkpoint,), "paper": (other, "--sampler", "paper", *steps), "other": (other,)}
+    for name, options in ways.items():
         result = run(options[0], tmp_path / name, "--format", "npy", *options[1:], num=2)
         assert result.exit_code == 0, result.output
     assert arrays(tmp_path / "plain") == arrays(tmp_path / "paper") != arrays(tmp_path / "other")
@@ -207,6 +211,26 @@ def test_the_paper_s_sampler_by_name_whatever_the_checkpoint_says(checkpoint, tm
         video.mean() == pytest.approx(GOLDEN["mean"], abs=0.02)
         and np.abs(video[::5, 3, ::7, 1] - GOLDEN["pixels"]).max() <= 2
     )
+
+
+def test_a_sampler_by_name_takes_the_published_steps_for_its_solver(checkpoint, tmp_path):
+    """Steps stay the checkpoint's where they are for the same solver, and the command's where it names some."""
+    config = tiny_config()
+    sampling = dataclasses.replace(config.sampling, **named_sampler("multistep", config.sampling))
+    other = save_tiny(tmp_path / "run" / "step-00000007", dataclasses.replace(config, sampling=sampling))
+
+    def steps(model, *options):
+        result = run(model, tmp_path / "none", "--dry-run", *options, num=1)
+        assert result.exit_code == 0, result.output
+        return [int(number) for number in re.findall(r"(\d+) steps", result.output)]
+
+    own = list(config.sampling.steps)
+    assert steps(checkpoint) == steps(checkpoint, "--sampler", "paper") == own
+    first, second, third = steps(checkpoint, "--sampler", "multistep")
+    assert first == 64 and 1 < second < 14 and 1 < third < 7  # those above ten times the signal are left out
+    assert steps(other) == [first, second, third]
+    assert steps(other, "--sampler", "paper") == [128, 64, 32]
+    assert steps(other, "--sampler", "paper", "--steps", "5,4,3") == [5, 4, 3]
 
 
 def test_ways_to_sample_by_option_and_by_key_are_written_down(checkpoint, tmp_path):

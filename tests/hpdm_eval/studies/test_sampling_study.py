@@ -13,7 +13,7 @@ from hpdm_eval.records.record import load_record
 from hpdm_eval.studies.sampling import sets as sampling_sets
 from hpdm_eval.studies.sampling import study as sampling
 from hpdm_eval.studies.sampling.options import BASELINE, OPTIONS
-from hpdm_eval.studies.sampling.sets import SampledSet, SetJob, load_set, make_sets, option_settings
+from hpdm_eval.studies.sampling.sets import SampledSet, SetJob, load_set, make_sets, option_settings, with_paper_sampler
 
 
 def test_every_option_is_one_of_settings_that_there_are():
@@ -24,21 +24,10 @@ def test_every_option_is_one_of_settings_that_there_are():
             settings = option_settings(option, config)
             assert set(settings) <= fields and len(settings["steps"]) == 3
             assert option.name == BASELINE or sampling.predicted_blocks(config, option) > 0
-    assert option_settings(OPTIONS["half the steps of finer levels"], load_config("L"))["steps"] == [128, 32, 16]
-    assert sampling.predicted_blocks(load_config("L"), OPTIONS[BASELINE]) == 18760
+    paper = with_paper_sampler(load_config("L"))
+    assert option_settings(OPTIONS["half the steps of finer levels"], paper)["steps"] == [128, 32, 16]
+    assert sampling.predicted_blocks(paper, OPTIONS[BASELINE]) == 18760
     assert OPTIONS[BASELINE].settings == {}
-
-
-def test_fine_detail_is_what_half_the_resolution_loses():
-    flat = np.full((4, 8, 8, 3), 100, np.uint8)
-    assert sampling_sets.fine_detail(flat) == pytest.approx(np.log(1e-6))
-    coarse = flat.copy()
-    coarse[:, 2:4, 4:6] = 200  # blocks of two survive, up to what is smooth in between
-    fine = flat.copy()
-    fine[:, ::2] = 120
-    fine[:, 1::2] = 80
-    assert np.exp(sampling_sets.fine_detail(fine)) == pytest.approx(20 / 127.5)
-    assert sampling_sets.fine_detail(coarse) < sampling_sets.fine_detail(fine)
 
 
 def made(job, features, seconds=1.0, seams=0.1):
