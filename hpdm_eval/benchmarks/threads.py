@@ -23,7 +23,8 @@ def bench_threads(*, calls: Sequence[tuple[str, int]] = CALLS, rounds: int = 5, 
 
     calls: (size, patches at once). One block of a network of that size; forward and backward.
     """
-    most, stages, rows = torch.get_num_threads(), {}, []
+    most, stages = torch.get_num_threads(), {}
+    rows: list[dict[str, Any]] = []
     counts = sorted({*(2**i for i in range(most.bit_length()) if 2**i < most), most})
     for size, patches in calls:
         config = load_config(size, ["network.levels_per_block=[3]"])
