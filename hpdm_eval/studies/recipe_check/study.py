@@ -18,6 +18,7 @@ import click
 from matplotlib.figure import Figure
 
 from hpdm.config import load_config
+from hpdm.sampling.steps import plan_level
 from hpdm.support.console import Command, OutputFolder, own_folder
 from hpdm.support.environment import hardware
 from hpdm.support.errors import InputError
@@ -163,9 +164,9 @@ def share_table() -> str:
         config = load_config(size)
         d, cells = config.diffusion, []
         for level in range(config.pyramid.levels):
-            steps = config.sampling.steps[level]
-            idle = int((d.noise_levels(level, steps)[:-1] * d.scale_in(level) > 10).sum())
-            cells.append(f"{100 * d.share_above_noise(level):.1f} ({idle} of {steps} steps)")
+            plan = plan_level(config.pyramid, d, config.sampling, level)
+            idle = int((plan.sigmas[:-1] * d.scale_in(level) > 10 * (1 + 1e-6)).sum())
+            cells.append(f"{100 * d.share_above_noise(level):.1f} ({idle} of {plan.steps} steps)")
         lines.append(f"| {size} | " + " | ".join(cells + [""] * (4 - len(cells))) + " |")
     return "\n".join(lines)
 
@@ -192,8 +193,8 @@ def denoising_tables(folder: Path) -> str:
     lines = [
         "## Noise levels: mean squared error of denoised pixels",
         "",
-        f"Of the records in `{Path(folder).name}`, {len(trainings)} trainings each: mean, smallest to largest. Noise "
-        "is stated over the signal of the level; pixels are in [-1, 1].",
+        f"Of the records in `{Path(folder).name}`: mean of up to {len(trainings)} trainings, smallest to largest; one "
+        "number where there is one training. Noise is stated over the signal of the level; pixels are in [-1, 1].",
         "",
         "| variant | level | " + " | ".join(f"noise {ratio:g}" for ratio in RATIOS) + " |",
         "|---|---|" + "---|" * len(RATIOS),
@@ -243,7 +244,9 @@ def position_tables(folder: Path) -> str:
 
 
 def _spread(values):
-    return f"{mean(values):.2g} ({min(values):.2g} to {max(values):.2g})" if values else ""
+    if len(values) < 2:
+        return f"{values[0]:.2g}" if values else ""
+    return f"{mean(values):.2g} ({min(values):.2g} to {max(values):.2g})"
 
 
 if __name__ == "__main__":

@@ -131,6 +131,7 @@ def test_the_command_writes_a_report_and_fails_for_wrong_gradients(tmp_path, mon
     assert "| noise.signal | 0 | 0.2 (0.1 to 0.3) |" in text and "| noise.signal | 0.4 (0.3 to 0.5) |" in text
     assert "| FVD of tiles | finest-first |  |  |  | 11 (10 to 12) |" in text
     assert "| seam excess w, step | finest-first | 0.5 (0.5 to 0.5) |  |  |  |" in text
+    assert recipe_check._spread([0.5]) == "0.5" and recipe_check._spread([]) == ""
     assert set(json.loads((tmp_path / "recipe-check.json").read_text())) == {"gradients", "learning"}
     drawing = (tmp_path / "recipe-check-loss.svg").read_text()
     assert "recipe-check-loss.svg" in text and drawing.count("<path") > len(VARIANTS) and "<svg" in drawing
