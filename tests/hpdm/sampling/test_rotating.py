@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hpdm.config import load_config
-from hpdm.config.sampling import SAMPLERS, SamplingConfig
+from hpdm.config.sampling import SamplingConfig, named_sampler
 from hpdm.pyramid import OVERLAPS, Pyramid, enlarge_video, rotating_starts, shrink_video, tile_starts
 from hpdm.sampling import groups, tiled
 from hpdm.sampling.calls import CallSizes, largest_calls
@@ -192,11 +192,18 @@ def test_counts_of_fewer_levels_and_of_fusions_without_context(fusion, levels):
         )
 
 
+def of_the_paper(size):
+    """The configuration of a size with the sampler of the paper."""
+    config = load_config(size)
+    sampling = dataclasses.replace(config.sampling, **named_sampler("paper", config.sampling))
+    return dataclasses.replace(config, sampling=sampling)
+
+
 def test_counts_of_the_published_sizes():
     counts = {}
     for size, settings in itertools.product("SML", ({}, {"tilings": 2}, FAST)):
-        config = load_config(size)
-        sampling = dataclasses.replace(config.sampling, **{**SAMPLERS["paper"], **settings})
+        config = of_the_paper(size)
+        sampling = dataclasses.replace(config.sampling, **settings)
         count = count_block_evaluations(config.network, config.pyramid, config.diffusion, sampling)
         counts.setdefault(tuple(settings.items()), set()).add(count)
     paper, two, fast = (only for (only,) in counts.values())
@@ -205,6 +212,13 @@ def test_counts_of_the_published_sizes():
     assert two == 255 * 6 + 6 + 18 * 4 + 64 * 4 * 2 * (4 + 9) // 2 + 32 * 2 * 4 * (16 + 25) // 2
     assert fast == 255 * 6 + 6 + 18 * 4 + (14 * 4 + 13 * 1) * 4 * 2 + 7 * 2 * 4 * (16 + 9)
     assert paper > 5 * fast
+    for size in "SML":
+        config = load_config(size)
+        own = count_block_evaluations(config.network, config.pyramid, config.diffusion, config.sampling)
+        # Of 14 and 7 steps those above ten times the signal are left out: 11 and 5.
+        assert own == 127 * 6 + 6 + 18 * 4 + 11 * 18 * 4 + 5 * 196 * 2 and paper > 5 * own
+        changes = named_sampler("multistep", of_the_paper(size).sampling)
+        assert dataclasses.replace(of_the_paper(size).sampling, **changes) == config.sampling
 
 
 def test_a_plan_says_what_sampling_takes():
@@ -284,7 +298,7 @@ def test_enlarging_is_undone_by_shrinking(shrink, split):
 
 
 def test_steps_above_the_start_are_left_out_at_the_same_spacing():
-    config = load_config("S")
+    config = of_the_paper("S")
     for start, levels in itertools.product((10.0, 2.0, 1.0, 0.1), (1, 2)):
         d, steps = config.diffusion, config.sampling.steps[levels]
         plan = plan_level(config.pyramid, d, dataclasses.replace(config.sampling, start_noise=start), levels)
