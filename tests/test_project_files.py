@@ -94,3 +94,11 @@ def test_the_commands_of_the_readme_install_tested_versions():
     assert "pip install -q -c constraints.txt . &&" in readme
     command = readme.split("<!-- test-command -->")[1].split("<!-- /test-command -->")[0]
     assert "tox -e lint,py" in command  # one interpreter's suite, whatever others there are
+
+
+def test_no_page_says_the_same_twice():
+    """Merges leave such things: five lines in a row that stand elsewhere in the page as well."""
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        lines = [line.strip() for line in text(name).splitlines() if line.strip()]
+        runs = ["\n".join(lines[at : at + 5]) for at in range(len(lines) - 4)]
+        assert not sorted(run for run in set(runs) if runs.count(run) > 1), name
