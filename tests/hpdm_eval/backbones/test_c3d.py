@@ -168,8 +168,9 @@ def test_mean_video_is_asked_for(tmp_path, monkeypatch):
     np.savez(tmp_path / "mean.npz", mean=np.zeros((3, 16, 112, 112)))
     np.savez(tmp_path / "other.npz", average=np.zeros(3))
     np.savez(tmp_path / "good.npz", mean=np.zeros(c3d.MEAN_SHAPE, np.float32))
-    damaged = (tmp_path / "other.npz").read_bytes()
-    (tmp_path / "damaged.npz").write_bytes(damaged.replace(b"PK\x01\x02-\x03-", b"PK\x01\x02-\x03~"))
+    damaged = bytearray((tmp_path / "other.npz").read_bytes())
+    damaged[damaged.index(b"PK\x01\x02") + 6] = ord("~")  # the version of zip that the directory's entry asks for
+    (tmp_path / "damaged.npz").write_bytes(damaged)
     with pytest.raises(InputError, match="--c3d-mean"):
         load_backbone("c3d", weights=tmp_path / "weights.npz", unverified=True)
     for name, message in (
