@@ -102,3 +102,17 @@ def test_no_page_says_the_same_twice():
         lines = [line.strip() for line in text(name).splitlines() if line.strip()]
         runs = ["\n".join(lines[at : at + 5]) for at in range(len(lines) - 4)]
         assert not sorted(run for run in set(runs) if runs.count(run) > 1), name
+
+
+def test_links_of_all_pages_lead_somewhere():
+    pages = [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        *(ROOT / "reports").rglob("*.md"),
+    ]
+    missing = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert len(pages) > 20 and missing == []
