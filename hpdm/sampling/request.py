@@ -12,6 +12,9 @@ PRECISIONS = ("tf32", "fp32", "bf16", "fp16")
 FORMATS = ("mp4", "npy")
 
 
+NOISE_RANGE = ("sigma_min", "sigma_max", "rho")  # of `DiffusionConfig`: what sampling walks through, not training
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
     """What to sample from a checkpoint, and how. None leaves a setting as the checkpoint has it.

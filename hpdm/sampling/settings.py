@@ -8,7 +8,7 @@ from hpdm.config import Config, override_config
 from hpdm.config.sampling import SAMPLERS, SamplingConfig, named_sampler
 from hpdm.diffusion import DiffusionConfig
 from hpdm.methods import Method
-from hpdm.sampling.request import CALLS, PRECISIONS, SampleRequest
+from hpdm.sampling.request import CALLS, NOISE_RANGE, PRECISIONS, SampleRequest
 from hpdm.sampling.steps import plan_level
 from hpdm.support.errors import InputError
 
@@ -29,7 +29,7 @@ def apply_request(config: Config, request: SampleRequest) -> tuple[SamplingConfi
     config = override_config(config, request.overrides)
     own = [f"sampling.{key}={json.dumps(_listed(value))}" for key, value in request.settings.items()]
     sampling = override_config(config, own).sampling
-    ends = {name: getattr(request, name) for name in ("sigma_min", "sigma_max", "rho")}
+    ends = {name: getattr(request, name) for name in NOISE_RANGE}
     diffusion = dataclasses.replace(
         config.diffusion, **{key: value for key, value in ends.items() if value is not None}
     )

@@ -60,13 +60,13 @@ class NonFiniteLoss(Exception):
 class StepDropped(Exception):
     """A step that no process completes: one is asked to stop at once, or gets no clips for it.
 
-    `failure` is what this process' clips failed with, an InputError or OSError, or None; `elsewhere` whether those of
-    another process did.
+    `reason` is why this process has no clips: LoadingStopped, as was asked for, or what reading them failed with, an
+    InputError or OSError; None where it has them. `failed` says whether reading failed on any process.
     """
 
-    def __init__(self, failure: Exception | None = None, elsewhere: bool = False) -> None:
-        super().__init__(failure)
-        self.failure, self.elsewhere = failure, elsewhere
+    def __init__(self, reason: Exception | None, failed: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.failed = reason, failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +245,7 @@ def train(
                 )
             except StepDropped as dropping:  # many passes take longer than there is between SIGTERM and the kill
                 interrupted, done, dropped = True, step, dropping
+                note(f"step {step + 1} is not made: {dropped.reason}", quiet or dropped.failed or not dropped.reason)
                 save(done, keep=settings.keep)
                 break
             if not checked:
@@ -333,8 +334,8 @@ def train(
         if log:
             log.close()
         note(f"{done} of {settings.steps} steps are made; the last checkpoint is in {run}", quiet)
-        if dropped and (dropped.failure or dropped.elsewhere):
-            reason = dropped.failure or "another process of the run got no clips; its own message says why"
+        if dropped and dropped.failed:
+            reason = dropped.reason or "another process of the run got no clips; its own message says why"
             raise InputError(f"{reason}. The {done} steps made before are saved in {run}; the same command goes on")
         return Outcome(step=done, interrupted=interrupted)
 
@@ -360,21 +361,18 @@ def accumulate(
     settings = method.config.training
     losses = torch.zeros(method.losses, device=process.device)
     for index in range(batches.passes):
-        chosen, delivery, failure = batches.positions(process.rank, index), None, None
+        chosen, reason = batches.positions(process.rank, index), None
         if chosen and not (stop and stop.at_once):
             try:
-                delivery = next(deliveries)
-            except LoadingStopped:
-                pass  # as was asked for
-            except (InputError, OSError) as error:
+                positions, (video, delivered) = chosen, next(deliveries)
+            except (LoadingStopped, InputError, OSError) as error:
                 if stop is None:
                     raise
-                failure = error
-        if stop is not None and process.any(stop.at_once or bool(chosen and delivery is None)):
-            somewhere = process.any(failure is not None)
-            raise StepDropped(failure, elsewhere=somewhere and failure is None)
+                reason = error
+        if stop is not None and process.any(stop.at_once or reason is not None):
+            failed = process.any(reason is not None and not isinstance(reason, LoadingStopped))
+            raise StepDropped(reason, failed)
         if chosen:
-            positions, (video, delivered) = chosen, delivery
             video, labels = video.to(process.device, non_blocking=True), conditioner(delivered)
         # Gradients are averaged over processes. A process without samples goes along, for the others wait for it.
         weight = process.world_size / batches.batch if chosen else 0.0

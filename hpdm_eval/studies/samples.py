@@ -8,7 +8,7 @@ from typing import Any
 
 from hpdm.checkpoint.load import load_checkpoint
 from hpdm.sampling.folder import sample_into
-from hpdm.sampling.request import CALLS, FolderRequest, SampleRequest
+from hpdm.sampling.request import CALLS, NOISE_RANGE, FolderRequest, SampleRequest
 from hpdm.sampling.sampler import Sampler
 from hpdm.support.environment import choose_device, processes_here
 
@@ -67,8 +67,8 @@ def _words(
         if (value := getattr(request, name)) is not None:
             words += [f"--{name}", value]
     words += ["--calls", request.calls] if request.calls != CALLS[0] else []
-    walk = {name: getattr(request, name) for name in ("sigma_min", "sigma_max", "rho")}
-    for name, value in (request.settings | {name: value for name, value in walk.items() if value is not None}).items():
+    walk = {name: getattr(request, name) for name in NOISE_RANGE if getattr(request, name) is not None}
+    for name, value in (request.settings | walk).items():
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
         words += [f"--{name.lower().replace('_', '-')}", text]
     for text in request.overrides:

@@ -16,6 +16,7 @@ from hpdm.config import Config, config_to_dict, load_config, override_config
 from hpdm.config.variants import with_levels, without_adaptive_computation
 from hpdm.data.loader import PROCEDURAL
 from hpdm.methods import make_method, method_class
+from hpdm.sampling.request import NOISE_RANGE
 from hpdm.support.errors import InputError
 from hpdm.support.fields import build
 from hpdm_eval.studies.ablations.tiers import read_settings
@@ -38,7 +39,6 @@ MEASURES = (
     "detail",
 )
 AGAINST_CLIPS = ("positions", "detail")  # take real clips as files, not their statistics alone
-NOISE_RANGE = ("sigma_min", "sigma_max", "rho")  # of `DiffusionConfig`: the walk of sampling, not training
 TIMED = ("throughput", "memory", "sampling")  # in one run for all variants
 LEVELS = ("all", "tiled", "finest")
 CLIPS = ("whole", "short")

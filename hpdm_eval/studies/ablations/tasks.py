@@ -13,6 +13,7 @@ from hpdm.checkpoint.folder import CONFIG_FILE, read_config, step_folder
 from hpdm.config import Config, override_config
 from hpdm.config.training import plan_batch
 from hpdm.methods import make_method
+from hpdm.sampling.request import NOISE_RANGE
 from hpdm.sampling.steps import plan_level
 from hpdm.support.errors import InputError
 from hpdm.support.files import atomic_file, parse_json
@@ -20,7 +21,7 @@ from hpdm.training.loop import train
 from hpdm.training.provenance import read_provenance
 from hpdm_eval.benchmarks.speed import fitting_batch, sampling_seconds, training_memory, training_rates
 from hpdm_eval.studies.ablations.measure import Judge, Records, step_record
-from hpdm_eval.studies.ablations.plan import AGAINST_CLIPS, NOISE_RANGE, TIMED, Plan, Run, SampleSet, trained_settings
+from hpdm_eval.studies.ablations.plan import AGAINST_CLIPS, TIMED, Plan, Run, SampleSet, trained_settings
 from hpdm_eval.studies.ablations.real import write_real_samples, write_statistics
 from hpdm_eval.studies.ablations.work import Task, is_first, of_first, on_first
 from hpdm_eval.studies.samples import sample_folder

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from hpdm.checkpoint.folder import latest_checkpoint
 from hpdm.commands.entry import train as command
-from hpdm.data.loader import Loader
+from hpdm.data.loader import Loader, LoadingStopped
 from hpdm.hierarchical import Hierarchical
 from hpdm.support.errors import InputError
 from hpdm.training import loop
@@ -155,6 +155,16 @@ def killed_in(monkeypatch, step, after, number=signal.SIGTERM):
     return passes
 
 
+def goes_on_as_if_nothing_had_happened(tmp_path):
+    """The run of six steps in "run", which ended early, against one that was left alone, bit for bit."""
+    assert run(tmp_path / "run").step == 6
+    run(tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    for file in FILES:
+        ours, theirs = (tmp_path / name / "latest" / file for name in ("run", "whole"))
+        assert ours.read_bytes() == theirs.read_bytes(), file
+
+
 @pytest.mark.parametrize("after", [0, 2, 3])
 def test_sigterm_drops_the_step_in_progress_and_saves_what_was_made(tmp_path, monkeypatch, after):
     with monkeypatch.context() as patch:
@@ -163,12 +173,7 @@ def test_sigterm_drops_the_step_in_progress_and_saves_what_was_made(tmp_path, mo
     assert outcome.interrupted and outcome.step == (3 if after < 3 else 4)
     assert passes.count(3) == after + 1  # of four, but for the one that was running
     assert latest_checkpoint(tmp_path / "run").name == f"step-{outcome.step:08d}"
-    assert run(tmp_path / "run").step == 6
-    run(tmp_path / "whole")
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
-    for file in FILES:
-        ours, theirs = (tmp_path / name / "latest" / file for name in ("run", "whole"))
-        assert ours.read_bytes() == theirs.read_bytes(), file
+    goes_on_as_if_nothing_had_happened(tmp_path)
 
 
 @pytest.mark.parametrize("error", [InputError("8 videos in a row cannot be decoded"), OSError("no route to host")])
@@ -187,12 +192,25 @@ def test_clips_that_come_no_longer_end_the_run_with_its_steps_saved(tmp_path, mo
         with pytest.raises(InputError, match=f"{error}. The 3 steps made before are saved"):
             run(tmp_path / "run")
     assert latest_checkpoint(tmp_path / "run").name == "step-00000003"
-    assert run(tmp_path / "run").step == 6
-    run(tmp_path / "whole")
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
-    for file in FILES:
-        ours, theirs = (tmp_path / name / "latest" / file for name in ("run", "whole"))
-        assert ours.read_bytes() == theirs.read_bytes(), file
+    goes_on_as_if_nothing_had_happened(tmp_path)
+
+
+def test_a_clip_that_does_not_come_before_the_end_is_named(tmp_path, monkeypatch, capsys):
+    """The loader gives up waiting where the run was asked to stop: that is no failure of the clips."""
+    deliver, delivered = Loader.__next__, []
+
+    def waiting(self):
+        delivered.append(None)
+        if len(delivered) == 3 * 4 + 2:
+            raise LoadingStopped("gave up waiting for a.mp4")
+        return deliver(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "__next__", waiting)
+        outcome = loop.train(small_config(), tmp_path / "run", device="cpu")
+    assert outcome.interrupted and outcome.step == 3
+    assert "step 4 is not made: gave up waiting for a.mp4" in capsys.readouterr().err
+    goes_on_as_if_nothing_had_happened(tmp_path)
 
 
 def test_ctrl_c_finishes_the_step_unless_torchrun_is_about_to_kill(tmp_path, monkeypatch):
