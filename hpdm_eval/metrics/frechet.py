@@ -28,7 +28,7 @@ import torch
 
 from hpdm.support.errors import InputError
 from hpdm_eval.features.moments import Features, Moments, as_features, denominator
-from hpdm_eval.support.threads import by_threads, one_thread
+from hpdm_eval.support.threads import one_thread
 
 Side: TypeAlias = Features | Moments  # one of two sets of clips
 
@@ -84,7 +84,7 @@ def frechet_distance(x: Side, y: Side, *, ddof: int = 1, root: str = ROOT) -> fl
         return frechet_by_svd_roots(x, y, ddof=ddof, dtype=SVD_ROOTS[root])
     if root not in (ROOT, "scipy-sqrtm"):
         raise InputError(f"unknown square root {root!r}; choose qr-nuclear, scipy-sqrtm, fp32-svd or fp64-svd")
-    (mean_x, factor_x), (mean_y, factor_y) = by_threads(lambda side: _mean_and_factor(side, ddof), (x, y))
+    (mean_x, factor_x), (mean_y, factor_y) = (_mean_and_factor(side, ddof) for side in (x, y))
     shift = mean_x - mean_y
     traces = np.square(factor_x).sum() + np.square(factor_y).sum()
     overlap = np.linalg.svd(factor_x @ factor_y.T, compute_uv=False)

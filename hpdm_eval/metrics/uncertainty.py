@@ -384,29 +384,56 @@ class _LeftOut:
         centre = varied.mean(axis=0)
         self._offset = centre - target.mean
 
-        def part(rows):
-            """Of a group: its clips, their sum [D], their sum of squares, and the products [D, D] of what is seen."""
+        self._products = np.empty((len(groups), len(target.factor), len(target.factor)))
+
+        def part(group):
+            """Of a group: its clips, their sum [D], their sum of squares; the products [D, D] of what is seen."""
+            number, rows = group
             own = varied[rows] - centre
             seen = own @ target.factor.T
-            return len(rows), own.sum(axis=0), np.square(own).sum(), seen.T @ seen
+            np.matmul(seen.T, seen, out=self._products[number])
+            return len(rows), own.sum(axis=0), np.square(own).sum()
 
-        self._parts = by_threads(part, groups)
+        self._parts = by_threads(part, enumerate(groups))
 
     def distances(self):
         """[distance of all clips, without the first group, without the second, ...]."""
-        none = 0, np.zeros_like(self._offset), 0.0, np.zeros_like(self._parts[0][3])
+        none = 0, np.zeros_like(self._offset), 0.0
         ahead = list(accumulate(reversed(self._parts), _plus, initial=none))  # sums of the last 0, 1, 2, ... groups
         before = accumulate(self._parts, _plus, initial=none)
-        sums = (_plus(first, rest) for first, rest in zip(before, reversed(ahead[:-1])))
-        return by_threads(self._distance, chain([ahead[-1]], sums))
+        sums = [ahead[-1], *(_plus(first, rest) for first, rest in zip(before, reversed(ahead[:-1])))]
+        products = _sums_without_each(self._products)
 
-    def _distance(self, part):
-        count, total, squares, products = part
-        mean, scale = total / count, count - self._target.ddof
-        shift, seen = self._offset + mean, self._target.factor @ mean
-        overlap = np.linalg.eigvalsh((products - count * np.outer(seen, seen)) / scale)
-        trace = (squares - count * (mean @ mean)) / scale
-        return float(shift @ shift + self._target.trace + trace - 2 * np.sqrt(np.clip(overlap, 0, None)).sum())
+        def pair(first):
+            """Of two sets, by one call of NumPy: on a single matrix it would keep all other threads waiting."""
+            seen = products[first : first + 2]
+            for own, (count, total, _) in zip(seen, sums[first:]):
+                mean = self._target.factor @ (total / count)
+                own -= count * np.outer(mean, mean)
+                own /= count - self._target.ddof
+            roots = np.sqrt(np.clip(np.linalg.eigvalsh(seen), 0, None)).sum(axis=-1)
+            return [self._distance(*part, root) for part, root in zip(sums[first:], roots)]
+
+        return list(chain.from_iterable(by_threads(pair, range(0, len(sums), 2))))
+
+    def _distance(self, count, total, squares, root):
+        mean = total / count
+        shift = self._offset + mean
+        trace = (squares - count * (mean @ mean)) / (count - self._target.ddof)
+        return float(shift @ shift + self._target.trace + trace - 2 * root)
+
+
+def _sums_without_each(matrices):
+    """[sum of all, without the first, without the second, ...] of matrices [g, D, D]."""
+    sums = np.empty((len(matrices) + 1, *matrices.shape[1:]))
+    sums[-1] = 0
+    for number in reversed(range(len(matrices))):
+        np.add(sums[number + 1], matrices[number], out=sums[number])  # of this one and all behind it
+    before = np.zeros_like(sums[0])
+    for number, matrix in enumerate(matrices):
+        sums[number + 1] += before
+        before += matrix
+    return sums
 
 
 def _plus(one, other):

@@ -45,7 +45,7 @@ def by_threads(function: Callable[[Item], Value], items: Iterable[Item]) -> list
     """[function(item) for each item] for functions of numpy arrays, within `one_thread`.
 
     As many items are at work at once as PyTorch had threads outside that block, each with one, and no more are taken
-    from `items` before.
+    from `items` before. numpy.linalg lets other threads run only while it works on a stack of two matrices or more.
     """
     if not _within:
         with one_thread():

@@ -84,6 +84,15 @@ def test_jackknife_is_the_same_for_any_number_of_threads():
     assert found[0] == found[1]
 
 
+def test_jackknife_gives_numpy_two_matrices_a_call(monkeypatch):
+    # on one matrix NumPy keeps the interpreter's lock, and other threads wait
+    stacks, eigvalsh = [], np.linalg.eigvalsh
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda stack: stacks.append(stack.shape) or eigvalsh(stack))
+    samples = np.random.default_rng(0).normal(size=(60, 5))
+    grouped_jackknife(samples, samples[::-1] + 1)
+    assert sorted(stacks) == [(1, 5, 5)] + [(2, 5, 5)] * 10
+
+
 def test_jackknife_refuses_features_that_are_not_finite():
     x = gaussian(8, 60, 4)
     x[5, 1] = np.nan
