@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hpdm.checkpoint.load import load_checkpoint
-from hpdm.config import Config
+from hpdm.config import Config, override_config
 from hpdm.config.sampling import named_sampler
 from hpdm.support.environment import choose_device, hardware
 from hpdm.support.errors import InputError
@@ -37,18 +37,20 @@ class SetJob:
     device: str
     scratch: Path
     steps: tuple[int, ...] | None = None  # that options take shares of; None: the checkpoint's
+    common: tuple[str, ...] = ()  # KEY=VALUE of SamplingConfig, for all options and the baseline
 
     @property
     def name(self) -> str:
         steps = "" if self.steps is None else "-of-" + "-".join(map(str, self.steps))
-        return f"{self.sha256[:12]}-{slug(self.option)}{steps}-n{self.num}-s{self.seed}"
+        common = "".join("-" + slug(text) for text in self.common)
+        return f"{self.sha256[:12]}-{slug(self.option)}{steps}{common}-n{self.num}-s{self.seed}"
 
     @property
     def settings(self) -> dict:
-        """`option_settings` of the job's option."""
-        return option_settings(
-            OPTIONS[self.option], with_paper_sampler(load_checkpoint_config(self.checkpoint), self.steps)
-        )
+        """What all options share, and `option_settings` of the job's option."""
+        config = with_paper_sampler(load_checkpoint_config(self.checkpoint), self.steps, self.common)
+        shared = {key: getattr(config.sampling, key) for key in (text.partition("=")[0] for text in self.common)}
+        return {**shared, **option_settings(OPTIONS[self.option], config)}
 
     @property
     def file(self) -> Path:
@@ -73,10 +75,14 @@ def option_settings(option: Option, config: Config) -> dict:
     return {**option.settings, "steps": [max(1, round(share * n)) for share, n in zip(shares, steps)]}
 
 
-def with_paper_sampler(config: Config, steps: tuple[int, ...] | None = None) -> Config:
-    """A `Config` with the sampler of the paper, which takes `steps` a level; None: the checkpoint's."""
+def with_paper_sampler(config: Config, steps: tuple[int, ...] | None = None, common: Sequence[str] = ()) -> Config:
+    """A `Config` with the sampler of the paper, which takes `steps` a level; None: the checkpoint's.
+
+    common: KEY=VALUE of SamplingConfig, such as "guidance=2".
+    """
     settings = named_sampler("paper", config.sampling) | ({} if steps is None else {"steps": steps})
-    return replace(config, sampling=replace(config.sampling, **settings))
+    config = replace(config, sampling=replace(config.sampling, **settings))
+    return override_config(config, [f"sampling.{text}" for text in common])
 
 
 def load_set(job: SetJob) -> SampledSet | None:

@@ -104,6 +104,13 @@ class Row:
     metavar="128,64,32",
     help="Steps per level of the paper's sampler, of which options take their shares. [default: the checkpoint's]",
 )
+@click.option(
+    "--set",
+    "common",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Of SamplingConfig, for the baseline and all options, such as guidance=2.",
+)
 @click.option("--only", multiple=True, metavar="OPTION", help="Measure these options and the baseline alone.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Sets made at a time, a process each."
@@ -118,6 +125,7 @@ def main(
     num: int,
     reference_clips: int,
     steps: tuple[int, ...] | None,
+    common: tuple[str, ...],
     only: tuple[str, ...],
     jobs: int,
     minutes: float | None,
@@ -131,6 +139,8 @@ def main(
         raise InputError(f"--only {unknown[0]}: there is no such option; there are {', '.join(OPTIONS)}")
     options = [option for name, option in OPTIONS.items() if not only or name in (*only, BASELINE)]
     loaded = {name: load_checkpoint(name) for name in checkpoints}
+    for checkpoint in loaded.values():
+        with_paper_sampler(checkpoint.config, steps, common)  # refuses what there is not before any work
     sizes = {c.config.pyramid.resolution(c.config.pyramid.levels - 1) for c in loaded.values()}
     if len(sizes) > 1:
         raise InputError("--checkpoint: the networks make videos of different sizes; study them one by one")
@@ -147,6 +157,7 @@ def main(
             device=device,
             scratch=scratch,
             steps=steps,
+            common=common,
         )
         for option in options
         for name, checkpoint in loaded.items()
@@ -163,7 +174,8 @@ def main(
     for row in rows:
         path = out / "sampling" / f"{_stem(row.checkpoint)}-{slug(row.option.name)}.json"
         write_json(path, _record(row, summary, reference_clips, num, seed).to_dict())
-    table = describe(rows, loaded, f"{seeds} seeds of {num} videos", reference_clips, jobs, left)
+    sets = f"{seeds} seeds of {num} videos" + (f" ({', '.join(common)})" if common else "")
+    table = describe(rows, loaded, sets, reference_clips, jobs, left)
     write_between(out / "sampling.md", table)
     click.echo(table)
 
@@ -177,7 +189,7 @@ def _rows(planned, options, loaded, reference, detail):
         for name, checkpoint in loaded.items():
             own, base = sets[name, option.name], sets[name, BASELINE]
             if None not in own and None not in base:
-                config = with_paper_sampler(checkpoint.config, planned[0].steps)
+                config = with_paper_sampler(checkpoint.config, planned[0].steps, planned[0].common)
                 rows.append(compare(option, name, config, own, base, reference, detail))
     return rows
 

@@ -144,6 +144,23 @@ def test_sets_that_lack_are_left_out_and_unknown_options_refused(tmp_path, no_wo
     assert nothing.exit_code == 2 and "nothing to compare yet" in nothing.output
 
 
+def test_common_settings_hold_for_the_baseline_too(tmp_path, no_work, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sampling, "make_sets", lambda jobs, *arguments, **options: seen.extend(jobs))
+    result = run(tmp_path, "--only", "tilings 2", "--set", "guidance=2", "--set", "guidance_low=1")
+    assert result.exit_code == 0, result.output
+    assert "48 videos (guidance=2, guidance_low=1) an option" in result.output
+    assert {job.option for job in seen} == {"paper", "tilings 2"}
+    for job in seen:
+        assert job.settings["guidance"] == 2 and job.settings["guidance_low"] == 1
+        assert job.name != dataclasses.replace(job, common=()).name
+    # Estimates without the class are as many evaluations again.
+    blocks = [line for line in result.output.splitlines() if line.startswith("| paper | 4,872")]
+    assert blocks, result.output
+    refused = run(tmp_path, "--set", "guidanse=2")
+    assert refused.exit_code == 2 and "guidanse" in refused.output
+
+
 def test_a_set_is_made_once_and_again_for_other_settings(tmp_path, monkeypatch):
     job = SetJob(
         checkpoint="nano",
