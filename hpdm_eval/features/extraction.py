@@ -30,6 +30,7 @@ from hpdm_eval.features.ordered_moments import OrderedMoments
 from hpdm_eval.support.distributed import failing_together, gather, rank_and_size
 from hpdm_eval.support.heap import Heap
 from hpdm_eval.support.npz import read_npz
+from hpdm_eval.support.rows import Rows
 
 BATCH_BYTES = 256 << 20  # of clips in a batch that is read, unless a single clip is larger
 
@@ -109,20 +110,26 @@ def extract_features(
     on_batch: called with (names, features, probabilities) after every batch. cache: a FeatureCache. Where the source is
     shared among processes, which must then all call this, each runs its share and all get everything.
     """
-    rows = []
+    clips_seen: list[tuple[int, str]] = []
+    features, probabilities = Rows(), Rows()
     with failing_together():
         for clips, results in _iterate(source, backbone, batch, quiet, cache):
             if on_batch is not None:
                 on_batch([clip.name for clip in clips], *map(np.stack, zip(*results)))
-            rows += [(clip.position, clip.name, *result) for clip, result in zip(clips, results)]
-            del clips  # they may be large, and the next are read before this name is used again
-        if _processes(source) > 1:
-            rows = sorted((row for part in gather(rows) for row in part), key=lambda row: row[0])
-    _, names, features, probabilities = zip(*rows)
+            clips_seen += [(clip.position, clip.name) for clip in clips]
+            for own_features, own_probabilities in results:
+                features.add(own_features)
+                probabilities.add(own_probabilities)
+            del clips, results  # they may be large, and the next are read before these names are used again
+        share = clips_seen, features, probabilities
+        shares = gather(share) if _processes(source) > 1 else [share]
+    shares = [share for share in shares if share[0]]  # there may be fewer clips than processes
+    places = [place for known, _, _ in shares for place in known]
+    order = sorted(range(len(places)), key=lambda index: places[index][0])
     return FeatureSet(
-        features=np.stack(features),
-        names=list(names),
-        probabilities=np.stack(probabilities),
+        features=np.concatenate([own.array() for _, own, _ in shares])[order],
+        names=[places[index][1] for index in order],
+        probabilities=np.concatenate([own.array() for _, _, own in shares])[order],
         manifest={"backbone": backbone.describe()},
     )
 
