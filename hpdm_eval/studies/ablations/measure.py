@@ -195,7 +195,7 @@ class Judge:
         self.plan, self.records, self.device = plan, records, device
         self.statistics, self.trained_by = statistics, trained_by
         self.run_folder, self.real_clips = run_folder, real_clips
-        self._denoised = {}  # of the last checkpoint that was asked for
+        self._denoised: dict[Path, dict[int, Record]] = {}  # of the last checkpoint that was asked for
 
     def wanted(self, judgement: Judgement) -> dict[Path, tuple[Callable[[Path], Record], str, dict[str, Any]]]:
         """{file of a record: (function that makes it, its metric, its place)} of all records of a judgement."""
@@ -349,10 +349,10 @@ class Judge:
         )
 
     def _denoising(self, judgement):
-        if judgement.samples.name not in self._denoised:
-            checkpoint = step_folder(self.run_folder(judgement.samples.run), judgement.samples.step)
-            self._denoised = {judgement.samples.name: denoising_records(checkpoint)}
-        return self._denoised[judgement.samples.name]
+        checkpoint = step_folder(self.run_folder(judgement.samples.run), judgement.samples.step)
+        if checkpoint not in self._denoised:
+            self._denoised = {checkpoint: denoising_records(checkpoint)}
+        return self._denoised[checkpoint]
 
     def _pyramid(self, judgement, folder):
         levels = judgement.samples.config.pyramid.levels

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from hpdm.diffusion import DiffusionConfig
 from hpdm.methods import make_method
 from hpdm.support.errors import InputError
 from hpdm.training.plan import count_flops
+from hpdm_eval.studies.ablations import measure
 from hpdm_eval.studies.ablations.cost import describe_cost, sampling_flops
+from hpdm_eval.studies.ablations.measure import Records
 from hpdm_eval.studies.ablations.plan import load_studies, load_tier, make_plan
 from hpdm_eval.studies.ablations.tasks import sampling_cost
 from hpdm_eval.studies.ablations.tiers import tier_names
@@ -36,6 +39,28 @@ def test_repeats_are_named_after_their_seeds():
     plan = make_plan(load_tier("cpu"), ["table3.deep", "table3.real"], 2, 5)
     assert [(run.repeat, run.config.training.seed) for run in plan.runs] == [(5, 5), (6, 6)]
     assert {samples.repeat for samples in plan.sample_sets} == {5, 6}
+
+
+def test_every_repeat_is_judged_by_its_own_checkpoint(monkeypatch):
+    plan = make_plan(load_tier("cpu"), ["branching.one"], 3)
+    asked = []
+    monkeypatch.setattr(
+        measure, "denoising_records", lambda checkpoint: asked.append(checkpoint) or dict.fromkeys(range(3), checkpoint)
+    )
+    records = Records(Path("records"), "cpu", "command")
+    judge = measure.Judge(
+        plan, records, None, lambda run: None, "cpu", run_folder=lambda run: Path(run.name) / str(run.repeat)
+    )
+    seen = {}
+    for judgement in plan.judgements:
+        for file, (make, metric, _) in judge.wanted(judgement).items():
+            if metric == "denoising":
+                seen[file.name] = make(Path("samples"))
+    levels, repeats = plan.base.pyramid.levels, {path.parent.name for path in seen.values()}
+    assert len(seen) == 3 * levels and repeats == {"0", "1", "2"}
+    for file, checkpoint in seen.items():
+        assert f"-r{checkpoint.parent.name}-denoising" in file
+    assert len(asked) == 3  # once for all levels
 
 
 @pytest.mark.parametrize(
