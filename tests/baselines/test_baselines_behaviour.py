@@ -280,14 +280,15 @@ def test_autoencoder_learns():
     network = method.make_network()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     video, labels = batch_of(method, 8)
-    first = None
+    losses = []
     for step in range(120):
         loss = method.loss(network, video, labels, step=step, positions=range(8)).mean()
-        first = first or loss.item()
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.4 * first
+    # A single step's loss is that of its crop and noise; the last bits of 120 steps depend on the number of threads.
+    assert sum(losses[-10:]) / 10 < 0.5 * losses[0]
 
 
 def test_latents_have_unit_variance_and_are_decoded_as_they_were_encoded(tmp_path):
