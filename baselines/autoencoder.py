@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from baselines.method import MethodWithSettings
 from hpdm.data.ranges import to_model_range
-from hpdm.hierarchical import Hierarchical
 from hpdm.methods import MethodConfig
 from hpdm.support.errors import InputError
 from hpdm.training.loss import OWN_DRAWS, OWN_NOISE, step_generator, step_noise
@@ -58,21 +58,23 @@ class AutoencoderConfig(MethodConfig):
 
     @property
     def latent_size(self) -> tuple[int, int, int]:
-        return tuple(size // n for size, n in zip(self.video, self.downsampling, strict=True))
+        frames, rows, columns = (size // n for size, n in zip(self.video, self.downsampling, strict=True))
+        return frames, rows, columns
 
     @property
     def strides(self) -> list[tuple[int, int, int]]:
         """Strides of the convolutions between resolutions, fine to coarse."""
-        halvings = [int(math.log2(n)) for n in self.downsampling]
-        return [tuple(2 if step < n else 1 for n in halvings) for step in range(max(halvings))]
+        f, h, w = (int(math.log2(n)) for n in self.downsampling)
+        return [(2 if step < f else 1, 2 if step < h else 1, 2 if step < w else 1) for step in range(max(f, h, w))]
 
 
 def fit_autoencoder(config: "Config", kind: "type[AutoencoderConfig]", **changes: Any) -> "AutoencoderConfig":
     """Settings `kind` for a size: latents have the grid of the pyramid's patch, channels grow with the RIN's."""
     pyramid = config.pyramid
     video = pyramid.resolution(pyramid.levels - 1)
-    downsampling = tuple(size // r for size, r in zip(video, pyramid.patch, strict=True))
-    return kind(video=video, downsampling=downsampling, width=max(16, config.network.token_width // 16), **changes)
+    frames, rows, columns = (size // r for size, r in zip(video, pyramid.patch, strict=True))
+    width = max(16, config.network.token_width // 16)
+    return kind(video=video, downsampling=(frames, rows, columns), width=width, **changes)
 
 
 class ChannelNorm(nn.Module):
@@ -163,7 +165,7 @@ class AutoencoderNetwork(nn.Module):
         return self.decode(mean + (0.5 * log_variance).exp() * eps), mean, log_variance
 
 
-class Autoencoder(Hierarchical):
+class Autoencoder(MethodWithSettings[AutoencoderConfig]):
     """The autoencoder as a method: it trains and resumes as the others do, and makes no videos by itself."""
 
     settings = AutoencoderConfig
@@ -188,25 +190,25 @@ class Autoencoder(Hierarchical):
             )
 
     def resolution(self, level: int, canvas: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int]:
-        return self.config.method.video
+        return self.own_settings.video
 
     def make_network(self) -> "AutoencoderNetwork":
-        return AutoencoderNetwork(self.config.method, self.config.network.channels)
+        return AutoencoderNetwork(self.own_settings, self.config.network.channels)
 
     def draw_crops(self, step: int, positions: range) -> tuple[tuple[int, int, int], torch.Tensor]:
         """(crop size, int64 [b, 3] places of the samples at `positions`), on the CPU."""
-        settings, training = self.config.method, self.config.training
-        size = tuple(n // settings.crop for n in settings.video)
-        room = torch.tensor(settings.video) - torch.tensor(size)
+        settings, training = self.own_settings, self.config.training
+        frames, rows, columns = (n // settings.crop for n in settings.video)
+        room = torch.tensor(settings.video) - torch.tensor((frames, rows, columns))
         generator = step_generator(training.seed, step, OWN_DRAWS)
         u = torch.rand(training.batch, 3, dtype=torch.float64, generator=generator)
-        return size, (u * (room + 1)).long()[positions.start : positions.stop]
+        return (frames, rows, columns), (u * (room + 1)).long()[positions.start : positions.stop]
 
     def loss(
         self, model: nn.Module, video: torch.Tensor, labels: "Labels", *, step: int, positions: range
     ) -> torch.Tensor:
         """Absolute error plus the divergence from the standard normal, per value of the video: [B, 1]."""
-        settings = self.config.method
+        settings = self.own_settings
         (frames, rows, columns), starts = self.draw_crops(step, positions)
         crop = torch.stack(
             [
@@ -229,7 +231,7 @@ class Autoencoder(Hierarchical):
         return grid([[clean], [network.decode(network.encode(clean)[0])]])
 
     def example(self, device: torch.device | str, batch: int = 1) -> tuple:
-        settings = self.config.method
+        settings = self.own_settings
         crop = [n // settings.crop for n in settings.video]
         latents = [n // settings.crop for n in settings.latent_size]
         channels = self.config.network.channels

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from baselines.method import MethodWithSettings
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning
-from hpdm.hierarchical import Hierarchical
 from hpdm.methods import MethodConfig
 from hpdm.model.fusion import Geometry, resample_pixels
 from hpdm.model.network import HPDM
@@ -156,6 +156,7 @@ class CascadeNetwork(nn.Module):
         for level, (stage, patch) in enumerate(zip(self.stages, patches, strict=True)):
             pixels, strength = None, c_noise.new_zeros(len(patch))
             if level:
+                assert given is not None and strengths is not None
                 pixels, strength = resample_pixels(given[level - 1], level, geometry), strengths[:, level - 1]
             state = None if latents is None else latents[level : level + 1]
             output, left = stage(
@@ -209,7 +210,7 @@ def _stack(patch, pixels, strength):
     return torch.cat([patch, pixels, strength], dim=1)
 
 
-class Cascade(Hierarchical):
+class Cascade(MethodWithSettings[CascadeConfig]):
     """Independent stages with noise on what each is given."""
 
     settings = CascadeConfig
@@ -228,7 +229,7 @@ class Cascade(Hierarchical):
         """Strengths of the noise on what stages are given, float32 [b, L - 1] on the CPU."""
         training, levels = self.config.training, self.config.pyramid.levels
         u = torch.rand(training.batch, levels - 1, generator=step_generator(training.seed, step, OWN_DRAWS))
-        return self.config.method.augmentation * u[positions.start : positions.stop]
+        return self.own_settings.augmentation * u[positions.start : positions.stop]
 
     def loss(
         self, model: nn.Module, video: torch.Tensor, labels: "Labels", *, step: int, positions: range

@@ -37,7 +37,8 @@ def one_level(config: Config) -> Config:
             config.sampling,
             steps=config.sampling.steps[:1],
             overlap="none",
-            **{name: config.diffusion.sigma(0, getattr(config.sampling, name)) for name in ("S_min", "S_max")},
+            S_min=config.diffusion.sigma(0, config.sampling.S_min),
+            S_max=config.diffusion.sigma(0, config.sampling.S_max),
         ),
     )
 

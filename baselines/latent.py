@@ -24,10 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from baselines.autoencoder import AutoencoderConfig, AutoencoderNetwork, fit_autoencoder
 from baselines.full_resolution import one_level
+from baselines.method import MethodWithSettings
 from hpdm.checkpoint.load import load_checkpoint
 from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import DiffusionConfig
-from hpdm.hierarchical import Hierarchical
 from hpdm.model.network import HPDM
 from hpdm.sampling.tiled import TiledSampler
 from hpdm.support.errors import InputError
@@ -88,12 +88,14 @@ def _channels(values):
 class LatentSampler(TiledSampler):
     """Samples latents and decodes them."""
 
+    network: LatentNetwork
+
     def sample(self, indices: Sequence[int], labels: Any, seed: int, levels: int | None = None) -> list[torch.Tensor]:
         """As `TiledSampler.sample`."""
         return [self.network.decode(latents) for latents in super().sample(indices, labels, seed, levels)]
 
 
-class Latent(Hierarchical):
+class Latent(MethodWithSettings[LatentConfig]):
     """Diffusion on the latents of a frozen autoencoder."""
 
     settings = LatentConfig
@@ -112,7 +114,7 @@ class Latent(Hierarchical):
 
     def __init__(self, config: "Config") -> None:
         super().__init__(config)
-        settings, pyramid = config.method, config.pyramid
+        settings, pyramid = self.own_settings, config.pyramid
         if (pyramid.levels, pyramid.patch, config.network.channels) != (
             1,
             settings.latent_size,
@@ -124,14 +126,15 @@ class Latent(Hierarchical):
             )
 
     def resolution(self, level: int, canvas: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int]:
-        return tuple(size * times for size, times in zip(self.config.method.video, canvas, strict=True))
+        frames, rows, columns = (size * times for size, times in zip(self.own_settings.video, canvas, strict=True))
+        return frames, rows, columns
 
     def make_network(self) -> "LatentNetwork":
-        return LatentNetwork(self.config.network, self.config.pyramid, self.config.method)
+        return LatentNetwork(self.config.network, self.config.pyramid, self.own_settings)
 
     def begin(self, network: nn.Module, clips: "TrainingClips", device: torch.device | str) -> None:
         """Take over the autoencoder's averaged weights and set the scale of the latents."""
-        settings = self.config.method
+        settings = self.own_settings
         if not settings.autoencoder:
             raise InputError(
                 "latent needs a trained autoencoder: hpdm-train --baseline autoencoder --size ... --out RUN, "
@@ -185,7 +188,7 @@ class Latent(Hierarchical):
     def count_flops(self, network: nn.Module) -> "Flops":
         """Training includes encoding the videos; `forward` is the RIN's alone."""
         flops = super().count_flops(network)
-        video = torch.zeros(1, network.autoencoder.channels, *self.config.method.video, device="meta")
+        video = torch.zeros(1, network.autoencoder.channels, *self.own_settings.video, device="meta")
         return dataclasses.replace(flops, training=flops.training + forward_flops(network.autoencoder.encode, (video,)))
 
 

@@ -11,15 +11,16 @@ corner, in place of what a U-Net's padding tells; where that corner lies only th
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from baselines.full_resolution import one_level
+from baselines.method import MethodWithSettings
 from hpdm.data.ranges import to_model_range
-from hpdm.hierarchical import Hierarchical
 from hpdm.methods import MethodConfig
 from hpdm.model.network import HPDM
 from hpdm.support.errors import InputError
@@ -84,22 +85,31 @@ class PatchDiffusionNetwork(HPDM):
         windows: torch.Tensor,
         labels: "Labels",
         latents: list[torch.Tensor] | None = None,
-        **options: Any,
+        branching: Sequence[int] | None = None,
+        outputs: bool = True,
     ) -> tuple[list[torch.Tensor] | None, list[torch.Tensor]]:
         """As `HPDM.forward`; `windows` [B, 1, 3] are the patches' places in the whole video."""
         patch = add_coordinates(patches[0], windows[:, 0], self.pyramid.patch)
-        return super().forward([patch], c_noise, torch.zeros_like(windows), labels, latents, **options)
+        return super().forward([patch], c_noise, torch.zeros_like(windows), labels, latents, branching, outputs)
 
     def forward_level(
-        self, level: int, patch: torch.Tensor, c_noise: torch.Tensor, labels: "Labels", constants: list, **options: Any
+        self,
+        level: int,
+        patch: torch.Tensor,
+        c_noise: torch.Tensor,
+        labels: "Labels",
+        constants: list[torch.Tensor | None],
+        latents: torch.Tensor | None = None,
+        previous_rgb: torch.Tensor | None = None,
+        keep_activations: bool = False,
     ) -> "LevelOutput":
         """As `HPDM.forward_level`, of whole videos."""
         start = torch.zeros(len(patch), 3, dtype=torch.int64, device=patch.device)
         patch = add_coordinates(patch, start, self.pyramid.patch)
-        return super().forward_level(level, patch, c_noise, labels, constants, **options)
+        return super().forward_level(level, patch, c_noise, labels, constants, latents, previous_rgb, keep_activations)
 
 
-class PatchDiffusion(Hierarchical):
+class PatchDiffusion(MethodWithSettings[PatchDiffusionConfig]):
     """Random patches of whole videos."""
 
     settings = PatchDiffusionConfig
@@ -122,12 +132,13 @@ class PatchDiffusion(Hierarchical):
 
     def size(self, scale: int) -> tuple[int, int, int]:
         """Patch size at one of SCALES."""
-        return tuple(n // scale for n in self.config.pyramid.patch)
+        frames, rows, columns = (n // scale for n in self.config.pyramid.patch)
+        return frames, rows, columns
 
     def kinds_of_step(self) -> dict[int, float]:
         """The first step with each patch size; one that thousands of steps do not draw counts for nothing."""
-        shares = {self.size(scale): share for scale, share in self.config.method.shares.items() if share > 0}
-        first = {}
+        shares = {self.size(scale): share for scale, share in self.own_settings.shares.items() if share > 0}
+        first: dict[tuple[int, int, int], int] = {}
         for step in range(MOST_SEARCHED):
             first.setdefault(self.draw_windows(step, range(1))[0], step)
             if len(first) == len(shares):
@@ -135,11 +146,11 @@ class PatchDiffusion(Hierarchical):
         found = sum(shares[size] for size in first)
         return {step: shares[size] / found for size, step in first.items()}
 
-    def draw_windows(self, step: int, positions: range) -> tuple[int, torch.Tensor]:
+    def draw_windows(self, step: int, positions: range) -> tuple[tuple[int, int, int], torch.Tensor]:
         """(patch size of the step, int64 [b, 3] places of the samples at `positions`), on the CPU."""
         training = self.config.training
         generator = step_generator(training.seed, step, OWN_DRAWS)
-        shares = torch.tensor(list(self.config.method.shares.values()), dtype=torch.float64)
+        shares = torch.tensor(list(self.own_settings.shares.values()), dtype=torch.float64)
         scale = SCALES[int(torch.multinomial(shares, 1, generator=generator))]
         size = self.size(scale)
         room = torch.tensor(self.config.pyramid.patch) - torch.tensor(size)
@@ -167,7 +178,7 @@ class PatchDiffusion(Hierarchical):
         whole = super().count_flops(network)
         _, c_noise, windows, labels, latents = self.example("meta")
         mean = 0.0
-        for scale, share in self.config.method.shares.items():
+        for scale, share in self.own_settings.shares.items():
             patch = torch.zeros(1, self.config.network.channels, *self.size(scale), device="meta")
             mean += share * forward_flops(network, ([patch], c_noise, windows, labels, latents))
         ratio = mean / whole.forward

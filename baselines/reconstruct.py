@@ -72,7 +72,7 @@ def reconstruct_clips(
     if not isinstance(network, AutoencoderNetwork):
         raise InputError(f"--checkpoint {checkpoint}: {loaded.config.method.name} has no autoencoder")
     config, out = loaded.config, Path(out)
-    frames, height, width = config.method.video
+    frames, height, width = network.config.video
     clips = open_clips(
         dataclasses.replace(
             config.data,

@@ -137,7 +137,7 @@ def multistep(denoiser: Callable, y: torch.Tensor, sigmas: torch.Tensor, s_in: f
     for sigma, sigma_next in pairwise(sigmas):
         estimate = denoiser(y, sigma) / s_in
         ahead, width = estimate, (sigma / sigma_next).log()
-        if before is not None and sigma_next > 0:
+        if width_before is not None and sigma_next > 0:
             ahead = estimate + width / (2 * width_before) * (estimate - before)
         y = ahead + (sigma_next / sigma) * (y - ahead)
         before, width_before = estimate, width

@@ -287,8 +287,8 @@ def remove_leftovers(run: str | Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for link in Path(run).glob(f".{LATEST}.*"):
         link.unlink(missing_ok=True)
-    for folder in (run, Path(run) / "sheets", Path(run) / SNAPSHOTS):
-        sweep(folder)
+    for place in (run, Path(run) / "sheets", Path(run) / SNAPSHOTS):
+        sweep(place)
 
 
 def write_weights(file: str | Path, weights: dict[str, torch.Tensor], *, config: Config, step: int, kind: str) -> None:
@@ -316,12 +316,8 @@ def read_weights(file: str | Path) -> tuple[dict[str, torch.Tensor], Config, int
     if is_index(file):
         index = read_index(file)
         check_parts(index)
-        with open_parts(index) as weights:
-            return (
-                {name: weights[name] for name in weights},
-                config_from_dict(index.config, where=str(file)),
-                index.step,
-            )
+        with open_parts(index) as parts:
+            return ({name: parts[name] for name in parts}, config_from_dict(index.config, where=str(file)), index.step)
     try:
         with safe_open(file, framework="pt") as opened:
             header = _header(opened)

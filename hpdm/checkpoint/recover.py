@@ -89,7 +89,9 @@ def tidy(run: str | Path, checkpoint: Path | None) -> None:
     checkpoint: of `newest_whole`. A process that ended between a checkpoint and its link leaves an older one.
     """
     remove_leftovers(run)
-    if checkpoint in steps_saved(run).values() and latest_checkpoint(run) != checkpoint.resolve():
+    if checkpoint is None or checkpoint not in steps_saved(run).values():
+        return
+    if latest_checkpoint(run) != checkpoint.resolve():
         point_latest(run, checkpoint.name)
 
 

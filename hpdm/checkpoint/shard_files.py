@@ -107,8 +107,9 @@ def part_name(kind: str, name: str) -> str:
 
 def split_part_name(key: str) -> tuple[str, str]:
     """(kind, name) of a `part_name`."""
-    kind = _KIND.match(key)[0]
-    return kind, key[len(kind) + 1 :]
+    match = _KIND.match(key)
+    assert match is not None
+    return match[0], key[match.end() + 1 :]
 
 
 def index_content(kind: str, *, step: int, config: dict, files: dict[str, dict], tensors: "dict[str, Stored]") -> dict:
@@ -193,7 +194,8 @@ def write_tensors(
     {text: text}. Not atomic. The library's own function first makes bytes of everything.
     """
     names = sorted(described, key=lambda name: (-described[name][0].itemsize, name))  # so that all are aligned
-    header, place = {"__metadata__": metadata}, 0
+    header: dict[str, Mapping[str, object]] = {"__metadata__": metadata}
+    place = 0
     for name in names:
         kind, shape = described[name]
         size = math.prod(shape) * kind.itemsize

@@ -53,18 +53,19 @@ def encode_text(
     """
     from hpdm.config import load_config
     from hpdm.config.data import AUTO, PROCEDURAL
-    from hpdm.data.captions import find_captions, read_captions
+    from hpdm.data.captions import Row, find_captions, read_captions
     from hpdm.data.index import find_file
     from hpdm.data.shards import open_shards
-    from hpdm.model.text import WORDS, load_encoder, store_embeddings
+    from hpdm.model.text import WORDS, T5Encoder, load_encoder, store_embeddings
     from hpdm.support.environment import choose_device
     from hpdm.support.lock import hold
 
     config = load_config(size, [f"data.path={json.dumps(data)}", *overrides])
     if data == PROCEDURAL or not config.network.text_width or config.text.encoder == WORDS:
         raise InputError("encode-text is for folders with captions and for a size that reads a T5's embeddings")
+    rows: list[Row] = []
     if (table := open_shards(config.data)) is not None:
-        rows, texts = (), list(dict.fromkeys(table.columns.get("caption", ())))
+        texts = list(dict.fromkeys(table.columns.get("caption", ())))
         if not texts:
             raise InputError(f"the shards in {data} hold no captions")
     else:
@@ -79,6 +80,7 @@ def encode_text(
     rank, count = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     texts, quiet = texts[rank::count], quiet or rank > 0
     encoder = load_encoder(config, choose_device(device))
+    assert isinstance(encoder, T5Encoder)  # sizes without one were refused above
     if rank == 0:  # for all of them
         click.get_current_context().with_resource(hold(out))
     with progress(total=len(texts), unit="caption", description=out.name, quiet=quiet) as bar:

@@ -20,7 +20,15 @@ ABOUT_RUNS = {command.name: command for command in (verify, export, ema)}
 class InfoCommand(Command):
     """The command itself is about a size; with one of ABOUT_RUNS as its first word it is that one."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **options: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **options: Any,
+    ) -> Any:
+        options |= {"complete_var": complete_var, "standalone_mode": standalone_mode}
         args = list(sys.argv[1:] if args is None else args)
         if args and args[0] in ABOUT_RUNS:
             return ABOUT_RUNS[args[0]].main(args[1:], prog_name=f"hpdm-info {args[0]}", **options)

@@ -24,7 +24,15 @@ from hpdm.support.console import (
 class TrainCommand(Command):
     """The command itself trains; with `encode-text` as its first word it is that one."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **options: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **options: Any,
+    ) -> Any:
+        options |= {"complete_var": complete_var, "standalone_mode": standalone_mode}
         args = list(sys.argv[1:] if args is None else args)
         if args[:1] == [encode_text.name]:
             return encode_text.main(args[1:], prog_name=f"hpdm-train {encode_text.name}", **options)
@@ -165,6 +173,7 @@ def train(
 
         click.echo(profile_run(config, device=device, quiet=quiet))
         return 0
+    assert run is not None  # only the two above go without
     if job["shape"]:
         from hpdm.config.training import plan_batch
         from hpdm.training.slurm import parse_shape, submit, without_slurm

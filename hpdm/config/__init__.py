@@ -104,14 +104,14 @@ def coarsest_levels(config: Config, levels: int) -> Config:
     }
     finer = pyramid.factors(pyramid.levels - levels)
     branching = config.training.branching and config.training.branching[:levels]
-    shrink = tuple(before * times for before, times in zip(config.data.shrink, finer, strict=True))
+    frames, rows, columns = (before * times for before, times in zip(config.data.shrink, finer, strict=True))
     return dataclasses.replace(
         config,
         pyramid=dataclasses.replace(pyramid, levels=levels),
         network=dataclasses.replace(network, levels_per_block=tuple(min(n, levels) for n in network.levels_per_block)),
         diffusion=dataclasses.replace(config.diffusion, **cut),
         training=dataclasses.replace(config.training, branching=branching),
-        data=dataclasses.replace(config.data, shrink=shrink),
+        data=dataclasses.replace(config.data, shrink=(frames, rows, columns)),
     )
 
 

@@ -36,14 +36,17 @@ class Pyramid:
 
     def factors(self, level: int) -> tuple[int, int, int]:
         """How many windows of `level` make up the video along each axis: 2^level, 1 where the axis is not split."""
-        return tuple(1 << level if axis in self.split else 1 for axis in AXES)
+        frames, rows, columns = (1 << level if axis in self.split else 1 for axis in AXES)
+        return frames, rows, columns
 
     def resolution(self, level: int, canvas: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int]:
         """Size of the whole video on the grid of `level`, (frames, rows, columns).
 
         `canvas` is how many times as large as in training the video is along each axis.
         """
-        return tuple(r * n * times for r, n, times in zip(self.patch, self.factors(level), canvas, strict=True))
+        sizes = (r * n * times for r, n, times in zip(self.patch, self.factors(level), canvas, strict=True))
+        frames, rows, columns = sizes
+        return frames, rows, columns
 
     def scale(self, level: int) -> float:
         """Fraction of the video that a window of `level` covers along each split axis: s_l = 2^-l."""

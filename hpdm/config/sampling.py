@@ -11,7 +11,7 @@ TILE_WEIGHTS = ("uniform", "feathered")
 SOLVERS = ("euler", "multistep")
 
 # Ways to sample that have a name: everything else is the checkpoint's. reports/sampling.md measures what each costs.
-SAMPLERS = {
+SAMPLERS: dict[str, dict[str, Any]] = {
     # Section 4.4 of the paper: all overlapping tiles at every step, every level from pure noise.
     "paper": {
         "solver": "euler",
@@ -114,16 +114,20 @@ class SamplingConfig(SamplerConfig):
 
     def guidance_at(self, step: int) -> float:
         """Guidance scale of step 0, 1, ... of a level (Imagen Video, arXiv 2210.02303, section 2.7)."""
-        low = self.guidance_low is not None and step >= self.guidance_hold and (step - self.guidance_hold) % 2 == 0
-        return self.guidance_low if low else self.guidance
+        behind = step - self.guidance_hold
+        if self.guidance_low is None or behind < 0 or behind % 2:
+            return self.guidance
+        return self.guidance_low
 
     def start_of(self, level: int) -> float | None:
         """Noise over signal that a level starts with from the level below; None where it starts from noise alone.
 
         Raises InputError where fewer are configured than levels are sampled.
         """
-        if level == 0 or not isinstance(self.start_noise, tuple):
-            return None if level == 0 else self.start_noise
+        if level == 0:
+            return None
+        if not isinstance(self.start_noise, tuple):
+            return self.start_noise
         if len(self.start_noise) < level:
             raise InputError(
                 f"sampling.start_noise has {len(self.start_noise)} numbers; level {level} needs {level}, "

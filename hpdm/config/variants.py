@@ -46,7 +46,7 @@ def with_levels(config: Config, levels: int) -> Config:
         raise InputError(f"a pyramid with patches of {'x'.join(map(str, pyramid.patch))} cannot get {levels} levels")
     if dropped == 0:
         return config
-    patch = tuple(r * n if dropped > 0 else r // n for r, n in zip(pyramid.patch, factors))
+    frames, rows, columns = (r * n if dropped > 0 else r // n for r, n in zip(pyramid.patch, factors))
     diffusion = config.diffusion
     if dropped < 0 and not isinstance(diffusion.input_scale, str):
         raise InputError("diffusion.input_scale must be a rule where levels are added, not numbers")
@@ -61,7 +61,7 @@ def with_levels(config: Config, levels: int) -> Config:
         return tuple([new(value[0], ratio) for ratio in added] + list(value[max(0, dropped) :]))
 
     sigma_max = per_level(diffusion.sigma_max, lambda value, ratio: value * ratio)
-    if relative and isinstance(sigma_max, tuple):  # what is the coarsest now has no context either
+    if relative and isinstance(diffusion.sigma_max, tuple):  # what is the coarsest now has no context either
         sigma_max = (max(sigma_max[0], diffusion.sigma_max[0]), *sigma_max[1:])
     steps = config.sampling.steps
     steps = tuple(steps[min(level, len(steps) - 1)] for level in range(levels))
@@ -69,7 +69,7 @@ def with_levels(config: Config, levels: int) -> Config:
         _with_blocks(
             config,
             even_levels_per_block(len(config.network.levels_per_block), levels),
-            pyramid=dataclasses.replace(pyramid, levels=levels, patch=patch),
+            pyramid=dataclasses.replace(pyramid, levels=levels, patch=(frames, rows, columns)),
             diffusion=dataclasses.replace(
                 diffusion,
                 input_scale=scales,

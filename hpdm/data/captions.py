@@ -28,7 +28,7 @@ from hpdm.data.accounts import BROKEN, with_hints
 from hpdm.data.folders import open_table
 from hpdm.data.index import build_index, check_limit, find_file
 from hpdm.data.sources import captioned
-from hpdm.data.table import IndexedVideo, Rows
+from hpdm.data.table import BrokenFile, IndexedVideo, Rows
 from hpdm.data.videos import BROKEN_CODE, RUN, USABLE, file_job
 from hpdm.support.columns import Texts
 from hpdm.support.errors import InputError
@@ -189,6 +189,7 @@ def open_captioned(config: "DataConfig", sampling: "ClipSampling", quiet: bool =
         if "caption" not in table.columns:
             raise InputError(f"the shards in {config.path} hold no captions: neither .txt nor .json with a caption")
         return CaptionedClips(config.path, table, sampling)
+    assert config.captions is not None
     list_file = find_captions(config.path, config.captions)
     if table is not None and table.about.get("captions", {}).get("stamp") == stamp_of(list_file):
         return CaptionedClips(config.path, table, sampling)
@@ -233,7 +234,8 @@ class CaptionedClips:
             reasons.append("no frame rate in the file")
         for code in codes[codes > USABLE].tolist():
             self.dropped[reasons[code]] += 1
-        self.broken = [table.entry(row) for row in listed[codes == BROKEN_CODE]]
+        entries = (table.entry(row) for row in listed[codes == BROKEN_CODE])
+        self.broken = [entry for entry in entries if isinstance(entry, BrokenFile)]
         order = np.concatenate([((codes == USABLE) & (still == kind)).nonzero()[0] for kind in (False, True)])
         self.used, self.rates, self.images = listed[order], rates[order], int(still[order].sum())
         if not len(self.used):
@@ -255,8 +257,8 @@ class CaptionedClips:
     def job(self, item: int, random: np.random.Generator) -> "FileJob":
         """FileJob of one clip of file `item`."""
         row = int(self.used[item])
-        own = float(self.rates[item])
-        own = own if own and own != self.table.fps[row] else None
+        rate = float(self.rates[item])
+        own = rate if rate and rate != self.table.fps[row] else None
         return file_job(self.root, self.table, row, self.sampling, random, fps=own)
 
     def captions(self, item: int) -> int:

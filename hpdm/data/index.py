@@ -59,9 +59,9 @@ class VideoIndex:
         return Rows(self.table.broken.nonzero()[0], self.table.entry)
 
     def __eq__(self, other: object) -> bool:
+        if not isinstance(other, VideoIndex):
+            return NotImplemented
         return self.root == other.root and self.videos == other.videos and self.broken == other.broken
-
-    __hash__ = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +281,7 @@ def cache_files(root: str | Path, name: str = INDEX_NAME) -> tuple[Path, Path]:
     return root / name, user_cache("hpdm") / f"index-{digest}{Path(name).suffix}"
 
 
-def known_entries(root: str | Path, places: Sequence[Path]) -> tuple[dict, bool]:
+def known_entries(root: str | Path, places: Sequence[str | Path]) -> tuple[dict, bool]:
     """(path → entry of the last index, whether `hpdm-data index` made it); empty where there is none."""
     for place in places:
         try:

@@ -6,7 +6,7 @@ Shapes: C colours, T frames, H rows, W columns; clips are uint8 in 0..255.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,16 +16,22 @@ from hpdm.video.workers import MOST_SECONDS, seconds_for, seconds_for_bytes
 RUN = "hpdm.data.jobs:run"
 
 
+class SourceJob(Protocol):
+    """A source's part of a clip: one of a file also has `fetched()`, and a `path` or a `member`."""
+
+    def run(self) -> np.ndarray:
+        """uint8 [C,T,H,W]; may raise DecodingError."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipJob:
     """A clip to be made: all that decides it.
 
-    source: the source's part, with `run()` → uint8 array [C,T,H,W] (may raise DecodingError) and, for a file, its
-    `path`. random: the NumPy Generator of this clip, the one that `source` draws from. captions: how many texts to
-    choose from. flip: mirror half of the clips left to right.
+    source: the source's part. random: the NumPy Generator of this clip, the one that `source` draws from. captions: how
+    many texts to choose from. flip: mirror half of the clips left to right.
     """
 
-    source: object
+    source: SourceJob
     random: np.random.Generator
     captions: int = 0
     flip: bool = False
@@ -68,7 +74,7 @@ class ProceduralJob:
 class AveragedJob:
     """A clip that another job makes, averaged over `shrink` (frames, rows, columns)."""
 
-    source: object
+    source: SourceJob
     shrink: tuple[int, int, int]
 
     @property

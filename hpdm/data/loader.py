@@ -66,7 +66,9 @@ class TrainingClips:
                 f"data.image_share={image_share:g}, but the data have {self.videos} videos and {self.images} images"
             )
         self.quarantine = Quarantine()
-        self._epochs, self._workers, self._pool = {}, 0, None
+        self.fingerprint: str | None = None  # see hpdm.training.data.fingerprint_of
+        self._epochs, self._workers = {}, 0
+        self._pool: Workers | None = None
 
     def item(self, number: int) -> int:
         """Which item of the source clip `number` shows: a new permutation of all videos, or images, in every epoch."""
@@ -265,14 +267,7 @@ class ClipNumbers:
     """The numbers of the clips of each delivery to one process, step after step."""
 
     def __init__(
-        self,
-        *,
-        batch: int,
-        rank: int,
-        world_size: int,
-        start_step: int,
-        micro_batch: int | None,
-        first: int | None = None,
+        self, *, batch: int, rank: int, world_size: int, start_step: int, micro_batch: int, first: int | None = None
     ) -> None:
         self.batches = BatchPlan(batch=batch, world_size=world_size, micro_batch=micro_batch)
         self.batch, self.rank, self.first = batch, rank, start_step * batch if first is None else first
@@ -323,9 +318,8 @@ def open_clips(
         )
     else:
         source = _open_files(config, frames, height, width, num_classes or None, quiet)
-    if max(config.shrink) > 1:
-        source = AveragedClips(source, config.shrink)
-    return TrainingClips(source, seed=seed, flip=config.flip, image_share=config.image_share)
+    shrunk = AveragedClips(source, config.shrink) if max(config.shrink) > 1 else source
+    return TrainingClips(shrunk, seed=seed, flip=config.flip, image_share=config.image_share)
 
 
 def make_loader(

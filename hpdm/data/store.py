@@ -109,15 +109,15 @@ def open_shard(root: str | Path, name: str) -> tuple[int, int, Any]:
         about = path.stat()
         return about.st_size, about.st_mtime_ns, open(path, "rb")  # the caller closes it
     system, place = file_system(str(root))
-    path = f"{place.rstrip('/')}/{name}"
-    about = system.info(path)
-    stamp = {
+    file = f"{place.rstrip('/')}/{name}"
+    about = system.info(file)
+    version = {
         key: value
         for key, value in about.items()
         if key in ("size", "ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created", "blob_id")
     }
-    stamp = int(hashlib.sha256(repr(sorted(stamp.items())).encode()).hexdigest()[:15], 16)
-    return int(about["size"]), stamp, system.open(path, "rb")
+    stamp = int(hashlib.sha256(repr(sorted(version.items())).encode()).hexdigest()[:15], 16)
+    return int(about["size"]), stamp, system.open(file, "rb")
 
 
 def shard_index_files(root: str | Path) -> tuple[Path, ...]:

@@ -100,7 +100,7 @@ class VideoTable:
     @classmethod
     def of(cls, entries: "Sequence[IndexedVideo | BrokenFile]", about: dict | None = None) -> "VideoTable":
         """Table of IndexedVideos and BrokenFiles that are sorted by path."""
-        columns = {
+        columns: dict[str, np.ndarray | Texts] = {
             name: np.fromiter((getattr(entry, name, 0) for entry in entries), dtype, len(entries))
             for name, dtype in NUMBERS.items()
             if name != "still"
@@ -132,7 +132,7 @@ class VideoTable:
             raise AttributeError(name) from None
 
     @property
-    def broken(self) -> bool:
+    def broken(self) -> np.ndarray:
         """Whether each row is a broken file, bool [n]."""
         return self.reason.lengths() > 0
 
@@ -185,8 +185,8 @@ class VideoTable:
                 *(self.columns[name][rows].tolist() for name in numbers),
                 strict=True,
             )
-            for path, reason, *row in values:
-                row = dict(zip(numbers, row, strict=True))
+            for path, reason, *found_numbers in values:
+                row = dict(zip(numbers, found_numbers, strict=True))
                 found = {"path": path, "size": row["size"], "mtime": row["mtime"]}
                 yield (
                     BrokenFile(**found, reason=reason, fatal=row["fatal"])
@@ -211,5 +211,3 @@ class Rows(Sequence):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None

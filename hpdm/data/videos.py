@@ -86,6 +86,7 @@ class ClipSampling:
         found = np.zeros(len(firsts), np.int32)
         for number, first in enumerate(firsts):
             video, own = table.entry(whole[first]), float(fps[places[first]]) or None
+            assert isinstance(video, IndexedVideo)  # broken files have their code
             reason = self.refusal_of_shape(video) if still[places[first]] else self.refusal(video, own)
             if reason and reason not in reasons:
                 reasons.append(reason)
@@ -340,9 +341,10 @@ class Fitting:
     """
 
     def __init__(self, height: int, width: int, random: np.random.Generator | None = None) -> None:
-        self.height, self.width, self.random, self.place = height, width, random, None
+        self.height, self.width, self.random = height, width, random
+        self.place: tuple[int, ...] | None = None
 
-    def __call__(self, frames: np.ndarray) -> torch.Tensor:
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
         rows, columns = frames.shape[1:3]
         box_rows, box_columns = largest_box(rows, columns, self.height, self.width)
         if self.place is None:

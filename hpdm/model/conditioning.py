@@ -9,7 +9,7 @@ B batch, K text tokens of width w, c width of a condition token.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
@@ -68,7 +68,7 @@ class Conditions:
 
 # What callers may give: labels int64 [B], -1 for none, or everything that a network is conditioned on. Within, there is
 # one type: `as_conditions` stands at every entrance.
-Labels = torch.Tensor | Conditions
+Labels: TypeAlias = torch.Tensor | Conditions
 
 
 def as_conditions(conditions: Labels) -> Conditions:
@@ -143,7 +143,7 @@ class TextTokens(nn.Module):
         first = torch.zeros_like(mask)
         first[:, 0] = True
         mask = torch.where(some[:, None], mask, first)
-        if self.words is not None:
+        if self.words is not None and self.layers is not None:
             text = self.words(text) + self.positions
             for layer in self.layers:
                 text = layer(text, mask=mask) if isinstance(layer, Attention) else layer(text)

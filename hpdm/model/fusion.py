@@ -146,6 +146,7 @@ class Geometry:
             resample(grid, self._matrices(level, parent, tuple(grid.shape[1:4]), size, (number, siblings)))
             for number in range(siblings)
         ]
+        assert self._batch is not None, "levels with several windows need the batch"
         parents = len(grid) // self._batch
         return torch.stack([one.unflatten(0, (parents, -1)) for one in each], dim=1).flatten(0, 2)
 
@@ -213,7 +214,7 @@ class DeepFusion(nn.Module):
             with full_precision(coordinates):
                 placed = nn.functional.linear(coordinates, self.coordinates.weight.to(coordinates.dtype))
             total = total + placed.to(total.dtype)
-        if context is not None:
+        if self.context is not None and context is not None:
             total = total + self.context(context)
         return total
 

@@ -138,7 +138,8 @@ class HPDM(nn.Module):
         check_geometry(config, pyramid)
         self.config, self.pyramid = config, pyramid
         self.checkpoint_blocks = False  # recompute activations in the backward pass
-        self.token_grid = tuple(r // t for r, t in zip(pyramid.patch, config.token, strict=True))
+        f, h, w = (r // t for r, t in zip(pyramid.patch, config.token, strict=True))
+        self.token_grid = (f, h, w)
         d, D, c = config.token_width, config.latent_width, config.condition_width
         self.concatenates_rgb = FUSIONS[config.fusion].concatenates_rgb
         channels = config.channels * (2 if self.concatenates_rgb else 1) + extra_channels
@@ -311,7 +312,7 @@ class HPDM(nn.Module):
         `previous` None, no earlier estimate, is the same as zeros.
         """
         latents = self.latents.expand(count, -1, -1)
-        if self.previous is None:
+        if self.previous is None or self.previous_norm is None:
             return latents
         if previous is None:
             previous = latents.new_zeros(1, 1, latents.shape[-1])

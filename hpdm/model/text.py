@@ -10,7 +10,7 @@ B batch, K text tokens of width w.
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,7 +241,7 @@ def store_embeddings(
     """
     folder = Path(folder)
     about = {"encoder": encoder.name, "sha256": encoder.digest(), "tokens": encoder.tokens, "width": encoder.width}
-    known = ()
+    known: Container[str] = ()
     if (folder / MANIFEST).is_file():
         if (before := read_json(folder / MANIFEST)) != about:
             changed = [f"{key} {before.get(key)} -> {new}" for key, new in about.items() if before.get(key) != new]
@@ -287,7 +287,7 @@ class Conditioner:
     """From what a loader delivers, or from prompts, to what the network of a configuration takes."""
 
     config: Config
-    encoder: object  # texts → (text, mask); None where the network reads no text
+    encoder: Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]] | None  # None: the network reads no text
     device: torch.device
 
     def __call__(self, delivered: Any) -> "Labels":

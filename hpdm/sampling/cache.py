@@ -8,6 +8,7 @@ latents that its last step left, so its windows' block inputs never change while
 T tiles of a call, N data tokens of width d, B samples of a batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ class ContextCache(_Contexts):
 class ContextRecomputation(_Contexts):
     """The same numbers with nothing kept: every call runs all coarser levels of its tiles again."""
 
-    groups = ()
+    groups: "Sequence[TileGroup]" = ()
 
     def begin(self, level: int, groups: "list[TileGroup]") -> None:
         self.groups = groups

@@ -108,6 +108,7 @@ class _Run:
         """Have the manifests say how tiles were put into calls, where that may change the last bits."""
         sampler = self.sampler
         if sampler.rates:
+            assert sampler.call_sizes is not None and sampler.exact_sizes is not None, "`prepare` makes them"
             sizes = {"sizes": sampler.call_sizes.sizes, "exact_sizes": sampler.exact_sizes.sizes}
             for folder in self.folders.values():
                 folder.about["calls"] = {**sizes, "tiles_per_second": sampler.rates}

@@ -142,15 +142,16 @@ def windows_of(
     Each has the latents that its tile was left with; those that were no tile start without.
     """
     windows = make_groups(level, network, starts, labels, split)
-    place = {key: (i, j) for i, group in enumerate(groups) for j, key in enumerate(group.keys[: group.real])}
+    left = {
+        key: latents
+        for group in groups
+        if group.latents is not None
+        for key, latents in zip(group.keys[: group.real], group.latents)
+    }
     for window in windows:
         if window.latents is not None:
-            found = [place.get(key) for key in window.keys]
             window.latents = torch.stack(
-                [
-                    own if at is None else groups[at[0]].latents[at[1]]
-                    for own, at in zip(window.latents, found, strict=True)
-                ]
+                [left.get(key, own) for key, own in zip(window.keys, window.latents, strict=True)]
             )
     return windows
 

@@ -6,7 +6,7 @@ T tiles of a call, N data tokens of width d, M latents of width D.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
@@ -26,6 +26,14 @@ GIB = 2**30
 CANVASES = 6  # of the finest level that live at once: y, its next value, two slopes, the average, noise
 SHARE = 0.9  # of free memory that a run may plan with
 MOST_TOKENS = 2**16  # data tokens of a call on level 0, in which GPUs gain nothing from more videos at once
+
+
+class MemorySettings(TypedDict):
+    """What decides how much a sampler needs, beside the numbers of videos and tiles; all functions below take it."""
+
+    levels: int
+    use_cache: bool
+    offload: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +162,7 @@ def choose_batch(
     On a processor as many as fill a call on level 0, `at_least`: more gain nothing. On a GPU up to as many as give
     calls of MOST_TOKENS data tokens there; then halved until they fit. One video is tried whatever the memory.
     """
-    options = {"levels": levels, "use_cache": use_cache, "offload": offload}
+    plan: MemorySettings = {"levels": levels, "use_cache": use_cache, "offload": offload}
     batch = at_least
     if torch.device(device).type == "cuda":
         batch = max(at_least, 2 ** int(math.log2(max(1, MOST_TOKENS / math.prod(network.token_grid)))))
@@ -162,7 +170,7 @@ def choose_batch(
     room = SHARE * free_memory(device)
     while (
         batch > 1
-        and estimate_memory(network, sampling, batch=batch, tile_batch=min(batch, at_least), **options).needed > room
+        and estimate_memory(network, sampling, batch=batch, tile_batch=min(batch, at_least), **plan).needed > room
     ):
         batch //= 2
     return batch
@@ -185,8 +193,8 @@ def choose_tile_batch(
     """
     if torch.device(device).type == "cpu":
         return at_least
-    options = {"levels": levels, "batch": batch, "use_cache": use_cache, "offload": offload}
-    room = SHARE * free_memory(device) - estimate_memory(network, sampling, tile_batch=0, **options).needed
+    plan: MemorySettings = {"levels": levels, "use_cache": use_cache, "offload": offload}
+    room = SHARE * free_memory(device) - estimate_memory(network, sampling, batch=batch, tile_batch=0, **plan).needed
     fitting = int(room // tile_bytes(network, levels, use_cache, offload))
     return max(at_least, min(LARGEST_CALL, 2 ** (max(fitting, 1).bit_length() - 1)))
 
@@ -201,7 +209,7 @@ def fitting_batch(
     offload: bool = False,
 ) -> int:
     """`choose_batch` with the smallest calls that a network may have."""
-    plan = {"levels": levels, "use_cache": use_cache, "offload": offload}
+    plan: MemorySettings = {"levels": levels, "use_cache": use_cache, "offload": offload}
     return choose_batch(network, sampling, device=device, at_least=smallest_call(network), **plan)
 
 
@@ -216,7 +224,7 @@ def fitting_tile_batch(
     offload: bool = False,
 ) -> int:
     """`choose_tile_batch` with the smallest calls that a network may have."""
-    plan = {"levels": levels, "use_cache": use_cache, "offload": offload}
+    plan: MemorySettings = {"levels": levels, "use_cache": use_cache, "offload": offload}
     return choose_tile_batch(network, sampling, batch=batch, device=device, at_least=smallest_call(network), **plan)
 
 
@@ -238,7 +246,7 @@ def check_memory(
     quiet: bool = False,
 ) -> None:
     """Note what sampling needs and what is free; raises InputError, with what would help, where that is not enough."""
-    plan = {"levels": levels, "use_cache": use_cache, "offload": offload}
+    plan: MemorySettings = {"levels": levels, "use_cache": use_cache, "offload": offload}
     estimate = estimate_memory(network, sampling, batch=batch, tile_batch=tile_batch, **plan)
     free = free_memory(device)
     note(

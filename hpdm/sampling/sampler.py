@@ -19,7 +19,7 @@ from hpdm.diffusion import DiffusionConfig
 from hpdm.methods import VideoSampler
 from hpdm.model.threads import product_size, threads, threads_by_work
 from hpdm.sampling.calls import CallSizes, call_rates, find_call_sizes, largest_calls, reference_size
-from hpdm.sampling.memory import check_memory, fitting_batch, fitting_tile_batch
+from hpdm.sampling.memory import MemorySettings, check_memory, fitting_batch, fitting_tile_batch
 from hpdm.sampling.precision import network_precision
 from hpdm.sampling.prompts import choose_conditions
 from hpdm.sampling.request import SampleRequest
@@ -138,7 +138,7 @@ class Sampler:
         if self._sampler is not None:
             return
         request, device = self.request, self.device
-        plan = {"levels": self.levels, "use_cache": request.use_cache, "offload": request.offload}
+        plan: MemorySettings = {"levels": self.levels, "use_cache": request.use_cache, "offload": request.offload}
         self.batch = min(
             request.batch or fitting_batch(self.network, self.sampling, device=device, **plan), request.num
         )
@@ -148,9 +148,10 @@ class Sampler:
         check_memory(self.network, self.sampling, self.batch, self.tile_batch, device, quiet=self.quiet, **plan)
         work = product_size(self.config, reference_size(math.prod(self.network.token_grid)))
         with network_precision(request.precision, device), threads_by_work(work, device):
-            self.call_sizes = self.exact_sizes = find_call_sizes(self.network, self.tile_batch, device)
+            exact = find_call_sizes(self.network, self.tile_batch, device)
+            self.call_sizes = self.exact_sizes = exact
             if request.calls == "fastest":
-                self._take_fastest()
+                self._take_fastest(exact, largest_calls(self.tile_batch))
         self._sampler = self.method.sampler(
             self.network,
             self.diffusion,
@@ -161,9 +162,8 @@ class Sampler:
             offload=request.offload,
         )
 
-    def _take_fastest(self) -> None:
+    def _take_fastest(self, exact: CallSizes, fastest: CallSizes) -> None:
         """The largest calls; what exact ones would cost is measured and printed."""
-        exact, fastest = self.exact_sizes, largest_calls(self.tile_batch)
         self.rates = call_rates(self.network, {"exact": exact, "fastest": fastest}, self.device)
         note(
             f"calls of up to {fastest.sizes[-1]} tiles, {self.rates['fastest']:.4g} tiles/s; exact ones, of up to "
@@ -180,6 +180,7 @@ class Sampler:
         on_step(level, evaluations done, evaluations of the level) is called after each evaluation of a level.
         """
         self.prepare()
+        assert self._sampler is not None and self.call_sizes is not None, "`prepare` makes them"
         self._sampler.on_step = on_step
         conditions = self.conditions.of([self.conditions.label(index) for index in indices])
         with network_precision(self.request.precision, self.device), threads(self.call_sizes.threads):
@@ -190,6 +191,7 @@ class Sampler:
     ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         """Yield (numbers, clips of each level, uint8 [B, T, H, W, 3]) of samples, a batch at a time; all by default."""
         self.prepare()
+        assert self.batch is not None, "`prepare` chooses it"
         indices = range(self.request.num) if indices is None else indices
         for first in range(0, len(indices), self.batch):
             chosen = list(indices[first : first + self.batch])

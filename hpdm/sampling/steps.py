@@ -40,7 +40,8 @@ class Tiling:
     @property
     def box(self) -> tuple[slice, slice, slice]:
         """What the tiles cover of the canvas."""
-        return tuple(slice(starts[0], starts[-1] + r) for starts, r in zip(self.axes, self.patch, strict=True))
+        f, h, w = (slice(starts[0], starts[-1] + r) for starts, r in zip(self.axes, self.patch, strict=True))
+        return f, h, w
 
     @property
     def touching(self) -> bool:

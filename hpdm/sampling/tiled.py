@@ -88,6 +88,7 @@ class TiledSampler:
             labels = torch.as_tensor(labels, dtype=torch.int64)
         branches = guidance_branches(as_conditions(labels), self.network.null_label, self.sampling.guided)
         labels = branches.to(self.device)  # [branches, B]
+        contexts: ContextCache | ContextRecomputation
         if self.use_cache:
             contexts = ContextCache(self.evaluator, self.sampling, self.device, self.offload)
         else:

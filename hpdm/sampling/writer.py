@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ MANIFEST = "samples.json"
 # What folders were made with whose manifest does not yet name these settings.
 BEFORE_THERE_WERE_OTHERS = {**SAMPLERS["paper"], "calls": "exact"}
 SAMPLE_NAME = re.compile(r"(\d{5,})_c(\d{3,})\.(mp4|npy)")
+Sample = TypedDict("Sample", {"index": int, "label": int, "file": str, "class": NotRequired[str]})
 
 
 def to_clips(videos: torch.Tensor) -> np.ndarray:
@@ -77,10 +79,12 @@ class SamplesFolder:
         with atomic_file(path) as file:
             np.save(file, clip, allow_pickle=False)
 
-    def finished(self) -> list[dict]:
+    def finished(self) -> list[Sample]:
         """The samples in the folder: index, label, file and, where it is known, the name of the class."""
         found = (SAMPLE_NAME.fullmatch(path.name) for path in self.folder.iterdir())
-        samples = [{"index": int(m[1]), "label": int(m[2]), "file": m[0]} for m in found if m and m[3] == self.format]
+        samples: list[Sample] = [
+            {"index": int(m[1]), "label": int(m[2]), "file": m[0]} for m in found if m and m[3] == self.format
+        ]
         for sample in samples:
             if sample["label"] < len(self.names):
                 sample["class"] = self.names[sample["label"]]

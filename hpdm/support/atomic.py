@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from hpdm.support.disk_errors import NO_ROOM, DiskFile, writing
 from hpdm.support.leftovers import locked_file, locked_folder, short_name, sweep
@@ -24,7 +24,7 @@ _umask_lock = threading.Lock()
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike, mode: str = "wb") -> Iterator[Any]:
+def atomic_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[Any]:
     """Open a temporary file beside `path`; on success it becomes `path`, on error it disappears.
 
     `mode` is "wb" or "w" (text is UTF-8 with "\\n" line ends; half-decoded file names are written with escapes, which
@@ -38,11 +38,10 @@ def atomic_file(path: str | os.PathLike, mode: str = "wb") -> Iterator[Any]:
         with writing(path):
             with os.fdopen(handle, "r+b", buffering=0) as raw:
                 sink = DiskFile(raw)
-                file = (
-                    sink
-                    if "b" in mode
-                    else io.TextIOWrapper(sink, encoding="utf-8", newline="\n", errors="backslashreplace")
-                )
+                file: DiskFile | io.TextIOWrapper = sink
+                if "b" not in mode:
+                    bare = cast(BinaryIO, sink)  # it has no name, which its wrapper can do without
+                    file = io.TextIOWrapper(bare, encoding="utf-8", newline="\n", errors="backslashreplace")
                 try:
                     yield file
                     file.flush()
@@ -62,7 +61,7 @@ def atomic_file(path: str | os.PathLike, mode: str = "wb") -> Iterator[Any]:
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that is renamed to `path` when the block succeeds.
 
     An existing `path` is replaced as a whole. Raises WriteError where there is no room.
@@ -89,7 +88,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def checked_file(path: str | os.PathLike) -> Iterator[Any]:
+def checked_file(path: str | os.PathLike[str]) -> Iterator[Any]:
     """A new binary file in a folder that is nobody else's yet, such as one of `atomic_folder`, flushed to the disk.
 
     For libraries that hide why a write failed, such as torch.save: the block raises the OSError itself.
@@ -105,7 +104,7 @@ def checked_file(path: str | os.PathLike) -> Iterator[Any]:
         os.fsync(raw.fileno())
 
 
-def append_line(path: str | os.PathLike, text: str, kept: str = "the lines before it are whole") -> None:
+def append_line(path: str | Path, text: str, kept: str = "the lines before it are whole") -> None:
     """Append a line of text to a file and flush it; a line that a killed process broke off is ended first."""
     with writing(path, kept), open(path, "a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
@@ -119,7 +118,7 @@ def append_line(path: str | os.PathLike, text: str, kept: str = "the lines befor
         os.fsync(file.fileno())
 
 
-def sync_folder(path: str | os.PathLike) -> None:
+def sync_folder(path: str | os.PathLike[str]) -> None:
     """Have the disk know the names in a folder: without it a loss of power undoes what has just been renamed."""
     try:
         handle = os.open(path, os.O_RDONLY)

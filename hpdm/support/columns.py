@@ -93,7 +93,8 @@ def write_columns(path: str | Path, columns: Mapping[str, Any], about: Any) -> N
         arrays |= {key: np.asarray(array, np.asarray(array).dtype.newbyteorder("<")) for key, array in parts.items()}
     # Wide elements first, so that each array is aligned.
     ordered = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    header, place = {"__metadata__": {ABOUT: json.dumps(about)}}, 0
+    header: dict[str, Mapping[str, object]] = {"__metadata__": {ABOUT: json.dumps(about)}}
+    place = 0
     for name in ordered:
         array = arrays[name]
         header[name] = {
@@ -109,7 +110,7 @@ def write_columns(path: str | Path, columns: Mapping[str, Any], about: Any) -> N
         for name in ordered:
             array = np.ascontiguousarray(arrays[name])
             if array.size:
-                file.write(memoryview(array).cast("B"))
+                file.write(array.data.cast("B"))
 
 
 def read_columns(path: str | Path) -> tuple[dict[str, Any], Any]:
@@ -136,7 +137,9 @@ def read_columns(path: str | Path) -> tuple[dict[str, Any], Any]:
             arrays[name] = content[begin:end].view(np.ndarray).view(dtype)
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedTable(f"{path} is cut off or damaged") from error
-    columns = {name: array for name, array in arrays.items() if not name.endswith((BYTES, ENDS))}
+    columns: dict[str, np.ndarray | Texts] = {
+        name: array for name, array in arrays.items() if not name.endswith((BYTES, ENDS))
+    }
     for name in [name.removesuffix(ENDS) for name in arrays if name.endswith(ENDS)]:
         ends, data = arrays[name + ENDS], arrays.get(name + BYTES)
         if data is None or ends.dtype != np.int64 or (int(ends[-1]) if len(ends) else 0) != len(data):

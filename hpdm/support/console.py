@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,17 +39,24 @@ OF_THE_PLACE = {
 NONE = "none"  # the word for a value that may be absent
 
 
-class _ExitCodes:
-    """Mixin for click commands: 0 done, 2 bad input (one line on stderr), 1 internal failure, 130 interrupted."""
+class _ExitCodes(click.Command):
+    """A click command's exit codes: 0 done, 2 bad input (one line on stderr), 1 internal failure, 130 interrupted."""
 
-    def main(self, args=None, prog_name=None, standalone_mode=True, **extra):
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         if not standalone_mode:
-            return super().main(args=args, prog_name=prog_name, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _unbuffer_stderr()
         with raises_interrupt() as interruption, _watched_stdout() as output:
             try:
                 # In this mode click returns the code of an early exit (--help is 0) instead of raising it.
-                code = super().main(args=args, prog_name=prog_name, standalone_mode=False, **extra)
+                code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
                 code = code if isinstance(code, int) else 0
                 if sys.stdout is not None:
                     sys.stdout.flush()
@@ -145,7 +152,7 @@ def _say(text):
         click.echo(text, err=True)
 
 
-class Command(_ExitCodes, click.Command):
+class Command(_ExitCodes):
     """A click command with the project's exit codes, which keeps the words it was called with, see `called_with`."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
@@ -200,7 +207,7 @@ class OutputFolder(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
-        _check_place(self, Path(path), param, ctx)
+        _check_place(self, Path(os.fsdecode(path)), param, ctx)
         return path
 
 
@@ -212,7 +219,7 @@ class OutputFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
-        _check_place(self, Path(path).parent, param, ctx)
+        _check_place(self, Path(os.fsdecode(path)).parent, param, ctx)
         return path
 
 

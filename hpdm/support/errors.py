@@ -26,6 +26,8 @@ class WriteError(InputError, OSError):
     go on without the file.
     """
 
+    errno: int  # an OSError may have none
+
     def __init__(self, path: str | Path, error_number: int, reason: str, kept: str = "") -> None:
         OSError.__init__(self, error_number, reason, str(path))
         self.message = f"{path} could not be written: {reason}" + (f"; {kept}" if kept else "")

@@ -35,8 +35,8 @@ def handling(
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def ends_at_once() -> Iterator[None]:
 
     Handlers that somebody else has installed are left alone.
     """
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    usual: dict[int, object] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     with handling(dict.fromkeys(ENDING, _exit), unless=lambda number, before: before is not usual[number]):
         yield
 

@@ -20,7 +20,8 @@ class Pace:
 
     def __init__(self, done: float = 0) -> None:
         self._marks = deque()  # (seconds, count) at the ends of batches
-        self._before, self._began = 0.0, None  # end of the batch before this one; first report of this one
+        self._before = 0.0  # end of the batch before this one
+        self._began: float | None = None  # first report of this one
         self._last = 0.0, done
 
     def report(self, seconds: float, done: float) -> None:

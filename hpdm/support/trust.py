@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hpdm.support.errors import InputError
 
-_TRUSTED = ContextVar("trusted", default=None)  # None: no block is open, and the user's own words decide
+# None: no block is open, and the user's own words decide.
+_TRUSTED: ContextVar[frozenset[str] | None] = ContextVar("trusted", default=None)
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def trust_is_limited() -> bool:
     return _TRUSTED.get() is not None
 
 
-def need_trust(what: str, name: object, sha256: str | None = None) -> None:
+def need_trust(what: str, name: str | Path, sha256: str | None = None) -> None:
     """Raise InputError where trust is limited and the user has named neither `name` nor its SHA-256.
 
     what: for the message, such as "unverified weights".

@@ -115,7 +115,7 @@ def keep_data(run: str | Path, clips: "TrainingClips") -> None:
 
 def fingerprint_of(clips: "TrainingClips") -> str:
     """`fingerprint` of TrainingClips; computed once, for it takes seconds where there are millions of files."""
-    if getattr(clips, "fingerprint", None) is None:
+    if clips.fingerprint is None:
         clips.fingerprint = fingerprint(clips.source.contents())
     return clips.fingerprint
 

@@ -48,7 +48,7 @@ class Processes:
         """What `function` returns on the first process, on all of them; an InputError of it is raised on all."""
         if self.world_size == 1:
             return function()
-        outcome = [None]
+        outcome: list[Any] = [None]
         if self.first:
             try:
                 outcome = [function()]

@@ -155,7 +155,7 @@ class Evaluations:
                 reason = self._sample(samples, network, ema, clips, conditioner)
                 figures = {} if reason else self._judge(samples, step)
                 if isinstance(figures, str):
-                    figures, reason = {}, figures
+                    reason, figures = figures, {}
         except Abandoned:
             note(f"the evaluation of step {step} is given up; it is made when the run goes on", self.quiet)
             return False

@@ -22,7 +22,7 @@ from hpdm.support.files import atomic_folder, holds_something
 
 
 def export_weights(
-    checkpoint: str | Path, out: str | Path, say: Callable[[str], object] = lambda text: None
+    checkpoint: str | Path, out: str | Path, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
     """Write the weights of a run's newest whole checkpoint, or of a step's folder, into the folder `out`.
 
@@ -37,7 +37,7 @@ def export_weights(
     with atomic_folder(out) as temporary:
         for name, raw in ((MODEL_FILE, True), (EMA_FILE, False)):
             with open_weights(find_weights(found, raw=raw, say=say)) as weights:
-                header = weights.header
+                header: dict[str, Any] = weights.header
                 described = {key: (weights.dtype(key), weights.shape(key)) for key in weights}
                 # Read twice: the digest comes first in the file.
                 text = json.dumps(header | {"sha256": tensor_digest(weights)})

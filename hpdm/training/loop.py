@@ -121,8 +121,8 @@ def train(
         refuse_other_data(run, checkpoint, config, clips)
         conditioner = make_conditioner(config, device)
         evaluations = open_evaluations(config, run, evaluator, process=process, method=method, stop=stop, quiet=quiet)
-        sharded, sharded_as = sharing.shards > 1, {"reshard": settings.reshard, "shards": sharing.shards}
-        network = build_network(method, process, sharded=sharded, seed=settings.seed, **sharded_as)
+        sharded, reshard, shards = sharing.shards > 1, settings.reshard, sharing.shards
+        network = build_network(method, process, sharded=sharded, seed=settings.seed, reshard=reshard, shards=shards)
         # The smallest GPU decides for all.
         network.checkpoint_blocks = process.any(recomputes_activations(config, device, process.world_size))
         note(
@@ -136,7 +136,7 @@ def train(
                 start_from(network, settings.init_from)
             leave_zero(network, settings)
         if sharded and not isinstance(network, FSDPModule):
-            shard(network, process, **sharded_as)
+            shard(network, process, reshard=reshard, shards=shards)
         network.to(device)
         if settings.compile:
             network.compile_blocks()
@@ -161,8 +161,8 @@ def train(
             changes = differences(before, config)
             note(f"continuing from {checkpoint} after {start} of {settings.steps} steps", quiet)
             note(f"from here on with other settings: {describe_changes(changes)}", quiet or not changes)
-            if dropped := sorted(set(before.training.traces) - set(settings.traces)):
-                note(f"averages for post-hoc EMA that end here: {', '.join(map(str, dropped))}", quiet)
+            if ended := sorted(set(before.training.traces) - set(settings.traces)):
+                note(f"averages for post-hoc EMA that end here: {', '.join(map(str, ended))}", quiet)
         end = min(settings.steps, stop_after or settings.steps)
         to_evaluate = evaluations.missing(start)
         # The run may have ended between a checkpoint and its snapshot.
@@ -174,7 +174,7 @@ def train(
                 tidy(run, checkpoint)
             note(f"nothing to do: {start} of {settings.steps} steps are made", quiet)
             return Outcome(step=start, interrupted=False)
-        log, stop.in_steps = None, True
+        log, stop.in_steps = None, True  # the first process alone has a log
         if process.first:
             Path(run).mkdir(parents=True, exist_ok=True)
             tidy(run, checkpoint)
@@ -232,7 +232,8 @@ def train(
             return complete
 
         network.train()
-        done, interrupted, dropped = start, to_evaluate and not evaluate(start), None
+        done, interrupted = start, to_evaluate and not evaluate(start)
+        dropped: StepDropped | None = None
         for step in range(start, end if not interrupted else start):
             done = step + 1
             rate = learning_rate(settings, step)
@@ -257,7 +258,7 @@ def train(
             # All processes learn the same figures, whether one of them is to stop, whether the first finds it
             # time to save, and whether what is being saved has failed, in one exchange.
             minutes = settings.checkpoint_minutes
-            due = bool(minutes) and process.first and time.monotonic() - saved_at >= 60 * minutes
+            due = minutes is not None and process.first and time.monotonic() - saved_at >= 60 * minutes
             words = torch.tensor([stop.requested, due, saver.failed()], dtype=losses.dtype, device=device)
             figures = process.mean(torch.cat([losses, words]))
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -288,7 +289,7 @@ def train(
             bar.update()
 
             last = done == end or interrupted
-            if process.first and (done % settings.log_every == 0 or done == settings.steps) and sums[-1] > 0:
+            if log and (done % settings.log_every == 0 or done == settings.steps) and sums[-1] > 0:
                 now = time.perf_counter()
                 *level_means, mean_norm = (sums[:-1] / sums[-1]).tolist()
                 speed = (done - line_start) * settings.batch / (now - line_began)
@@ -315,7 +316,7 @@ def train(
                 with ema.applied():
                     picture = method.sheet(network, *sheet_clips(clips, conditioner))
                 network.train()
-                if process.first:
+                if log:
                     save_picture(Path(run) / "sheets" / f"step-{done:08d}.png", picture)
                     log.picture(picture, done)
             follows = kept_at(settings, done) or evaluations.due(done)  # what must not be lost behind this step

@@ -53,12 +53,11 @@ def make_optimizer(network: nn.Module, config: "TrainingConfig") -> torch.optim.
     """The optimizer that a `TrainingConfig` names, over all parameters of `network`."""
     groups = parameter_groups(network, config.weight_decay)
     sharded = any(isinstance(p, DTensor) for p in network.parameters())
-    settings = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **settings, foreach=not sharded)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, foreach=not sharded)
     for group in groups:
         group["trust_ratio"] = group["name"] == "decay"
-    return Lamb(groups, **settings)
+    return Lamb(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 @torch.no_grad()

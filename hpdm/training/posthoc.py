@@ -118,7 +118,7 @@ def _listed(steps):
     return ", ".join(map(str, steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-3:]]))
 
 
-def combine(files: Sequence[Path], coefficients: Sequence[float]) -> dict[str, torch.Tensor]:
+def combine(files: Sequence[Path], coefficients: Sequence[float] | np.ndarray) -> dict[str, torch.Tensor]:
     """name → sum of coefficient times tensor over weights files, summed in float64, float32; one tensor at a time.
 
     Raises InputError where the files differ in names or shapes.

@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +89,9 @@ class Saver:
         self.sharded = any(isinstance(p, DTensor) for p in network.parameters())
         # The thread that saves must not talk in a group in which training talks.
         self._group = dist.new_group(backend="gloo") if self.sharded and process.world_size > 1 else None
-        self._pending = self._folder = self._temporary = None
+        self._pending: Future | None = None
+        self._folder: Path | None = None
+        self._temporary: ExitStack | None = None
 
     def __enter__(self) -> "Saver":
         return self

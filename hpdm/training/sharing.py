@@ -45,9 +45,9 @@ def plan_sharing(training: "TrainingConfig", processes: int) -> Sharing:
         return Sharing(processes=processes, shards=1)
     if training.parallel == "fsdp":
         return Sharing(processes=processes, shards=processes)
-    own = training.shard_size is not None
-    size = training.shard_size if own else processes_per_node(processes)
-    where = "training.shard_size" if own else "the number of processes per node"
+    size, where = training.shard_size, "training.shard_size"
+    if size is None:
+        size, where = processes_per_node(processes), "the number of processes per node"
     if processes % size:
         raise InputError(
             f"{processes} processes cannot be split into groups of {size}, {where}; set "

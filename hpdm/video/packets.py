@@ -4,7 +4,7 @@ position: of a packet in the file's order; pts: presentation time in units of th
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -103,7 +103,8 @@ class Packets:
     def __init__(self, path: Any, demuxer: str | None) -> None:
         self._path, self._demuxer = path, demuxer
         self._container, self._stream = self._open()
-        self._kept = self._pts = None
+        self._kept: list[av.Packet] | None = None
+        self._pts: list[int | None] | None = None
         # DivX packed a B frame into the packet of the frame before and put an empty packet into its place.
         self._filtered = demuxer == "avi" and self._stream.codec_context.name == "mpeg4"
 
@@ -119,7 +120,8 @@ class Packets:
     def scan(self) -> "Scan":
         """List all packets; returns the Scan."""
         listing = _Listing(self._demuxer, self._stream)
-        kept, size = [], 0
+        kept: list[av.Packet] | None = []
+        size = 0
         for packet in self._demuxed():
             listing.add(packet)
             size += packet.size
@@ -199,7 +201,7 @@ class Packets:
 class Decoding:
     """Iterator over decoded frames; `position` counts the packets that the decoder has been given, from the start."""
 
-    def __init__(self, packets: "Packets", codec: Any, start: int) -> None:
+    def __init__(self, packets: Generator[av.Packet], codec: Callable[[], Any], start: int) -> None:
         self._packets, self._codec, self.position = packets, codec, start
 
     def __iter__(self) -> Iterator[Any]:

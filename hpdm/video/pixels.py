@@ -40,7 +40,7 @@ class FrameConverter:
     def __call__(self, frame: Any) -> np.ndarray:
         if frame.format.name.startswith("gray") and frame.format.name not in ("gray", "gray8"):
             # libswscale takes deep grey for the limited range of video, unlike grey of eight bits
-            deep = self._reformatter.reformat(frame, format="gray16le", threads=1).to_ndarray()
+            deep: np.ndarray = self._reformatter.reformat(frame, format="gray16le", threads=1).to_ndarray()
             picture = _repeated(deep >> 8)
         else:
             picture = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -78,14 +78,14 @@ def read_picture(path: str | Path, content: bytes | None = None) -> np.ndarray:
     try:
         with Image.open(path if content is None else io.BytesIO(content), formats=formats) as image:
             check_size(image.height, image.width)
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise UnreadablePicture(f"{image.n_frames} pictures in one file")
+            if (count := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+                raise UnreadablePicture(f"{count} pictures in one file")
             if image.mode.startswith("F") or image.mode in ("I", "I;32B", "I;32BS"):
                 raise UnreadablePicture(f"{image.mode} pixels, neither 8 nor 16 bits")
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16"):
-                return _repeated(np.asarray(image).astype(np.uint16) >> 8)
-            return np.asarray(image.convert("RGB"))
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I;16"):
+                return _repeated(np.asarray(turned).astype(np.uint16) >> 8)
+            return np.asarray(turned.convert("RGB"))
     except UnreadablePicture as error:
         raise UnreadablePicture(f"{name}: {error}") from error
     except OSError as error:

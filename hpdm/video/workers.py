@@ -174,7 +174,7 @@ def serve() -> None:
         except EOFError:
             return
         try:
-            message = (function(job, settings), None)
+            message: tuple[Any, Exception | None] = (function(job, settings), None)
         except Exception as error:
             message = (None, RuntimeError(f"{type(error).__name__}: {error}") if not _pickles(error) else error)
         _send(answers, message)

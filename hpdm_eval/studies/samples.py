@@ -68,7 +68,7 @@ def _words(
             words += [f"--{name}", value]
     words += ["--calls", request.calls] if request.calls != CALLS[0] else []
     walk = {name: getattr(request, name) for name in NOISE_RANGE if getattr(request, name) is not None}
-    for name, value in (request.settings | walk).items():
+    for name, value in {**request.settings, **walk}.items():
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
         words += [f"--{name.lower().replace('_', '-')}", text]
     for text in request.overrides:

@@ -81,6 +81,7 @@ def accuracy_record(
     backbone = load_backbone("shapes3d", device=device)
     source = open_clips(folder, protocol, quiet=quiet, workers=workers)
     extracted = extract_features(source, backbone, quiet=quiet)
+    assert extracted.probabilities is not None  # as shapes3d gives them
     accuracy = class_accuracy(extracted.probabilities, [label_in_name(name) for name in extracted.names])
     return make_record(
         started=started,
@@ -113,7 +114,8 @@ def step_record(
     """
     ci95 = None
     if isinstance(value, list):
-        value, ci95 = statistics.median(value), median_interval(value)
+        ci95 = median_interval(value)
+        value = statistics.median(value)
     units = {
         "throughput": "videos/s",
         "memory": "GiB",

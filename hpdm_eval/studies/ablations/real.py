@@ -114,7 +114,7 @@ def write_statistics(
     count: int | None,
     backbone: str,
     frames: int | None = None,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
     quiet: bool = False,
 ) -> None:
     """Statistics of real clips of a level under the protocol `native`, as `hpdm-eval fvd --reference` takes them."""
@@ -141,7 +141,8 @@ def write_real_samples(
     """
     for level in range(config.pyramid.levels) if levels is None else levels:
         for clip in RealClips(config, level, count, procedural_seed=REAL_SEED, quiet=quiet):
+            assert clip.label is not None  # `RealClips` names the class of every clip
             path = folder / f"level{level}" / f"{clip.position:05d}_c{int(clip.label):03d}.npy"
             if not path.exists():
                 with atomic_file(path) as file:
-                    np.save(file, clip.video, allow_pickle=False)
+                    np.save(file, clip.pixels, allow_pickle=False)

@@ -28,6 +28,7 @@ from hpdm.data.ranges import to_model_range
 from hpdm.diffusion import add_noise, preconditioning, v_target
 from hpdm.methods import Method, make_method
 from hpdm.model.conditioning import as_conditions, drop_conditions
+from hpdm.model.text import make_conditioner
 from hpdm.pyramid import extract_patches
 from hpdm.support.errors import InputError
 from hpdm.training.distributed import Processes, replicate, shard
@@ -148,7 +149,8 @@ def gradients(combination: Mapping[str, Any], here: Any) -> dict[str, torch.Tens
             chosen = batches.positions(here.rank, index)
             yield videos[chosen.start : chosen.stop], labels[chosen.start : chosen.stop]
 
-    accumulate(model, method, deliveries(), lambda told: told, batches=batches, process=here, step=0)
+    conditioner = make_conditioner(config, here.device)
+    accumulate(model, method, deliveries(), conditioner, batches=batches, process=here, step=0)
     return {
         name: p.grad if p.grad is None or not hasattr(p.grad, "full_tensor") else p.grad.full_tensor()
         for name, p in network.named_parameters()

@@ -59,8 +59,8 @@ def mean_difference(own: np.ndarray, other: np.ndarray) -> Difference:
 
 def over_networks(values: Sequence[float]) -> Difference:
     """Mean of the differences of several networks, by Student's t over networks: what another training would give."""
-    values = np.asarray(values, np.float64)
-    if len(values) < 2:
-        return Difference(value=float(values.mean()), ci95=None)
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Difference(value=float(values.mean()), ci95=(float(values.mean() - half), float(values.mean() + half)))
+    apart = np.asarray(values, np.float64)
+    if len(apart) < 2:
+        return Difference(value=float(apart.mean()), ci95=None)
+    half = stats.t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / np.sqrt(len(apart))
+    return Difference(value=float(apart.mean()), ci95=(float(apart.mean() - half), float(apart.mean() + half)))

@@ -117,7 +117,7 @@ def make_set(job: SetJob) -> None:
     settings, folder = job.settings, job.scratch / "samples" / job.name
     device = choose_device(job.device)
     shutil.rmtree(folder, ignore_errors=True)  # of a set that was interrupted: its seconds would be wrong
-    fast = {"calls": "fastest", "batch": job.num} if device.type == "cuda" else {}
+    on_gpu = device.type == "cuda"
     began = time.perf_counter()
     sample_folder(
         job.checkpoint,
@@ -128,12 +128,13 @@ def make_set(job: SetJob) -> None:
         format="npy",
         sampler="paper",
         overrides=[f"sampling.{key}={json.dumps(value)}" for key, value in settings.items()],
-        **fast,
+        calls="fastest" if on_gpu else "exact",
+        batch=job.num if on_gpu else None,
     )
     seconds = time.perf_counter() - began
     manifest = read_json(folder / "samples.json")
     features, right, detail, samples, backbone = look(folder, device)
-    arrays = {"features": features, "right": right, "seams": seam_scores(folder), "detail": detail}
+    seams = seam_scores(folder)
     about = {
         "option": job.option,
         "settings": settings,
@@ -149,7 +150,7 @@ def make_set(job: SetJob) -> None:
         "hardware": hardware(device),
     }
     with atomic_file(job.file) as file:
-        np.savez(file, **arrays, about=np.array(json.dumps(about)))
+        np.savez(file, features=features, right=right, seams=seams, detail=detail, about=np.array(json.dumps(about)))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -170,6 +171,7 @@ def look(folder: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray, np
 
     source = opened()
     extracted = extract_features(source, backbone, quiet=True)
+    assert extracted.probabilities is not None  # as shapes3d gives them
     labels = np.array([label_in_name(name) for name in extracted.names])
     detail = np.array([fine_detail(clip.video) for clip in opened()])
     return (

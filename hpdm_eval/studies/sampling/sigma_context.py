@@ -62,7 +62,10 @@ def main(
         records.append(record_of("fvd", evaluation))
         save_record(records[-1], out / "records")
     best = min(records, key=lambda record: record.value)
-    tied = [value for value, record in zip(VALUES, records) if record.ci95[0] <= best.ci95[1]] if best.ci95 else VALUES
+    tied = list(VALUES)
+    if best.ci95 is not None:
+        highest = best.ci95[1]
+        tied = [value for value, record in zip(VALUES, records) if record.ci95 and record.ci95[0] <= highest]
     meeting = "intervals overlap with its own at" if best.ci95 else "there are no intervals for"
     steps = steps or ",".join(map(str, loaded.config.sampling.steps))
     text = f"""# Conditioning noise of finished levels

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -163,7 +164,8 @@ def main(
         for name, checkpoint in loaded.items()
         for number in range(seeds)
     ]
-    reference, detail, summary = draw_reference(scratch, reference_clips, *sizes, device, quiet)
+    (size,) = sizes
+    reference, detail, summary = draw_reference(scratch, reference_clips, size, device, quiet)
     make_sets(planned, jobs, deadline=deadline, quiet=quiet)
     rows = _rows(planned, options, loaded, reference, detail)
     if not rows:
@@ -248,7 +250,8 @@ def compare(
 
 def predicted_blocks(config: Config, option: Option) -> int:
     """Block evaluations of a video under an option, counted from the settings of a `Config`."""
-    sampling = replace(config.sampling, **SAMPLERS["paper"] | option_settings(option, config))
+    settings: dict[str, Any] = {**SAMPLERS["paper"], **option_settings(option, config)}
+    sampling = replace(config.sampling, **settings)
     return count_block_evaluations(config.network, config.pyramid, config.diffusion, sampling)
 
 

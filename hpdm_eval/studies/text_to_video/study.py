@@ -104,7 +104,7 @@ class RealText:
     def __init__(self, config: Config, count: int, backbone: Backbone, quiet: bool) -> None:
         clips = RealClips(config, config.pyramid.levels - 1, count, quiet=quiet)
         features = extract_features(clips, backbone, quiet=quiet).features
-        known = [attributes_of_scene(sample_scene(REFERENCE_SEED, item)[0]) for item in range(count)]
+        known = [_shown(item) for item in range(count)]
         held = [item for item in range(count) if item % HELD_OUT == 0]
         fitted = [item for item in range(count) if item % HELD_OUT]
         self.readouts = {
@@ -115,6 +115,12 @@ class RealText:
             for name, readout in self.readouts.items()
         }
         self.summary = clips.summary()
+
+
+def _shown(item: int) -> dict[str, str]:
+    """The attributes of a real clip, by name."""
+    found = attributes_of_scene(sample_scene(REFERENCE_SEED, item)[0])
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def attribute_records(

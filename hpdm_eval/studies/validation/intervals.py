@@ -160,21 +160,23 @@ def simulate(scenario: Scenario, seed: int = 0, quiet: bool = False) -> dict[str
     )
     fixed = Moments.of(real.draw(rng, s.reference))
     truth = Target(real.moments() if s.over == "both" else fixed).distance(fake.moments())
-    sources = {
-        name: np.arange(count) // CLUSTER if s.grouped else None
-        for name, count in (("sources", s.samples), ("reference_sources", s.reference))
-    }
+    sources, reference_sources = (_clusters(count) if s.grouped else None for count in (s.samples, s.reference))
     values, errors, halves, corrected, infinite, small, estimated, bootstrapped = ([] for _ in range(8))
     for replicate in progress(range(s.replicates), description=f"D {s.dimension} N {s.samples}", quiet=quiet):
         samples = fake.draw(rng, s.samples)
         reference = real.draw(rng, s.reference) if s.over == "both" else fixed
-        jackknife = grouped_jackknife(samples, reference, over=s.over, seed=replicate, **sources)
+        jackknife = grouped_jackknife(
+            samples, reference, over=s.over, seed=replicate, sources=sources, reference_sources=reference_sources
+        )
         values.append(jackknife.value)
         errors.append(jackknife.standard_error)
         halves.append(jackknife.half_width())
         corrected.append(jackknife.corrected)
         if s.samples >= fewest_for_extrapolation(s.dimension) and replicate < EXTRAPOLATED // (s.dimension // 64):
-            infinite.append(extrapolate(samples, reference, over=s.over, seed=replicate, **sources).value)
+            line = extrapolate(
+                samples, reference, over=s.over, seed=replicate, sources=sources, reference_sources=reference_sources
+            )
+            infinite.append(line.value)
         if s.over == "both":
             continue
         size = s.samples // 4
@@ -183,7 +185,7 @@ def simulate(scenario: Scenario, seed: int = 0, quiet: bool = False) -> dict[str
         estimated.append(fresh_spread(subsets, size, s.samples))
         if s.bootstrap:
             bootstrapped.append(_bootstrap_covers(rng, samples, fixed, truth))
-    values, halves, corrected = map(np.array, (values, halves, corrected))
+    figures, reaches, unbiased = map(np.array, (values, halves, corrected))
     return dict(
         zip(
             COLUMNS,
@@ -195,13 +197,13 @@ def simulate(scenario: Scenario, seed: int = 0, quiet: bool = False) -> dict[str
                 s.features + ", grouped" * s.grouped,
                 s.over,
                 truth,
-                values.mean(),
-                corrected.mean(),
+                figures.mean(),
+                unbiased.mean(),
                 _mean(infinite),
-                values.std(ddof=1),
+                figures.std(ddof=1),
                 np.mean(errors),
-                np.mean(np.abs(values - values.mean()) <= halves),
-                np.mean(np.abs(corrected - truth) <= halves),
+                np.mean(np.abs(figures - figures.mean()) <= reaches),
+                np.mean(np.abs(unbiased - truth) <= reaches),
                 _mean(bootstrapped),
                 np.std(small, ddof=1) if small else None,
                 _mean(estimated),
@@ -209,6 +211,11 @@ def simulate(scenario: Scenario, seed: int = 0, quiet: bool = False) -> dict[str
             ),
         )
     )
+
+
+def _clusters(count: int) -> list[str]:
+    """The cluster of each of `count` features that `Population.draw` made; names in the order of the clusters."""
+    return [f"{feature // CLUSTER:06d}" for feature in range(count)]
 
 
 # Dead tokens in 24 frames of each of 179 UCF-101 clips: {count: clips}; the others have none.

@@ -142,9 +142,12 @@ def measure_combinations(videos: Sequence[Clip], chains: Sequence[Steps], first:
 
     videos: list of Clip; first: the number of the first of them.
     """
-    results = [{(patch, stepped): [] for patch in PATCHES for stepped in (False, True)} for _ in chains]
+    results: list[Measured] = [{(patch, stepped): [] for patch in PATCHES for stepped in (False, True)} for _ in chains]
+    if not chains:
+        return results
     for number, clip in enumerate(videos, first):
-        shared, coding = put_through(clip.video, chains[0][:1]) if chains else (None, None)
+        assert clip.video is not None  # nothing is remembered of these
+        shared, coding = put_through(clip.video, chains[0][:1])
         for steps, measured in zip(chains, results):
             video, known = put_through(shared, steps[1:]) if len(steps) > 1 else (shared, coding)
             for patch in PATCHES:
@@ -156,7 +159,7 @@ def measure_combinations(videos: Sequence[Clip], chains: Sequence[Steps], first:
     return results
 
 
-def lattices_of(patch: Sequence[int], steps: Steps) -> tuple[Lattice, ...]:
+def lattices_of(patch: tuple[int, int, int], steps: Steps) -> tuple[Lattice, ...]:
     """The lattices that a reader of the clips would look at; those stored without loss are said to be."""
     return seam_lattices(patch, levels=LEVELS, lossless=not isinstance(steps[-1], Encode))
 
@@ -191,8 +194,8 @@ def judge_combination(steps: Steps, measured: Measured, seed: int = 0) -> list[d
             for axis in AXES:
                 row[f"verdicts {axis}"] = sum(_verdict(figures, axis) for figures in verdicts)
             if count == STEPPED:
-                sets = [stepped[start : start + count] for start in range(0, len(stepped) - count + 1, count)]
-                verdicts = [judge_seams(chosen, lattices, draws=0) for chosen in sets]
+                tiled = [stepped[start : start + count] for start in range(0, len(stepped) - count + 1, count)]
+                verdicts = [judge_seams(chosen, lattices, draws=0) for chosen in tiled]
                 for axis in AXES:
                     calls = [_found(figures, axis) for figures in verdicts]
                     row |= {f"found {axis}": calls.count(True), f"missed {axis}": calls.count(False)}
@@ -229,7 +232,7 @@ def save_measured(path: Path, measured: Measured) -> None:
                 arrays[f"{head}/stepped/{axis}/{statistic}"] = clip.stepped[axis, statistic]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's types: a key might be allow_pickle
 
 
 def load_measured(path: Path) -> Measured:
@@ -246,16 +249,19 @@ def load_measured(path: Path) -> Measured:
             kind: {what[1:]: value for what, value in arrays.items() if what[0] == kind}
             for kind in ("values", "contrasts", "stepped")
         }
+        frames, rows, columns = map(int, arrays["shape",])
         measured[patch, stepped].append(
             ClipSeams(
                 name=str(number),
-                shape=tuple(map(int, arrays["shape",])),
+                shape=(frames, rows, columns),
                 scores={},
                 profiles={},
                 edges={},
                 sizes=tuple(arrays["sizes",]),
                 block=int(arrays["block",]) or None,
-                **kinds,
+                values=kinds["values"],
+                contrasts=kinds["contrasts"],
+                stepped=kinds["stepped"],
             )
         )
     return measured
