@@ -125,7 +125,9 @@ def extract_features(
         shares = gather(share) if _processes(source) > 1 else [share]
     shares = [share for share in shares if share[0]]  # there may be fewer clips than processes
     places = [place for known, _, _ in shares for place in known]
-    order = sorted(range(len(places)), key=lambda index: places[index][0])
+    order = list(range(len(places)))
+    if len(shares) > 1:
+        order.sort(key=lambda index: places[index][0])
     return FeatureSet(
         features=np.concatenate([own.array() for _, own, _ in shares])[order],
         names=[places[index][1] for index in order],
