@@ -1,10 +1,7 @@
 """The `hpdm-info` command."""
 
 import json
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -12,27 +9,13 @@ from hpdm.commands.ema import ema
 from hpdm.commands.export import export
 from hpdm.commands.verify import verify
 from hpdm.config.method import method_names
-from hpdm.support.console import Command, common_options, version_option
-
-ABOUT_RUNS = {command.name: command for command in (verify, export, ema)}
+from hpdm.support.console import CommandWithOthers, common_options, version_option
 
 
-class InfoCommand(Command):
-    """The command itself is about a size; with one of ABOUT_RUNS as its first word it is that one."""
+class InfoCommand(CommandWithOthers):
+    """The command itself is about a size, the others are about runs."""
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **options: Any,
-    ) -> Any:
-        options |= {"complete_var": complete_var, "standalone_mode": standalone_mode}
-        args = list(sys.argv[1:] if args is None else args)
-        if args and args[0] in ABOUT_RUNS:
-            return ABOUT_RUNS[args[0]].main(args[1:], prog_name=f"hpdm-info {args[0]}", **options)
-        return super().main(args, prog_name, **options)
+    others = (verify, export, ema)
 
 
 @click.command(cls=InfoCommand, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,6 +1,5 @@
 """The `hpdm-train` command. Heavy imports wait until it runs, so that --help is quick."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hpdm.config.method import method_names
 from hpdm.support.console import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
-    Command,
+    CommandWithOthers,
     OutputFolder,
     common_options,
     version_option,
@@ -21,22 +20,10 @@ from hpdm.support.console import (
 )
 
 
-class TrainCommand(Command):
-    """The command itself trains; with `encode-text` as its first word it is that one."""
+class TrainCommand(CommandWithOthers):
+    """The command itself trains."""
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **options: Any,
-    ) -> Any:
-        options |= {"complete_var": complete_var, "standalone_mode": standalone_mode}
-        args = list(sys.argv[1:] if args is None else args)
-        if args[:1] == [encode_text.name]:
-            return encode_text.main(args[1:], prog_name=f"hpdm-train {encode_text.name}", **options)
-        return super().main(args, prog_name, **options)
+    others = (encode_text,)
 
 
 @click.command(cls=TrainCommand, context_settings={"help_option_names": ["-h", "--help"]})

@@ -174,6 +174,27 @@ class Command(_ExitCodes):
         return super().invoke(context)
 
 
+class CommandWithOthers(Command):
+    """A command that is one of `others` where its first word is that one's name."""
+
+    others: tuple[click.Command, ...] = ()
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        extra |= {"complete_var": complete_var, "standalone_mode": standalone_mode}
+        for other in self.others:
+            if words[:1] == [other.name]:
+                return other.main(words[1:], f"hpdm-{self.name} {other.name}", **extra)
+        return super().main(words, prog_name, **extra)
+
+
 def _check_number(context, parameter, value):
     """Refuse numbers that nothing can be: not a number, infinity, whole ones beyond 64 bits."""
     for number in value if isinstance(value, tuple | list) else (value,):
